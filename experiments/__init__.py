@@ -1,0 +1,1 @@
+"""Recipes: each file reads as a methods paragraph and runs with `python -m experiments.NAME`."""

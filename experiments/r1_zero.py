@@ -1,0 +1,84 @@
+"""R1-Zero: pure reinforcement learning on a base model, without any supervised step.
+
+Source:  DeepSeek-AI 2025 (arXiv 2501.12948; Nature 645, 633), sections 2 and Methods
+Run:     python -m experiments.r1_zero                       (nano, on a laptop)
+         python -m experiments.r1_zero --recipe=paper --weights=DIR --mesh=8x8
+Departs: 1. the paper's reward for format has no printed size; "the same weight" is read as 1 and 1
+         2. clip ε is printed for R1's stage 1 only, as 10; Zero is taken to use the same
+         3. optimizer, betas, weight decay, warm-up and gradient clipping are not published: AdamW (0.9, 0.95), 0, none, 1.0
+         4. the maximum length stays at 32,768; the paper doubles it at step 8,200
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from typing import Annotated, Literal
+
+import tyro
+
+from r1jax.recipe import RLRecipe
+from r1jax.run import RunOptions
+
+PAPER = RLRecipe(
+    steps=10_400,  # "10,400 steps", "a training step refers to a single policy update operation"
+    questions_per_round=512,  # "each rollout generates 8,192 outputs"
+    group_size=16,  # "we sample 16 outputs for each question"
+    minibatches=16,  # "randomly split into 16 mini-batches and trained for only a single inner epoch"
+    learning_rate=3e-6,  # "the learning rate to 3e-6"
+    kl_coef=0.001,  # "the KL coefficient to 0.001"
+    clip_eps=10.0,  # "the GRPO clip ratio ε to 10" (stage 1 of R1)
+    temperature=1.0,  # "the sampling temperature to 1 for rollout"
+    max_tokens=32_768,  # "a maximum length of 32,768 tokens before the 8.2k step and 65,536 tokens afterward"
+    ref_every=400,  # "every 400 steps, we replace the reference model with the latest policy model"
+    accuracy_weight=1.0,  # "combined with the same weight"
+    format_weight=1.0,
+    warmup_steps=0,  # not published
+    grad_clip=1.0,  # not published
+    adam_b1=0.9, adam_b2=0.95, weight_decay=0.0,  # not published
+    old_logp="trainer", row_length=34_816, batch_rows=64, remat="full",
+    eval_every=200, eval_problems=512, save_every=400, log_samples=64, max_skips=3,
+)  # fmt: skip
+
+NANO = dataclasses.replace(
+    PAPER,
+    steps=100, questions_per_round=16, minibatches=1, learning_rate=3e-4, max_tokens=256, ref_every=40, warmup_steps=5,
+    row_length=512, batch_rows=8, remat="dots", eval_every=25, save_every=25, log_samples=8,
+)  # fmt: skip
+
+RECIPES = {"nano": NANO, "paper": PAPER}
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """R1-Zero."""
+
+    numbers: Annotated[RLRecipe, tyro.conf.arg(name="")]
+    options: Annotated[RunOptions, tyro.conf.arg(name="")] = RunOptions()
+    recipe: Literal["nano", "paper"] = "nano"
+    """Whose numbers are the defaults."""
+
+
+def parse(arguments: list[str]) -> Command:
+    """The command line. `--recipe` chooses the defaults; every other flag overrides one of them."""
+    chosen = "nano"
+    for i, argument in enumerate(arguments):
+        name, _, value = argument.partition("=")
+        if name == "--recipe":
+            chosen = value or (arguments[i + 1] if i + 1 < len(arguments) else "")
+    default = Command(RECIPES.get(chosen, NANO), recipe="paper" if chosen == "paper" else "nano")
+    return tyro.cli(Command, args=arguments, default=default, description=__doc__, config=(tyro.conf.FlagConversionOff,))
+
+
+def main() -> None:
+    command = parse(sys.argv[1:])
+    from r1jax.train_rl import train
+
+    try:
+        train(command.numbers, command.options, "r1_zero")
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

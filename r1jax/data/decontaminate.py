@@ -1,0 +1,50 @@
+"""Keep evaluation problems out of training prompts, by shared n-grams."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
+
+_WORD = re.compile(
+    r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\W_\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+"
+)
+
+
+def decontaminate(
+    train: Iterable[Mapping], evaluation: Iterable[Mapping], n: int = 10
+) -> tuple[list[Mapping], list[tuple[Mapping, str]]]:
+    """(rows kept, rows dropped with the first n-gram shared with an evaluation problem), in order.
+
+    Words are runs of letters and digits after NFKC and case folding, and single Chinese or kana
+    characters; all else only separates. A problem shorter than n words counts as one n-gram: it
+    meets none but its equals.
+
+    Args:
+        train, evaluation: rows with `problem`.
+        n: words in an n-gram; 10 in R1.
+    Raises:
+        ValueError: n < 1.
+    Source: DeepSeek-AI 2025 (v2, appendix D.1): 10-gram filter of SFT and RL prompts against the
+    evaluation sets.
+    """
+    if n < 1:
+        raise ValueError(f"n={n} is no size of an n-gram; use 1 or more (R1: 10)")
+    known = {gram for row in evaluation for gram in _grams(row["problem"], n)}
+    kept: list[Mapping] = []
+    dropped: list[tuple[Mapping, str]] = []
+    for row in train:
+        shared = next((gram for gram in _grams(row["problem"], n) if gram in known), None)
+        if shared is None:
+            kept.append(row)
+        else:
+            dropped.append((row, " ".join(shared)))
+    return kept, dropped
+
+
+def _grams(text: str, n: int) -> Iterator[tuple[str, ...]]:
+    words = _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
+    if 0 < len(words) < n:
+        yield tuple(words)
+    for i in range(len(words) - n + 1):
+        yield tuple(words[i : i + n])

@@ -1,0 +1,121 @@
+"""Group relative policy optimisation: advantages and losses on plain arrays. Imports jax alone.
+
+Shape letters: B questions, G completions of each, N = B·G rows (question-major), T completion slots.
+Log-probabilities are float32, in nats, at the sampling temperature; element t belongs to completion token t.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+
+def group_advantages(rewards: jax.Array, valid: jax.Array | None = None) -> jax.Array:
+    """The advantage of each completion over its group, [B, G].
+
+        Âᵢ = (rᵢ − mean(r)) / std(r),   exactly 0 where all rewards of the group are equal
+
+    Args:
+        rewards: [B, G] total reward of each completion.
+        valid: [B, G] bool; rows without a verdict. They get 0 and stay out of mean and std, whatever their reward holds.
+
+    Source: DeepSeek-AI 2025, eq. 3. The paper gives neither the guard nor the degrees of freedom: here ddof 0, and a test for
+    equality instead of an epsilon, since in float32 sixteen rewards of 1.1 have a standard deviation of 1.2e-7, not 0.
+    """
+    rewards = jnp.asarray(rewards, jnp.float32)
+    valid = jnp.ones(rewards.shape, bool) if valid is None else jnp.asarray(valid, bool)
+    count = jnp.maximum(valid.sum(-1, keepdims=True), 1)
+    kept = jnp.where(valid, rewards, 0.0)
+    centred = jnp.where(valid, kept - kept.sum(-1, keepdims=True) / count, 0.0)
+    std = jnp.sqrt(jnp.square(centred).sum(-1, keepdims=True) / count)
+    highest = jnp.max(jnp.where(valid, rewards, -jnp.inf), axis=-1, keepdims=True)
+    lowest = jnp.min(jnp.where(valid, rewards, jnp.inf), axis=-1, keepdims=True)
+    differ = highest > lowest
+    return jnp.where(differ & valid, centred / jnp.where(differ, std, 1.0), 0.0)
+
+
+def policy_loss(
+    logp: jax.Array,
+    old_logp: jax.Array,
+    ref_logp: jax.Array,
+    advantage: jax.Array,
+    weight: jax.Array,
+    *,
+    clip_eps: jax.typing.ArrayLike,
+    kl_coef: jax.typing.ArrayLike,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The negated GRPO objective summed over tokens, and sums to plot.
+
+        loss = − Σ w (min(ρ Â, clip(ρ, 1−ε, 1+ε) Â) − β (π_ref/π_θ − log π_ref/π_θ − 1)),   ρ = π_θ/π_old
+
+    Every normalisation lives in `weight`, made once from the whole minibatch, so sums over micro-batches, packed rows and
+    shards add up to the same number: GRPO has w = 1/(N·|oᵢ|), Dr. GRPO 1/(N·T), DAPO 1/Σ|oᵢ|.
+
+    Args:
+        logp: log π_θ of each token, any shape; gradients flow through this argument only.
+        old_logp, ref_logp, advantage, weight: same shape. Where weight is 0 nothing counts, not even inf or nan.
+        clip_eps: ε. R1 uses 10, for which 1−ε is negative and only ratios above 11 are clipped.
+        kl_coef: β.
+
+    Returns:
+        loss, and {"kl", "clip_fraction", "log_ratio", "weight"}: sums of w·value (divide by "weight" for means); "log_ratio/max"
+        is the largest |log ρ|.
+
+    Source: DeepSeek-AI 2025, eq. 1-2; the token-level form from Shao et al. 2024 (DeepSeekMath), eq. 3-4.
+    """
+    counted = weight != 0
+    logp, old_logp, ref_logp, advantage = (
+        jnp.where(counted, x, 0.0) for x in (logp, old_logp, ref_logp, advantage)
+    )
+    old_logp, ref_logp, advantage = jax.lax.stop_gradient((old_logp, ref_logp, advantage))
+    log_ratio = logp - old_logp
+    ratio = jnp.exp(log_ratio)
+    surrogate = jnp.minimum(ratio * advantage, jnp.clip(ratio, 1.0 - clip_eps, 1.0 + clip_eps) * advantage)
+    gap = ref_logp - logp
+    kl = jnp.exp(gap) - gap - 1.0
+    clipped = ((ratio > 1.0 + clip_eps) & (advantage > 0)) | ((ratio < 1.0 - clip_eps) & (advantage < 0))
+    sums = {
+        "kl": jnp.sum(weight * kl),
+        "clip_fraction": jnp.sum(weight * clipped),
+        "log_ratio": jnp.sum(weight * log_ratio),
+        "weight": jnp.sum(weight),
+        "log_ratio/max": jnp.max(jnp.abs(log_ratio)),
+    }
+    return -jnp.sum(weight * (surrogate - kl_coef * kl)), jax.lax.stop_gradient(sums)
+
+
+def grpo_loss(
+    logp: jax.Array,
+    old_logp: jax.Array,
+    ref_logp: jax.Array,
+    advantages: jax.Array,
+    mask: jax.Array,
+    *,
+    clip_eps: jax.typing.ArrayLike,
+    kl_coef: jax.typing.ArrayLike,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The negated GRPO objective of a minibatch, and what to plot about it.
+
+        J = 1/N Σᵢ 1/|oᵢ| Σₜ min(ρ Âᵢ, clip(ρ, 1−ε, 1+ε) Âᵢ) − β (π_ref/π_θ − log π_ref/π_θ − 1),   ρ = π_θ/π_old
+
+    Args:
+        logp: [N, T] log π_θ of each completion token, nats; gradients flow through this argument only.
+        old_logp, ref_logp: [N, T] of the policy that sampled and of the reference.
+        advantages: [N], from `group_advantages(...).reshape(-1)`.
+        mask: [N, T] sampled tokens, the stop token included. What lies off the mask is ignored, even inf and nan.
+        clip_eps, kl_coef: ε and β, without defaults on purpose: frameworks differ.
+
+    Returns:
+        loss and {"kl", "clip_fraction", "log_ratio", "log_ratio/max"} as means over completions.
+
+    Source: DeepSeek-AI 2025, eq. 1-3; token-level form from Shao et al. 2024 (DeepSeekMath), eq. 3.
+    """
+    mask = jnp.asarray(mask, bool)
+    lengths = jnp.maximum(mask.sum(-1, keepdims=True), 1)
+    weight = mask / (lengths * mask.shape[0])
+    loss, sums = policy_loss(
+        logp, old_logp, ref_logp, jnp.broadcast_to(advantages[:, None], mask.shape), weight,
+        clip_eps=clip_eps, kl_coef=kl_coef,
+    )  # fmt: skip
+    total = jnp.where(sums["weight"] == 0, 1.0, sums["weight"])
+    return loss, {k: v if k.endswith("max") else v / total for k, v in sums.items() if k != "weight"}

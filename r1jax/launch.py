@@ -1,0 +1,94 @@
+"""Joining the processes of a run, and leaving it at a safe point when told to."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+
+import jax
+from jax.experimental import multihost_utils
+
+ALONE = "To run this process alone, type --processes=1"
+
+log = logging.getLogger(__name__)
+_started = False
+
+
+def start(coordinator: str | None = None, processes: int | None = None, process_id: int | None = None) -> None:
+    """Joins this process to its run. Must come before any use of a device; a second call does nothing.
+
+    With flags, these are obeyed. Without, JAX finds the cluster (Cloud TPU, Slurm, Open MPI, Kubernetes with `jax[k8s]`).
+    Otherwise, or with `processes=1`, this process runs alone and starts nothing: a coordinator of its own would listen on
+    every network interface of a laptop, and buy nothing but a slower answer to SIGTERM than `stop_requests` gives.
+
+    Raises:
+        ValueError: incomplete flags, flags after the first use of a device, or a cluster that cannot be joined.
+    """
+    global _started
+    if _started or jax.distributed.is_initialized():
+        return
+    flags = {"--coordinator": coordinator, "--processes": processes, "--process-id": process_id}
+    explicit = any(value is not None for value in flags.values())
+    if missing := [flag for flag, value in flags.items() if explicit and processes != 1 and value is None]:
+        raise ValueError(
+            f"{' and '.join(missing)} missing: several processes need all of --coordinator=HOST:PORT (of process 0), "
+            f"--processes=N and --process-id=0..N-1; one process needs none"
+        )
+    try:
+        if processes != 1:
+            jax.distributed.initialize(coordinator, processes, process_id)
+    except RuntimeError as err:
+        if explicit or "must be called before" not in str(err):
+            raise ValueError(f"could not join the other processes: {err}. {ALONE}") from err
+        # A notebook that has touched JAX before us; joining a cluster is no longer possible.
+        log.warning("JAX is already in use, so this process runs alone")
+    except ValueError as err:
+        if "coordinator_address should be defined" not in str(err):  # JAX's words for "no cluster here"
+            raise ValueError(f"could not join the other processes: {err}. {ALONE}") from err
+    _started = True
+
+
+def is_main() -> bool:
+    """Whether this process writes the files."""
+    return jax.process_index() == 0
+
+
+@contextlib.contextmanager
+def stop_requests() -> Iterator[Callable[[], bool]]:
+    """`stopping()`, to be called once a round: True once SIGTERM or Ctrl-C asked the run to save and leave.
+
+    Of several processes all get True in the same round, whichever was told. A second Ctrl-C stops at once.
+    Outside the main thread, where Python takes no signals, Ctrl-C and SIGTERM keep their usual meaning.
+    """
+    asked = threading.Event()
+    alone = jax.process_count() == 1
+    round_ = 0
+
+    def stopping() -> bool:
+        nonlocal round_
+        # Rounds, not steps: JAX's agreement names one exact later number, which a count by sixteens would step over.
+        round_ += 1
+        return asked.is_set() if alone else multihost_utils.reached_preemption_sync_point(round_)
+
+    def ask(number: int, _: object) -> None:
+        if asked.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked.set()
+        # os.write: print could be the very thing this signal has interrupted.
+        os.write(2, b"\nstopping after this round; Ctrl-C again stops at once and loses it\n")
+        if not alone:
+            os.kill(os.getpid(), signal.SIGTERM)  # to JAX, which tells the others
+
+    caught = [signal.SIGINT, signal.SIGTERM] if alone else [signal.SIGINT]
+    if threading.current_thread() is not threading.main_thread():
+        caught = []
+    before = {number: signal.signal(number, ask) for number in caught}
+    try:
+        yield stopping
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

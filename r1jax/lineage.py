@@ -1,0 +1,140 @@
+"""Where a run comes from: its manifest.json, and whether a working directory may be used."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+
+PACKAGES = {
+    "r1jax": "r1jax", "jax": "jax", "jaxlib": "jaxlib", "flax": "flax", "optax": "optax",
+    "orbax": "orbax-checkpoint", "numpy": "numpy",
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """What `manifest.json` holds. Change it with `dataclasses.replace`.
+
+    Attributes:
+        stage: which walk this was, such as "r1_zero".
+        recipe: every field of the recipe.
+        parent: {path, sha256} of the weights it began with; None for random ones.
+        data: {sha256, counts} of what it read.
+        results: {"base": figures, "final": figures}; None until measured.
+        warnings: {step, text} each, as the report shows them.
+    """
+
+    stage: str
+    recipe: dict[str, Any]
+    seed: int
+    versions: dict[str, str]
+    parent: dict[str, str] | None = None
+    data: dict[str, Any] = dataclasses.field(default_factory=dict)
+    results: dict[str, Any] = dataclasses.field(default_factory=lambda: {"base": None, "final": None})
+    warnings: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    status: Literal["running", "complete"] = "running"
+
+
+def write(workdir: str | Path, manifest: Manifest) -> None:
+    """Writes `manifest.json` whole or not at all. Process 0 calls it."""
+    text = json.dumps(dataclasses.asdict(manifest), indent=2, ensure_ascii=False, default=str)
+    write_atomically(Path(workdir) / "manifest.json", text + "\n")
+
+
+def read(workdir: str | Path) -> Manifest | None:
+    """The manifest of a working directory; None if there is none.
+
+    Raises:
+        ValueError: the file is not a manifest.
+    """
+    path = Path(workdir) / "manifest.json"
+    try:
+        return Manifest(**json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError) as err:
+        raise ValueError(f"{path} is not a manifest of r1jax: {err}. Use a new --workdir") from err
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replaces a file so that a crash leaves the old one or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torn = path.with_name(f".{path.name}.tmp")
+    with open(torn, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(torn, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the rename, too, has to reach the disk
+    finally:
+        os.close(folder)
+
+
+def versions() -> dict[str, str]:
+    """Versions of r1jax and what it stands on, and the devices. Call it after `launch.start`."""
+    found = {"python": platform.python_version()}
+    for name, package in PACKAGES.items():
+        try:
+            found[name] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    device = jax.devices()[0]
+    found["devices"] = f"{jax.device_count()} x {device.device_kind} ({device.platform})"
+    return found
+
+
+def check_resume(workdir: str | Path, recipe: Mapping[str, Any], resume: bool, allowed: Collection[str]) -> Manifest | None:
+    """The manifest of the run to continue; None where a run may begin afresh.
+
+    Args:
+        recipe: the fields of this command's recipe.
+        resume: `--resume`.
+        allowed: fields that may differ: steps, intervals, mesh.
+
+    Raises:
+        ValueError: the directory is in use and `resume` is off, it holds something else, or a run of another recipe.
+    """
+    workdir = Path(workdir)
+    if workdir.exists() and not workdir.is_dir():
+        raise ValueError(f"--workdir={workdir} is not a directory. Name a new one")
+    if not workdir.exists() or not any(workdir.iterdir()):
+        return None
+    manifest = read(workdir)
+    if manifest is None:
+        raise ValueError(f"--workdir={workdir} is not empty and holds no run of r1jax. Name a new directory")
+    if not resume:
+        raise ValueError(
+            f"--workdir={workdir} already holds a run ({manifest.stage}, {manifest.status}). "
+            f"Continue it with --resume=True, or name a new directory"
+        )
+    there, here = flat(manifest.recipe), flat(json.loads(json.dumps(dict(recipe), default=str)))
+    changed = [
+        f"{name} is {there.get(name, 'absent')!r} there and {here.get(name, 'absent')!r} here"
+        for name in sorted(there.keys() | here.keys())
+        if there.get(name) != here.get(name) and name.split(".")[0] not in allowed
+    ]
+    if changed:
+        raise ValueError(
+            f"--workdir={workdir} holds a run of another recipe: {'; '.join(changed)}. "
+            f"Only {', '.join(sorted(allowed))} may change. "
+            f"Give the values it was started with, or name a new directory"
+        )
+    return manifest
+
+
+def flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested fields by their dotted names."""
+    out: dict[str, Any] = {}
+    for name, value in fields.items():
+        out |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) and value else {prefix + name: value}
+    return out

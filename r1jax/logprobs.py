@@ -1,0 +1,56 @@
+"""Log-probabilities of given tokens, without ever holding all logits."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float, Int
+
+from r1jax.model.attention import attend_full
+from r1jax.model.config import ModelConfig
+from r1jax.model.transformer import forward, unembedding
+from r1jax.rollout import PackedRows, visible
+
+CHUNK = 1024  # tokens whose logits exist at one time
+
+
+def token_logprobs(
+    hidden: Float[Array, "M D"], unembedding: Float[Array, "D V"], targets: Int[Array, "M"], temperature: ArrayLike = 1.0
+) -> tuple[Float[Array, "M"], Float[Array, "M"]]:
+    """log softmax(hidden · unembedding / temperature) at `targets`, and the entropy there, both in nats and float32.
+
+    Logits are made chunk by chunk and made again in the backward pass. No gradient flows through the entropy: it is a metric.
+    """
+
+    @jax.checkpoint
+    def chunk(args: tuple[Array, Array]) -> tuple[Array, Array]:
+        h, y = args
+        logits = jnp.einsum("md,dv->mv", h, unembedding.astype(h.dtype), preferred_element_type=jnp.float32) / temperature
+        normaliser = jax.nn.logsumexp(logits, axis=-1)
+        logp = jnp.take_along_axis(logits, y[:, None], axis=-1)[:, 0] - normaliser
+        frozen = jax.lax.stop_gradient(logits - normaliser[:, None])
+        return logp, -jnp.sum(jnp.exp(frozen) * frozen, axis=-1)
+
+    size = min(CHUNK, hidden.shape[0])
+    pad = -hidden.shape[0] % size
+    h = jnp.pad(hidden, ((0, pad), (0, 0))).reshape(-1, size, hidden.shape[-1])
+    y = jnp.pad(targets, (0, pad)).reshape(-1, size)
+    logp, entropy = jax.lax.map(chunk, (h, y))
+    return logp.reshape(-1)[: hidden.shape[0]], entropy.reshape(-1)[: hidden.shape[0]]
+
+
+def packed_logprobs(
+    cfg: ModelConfig, params: dict, rows: PackedRows, temperature: ArrayLike = 1.0, *,
+    dtype: jnp.dtype = jnp.float32, remat: str = "none",
+) -> tuple[Float[Array, "R S"], Float[Array, "R S"]]:
+    """log π of every token of packed rows, each given what it may read, and the entropy of its distribution.
+
+    The first token of a row has no source; its value means nothing and no weight may lie on it.
+    """  # fmt: skip
+    hidden, _ = forward(cfg, params, rows.tokens, rows.positions, attend_full(visible(rows)), dtype=dtype, remat=remat)
+    predicting = jnp.take_along_axis(hidden, rows.source[..., None], axis=1)
+    shape = rows.tokens.shape
+    logp, entropy = token_logprobs(
+        predicting.reshape(-1, hidden.shape[-1]), unembedding(params), rows.tokens.reshape(-1), temperature
+    )
+    return logp.reshape(shape), entropy.reshape(shape)

@@ -1,0 +1,151 @@
+"""Problems with verifiable answers, in English and Chinese.
+
+A problem is a row `{id, problem, gold, kind, task, language}`; `kind` picks the verifier, `task` names the family:
+
+    countdown3, countdown4   use every number once with + - * to make the target
+    chain                    evaluate a nested expression of three to five operations
+    compare                  which of four expressions is largest or smallest (multiple choice)
+
+Every value on the way lies in 1..99. A problem's canonical form (numbers sorted, wording and language left out) is hashed
+into one of three disjoint splits, so no held-out problem is ever met in the corpus or among the RL prompts.
+"""
+
+from __future__ import annotations
+
+import random
+import zlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+LIMIT = 99  # no value on the way exceeds it
+LANGUAGES = ("en", "zh")
+TASKS = ("countdown3", "countdown4", "chain", "compare")
+MIX = (0.40, 0.10, 0.25, 0.25)  # share of each task among prompts
+LETTERS = "ABCD"
+
+
+class Attempt(NamedTuple):
+    """One way to combine all numbers: the steps as written, the value reached, the whole expression."""
+
+    steps: tuple[str, ...]
+    value: int
+    expression: str
+
+
+def split(canonical: str) -> str:
+    """The split of a problem: "eval" (1/16), "rl" (4/16) or "corpus" (11/16), by a hash of its canonical form."""
+    bucket = zlib.crc32(canonical.encode()) % 16
+    return "eval" if bucket == 0 else "rl" if bucket <= 4 else "corpus"
+
+
+def combine(x: int, y: int) -> list[tuple[str, int, bool]]:
+    """The results of x and y as (operator, value, swapped); differences put the larger number first."""
+    found = [("+", x + y, False), ("-", abs(x - y), y > x), ("*", x * y, False)]
+    return [(op, value, swap) for op, value, swap in found if 0 < value <= LIMIT]
+
+
+def attempts(numbers: tuple[int, ...]) -> list[Attempt]:
+    """All ways to combine the numbers, each number used once."""
+    found: dict[str, Attempt] = {}
+
+    def extend(items: tuple[tuple[int, str], ...], steps: tuple[str, ...]) -> None:
+        if len(items) == 1:
+            value, expression = items[0]
+            found.setdefault(expression[1:-1], Attempt(steps, value, expression[1:-1]))
+            return
+        for i in range(len(items)):
+            for j in range(i + 1, len(items)):
+                for op, value, swap in combine(items[i][0], items[j][0]):
+                    (x, left), (y, right) = (items[j], items[i]) if swap else (items[i], items[j])
+                    rest = tuple(item for k, item in enumerate(items) if k not in (i, j))
+                    extend(((value, f"({left}{op}{right})"), *rest), (*steps, f"{x}{op}{y}={value}"))
+
+    extend(tuple((n, str(n)) for n in numbers), ())
+    return list(found.values())
+
+
+def countdown(rng: random.Random, language: str, size: int) -> dict:
+    """A countdown problem over `size` numbers from 1..12 whose target lies in 10..99."""
+    while True:
+        numbers = tuple(rng.randint(1, 12) for _ in range(size))
+        targets = sorted({a.value for a in attempts(numbers)} & set(range(10, 100)) - set(numbers))
+        if targets:
+            break
+    target = rng.choice(targets)
+    listed = ", ".join(map(str, numbers))
+    problem = {"en": f"Use {listed} with + - * to make {target}.", "zh": f"用 {listed} 和 + - * 凑出 {target}。"}[language]
+    return {
+        "problem": problem, "gold": {"numbers": list(numbers), "target": target}, "kind": "countdown",
+        "canonical": f"countdown {sorted(numbers)} {target}",
+    }  # fmt: skip
+
+
+def chain(rng: random.Random, language: str) -> dict:
+    """A nested expression evaluated from the inside out, every value in 1..99."""
+    value = rng.randint(1, 20)
+    expression = str(value)
+    for step in range(rng.randint(3, 5)):
+        operand, op, result = 0, "", 0
+        while not 0 < result <= LIMIT:
+            op = rng.choice("+-*")
+            operand = rng.randint(2, 6) if op == "*" else rng.randint(1, 20)
+            result = {"+": value + operand, "-": value - operand, "*": value * operand}[op]
+        expression = f"({expression}){op}{operand}" if step else f"{expression}{op}{operand}"
+        value = result
+    problem = {"en": f"What is {expression}?", "zh": f"{expression} 等于多少?"}[language]
+    return {"problem": problem, "gold": str(value), "kind": "math", "canonical": f"chain {expression}"}
+
+
+def compare(rng: random.Random, language: str) -> dict:
+    """Four expressions of different values; the letter of the largest or of the smallest."""
+    options: dict[int, str] = {}
+    while len(options) < len(LETTERS):
+        x, y = rng.randint(2, 20), rng.randint(2, 20)
+        op, value, swap = rng.choice(combine(x, y) or [("", 0, False)])
+        if value:
+            options.setdefault(value, f"{y}{op}{x}" if swap else f"{x}{op}{y}")
+    values = list(options)
+    rng.shuffle(values)
+    most = rng.random() < 0.5
+    gold = LETTERS[values.index(max(values) if most else min(values))]
+    listed = ", ".join(f"{letter} {options[value]}" for letter, value in zip(LETTERS, values, strict=True))
+    which = {"en": ("smallest", "largest"), "zh": ("最小", "最大")}[language][most]
+    problem = {"en": f"Which is {which}? {listed}", "zh": f"哪个{which}? {listed}"}[language]
+    return {
+        "problem": problem, "gold": gold, "kind": "choice",
+        "canonical": f"compare {which if language == 'en' else ('smallest', 'largest')[most]} {sorted(options.values())}",
+    }  # fmt: skip
+
+
+def draw(rng: random.Random, wanted_split: str, task: str | None = None) -> dict:
+    """A random problem of one split, without its id."""
+    task = task or rng.choices(TASKS, MIX)[0]
+    language = rng.choice(LANGUAGES)
+    while True:
+        if task.startswith("countdown"):
+            row = countdown(rng, language, int(task[-1]))
+        else:
+            row = {"chain": chain, "compare": compare}[task](rng, language)
+        if split(row["canonical"]) == wanted_split:
+            return row | {"task": task, "language": language}
+
+
+def prompt(seed: int, index: int) -> dict:
+    """RL prompt number `index` of an endless stream: a pure function of (seed, index)."""
+    return {"id": f"rl-{seed}-{index}"} | draw(random.Random(f"rl {seed} {index}"), "rl")
+
+
+def held_out(count: int) -> list[dict]:
+    """The first `count` of one fixed list of distinct held-out problems."""
+
+    def distinct() -> Iterator[dict]:
+        seen: set[str] = set()
+        rng = random.Random("held out")
+        while True:
+            row = draw(rng, "eval")
+            if row["canonical"] not in seen:
+                seen.add(row["canonical"])
+                yield {"id": f"eval-{len(seen) - 1}"} | row
+
+    rows = distinct()
+    return [next(rows) for _ in range(count)]

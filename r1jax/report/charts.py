@@ -1,0 +1,178 @@
+"""Which curves a report shows, in which order: `charts`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from r1jax.behaviour import REFLECTIVE_WORDS
+from r1jax.report.curve import Curve
+from r1jax.report.data import Run
+from r1jax.report.svg import Series, chart
+
+
+class Line(NamedTuple):
+    """A figure of the training log, drawn as a line, or of the evaluations, drawn as dots."""
+
+    label: str
+    color: str
+    metric: str | None = None
+    held: str | None = None
+    base: bool = False  # the value at step 0 as a dotted rule
+
+
+class Plot(NamedTuple):
+    title: str
+    unit: str
+    lines: tuple[Line, ...]
+    note: str = ""
+    share: bool = False
+    from_zero: bool = True
+    log: bool = False
+    large: bool = False
+    raw: bool = False
+
+
+def _both(metric: str, held: str, color: str = "train") -> tuple[Line, ...]:
+    return (Line("training", color, metric), Line("held out", "held", None, held, True))
+
+
+_HELD_OUT = (
+    Plot("Held-out accuracy", "share right", (
+        Line("pass@1", "held", None, "accuracy", True),
+        Line("if well formed", "right", None, "accuracy_if_well_formed"),
+        Line("lenient extraction", "soft", None, "accuracy_lenient"),
+    ), "Bars: 95 % intervals over the problems.", share=True, large=True),
+)
+_REWARD = (
+    Plot("Accuracy", "share right", _both("reward/accuracy", "accuracy"), share=True),
+    Plot("Format", "share well formed", _both("reward/format", "format"), share=True),
+    Plot("Reward", "mean and spread within a group", (
+        Line("mean", "train", "reward/mean"), Line("standard deviation", "soft", "reward/std"),
+    )),
+    Plot("Groups that teach nothing", "share of groups", (
+        Line("zero variance", "wrong", "group/zero_variance"),
+        Line("one completion", "soft", "group/one_completion"),
+    ), share=True),
+)
+_BEHAVIOUR = (
+    Plot("Length", "tokens", _both("completion/length", "length")),
+    Plot("Length, right and wrong", "tokens", (
+        Line("right", "right", "completion/length_right"),
+        Line("wrong", "wrong", "completion/length_wrong"),
+        Line("right, held out", "right", None, "length_right", True),
+        Line("wrong, held out", "wrong", None, "length_wrong", True),
+    )),
+    Plot("Reflective words", "per completion",
+         _both("completion/reflective_words", "reflective_words"),
+         ", ".join(REFLECTIVE_WORDS) + "; Chinese forms too."),
+    Plot("Language", "share in the question's language",
+         _both("completion/language", "language"), share=True),
+    Plot("Truncated", "share of completions", _both("completion/truncated", "truncated"),
+         share=True),
+)
+_POLICY = (
+    Plot("Entropy", "nats per token", (Line("entropy", "train", "entropy"),)),
+    Plot("KL to the reference", "nats per token", (Line("k3", "train", "kl"),)),
+    Plot("Clip fraction", "share of tokens", (Line("clipped", "train", "clip_fraction"),),
+         share=True),
+    Plot("Sampler gap", "nats", (
+        Line("largest", "train", "sampler_gap/max"), Line("k3", "soft", "sampler_gap/k3"),
+    ), "Sampler against trainer, log-probability of the sampled tokens.", log=True),
+    Plot("Gradient norm", "before clipping", (Line("norm", "train", "grad_norm"),), raw=True),
+    Plot("Loss", "", (Line("loss", "train", "loss"),), from_zero=False),
+    Plot("Learning rate", "", (Line("rate", "train", "lr"),), raw=True),
+    Plot("Left out", "per step", (
+        Line("rows without a verdict", "soft", "rows/invalid"),
+        Line("updates skipped", "wrong", "update/skipped"),
+    ), raw=True),
+)
+_MACHINE = (
+    Plot("Speed", "tokens per second", (Line("tokens/s", "train", "perf/tokens_per_s"),), raw=True),
+    Plot("Time of a step", "seconds", (Line("seconds", "train", "perf/step_s"),), raw=True),
+)
+# Title, the prefix that claims figures no plot names, the plots.
+_SECTIONS = (
+    ("Held out", "eval", _HELD_OUT),
+    ("Reward", ("reward/", "group/"), _REWARD),
+    ("Behaviour", ("completion/",), _BEHAVIOUR),
+    ("Policy", ("sampler_gap/", "rows/", "update/"), _POLICY),
+    ("Machine", ("perf/",), _MACHINE),
+    ("Other figures", ("",), ()),
+)
+_NAMED = {
+    key for _, _, plots in _SECTIONS for plot in plots for line in plot.lines
+    for key in (line.metric, line.held) if key
+} | {"n"}
+
+
+def _sections(run: Run) -> list[tuple[str, list[Plot]]]:
+    """The plots to draw: those of the tables, then one for each figure that no table names."""
+    rest = [key for key in run.metrics if key not in _NAMED]
+    out = []
+    for title, prefixes, plots in _SECTIONS:
+        plots = list(plots)
+        if prefixes == "eval":
+            plots += _by_kind(run)
+            plots += [Plot(key, "", (Line("held out", "held", None, key),))
+                      for key in run.evals if key not in _NAMED and not key.startswith("by_kind/")]
+        else:
+            mine = [key for key in rest if key.startswith(prefixes)]
+            rest = [key for key in rest if key not in mine]
+            plots += [Plot(key, "", (Line(key.rpartition("/")[2], "train", key),)) for key in mine]
+        out.append((title, plots))
+    return out
+
+
+def _by_kind(run: Run) -> list[Plot]:
+    kinds = sorted({key.split("/")[1] for key in run.evals if key.startswith("by_kind/")})
+    return [
+        Plot(title, unit, tuple(
+            Line(kind, f"k{i % 8}", None, f"by_kind/{kind}/{figure}")
+            for i, kind in enumerate(kinds)
+        ), share=share)
+        for title, unit, figure, share in (
+            ("Accuracy by kind", "held out, share right", "accuracy", True),
+            ("Length by kind", "held out, tokens", "length", False),
+        )
+    ]
+
+
+def _series(line: Line, run: Run, others: Sequence[Run], raw: bool) -> Series | None:
+    held = line.held is not None
+    key = line.held if held else line.metric
+    curve = (run.evals if held else run.metrics).get(key)
+    if curve is None:
+        return None
+    # Where many evaluations share a chart, those of other runs would hide them.
+    others = others if line.metric or line.base else ()
+    rest = [c for o in others if (c := (o.evals if held else o.metrics).get(key))]
+    counts = None
+    if key in ("accuracy", "accuracy_lenient", "format"):
+        trials = dict(zip(*run.evals.get("n", Curve([], [])), strict=True))
+        counts = [trials.get(step) for step in curve.steps]
+    return Series(line.label, line.color, curve, held, counts, rest, line.base, raw)
+
+
+def charts(run: Run, others: Sequence[Run]) -> tuple[str, list[tuple[str, str]], list[dict]]:
+    """All curves as HTML, (anchor, title) of the sections drawn, the numbers of the readouts."""
+    curves = [c for r in (run, *others) for c in (*r.metrics.values(), *r.evals.values())]
+    x_high = max((curve.steps[-1] for curve in curves), default=0)
+    html, anchors, data = [], [], []
+    for title, plots in _sections(run):
+        drawn = []
+        for plot in plots:
+            found = [s for line in plot.lines if (s := _series(line, run, others, plot.raw))]
+            if found:
+                figure, numbers = chart(
+                    found, title=plot.title, unit=plot.unit, note=plot.note, x_high=x_high,
+                    share=plot.share, from_zero=plot.from_zero, log=plot.log, large=plot.large,
+                )
+                drawn.append(figure)
+                data.append(numbers)
+        if drawn:
+            anchor = title.lower().replace(" ", "-")
+            anchors.append((anchor, title))
+            grid = f'<div class="grid">{"".join(drawn)}</div>'
+            html.append(f'<section id="{anchor}"><h2>{title}</h2>{grid}</section>')
+    return "".join(html), anchors, data

@@ -1,0 +1,5 @@
+"""Verifiers: `(text, example) -> Verdict`. Never imports jax; sympy only inside the worker processes."""
+
+from r1jax.rewards.verdict import UNGRADED, VERDICTS, Verdict
+
+__all__ = ["UNGRADED", "VERDICTS", "Verdict"]

@@ -1,0 +1,119 @@
+"""Characters and spacing: one plain spelling for what models write in many.
+
+Never NFKC as a whole: it turns 3² into 32 and Ⅴ into V.
+"""
+
+from __future__ import annotations
+
+import re
+
+_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿ", "0123456789+-()n")
+_SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉₊₋ₙ", "0123456789+-n")
+_RAISED = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿ]+")
+_LOWERED = re.compile("[₀₁₂₃₄₅₆₇₈₉₊₋ₙ]+")
+
+_FOLD: dict[int, str | None] = {c: chr(c - 0xFEE0) for c in range(0xFF01, 0xFF5F)}  # full width
+_FOLD |= dict.fromkeys([*range(0x200B, 0x2010), 0x2060, 0xFEFF, 0x00AD, *range(0x202A, 0x202F)], None)
+_FOLD |= dict.fromkeys([c for c in range(32) if c not in (9, 10, 13)] + [127], None)
+_FOLD |= dict.fromkeys([0xA0, 0x1680, *range(0x2000, 0x200B), 0x202F, 0x205F, 0x3000, 9], " ")
+_FOLD |= dict.fromkeys([10, 11, 12, 13, 0x85, 0x2028, 0x2029], "\n")
+for _many, _one in (
+    ("−–—‐‑‒﹣➖", "-"), ("➕﹢", "+"), ("×✕✖⨯", r"\times "), ("·⋅∙•・", r"\cdot "), ("÷", r"\div "),
+    ("∕⁄", "/"), ("∗＊", "*"), ("≤⩽≦", r"\le "), ("≥⩾≧", r"\ge "), ("≠", r"\ne "), ("≈≃≅", r"\approx "),
+    ("≡", r"\equiv "), ("±", r"\pm "), ("∓", r"\mp "), ("∞", r"\infty "), ("∪", r"\cup "), ("∩", r"\cap "),
+    ("∈", r"\in "), ("∉", r"\notin "), ("∅⌀", r"\emptyset "), ("ℝ", r"\mathbb{R}"), ("ℤ", r"\mathbb{Z}"),
+    ("ℕ", r"\mathbb{N}"), ("ℚ", r"\mathbb{Q}"), ("ℂ", r"\mathbb{C}"), ("π", r"\pi "), ("°", r"^\circ "),
+    ("√", r"\sqrt "), ("∛", r"\sqrt[3] "), ("∜", r"\sqrt[4] "), ("∶", ":"), ("，、", ","), ("；", ";"),
+    ("…", r"\ldots "), ("‖", r"\|"), ("∣", "|"), ("⌊", r"\lfloor "), ("⌋", r"\rfloor "), ("⌈", r"\lceil "),
+    ("⌉", r"\rceil "), ("⟨〈", r"\langle "), ("⟩〉", r"\rangle "), ("“”„″", '"'), ("‘’′", "'"), ("％", r"\%"),
+    ("½", r"\frac{1}{2}"), ("⅓", r"\frac{1}{3}"), ("⅔", r"\frac{2}{3}"), ("¼", r"\frac{1}{4}"),
+    ("¾", r"\frac{3}{4}"), ("⅕", r"\frac{1}{5}"), ("⅛", r"\frac{1}{8}"), ("⅙", r"\frac{1}{6}"), ("∠", r"\angle "),
+    ("△", r"\triangle "), ("。", ".\n"), ("⊂", r"\subset "), ("∧", r"\text{ and }"), ("∨", r"\text{ or }"),
+    ("α", r"\alpha "), ("β", r"\beta "), ("γ", r"\gamma "), ("δ", r"\delta "), ("θ", r"\theta "),
+    ("λ", r"\lambda "), ("μ", r"\mu "), ("φϕ", r"\phi "), ("ω", r"\omega "), ("ρ", r"\rho "), ("σ", r"\sigma "),
+    ("τ", r"\tau "), ("Δ", r"\Delta "), ("Ω", r"\Omega "), ("ε", r"\epsilon "), ("→", r"\to "),
+):
+    _FOLD |= {ord(c): _one for c in _many}
+
+_PLAIN = re.compile(r"[\n -~]*")
+
+
+def fold(text: str) -> str:
+    """The text in ASCII LaTeX where that says the same; letters of other scripts stay what they are."""
+    if _PLAIN.fullmatch(text):
+        return text
+    text = _RAISED.sub(lambda m: "^{" + m[0].translate(_SUPERSCRIPTS) + "}", text)
+    text = _LOWERED.sub(lambda m: "_{" + m[0].translate(_SUBSCRIPTS) + "}", text)
+    return text.translate(_FOLD)
+
+
+_DROPPED = re.compile(
+    r"\\(?:left|right)\s*\.|\\(?:left|right|bigl|bigr|Bigl|Bigr|biggl|biggr|big|Big|bigg|Bigg|displaystyle|textstyle|"
+    r"limits|nolimits|rm|bf|it|hfill|notag|nonumber|strut|middle)(?![a-zA-Z])"
+)
+_RENAMED = (
+    (re.compile(r"\\[dtc]frac(?![a-zA-Z])"), r"\\frac"),
+    (re.compile(r"\\[dt]binom(?![a-zA-Z])"), r"\\binom"),
+    (re.compile(r"\\(?:leqslant|leqq|leq|le)(?![a-zA-Z])"), r"\\le "),
+    (re.compile(r"\\(?:geqslant|geqq|geq|ge)(?![a-zA-Z])"), r"\\ge "),
+    (re.compile(r"\\(?:neq|ne)(?![a-zA-Z])"), r"\\ne "),
+    (re.compile(r"\\lt(?![a-zA-Z])"), "<"),
+    (re.compile(r"\\gt(?![a-zA-Z])"), ">"),
+    (re.compile(r"\\(?:lbrace)(?![a-zA-Z])"), r"\\{"),
+    (re.compile(r"\\(?:rbrace)(?![a-zA-Z])"), r"\\}"),
+    (re.compile(r"\\(?:lbrack)(?![a-zA-Z])"), "["),
+    (re.compile(r"\\(?:rbrack)(?![a-zA-Z])"), "]"),
+    (re.compile(r"\\(?:lvert|rvert|vert|mid)(?![a-zA-Z])"), "|"),
+    (re.compile(r"\\(?:lVert|rVert|Vert)(?![a-zA-Z])"), r"\\|"),
+    (re.compile(r"\\(?:varnothing)(?![a-zA-Z])"), r"\\emptyset "),
+    (re.compile(r"\\(?:dots[a-z]?|cdots)(?![a-zA-Z])|\.\.\.+"), r"\\ldots "),
+    (re.compile(r"\\(?:land|wedge)(?![a-zA-Z])"), r"\\text{ and }"),
+    (re.compile(r"\\(?:lor|vee)(?![a-zA-Z])"), r"\\text{ or }"),
+    (re.compile(r"\\(?:colon)(?![a-zA-Z])"), ":"),
+    (re.compile(r"\\(?:degree|textdegree)(?![a-zA-Z])"), r"^\\circ "),
+    (re.compile(r"\\h?phantom\s*\{[^{}]*\}|\\[hv]space\*?\s*\{[^{}]*\}"), " "),
+)
+# between digits: 28,800 28{,}800 28\,800 12,\!000 1 000
+_SURE = r"(?:\{,\}|,\s*\\!\s*|\\[,;:! ]\s*|~|\s(?=\d{3}))"
+THOUSANDS = re.compile(rf"(?<![\d.])\d{{1,3}}(?:{_SURE}\d{{3}})+(?![\d])")
+COMMAS = re.compile(r"(?<![\d.,\w])\d{1,3}(?:,\d{3})+(?!\d)(?!,\d)")
+_SPACING = re.compile(r"\\(?:[,;:!> ]|quad|qquad|thinspace|enspace|,)(?![a-zA-Z])|~|&nbsp;")
+_NOT_DIGIT = re.compile(r"[^\d.]+")
+
+
+def tidy(latex: str) -> str:
+    """The same LaTeX without sizes, synonyms and thousands separators other than the bare comma."""
+    text = fold(latex)
+    if "\\" in text or "..." in text:
+        text = _DROPPED.sub("", text)
+        for pattern, plain in _RENAMED:
+            text = pattern.sub(plain, text)
+    return THOUSANDS.sub(lambda m: _NOT_DIGIT.sub("", m[0]), text).strip()
+
+
+_WRAPPERS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("`", "`"), ('"', '"'))
+
+
+def unwrap(text: str) -> str:
+    """Without the math delimiters, emphasis and closing punctuation around the whole."""
+    while True:
+        before = text
+        text = text.strip().rstrip("\n")
+        while text and text[-1] in ".,;:!。" and not text.endswith((r"\.", r"\!", r"\,", r"\;", r"\:")):
+            if text[-1] == "!" and re.search(r"[\w)}]!+$", text):
+                break  # a factorial
+            text = text[:-1].rstrip()
+        for start, end in _WRAPPERS:
+            inner = text[len(start) : -len(end)]
+            if len(text) > len(start) + len(end) and text.startswith(start) and text.endswith(end) and end not in inner:
+                text = inner
+                break
+        if text == before:
+            return text
+
+
+def spelling(tidied: str) -> str:
+    """The text for comparison letter by letter: without spaces, but 1 2/3 stays apart from 12/3."""
+    text = _SPACING.sub(" ", tidied)
+    text = re.sub(r"(?<=[\w.])\s+(?=[\w.])", "\0", text)
+    return re.sub(r"\s+", "", text).replace("\0", " ")

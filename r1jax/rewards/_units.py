@@ -1,0 +1,98 @@
+"""Units and the other words that may stand beside a number."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+_TABLE = {  # dimension: {names: size}
+    "length": {
+        "mm millimeter millimetre 毫米": Fraction(1, 1000), "cm centimeter centimetre 厘米": Fraction(1, 100),
+        "dm decimeter 分米": Fraction(1, 10), "m meter metre 米": 1, "km kilometer kilometre 千米 公里": 1000,
+        "inch in": Fraction(254, 10000), "foot feet ft": Fraction(3048, 10000), "yard yd": Fraction(9144, 10000),
+        "mile mi": Fraction(1609344, 1000),
+    },
+    "time": {
+        "millisecond ms": Fraction(1, 1000), "second sec s 秒": 1, "minute min 分钟": 60, "hour hr h 小时": 3600,
+        "day 天": 86400, "week 周": 604800,
+    },
+    "mass": {
+        "mg milligram 毫克": Fraction(1, 1000), "g gram 克": 1, "kg kilogram 千克 公斤": 1000, "ton tonne 吨": 10**6,
+        "ounce oz": Fraction(28349523125, 10**9), "pound lb": Fraction(45359237, 10**5),
+    },
+    "money": {
+        "cent": Fraction(1, 100), "dollar usd buck": 1, "euro": "€", "yuan rmb 元": "¥", "rupee": "₹",
+        "jiao 角": "¥/10", "pence": "p",
+    },
+    "volume": {"ml milliliter millilitre 毫升": Fraction(1, 1000), "l liter litre 升": 1, "gallon gal": "gallon", "cup": "cup"},
+    "half of the day": {"am": "am", "pm": "pm"},
+    "angle": {"radian rad": "radian"},
+}
+UNITS = {
+    name: (dimension, size if isinstance(size, str) else Fraction(size))
+    for dimension, names in _TABLE.items() for key, size in names.items() for name in key.split()
+}
+_POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3, "平方": 2, "立方": 3}
+TIMES = {
+    "hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12,
+    "百": 10**2, "千": 10**3, "万": 10**4, "百万": 10**6, "亿": 10**8,
+}
+DEGREES = {"degree", "degrees", "deg", "度"}
+PERCENT = {"percent", "pct", "percentage", "percents", "per cent"}
+# words that change what a number says: never a unit
+STOP = set(
+    "if else or and not no nor where when for is are was be wait yes maybe perhaps but unless except more less than least most "
+    "import lambda in from to with without over under above below only exactly half double triple twice squared cubed dozen "
+    "dozens negative minus plus times divided either neither infinity undefined none both all any every some other another "
+    "possibly probably otherwise instead until true false impossible unknown th st nd rd pi mod even odd prime".split()
+)
+FILLER = set("approximately about exactly roughly around approx answer the is a an us usd rs hk".split())
+_WORD = re.compile(r"[A-Za-z]+|[\u4e00-\u9fff]+|\^\{?-?\d\}?|/|²|³")
+
+
+def singular(word: str) -> str:
+    word = word.lower()
+    for ending, instead in (("inches", "inch"), ("feet", "foot"), ("ies", "y"), ("s", "")):
+        if len(word) > 3 and word.endswith(ending):
+            return word[: -len(ending)] + instead
+    return word
+
+
+def may_be_unit(words: str) -> bool:
+    """Whether these words only name what is counted: no condition, no negation, no second answer."""
+    plain = words.replace(".", "").replace("-", " ").strip()
+    parts = [part for part in re.split(r"[\s/^{}()·*\d]+", plain) if part]
+    if len(parts) > 6 or any(part.lower() in STOP for part in parts):
+        return False
+    return all(part.isalpha() or part == "°" for part in parts)
+
+
+def measure(words: str) -> tuple[str, Fraction] | None:
+    """The dimension of a known unit and its size, None for what we do not know: a noun, a currency sign.
+
+    Square and cubic forms belong to a dimension of their own.
+    """
+    plain = words.replace(".", "").replace("\\", "").strip()
+    parts = [part for part in _WORD.findall(plain) if part not in ("per",)]
+    if not parts or "/" in parts or "per" in plain.split():
+        return None
+    exponent, known = 1, None
+    for part in parts:
+        for cjk, value in (("平方", 2), ("立方", 3)):
+            if part.startswith(cjk):
+                exponent, part = value, part[2:]
+        if part.startswith("^"):
+            exponent = int(part.strip("^{}"))
+        elif part.lower() in _POWERS:
+            exponent = _POWERS[part.lower()]
+        else:
+            found = UNITS.get(part.lower()) or UNITS.get(singular(part)) or UNITS.get(part)
+            if not found or known:
+                return None
+            known = found
+    if not known or not 0 < exponent <= 3:
+        return None
+    dimension, size = known
+    if isinstance(size, str):
+        return f"{dimension} {size}^{exponent}", Fraction(1)
+    return f"{dimension}^{exponent}", size**exponent

@@ -1,0 +1,120 @@
+"""Multiple choice: the one option letter that a text settles on. Two letters are none."""
+
+from __future__ import annotations
+
+import re
+import time
+import unicodedata
+from collections.abc import Mapping
+
+from r1jax.rewards.format import graded
+from r1jax.rewards.verdict import Verdict
+
+TAIL = 8192  # characters read, from the end of the graded part
+SHORT = 100  # a text up to this many characters may name its letter in any words
+
+_BOX = re.compile(r"\\boxed\s*\{([^{}]*(?:\{[^{}]*\}[^{}]*)*)\}")
+_MARKUP = re.compile(
+    r"\\(?:boxed|text(?:bf|rm|sf|tt|it)?|math(?:bf|rm|sf|tt|it)?|mbox|rm|bf|left|right|quad)(?![a-zA-Z])"
+    r"|\\[(),;:! \[\]]|[*`$_{}\"'“”‘’《》「」]"
+)
+# an option letter in running text; not the article, the pronoun, or a letter in a formula
+_LETTER = re.compile(
+    r"(?<![A-Za-z0-9\\])(?<![-+*/^=<] )(?<![-+*/^=<])"
+    r"(?:A(?!\s+(?!or\b|and\b)[a-z0-9])|I(?!\s*[a-z])|[B-HJ-Z])"
+    r"(?![A-Za-z0-9])(?!\s*[-+*/^=<])"
+)
+_WHOLE = re.compile(
+    r"(?:(?:the\s+)?(?:final\s+|correct\s+)?(?:option|choice|answer)\s*(?:is\s*)?:?\s*|选项?\s*:?\s*)?"
+    r"[(\[<]?\s*([A-Za-z])\s*(?:$|(?:选项|option)$|[)\]>.:,;、。!]+\s*(.*)$)",
+    re.DOTALL | re.IGNORECASE,
+)
+_IS = r"(?:\s*(?:is|are|was|be|must\s+be|should\s+be|would\s+be|has\s+to\s+be)\s*:?|\s*[:=])"
+_STATEMENTS = tuple(  # the first kind found decides
+    re.compile(
+        f"(?:{pattern})"
+        + r"\s*(?:option|choice|letter|选项)?\s*[(\[<]?\s*(?P<letter>"
+        + _LETTER.pattern
+        + ")"
+    )
+    for pattern in (
+        r"(?:\b[Aa]nswer|\bANSWER|[Cc]orrect\s+(?:option|choice))" + _IS,
+        r"(?<!不)(?:答案|正确选项|正确答案)\s*(?:应该|应当|应|就|只能)?\s*(?:是|为|选)?\s*:?|(?:故|因此|所以|应|应该|综上)\s*,?\s*选择?",
+        r"\b(?:[Cc]hoose|[Ss]elect|[Pp]ick)|(?<![不别没])选择?\s*:?",
+    )
+)
+_NEGATION = re.compile(r"\b(?:not|n't|never|neither|isnt|except)\b|n't|[不非没别]", re.IGNORECASE)
+
+
+def verify(text: str, example: Mapping) -> Verdict:
+    """1 where the text settles on the gold letter and on no other.
+
+    The graded part is that of `format.graded`. In it, in this order: complete boxes; a part that is
+    an option as a whole ("B", "(b)", "B. 42"); statements ("the answer is B", "故选B"); the only
+    option letter in a short part. Several different letters are a hedge and wrong.
+
+    Args:
+        example: `gold`, one letter, brackets allowed. `lenient`: as in `format.graded`.
+    """
+    start = time.perf_counter()
+
+    def verdict(reward: float | None, name: str, stage: str, given=None, canonical=None) -> Verdict:
+        return Verdict(reward, name, stage, given, canonical, (time.perf_counter() - start) * 1e3)
+
+    gold = _WHOLE.match(_plain(str(example.get("gold", ""))))
+    if not gold or gold[2]:
+        return verdict(None, "gold_unusable", "gold")
+    given = graded(text, bool(example.get("lenient")))
+    if given is None:
+        return verdict(0.0, "no_answer", "extract")
+    given = given[-TAIL:]
+    stage, letters = _settled(given)
+    if not letters:
+        return verdict(0.0, "no_answer", "extract", given)
+    if len(letters) > 1:
+        return verdict(0.0, "wrong", "hedge", given, ",".join(sorted(letters)))
+    correct = letters == {gold[1].upper()}
+    return verdict(float(correct), "correct" if correct else "wrong", stage, given, *letters)
+
+
+def _plain(text: str) -> str:
+    """Compatibility forms folded (（Ｂ） and Ⓑ are (B) and B), markup removed."""
+    return _MARKUP.sub("", unicodedata.normalize("NFKC", text)).strip()
+
+
+def _settled(text: str) -> tuple[str, set[str]]:
+    """Which stage found letters, and all different ones it found."""
+    if "\\boxed" in text:
+        boxes = _BOX.findall(text) if _BOX.match(text, text.rindex("\\boxed")) else ()
+        return "box", set().union(*(_letters(_plain(box)) for box in boxes))
+    plain = _plain(text)
+    if _WHOLE.match(plain):
+        return "whole", _letters(plain)
+    for pattern in _STATEMENTS:
+        if found := list(pattern.finditer(plain)):
+            return "statement", set().union(
+                *({m["letter"]} | _joined(plain[m.end() :]) for m in found)
+            )
+    lines = plain.split("\n")
+    if len(lines) > 1 and _WHOLE.match(lines[-1]):
+        return "last line", _letters(lines[-1])
+    if len(plain) <= SHORT and not _NEGATION.search(plain):
+        return "mention", set(_LETTER.findall(plain))
+    return "", set()
+
+
+def _letters(option: str) -> set[str]:
+    """The letters of an option written as a whole; more than one if its text names another."""
+    match = _WHOLE.match(option)
+    if not match:
+        return set(_LETTER.findall(option))
+    return {match[1].upper()} | set(_LETTER.findall(match[2] or ""))
+
+
+def _joined(rest: str) -> set[str]:
+    """A second letter offered right after the first: "or C", "/C", "和C"."""
+    match = re.match(
+        r"\s*[)\]>]?\s*(?:,?\s*(?:or|and|and/or)\b|[/,&|、]|或者?|和|与|以及|还是)\s*[(\[<]?\s*([A-Z])(?![A-Za-z0-9])",
+        rest,
+    )
+    return {match[1]} if match else set()

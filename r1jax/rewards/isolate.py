@@ -1,0 +1,310 @@
+"""A pool of worker processes for verifiers: every job has a deadline, and none can take the trainer down.
+
+Workers are started with `subprocess` (the parent holds a JAX runtime, which does not survive a fork), speak JSON lines
+over pipes (no pickle, nothing of the text is ever run), see no accelerator, and live under memory and CPU limits. A job
+past its deadline is killed alone; a worker that dies otherwise has its job done again by another.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import json
+import os
+import queue
+import select
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+
+from r1jax.rewards.verdict import Verdict
+
+CHUNK_JOBS = 64
+CHUNK_BYTES = 1 << 18
+START_S = 60.0  # for a worker to start and import a verifier; a loaded machine is slow
+TRIES = 4  # of one job that was under way when its worker died
+RSS_MB = 500  # a worker above this is replaced after its chunk
+OWN_LIMITS_S = {"code": 300.0, "proof": 600.0}  # their sandboxes keep the limits of the task
+
+_BOOT = (
+    "import sys; sys.path[:0] = sys.argv[2:]; from r1jax.rewards._worker import main; main(int(sys.argv[1]))"
+)
+
+
+class Pool:
+    """Verifies jobs `(kind, text, example)` in killable processes. Works from any thread; also a context manager.
+
+    Args:
+        workers: processes that work at the same time. They start with the first job.
+        memory_mb: address space of each, MiB.
+        item_s: wall time of one job, seconds; past it the job alone gets `timeout`.
+        recycle_after: jobs after which a worker is replaced.
+    """
+
+    def __init__(self, workers: int = 2, *, memory_mb: int = 1500, item_s: float = 2.0, recycle_after: int = 2000):
+        if workers < 1:
+            raise ValueError(f"workers={workers} must be at least 1")
+        self._memory_mb, self._item_s, self._recycle_after = memory_mb, item_s, recycle_after
+        self._chunks: queue.SimpleQueue = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._spare: _Worker | None = None
+        self._working: set[_Worker] = set()
+        self._closed = False
+        self._threads = [threading.Thread(target=self._serve, daemon=True, name="r1jax-rewards") for _ in range(workers)]
+        self._running = False
+        atexit.register(_close, weakref.ref(self))
+
+    def submit(self, jobs: Sequence[tuple[str, str, Mapping]]) -> Future[list[Verdict]]:
+        """A future of the verdicts, in the order of the jobs. Equal jobs are judged once."""
+        return self._enqueue(jobs, None)
+
+    def run(self, jobs: Sequence[tuple[str, str, Mapping]], deadline: float | None = None) -> list[Verdict]:
+        """The verdicts, in the order of the jobs. Never raises on what a job says.
+
+        Args:
+            deadline: seconds for the whole batch. What is not judged by then gets `timeout`, stage "batch".
+        """
+        return self._enqueue(jobs, None if deadline is None else time.monotonic() + deadline).result()
+
+    def close(self) -> None:
+        """Ends the workers; jobs still waiting get `error`, stage "closed"."""
+        with self._lock:
+            closed, self._closed = self._closed, True
+            working = list(self._working)
+        if closed:
+            return
+        for _ in self._threads:
+            self._chunks.put(None)
+        for worker in working:  # a thread that waits for a verdict wakes up
+            worker.process.kill()
+        for thread in self._threads if self._running else ():
+            if thread is not threading.current_thread():
+                thread.join(self._item_s + 1)
+        while True:
+            try:
+                chunk = self._chunks.get_nowait()
+            except queue.Empty:
+                break
+            if chunk:
+                for index in chunk[1]:
+                    chunk[0].settle(index, Verdict(None, "error", "closed"))
+        if self._spare:
+            self._spare.kill()
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def _enqueue(self, jobs: Sequence[tuple[str, str, Mapping]], expires: float | None) -> Future[list[Verdict]]:
+        batch = _Batch(jobs, expires)
+        with self._lock:
+            if self._closed:
+                raise ValueError("this Pool is closed; make a new one")
+            if batch.payloads and not self._running:
+                self._running = True
+                for thread in self._threads:
+                    thread.start()
+            for chunk in batch.chunks(len(self._threads)):
+                self._chunks.put((batch, chunk))
+        return batch.future
+
+    def _serve(self) -> None:
+        """One thread per worker: takes chunks and sees each job of them to a verdict."""
+        worker = None
+        while (item := self._chunks.get()) is not None:
+            batch, waiting = item
+            tries = 0
+            while waiting:
+                if self._closed or batch.expired():
+                    verdict = Verdict(None, "error", "closed") if self._closed else Verdict(None, "timeout", "batch")
+                    for index in waiting:
+                        batch.settle(index, verdict)
+                    break
+                try:
+                    worker = worker or self._take_worker()
+                except OSError as error:  # no memory or no process left for a fork
+                    for index in waiting:
+                        batch.settle(index, Verdict(None, "error", f"no worker: {error}"))
+                    break
+                left = worker.work(batch, waiting, self._item_s)
+                if not left and worker.jobs < self._recycle_after and worker.rss_mb < RSS_MB:
+                    break
+                self._retire(worker)
+                if left and worker.fault != "timeout":
+                    tries = tries + 1 if left == waiting else 1
+                    if tries >= TRIES:
+                        batch.settle(left[0], Verdict(None, "error", worker.fault))
+                        left, tries = left[1:], 0
+                else:
+                    tries = 0
+                worker, waiting = None, left
+        if worker:
+            self._retire(worker)
+
+    def _retire(self, worker: _Worker) -> None:
+        with self._lock:
+            self._working.discard(worker)
+        worker.kill()
+
+    def _take_worker(self) -> _Worker:
+        """The warm spare, or a new worker; another spare is started for the next who needs one.
+
+        Called by the serving threads only: Linux ends a child together with the thread that started it.
+        """
+        with self._lock:
+            worker, self._spare = self._spare, None
+        if worker is None or worker.process.poll() is not None:
+            worker = _Worker(self._memory_mb)
+        with self._lock:
+            self._working.add(worker)
+            if self._spare is None and not self._closed:
+                self._spare = _Worker(self._memory_mb)
+        return worker
+
+
+@functools.cache
+def shared() -> Pool:
+    """The pool of this process for callers that bring none, one worker per core up to 4."""
+    return Pool(max(1, min(4, os.cpu_count() or 1)))
+
+
+class _Batch:
+    """Jobs as JSON, and their verdicts as they come in. Equal jobs share a payload."""
+
+    def __init__(self, jobs: Sequence[tuple[str, str, Mapping]], expires: float | None):
+        self.expires = expires
+        self.future: Future[list[Verdict]] = Future()
+        first: dict[str, int] = {}
+        self.which = []  # row -> payload
+        self.kinds = []
+        for kind, text, example in jobs:
+            payload = json.dumps([kind, text, dict(example)], default=_plain)
+            if payload not in first:
+                first[payload] = len(first)
+                self.kinds.append(kind)
+            self.which.append(first[payload])
+        self.payloads = list(first)
+        self.verdicts: list[Verdict | None] = [None] * len(self.payloads)
+        self.open = len(self.payloads)
+        self.lock = threading.Lock()
+        self.future.set_running_or_notify_cancel()
+        if not self.payloads:
+            self.future.set_result([])
+
+    def chunks(self, workers: int) -> list[list[int]]:
+        """Payload indices by chunk: long enough to save round trips, short enough to keep all workers busy."""
+        most = max(1, min(CHUNK_JOBS, -(-len(self.payloads) // (2 * workers))))
+        chunks, size = [], CHUNK_BYTES
+        for index, payload in enumerate(self.payloads):
+            if size + len(payload) > CHUNK_BYTES or len(chunks[-1]) >= most:
+                chunks.append([])
+                size = 0
+            chunks[-1].append(index)
+            size += len(payload)
+        return chunks
+
+    def expired(self) -> bool:
+        return self.expires is not None and time.monotonic() > self.expires
+
+    def settle(self, index: int, verdict: Verdict) -> None:
+        with self.lock:
+            if self.verdicts[index] is None:
+                self.open -= 1
+            self.verdicts[index] = verdict
+            done = not self.open and not self.future.done()
+        if done:
+            self.future.set_result([self.verdicts[which] for which in self.which])
+
+
+class _Worker:
+    """One process. `fault` says why it stopped before the end of a chunk."""
+
+    def __init__(self, memory_mb: int):
+        roots = [str(Path(__file__).parents[2]), *(path for path in sys.path if os.path.isabs(path))]
+        environ = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR", "R1JAX_LEAN_PROJECT") if name in os.environ}
+        environ |= {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": "", "LC_ALL": "C.UTF-8"}
+        self.process = subprocess.Popen(
+            [sys.executable, "-I", "-B", "-c", _BOOT, str(memory_mb), *roots],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, env=environ, start_new_session=True,
+        )
+        os.set_blocking(self.process.stdin.fileno(), False)
+        self.jobs = self.rss_mb = 0
+        self.kinds: set[str] = set()  # imported
+        self.fault = ""
+
+    def work(self, batch: _Batch, waiting: list[int], item_s: float) -> list[int]:
+        """Settles what it can; returns what is left, the job that was under way first."""
+        to_write = memoryview(("[" + ",".join(batch.payloads[i] for i in waiting) + "]\n").encode())
+        source, sink = self.process.stdout.fileno(), self.process.stdin.fileno()
+        poll = select.poll()
+        poll.register(source, select.POLLIN)
+        poll.register(sink, select.POLLOUT)
+        kinds = {batch.kinds[index] for index in waiting}
+        begun, limit = time.monotonic(), item_s if kinds <= self.kinds else START_S
+        done, started, buffer = 0, False, b""
+        while True:
+            end = begun + limit if batch.expires is None else min(begun + limit, batch.expires)
+            ready = poll.poll(max(0.0, end - time.monotonic()) * 1e3 + 1)
+            if not ready or batch.expired():
+                self.fault = "timeout"
+                if batch.expired():
+                    return waiting[done:]
+                if not started:
+                    self.fault = f"no worker was ready within {limit:.0f} s"
+                    return waiting
+                batch.settle(waiting[done], Verdict(None, "timeout", "item", ms=(time.monotonic() - begun) * 1e3))
+                return waiting[done + 1 :]
+            for fd, _ in ready:
+                if fd == sink:
+                    try:
+                        to_write = to_write[os.write(sink, to_write[:65536]) :]
+                    except BlockingIOError:
+                        continue
+                    except BrokenPipeError:
+                        to_write = to_write[:0]
+                    if not to_write:
+                        poll.unregister(sink)
+                    continue
+                data = os.read(source, 1 << 16)
+                if not data:
+                    self.fault = f"the worker died, status {self.process.wait()}"
+                    return waiting[done:]
+                *lines, buffer = (buffer + data).split(b"\n")
+                for line in lines:
+                    message = json.loads(line)
+                    if isinstance(message, list):
+                        batch.settle(waiting[done], Verdict(*message))
+                        done += 1
+                    elif isinstance(message, int):
+                        self.jobs += len(waiting)
+                        self.kinds |= kinds
+                        self.rss_mb = message
+                        return []
+                    started = True
+                if lines:
+                    begun = time.monotonic()
+                    kind = batch.kinds[waiting[done]] if done < len(waiting) else ""
+                    limit = OWN_LIMITS_S.get(kind, item_s)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.stdin.close()
+        self.process.stdout.close()
+        self.process.wait()
+
+
+def _plain(value: object) -> object:
+    """What numpy and friends are as JSON."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)
+
+
+def _close(pool: weakref.ref) -> None:
+    if alive := pool():
+        alive.close()

@@ -1,0 +1,182 @@
+"""The sampler: prefill once per prompt, then decode all rows as one *wave*.
+
+All rows start together. At chunk boundaries the host looks who is finished: finished rows are dropped (`shrink`) and the time
+axis grows (`grow`), so the cost follows the text that lives, not the longest row. The noise of a token is keyed by its row's
+key and its position alone: tokens do not depend on batch, mesh, chunks or compaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from r1jax import decode
+from r1jax.decode import Rows, Weights
+from r1jax.model.config import ModelConfig
+from r1jax.model.transformer import unstack
+from r1jax.rollout import Rollout
+from r1jax.sharding import decode_specs, empty_cache, local_rows, local_shards, shard_rows
+
+CHUNK = 16  # tokens between two looks at who is finished
+LADDER = 2  # rows and time axis change by this factor
+LEAST_ROWS = 4  # rows a shard keeps at least
+PREFIX = 16  # a shared prefix is cut to a multiple of this many tokens, and prompts are padded to one
+
+
+def row_keys(seed: int, round_: int, prompts: Sequence[int], samples: Sequence[int]) -> np.ndarray:
+    """[N, 2] key data, one for each (run seed, round, prompt id, sample index): any logged sample can be drawn again."""
+    base = jax.random.fold_in(jax.random.key(seed), round_)
+    fold = jax.vmap(lambda p, s: jax.random.key_data(jax.random.fold_in(jax.random.fold_in(base, p), s)))
+    return np.asarray(fold(jnp.asarray(prompts, jnp.uint32), jnp.asarray(samples, jnp.uint32)))
+
+
+def sync(params: dict, mesh: Mesh, dtype: jnp.dtype = jnp.float32) -> Weights:
+    """The policy as decoding wants it: cast, whole over the row axes, sharded over `tensor`, layers in a list."""
+
+    def unstacked(params: dict) -> Weights:
+        params = jax.tree.map(lambda x: x.astype(dtype), params)
+        return Weights({k: v for k, v in params.items() if k != "layers"}, unstack(params))
+
+    specs = decode_specs(jax.eval_shape(unstacked, params), mesh)
+    return jax.jit(unstacked, out_shardings=specs)(params)
+
+
+def agreed(value: int, reduce=max) -> int:
+    """One value for all processes."""
+    if jax.process_count() == 1:
+        return value
+    return int(reduce(multihost_utils.process_allgather(np.asarray(value)).reshape(-1).tolist()))
+
+
+def shared_prefix(prompts: Sequence[Sequence[int]]) -> int:
+    """Length of the prefix all prompts of all processes share, a multiple of `PREFIX`, leaving each prompt a token."""
+    limit = min(map(len, prompts)) - 1
+    lead = np.resize(np.asarray(prompts[0], np.int64), 4096)
+    if jax.process_count() > 1:
+        lead = multihost_utils.broadcast_one_to_all(lead)
+    same = 0
+    while same < min(limit, len(lead)) and all(p[same] == lead[same] for p in prompts):
+        same += 1
+    return agreed(same, min) // PREFIX * PREFIX
+
+
+def rung(value: int, least: int) -> int:
+    """The smallest `least`·LADDERⁱ that holds value."""
+    while least < value:
+        least *= LADDER
+    return least
+
+
+def sample(
+    cfg: ModelConfig,
+    weights: Weights,
+    prompts: Sequence[Sequence[int]],
+    keys: np.ndarray,
+    mesh: Mesh,
+    *,
+    max_tokens: int,
+    temperature: float,
+    stop_ids: tuple[int, ...],
+    pad_id: int,
+    dtype: jnp.dtype = jnp.float32,
+) -> Rollout:
+    """Completions of this process's prompts, N / len(prompts) of each.
+
+    Args:
+        weights: from `sync`.
+        prompts: token lists; every process passes the same number.
+        keys: [N, 2] from `row_keys`, question-major.
+        max_tokens: a completion is cut here, the stop token included.
+        temperature: 0 is greedy. Log-probabilities are of the full softmax at this temperature (greedy: at 1).
+        stop_ids: tokens that end a completion; they belong to it.
+
+    Raises:
+        ValueError: no stop id, an empty prompt, or keys that do not divide by the prompts.
+    """
+    if not stop_ids or not prompts or not all(prompts) or len(keys) % len(prompts):
+        raise ValueError(f"{len(prompts)} prompts, {len(keys)} keys, stop_ids={stop_ids}: sampling needs stop ids and whole groups of non-empty prompts")
+    real, shards = len(prompts), local_shards(mesh)
+    group_size = len(keys) // real
+    padding = -real % shards  # dummy prompts so that every shard has as many; their rows begin finished
+    prompts = [list(p) for p in prompts] + [list(prompts[-1])] * padding
+    keys = np.concatenate([keys, np.repeat(keys[-1:], padding * group_size, axis=0)])
+    rows_total = len(keys)
+
+    prefix = shared_prefix(prompts)
+    rest = [p[prefix:] for p in prompts]
+    slots = -(-agreed(max(map(len, rest))) // PREFIX) * PREFIX
+    segments = []
+    if prefix:
+        shared = np.asarray([prompts[0][:prefix]], np.int32)
+        segments.append(decode.prefill(cfg, weights, shared, np.asarray([prefix], np.int32), [], 0, dtype=dtype)[0])
+    tokens = np.full((len(rest), slots), pad_id, np.int32)
+    for row, p in zip(tokens, rest, strict=True):
+        row[: len(p)] = p
+    lengths = np.asarray([len(p) for p in rest], np.int32)
+    kept, logits = decode.prefill(cfg, weights, *shard_rows((tokens, lengths), mesh), segments, prefix, dtype=dtype)
+    segments.append(kept)
+
+    options = dict(greedy=temperature == 0, stop_ids=tuple(stop_ids))
+    keys_on_mesh = jax.random.wrap_key_data(shard_rows(keys, mesh))
+    token, logp, done = decode.first(logits, keys_on_mesh, temperature, **options)
+    out = Collector(rows_total, max_tokens, pad_id, stop_ids)
+    alive = np.arange(rows_total).reshape(shards, -1)  # [shards, n] the rows each shard still holds
+    finished = np.arange(rows_total) >= real * group_size
+    out.add(alive.reshape(-1), local_rows(token)[None], local_rows(logp)[None], finished)
+
+    capacity = CHUNK
+    base = np.repeat(lengths + prefix, group_size)
+    rows = Rows(
+        jnp.int32(0), token, shard_rows(out.finished | finished, mesh), shard_rows(base.astype(np.int32), mesh), keys_on_mesh,
+        [empty_cache(cfg, rows_total, capacity, mesh, dtype) for _ in weights.layers],
+    )  # fmt: skip
+    clock = 0
+    while clock + 1 < max_tokens:
+        live = ~(out.finished | finished)[alive]
+        most = agreed(int(live.sum(axis=1).max()))
+        if most == 0:
+            break
+        fits = rung(most, LEAST_ROWS)
+        if fits <= alive.shape[1] // LADDER:
+            order = np.argsort(~live, axis=1, kind="stable")[:, :fits]
+            rows, segments = decode.shrink(rows, segments, shard_rows(order.astype(np.int32), mesh), shards=shards * jax.process_count())
+            alive = np.take_along_axis(alive, order, axis=1)
+        if clock + CHUNK > capacity:
+            capacity = rung(clock + CHUNK, capacity)
+            rows = decode.grow(rows, slots=capacity)
+        rows, (tokens, logps) = decode.decode(
+            cfg, weights, segments, rows, temperature, steps=CHUNK, pad_id=pad_id, dtype=dtype, **options
+        )
+        out.add(alive.reshape(-1), local_rows(tokens, 1), local_rows(logps, 1), finished)
+        clock += CHUNK
+    n = real * group_size
+    return Rollout(prompts[:real], out.tokens[:n], out.lengths[:n], out.logp[:n], out.finished[:n])
+
+
+class Collector:
+    """Sampled tokens of all rows on the host, filled chunk by chunk."""
+
+    def __init__(self, rows: int, max_tokens: int, pad_id: int, stop_ids: Sequence[int]):
+        self.tokens = np.full((rows, max_tokens), pad_id, np.int32)
+        self.logp = np.zeros((rows, max_tokens), np.float32)
+        self.lengths = np.zeros(rows, np.int32)
+        self.finished = np.zeros(rows, bool)
+        self._stop_ids = np.asarray(stop_ids)
+
+    def add(self, alive: np.ndarray, tokens: np.ndarray, logp: np.ndarray, ignored: np.ndarray) -> None:
+        """A chunk [steps, n] of the rows `alive`, up to and with each row's first stop token."""
+        for column, row in enumerate(alive):
+            if self.finished[row] or ignored[row]:
+                continue
+            start = self.lengths[row]
+            stops = np.flatnonzero(np.isin(tokens[:, column], self._stop_ids))
+            count = min(len(tokens) if not len(stops) else stops[0] + 1, self.tokens.shape[1] - start)
+            self.tokens[row, start : start + count] = tokens[:count, column]
+            self.logp[row, start : start + count] = logp[:count, column]
+            self.lengths[row] += count
+            self.finished[row] = bool(len(stops)) and count == stops[0] + 1

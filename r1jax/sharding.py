@@ -1,0 +1,206 @@
+"""Where arrays lie: the mesh, a table for parameters, and rows.
+
+A mesh has the axes `data`, `fsdp`, `tensor`, `expert`. Parameters follow PARAM_RULES; optimizer moments follow the parameter
+whose path theirs ends with. Rows (sequences) lie over `data` and `fsdp` together.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from r1jax.model.config import ModelConfig
+
+AXES = ("data", "fsdp", "tensor", "expert")
+ROWS = P(("data", "fsdp"))
+
+Rules = Sequence[tuple[str, P]]
+# Heads, F and V over `tensor`, D over `fsdp`, experts over `expert`; the layer axis in front is never sharded.
+PARAM_RULES: Rules = (
+    (r"embed/embedding$", P("tensor", "fsdp")),
+    (r"unembed/kernel$", P("fsdp", "tensor")),
+    (r"attention/[qkv]/kernel$", P(None, "fsdp", "tensor")),
+    (r"attention/[qkv]/bias$", P(None, "tensor")),
+    (r"attention/o/kernel$", P(None, "tensor", None, "fsdp")),
+    (r"experts/(gate|up)/kernel$", P(None, "expert", "fsdp", "tensor")),
+    (r"experts/down/kernel$", P(None, "expert", "tensor", "fsdp")),
+    (r"mlp/(gate|up)/kernel$", P(None, "fsdp", "tensor")),
+    (r"mlp/down/kernel$", P(None, "tensor", "fsdp")),
+    (r"reward_head/kernel$", P("fsdp")),
+    (r"norm/scale$", P()),
+)
+
+log = logging.getLogger(__name__)
+
+
+def make_mesh(spec: str = "auto", devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The mesh that `--mesh=spec` names.
+
+    Args:
+        spec: "auto" (all devices on fsdp), "AxB" (fsdp=A, tensor=B), or the long form "data:2,fsdp:2,tensor:2,expert:1",
+            where an axis left out is 1.
+        devices: all of them by default. One process may use fewer, and is told so; several must use all.
+
+    Raises:
+        ValueError: the spec cannot be read, or there are too few devices; it says what to type.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    sizes = mesh_sizes(spec, len(devices))
+    needed = math.prod(sizes)
+    processes = len({d.process_index for d in devices})
+    if needed > len(devices) or (needed < len(devices) and processes > 1):
+        sees = "this process sees" if processes == 1 else f"the {processes} processes hold"
+        rule = "" if needed > len(devices) else ", and each of them must take part"
+        raise ValueError(
+            f"--mesh={spec} needs {needed} {'device' if needed == 1 else 'devices'}; {sees} {len(devices)} "
+            f"({devices[0].platform}){rule}. {way_out(needed, devices)}"
+        )
+    if needed < len(devices):
+        log.warning("--mesh=%s uses the first %d of %d devices", spec, needed, len(devices))
+    # Auto: jax.make_mesh would give Explicit axes, on which with_sharding_constraint does not reshard.
+    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices[:needed])
+
+
+def mesh_sizes(spec: str, devices: int) -> tuple[int, ...]:
+    """Sizes of the four axes."""
+    if spec == "auto":
+        return (1, devices, 1, 1)
+    if short := re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", spec, re.ASCII):
+        return (1, int(short[1]), int(short[2]), 1)
+    parts = [part.partition(":") for part in spec.split(",")]
+    sizes = {name: size for name, _, size in parts}
+    readable = all(re.fullmatch(r"[1-9]\d*", size, re.ASCII) for size in sizes.values())
+    if not readable or not sizes.keys() <= set(AXES) or len(sizes) < len(parts):
+        raise ValueError(
+            f"--mesh={spec} is not a mesh. Type --mesh=AxB for A devices on fsdp and B on tensor, such as --mesh=8x8, "
+            f"or axes by name, each at most once: --mesh=data:1,fsdp:4,tensor:2,expert:1, or --mesh=auto"
+        )
+    return tuple(int(sizes.get(axis, "1")) for axis in AXES)
+
+
+def way_out(needed: int, devices: Sequence[jax.Device]) -> str:
+    """What to type instead of a mesh of `needed` devices."""
+    count = len(devices)
+    fits = "On one device use --mesh=1x1" if count == 1 else f"On these {count} use --mesh={count}x1"
+    if devices[0].platform != "cpu" or len({d.process_index for d in devices}) > 1:
+        return fits
+    return f"{fits}, or on CPU set XLA_FLAGS=--xla_force_host_platform_device_count={needed}"
+
+
+def param_specs(tree: Any, mesh: Mesh, rules: Rules = PARAM_RULES) -> Any:
+    """The PartitionSpec of each array, as a tree: by the first rule whose regex finds the '/'-joined path.
+
+    Scalars are replicated. An axis that does not divide a dimension leaves it whole, with one line of notice.
+
+    Raises:
+        ValueError: no rule matches, or the rule has more axes than the array.
+    """
+    return jax.tree_util.tree_map_with_path(lambda path, x: fit(rule_for(path, x, rules), x.shape, mesh), tree)
+
+
+def shardings(tree: Any, mesh: Mesh, rules: Rules = PARAM_RULES) -> Any:
+    """`param_specs` on the mesh, as `out_shardings` want them."""
+    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), param_specs(tree, mesh, rules))
+
+
+def place(tree: Any, mesh: Mesh, rules: Rules = PARAM_RULES) -> Any:
+    """The same arrays on the mesh. Those that lie there already are returned as they are, not copied."""
+    return jax.device_put(tree, shardings(tree, mesh, rules))
+
+
+def abstract(tree: Any, mesh: Mesh, rules: Rules = PARAM_RULES) -> Any:
+    """Shapes, dtypes and places without values, from arrays or `jax.eval_shape`: what `checkpoint.restore` fills."""
+    return jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree, shardings(tree, mesh, rules)
+    )
+
+
+def decode_specs(weights: Any, mesh: Mesh) -> Any:
+    """Shardings of weights with unstacked layers, whole over the row axes: decoding gathers no weights.
+
+    Args:
+        weights: parameters, where each leaf below a `layers` has lost its layer axis.
+    """
+
+    def leaf(path: tuple, x: Any) -> NamedSharding:
+        spec = rule_for(path, x, PARAM_RULES)
+        axes = [axis if axis in ("tensor", "expert") else None for axis in spec]
+        unstacked = axes[1:] if "layers" in name_of(path).split("/") else axes
+        return NamedSharding(mesh, fit(P(*unstacked), x.shape, mesh))
+
+    return jax.tree_util.tree_map_with_path(leaf, weights)
+
+
+def rule_for(path: tuple, x: Any, rules: Rules) -> P:
+    name = name_of(path)
+    if x.ndim == 0:
+        return P()
+    for pattern, spec in rules:
+        if re.search(pattern, name):
+            return spec
+    raise ValueError(f"no sharding rule matches {name} {list(x.shape)}: add one to PARAM_RULES in r1jax/sharding.py")
+
+
+def name_of(path: tuple) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def fit(spec: P, shape: Sequence[int], mesh: Mesh) -> P:
+    """The spec without the axes that do not divide their dimension of `shape`."""
+    if len(spec) > len(shape):
+        raise ValueError(f"{spec} has more axes than an array of shape {list(shape)}")
+    kept = []
+    for axis, dimension in zip(spec, shape, strict=False):
+        names = () if axis is None else axis if isinstance(axis, tuple) else (axis,)
+        size = math.prod(mesh.shape[name] for name in names)
+        if dimension % size:
+            notice("*".join(names), size, dimension)
+            axis = None
+        kept.append(axis)
+    return P(*kept)
+
+
+@functools.cache  # each pair is worth one line in a run
+def notice(axis: str, size: int, dimension: int) -> None:
+    log.warning("--mesh: %s=%d does not divide a dimension of %d, which stays whole", axis, size, dimension)
+
+
+def row_shards(mesh: Mesh) -> int:
+    """Shards that rows are cut into; a multiple of it can be sharded."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def local_shards(mesh: Mesh) -> int:
+    """Row shards that this process holds (shared with others where `tensor` or `expert` reaches across processes)."""
+    return len({(d, f) for (d, f, _, _), device in np.ndenumerate(mesh.devices) if device.process_index == jax.process_index()})
+
+
+def shard_rows(tree: Any, mesh: Mesh) -> Any:
+    """Host arrays as global arrays with their rows over the mesh: every process passes its own rows, equally many."""
+    sharding = NamedSharding(mesh, ROWS)
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), tree)
+
+
+def local_rows(array: jax.Array, axis: int = 0) -> np.ndarray:
+    """This process's rows of a global array, in order: the inverse of `shard_rows`. `axis` holds the rows."""
+    shards = {shard.index[axis].start or 0: shard.data for shard in array.addressable_shards}
+    return np.concatenate([np.asarray(shards[start]) for start in sorted(shards)], axis=axis)
+
+
+def empty_cache(cfg: ModelConfig, rows: int, slots: int, mesh: Mesh, dtype: jnp.dtype) -> tuple[jax.Array, jax.Array]:
+    """Zero keys [N, K, E, S] and values [N, K, S, E] of one layer for this process's rows: N over the rows, K over `tensor`."""
+    total = rows // local_shards(mesh) * row_shards(mesh)
+    shapes = (total, cfg.kv_heads, cfg.head_width, slots), (total, cfg.kv_heads, slots, cfg.head_width)
+    spec = fit(P(*ROWS, "tensor"), shapes[0], mesh)
+    k, v = (jnp.zeros(shape, dtype, device=NamedSharding(mesh, spec)) for shape in shapes)
+    return k, v

@@ -1,0 +1,152 @@
+"""The jitted update: accumulate gradients over packed micro-batches, then apply them once.
+
+The loss is a sum over tokens whose weights were made from the whole minibatch, so micro-batches add up to the minibatch by
+construction. What is trained is a tree of its own, `params`, with frozen leaves beside it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+
+from r1jax.grpo import policy_loss
+from r1jax.logprobs import packed_logprobs
+from r1jax.model.config import ModelConfig
+from r1jax.rollout import Minibatch, PackedRows
+
+
+class TrainState(NamedTuple):
+    """What an optimizer step changes; saved, sharded and donated as it is."""
+
+    step: Int[Array, ""]
+    params: dict
+    opt_state: optax.OptState
+
+
+class Sums(NamedTuple):
+    """Gradients and metrics summed over micro-batches."""
+
+    grads: dict
+    metrics: dict[str, Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Learner:
+    """The static half of an update: everything `jit` specialises on.
+
+    Attributes:
+        loss: `(logp, entropy, batch) -> (sum, metric sums)` on per-token arrays [R, S]; metrics named ".../max" are
+            combined by maximum, the others by sum.
+        temperature: of sampling; log-probabilities are taken at it.
+    """
+
+    cfg: ModelConfig
+    optimizer: optax.GradientTransformation
+    loss: Callable[[Array, Array, NamedTuple], tuple[Array, dict[str, Array]]]
+    temperature: float = 1.0
+    dtype: jnp.dtype = jnp.float32
+    remat: str = "dots"
+
+
+def start(learner: Learner, params: dict) -> TrainState:
+    """A fresh train state around `params`."""
+    return TrainState(jnp.int32(0), params, jax.jit(learner.optimizer.init)(params))
+
+
+def merge(params: dict, frozen: dict | None) -> dict:
+    """The whole tree of a model from its trained and its frozen part, each None where the other has a leaf."""
+    if frozen is None:
+        return params
+    return jax.tree.map(lambda a, b: b if a is None else a, params, frozen, is_leaf=lambda x: x is None)
+
+
+@functools.partial(jax.jit, static_argnames=("learner",))
+def score(learner: Learner, params: dict, rows: PackedRows) -> tuple[Float[Array, "R S"], Float[Array, "R S"]]:
+    """log π and entropy of every token of packed rows: the old or reference log-probabilities of a rollout."""
+    return packed_logprobs(learner.cfg, params, rows, learner.temperature, dtype=learner.dtype)
+
+
+@functools.partial(jax.jit, static_argnames=("learner",), donate_argnames=("sums",))
+def accumulate(learner: Learner, params: dict, frozen: dict | None, sums: Sums | None, batch: NamedTuple) -> Sums:
+    """`sums` with the gradient and metrics of one micro-batch added; None starts a minibatch."""
+
+    def total(params: dict) -> tuple[Array, dict[str, Array]]:
+        logp, entropy = packed_logprobs(
+            learner.cfg, merge(params, frozen), batch.rows, learner.temperature, dtype=learner.dtype, remat=learner.remat
+        )
+        loss, metrics = learner.loss(logp, entropy, batch)
+        return loss, metrics | {"loss": loss}
+
+    grads, metrics = jax.grad(total, has_aux=True)(params)
+    if sums is None:
+        return Sums(grads, metrics)
+    merged = {k: jnp.maximum(v, sums.metrics[k]) if k.endswith("/max") else v + sums.metrics[k] for k, v in metrics.items()}
+    return Sums(jax.tree.map(jnp.add, sums.grads, grads), merged)
+
+
+@functools.partial(jax.jit, static_argnames=("learner",), donate_argnames=("state", "sums"))
+def apply(learner: Learner, state: TrainState, sums: Sums) -> tuple[TrainState, dict[str, Array]]:
+    """One optimizer step; a non-finite loss or gradient leaves parameters and moments as they were.
+
+    The step counter advances either way. Metrics gain "grad_norm" and "skipped" (0 or 1).
+    """
+    norm = optax.global_norm(sums.grads)
+    finite = jnp.isfinite(norm) & jnp.isfinite(sums.metrics["loss"])
+
+    def take() -> tuple[dict, optax.OptState]:
+        updates, opt_state = learner.optimizer.update(sums.grads, state.opt_state, state.params)
+        return optax.apply_updates(state.params, updates), opt_state
+
+    params, opt_state = jax.lax.cond(finite, take, lambda: (state.params, state.opt_state))
+    metrics = sums.metrics | {"grad_norm": norm, "skipped": 1 - finite.astype(jnp.int32)}
+    return TrainState(state.step + 1, params, opt_state), metrics
+
+
+def update(
+    learner: Learner, state: TrainState, batches: Sequence[NamedTuple], frozen: dict | None = None
+) -> tuple[TrainState, dict[str, Array]]:
+    """One optimizer step on a minibatch given as micro-batches of equal shape. Donates `state`."""
+    sums = None
+    for batch in batches:
+        sums = accumulate(learner, state.params, frozen, sums, batch)
+    return apply(learner, state, sums)
+
+
+def grpo_objective(clip_eps: float, kl_coef: float) -> Callable:
+    """`Learner.loss` of reinforcement learning on a `Minibatch`."""
+
+    @functools.wraps(policy_loss)
+    def loss(logp: Array, entropy: Array, batch: Minibatch) -> tuple[Array, dict[str, Array]]:
+        value, metrics = policy_loss(
+            logp, batch.old_logp, batch.ref_logp, batch.advantage, batch.weight, clip_eps=clip_eps, kl_coef=kl_coef
+        )
+        counted = batch.weight != 0
+        gap = jnp.where(counted, batch.old_logp - batch.rollout_logp, 0.0)
+        return value, metrics | {
+            "entropy": jnp.sum(batch.weight * jnp.where(counted, entropy, 0.0)),
+            "sampler_gap/max": jnp.max(jnp.abs(gap)),
+            # k3 estimate of KL(sampler || trainer), always >= 0
+            "sampler_gap/k3": jnp.sum(batch.weight * (jnp.exp(gap) - gap - 1.0)),
+        }
+
+    return loss
+
+
+class TokenBatch(NamedTuple):
+    """Packed rows with a weight for each token, for supervised training."""
+
+    rows: PackedRows
+    weight: Float[Array, "R S"]
+
+
+def cross_entropy(logp: Array, entropy: Array, batch: TokenBatch) -> tuple[Array, dict[str, Array]]:
+    """`Learner.loss` of supervised training: −Σ w log π."""
+    counted = jnp.where(batch.weight != 0, logp, 0.0)
+    return -jnp.sum(batch.weight * counted), {"weight": jnp.sum(batch.weight)}

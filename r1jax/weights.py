@@ -1,0 +1,216 @@
+"""Hugging Face safetensors <-> parameters, by one name table, both ways.
+
+Reading goes through Orbax's safetensors layout: each process reads only its own byte ranges, cast on the way, straight onto
+the mesh. One leaf (all layers' `q_proj`, say) is in flight at a time.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from r1jax.model.config import ModelConfig
+from r1jax.sharding import shardings
+
+
+class Name(NamedTuple):
+    """How one parameter is called over there.
+
+    Attributes:
+        path: ours, joined by "/", with the layer group as "layers".
+        theirs: with "{i}" for the layer.
+        axes: letters of our array, without the layer axis; theirs is the matrix [last group, first group] of the split.
+        split: how many of our leading axes are the input of the matrix; 0 for vectors, which are not transposed.
+    """
+
+    path: str
+    theirs: str
+    axes: str
+    split: int
+
+
+LAYER = "model.layers.{i}."
+NAMES = (
+    Name("embed/embedding", "model.embed_tokens.weight", "VD", 0),
+    Name("layers/attention/q/kernel", LAYER + "self_attn.q_proj.weight", "DHE", 1),
+    Name("layers/attention/k/kernel", LAYER + "self_attn.k_proj.weight", "DKE", 1),
+    Name("layers/attention/v/kernel", LAYER + "self_attn.v_proj.weight", "DKE", 1),
+    Name("layers/attention/o/kernel", LAYER + "self_attn.o_proj.weight", "HED", 2),
+    Name("layers/attention/q/bias", LAYER + "self_attn.q_proj.bias", "HE", 0),
+    Name("layers/attention/k/bias", LAYER + "self_attn.k_proj.bias", "KE", 0),
+    Name("layers/attention/v/bias", LAYER + "self_attn.v_proj.bias", "KE", 0),
+    Name("layers/attention/q_norm/scale", LAYER + "self_attn.q_norm.weight", "E", 0),
+    Name("layers/attention/k_norm/scale", LAYER + "self_attn.k_norm.weight", "E", 0),
+    Name("layers/mlp/gate/kernel", LAYER + "mlp.gate_proj.weight", "DF", 1),
+    Name("layers/mlp/up/kernel", LAYER + "mlp.up_proj.weight", "DF", 1),
+    Name("layers/mlp/down/kernel", LAYER + "mlp.down_proj.weight", "FD", 1),
+    Name("layers/attention_norm/scale", LAYER + "input_layernorm.weight", "D", 0),
+    Name("layers/mlp_norm/scale", LAYER + "post_attention_layernorm.weight", "D", 0),
+    Name("final_norm/scale", "model.norm.weight", "D", 0),
+    Name("unembed/kernel", "lm_head.weight", "DV", 1),
+)
+
+
+def names(cfg: ModelConfig) -> list[Name]:
+    """The rows of the table that a model of this configuration has."""
+    absent = set()
+    if not cfg.qkv_bias:
+        absent |= {"layers/attention/q/bias", "layers/attention/k/bias", "layers/attention/v/bias"}
+    if not cfg.qk_norm:
+        absent |= {"layers/attention/q_norm/scale", "layers/attention/k_norm/scale"}
+    if cfg.tie_embeddings:
+        absent |= {"unembed/kernel"}
+    return [name for name in NAMES if name.path not in absent]
+
+
+def sizes(cfg: ModelConfig) -> dict[str, int]:
+    return {
+        "V": cfg.vocab_size, "D": cfg.width, "H": cfg.heads, "K": cfg.kv_heads, "E": cfg.head_width, "F": cfg.mlp_width,
+    }  # fmt: skip
+
+
+def shapes(cfg: ModelConfig, name: Name) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Our shape of one layer's array, and theirs."""
+    ours = tuple(sizes(cfg)[axis] for axis in name.axes)
+    if name.split == 0:
+        return ours, ours if name.axes == "VD" else (int(np.prod(ours)),)
+    return ours, (int(np.prod(ours[name.split :])), int(np.prod(ours[: name.split])))
+
+
+def config_from_hf(config: dict) -> ModelConfig:
+    """The model of a config.json, v4 or v5 keys.
+
+    Raises:
+        ValueError: an architecture this table does not know.
+    """
+    architecture = (config.get("architectures") or [config.get("model_type", "")])[0]
+    family = {"Qwen3ForCausalLM": "qwen3", "Qwen2ForCausalLM": "qwen2", "LlamaForCausalLM": "llama", "MistralForCausalLM": "mistral"}.get(architecture)
+    if family is None:
+        raise ValueError(f"config.json names the architecture {architecture!r}; known are Qwen2, Qwen3, Llama and Mistral ForCausalLM")
+    rope = config.get("rope_parameters") or {}
+    scaling = rope.get("rope_type") or (config.get("rope_scaling") or {}).get("rope_type") or "default"
+    if scaling != "default":
+        raise ValueError(f"config.json asks for rope type {scaling!r}; only 'default' is implemented")
+    heads = config["num_attention_heads"]
+    return ModelConfig(
+        vocab_size=config["vocab_size"], width=config["hidden_size"], layers=config["num_hidden_layers"], heads=heads,
+        kv_heads=config.get("num_key_value_heads") or heads,
+        head_width=config.get("head_dim") or config["hidden_size"] // heads, mlp_width=config["intermediate_size"],
+        rope_theta=float(rope.get("rope_theta") or config.get("rope_theta") or 1e4), norm_eps=config["rms_norm_eps"],
+        qkv_bias=family == "qwen2" or bool(config.get("attention_bias")), qk_norm=family == "qwen3",
+        tie_embeddings=bool(config.get("tie_word_embeddings", family == "qwen2")),
+    )  # fmt: skip
+
+
+def config_to_hf(cfg: ModelConfig, eos_id: int, pad_id: int, max_positions: int, dtype: str = "bfloat16") -> dict:
+    """A config.json that transformers loads, with old and new keys."""
+    kind = "qwen3" if cfg.qk_norm else "qwen2" if cfg.qkv_bias else "llama"
+    return {
+        "architectures": [{"qwen3": "Qwen3", "qwen2": "Qwen2", "llama": "Llama"}[kind] + "ForCausalLM"], "model_type": kind,
+        "vocab_size": cfg.vocab_size, "hidden_size": cfg.width, "num_hidden_layers": cfg.layers,
+        "num_attention_heads": cfg.heads, "num_key_value_heads": cfg.kv_heads, "head_dim": cfg.head_width,
+        "intermediate_size": cfg.mlp_width, "hidden_act": "silu", "rms_norm_eps": cfg.norm_eps,
+        "rope_theta": cfg.rope_theta, "rope_parameters": {"rope_theta": cfg.rope_theta, "rope_type": "default"},
+        "attention_bias": False, "attention_dropout": 0.0, "tie_word_embeddings": cfg.tie_embeddings,
+        "max_position_embeddings": max_positions, "bos_token_id": None, "eos_token_id": eos_id, "pad_token_id": pad_id,
+        "torch_dtype": dtype, "dtype": dtype,
+    }  # fmt: skip
+
+
+def read_config(directory: Path) -> ModelConfig:
+    """The model of a Hugging Face directory."""
+    path = directory / "config.json"
+    try:
+        config = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"--weights={directory}: config.json cannot be read ({error})") from error
+    return config_from_hf(config)
+
+
+def from_hf(directory: Path, mesh: Mesh, dtype: jnp.dtype = jnp.float32) -> tuple[ModelConfig, dict]:
+    """Configuration and parameters of a Hugging Face directory, placed on the mesh.
+
+    Raises:
+        ValueError: unreadable files, a missing tensor or one of another shape; checked before anything is allocated.
+    """
+    from orbax.checkpoint import v1 as ocp
+
+    cfg = read_config(directory)
+    context = ocp.Context()
+    context.checkpoint_layout = ocp.options.CheckpointLayout.SAFETENSORS
+    with context:
+        try:
+            found = ocp.metadata(directory).metadata
+        except Exception as error:
+            raise ValueError(f"--weights={directory}: the safetensors files cannot be read ({error})") from error
+        for name in names(cfg):
+            for theirs in each(name, cfg):
+                want = shapes(cfg, name)[1]
+                if theirs not in found:
+                    raise ValueError(f"--weights={directory}: tensor {theirs} is missing; is a shard missing?")
+                if tuple(found[theirs].shape) != want:
+                    raise ValueError(f"--weights={directory}: {theirs} has shape {tuple(found[theirs].shape)}, config.json says {want}")
+        params = empty_tree(cfg)
+        specs = shardings(params, mesh)
+        for name in names(cfg):
+            keys = list(each(name, cfg))
+            whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+            wanted = {k: jax.ShapeDtypeStruct(shapes(cfg, name)[1], dtype, sharding=whole) for k in keys}
+            loaded = ocp.load(directory, wanted)
+            stacked = name.path.startswith("layers/")
+
+            def build(arrays: list, name=name, stacked=stacked):
+                ours = [convert(a, name, shapes(cfg, name)[0]) for a in arrays]
+                return jnp.stack(ours) if stacked else ours[0]
+
+            parent, leaf = walk(params, name.path)
+            sharding = walk(specs, name.path)
+            parent[leaf] = jax.jit(build, out_shardings=sharding[0][sharding[1]])([loaded[k] for k in keys])
+    return cfg, params
+
+
+def to_hf(cfg: ModelConfig, params: dict, dtype: np.dtype) -> dict[str, np.ndarray]:
+    """The tensors of a Hugging Face checkpoint by name."""
+    out = {}
+    for name in names(cfg):
+        parent, leaf = walk(params, name.path)
+        arrays = np.asarray(parent[leaf]).astype(dtype)
+        for theirs, array in zip(each(name, cfg), arrays if name.path.startswith("layers/") else [arrays], strict=True):
+            matrix = array if name.split == 0 else array.reshape(*shapes(cfg, name)[1][::-1]).T
+            out[theirs] = np.ascontiguousarray(matrix.reshape(shapes(cfg, name)[1]))
+    return out
+
+
+def convert(array: jax.Array, name: Name, ours: tuple[int, ...]) -> jax.Array:
+    return (array.T if name.split else array).reshape(ours)
+
+
+def each(name: Name, cfg: ModelConfig) -> Iterator[str]:
+    """Their names of one of our leaves, layer by layer."""
+    if "{i}" not in name.theirs:
+        yield name.theirs
+        return
+    for i in range(cfg.layers):
+        yield name.theirs.replace("{i}", str(i))
+
+
+def empty_tree(cfg: ModelConfig) -> dict:
+    """The parameter tree of abstract arrays."""
+    from r1jax.model.transformer import init
+
+    return jax.eval_shape(lambda: init(cfg, jax.random.key(0)))
+
+
+def walk(tree: dict, path: str) -> tuple[dict, str]:
+    """The dictionary that holds the leaf at `path`, and its key there."""
+    *parents, leaf = path.split("/")
+    for key in parents:
+        tree = tree["layers"][0] if key == "layers" else tree[key]
+    return tree, leaf

@@ -1,0 +1,96 @@
+"""manifest.json, and who may use a working directory."""
+
+import dataclasses
+import json
+
+import pytest
+
+from r1jax import lineage
+from r1jax.lineage import Manifest, check_resume, read, versions, write
+
+RECIPE = {"steps": 100, "save_every": 10, "mesh": "auto", "clip_eps": 10.0, "model": {"width": 64}, "stop": (1, 2)}
+ALLOWED = {"steps", "save_every", "mesh"}
+
+
+def manifest(**changes) -> Manifest:
+    return dataclasses.replace(Manifest("r1_zero", dict(RECIPE), seed=3, versions={"jax": "0"}), **changes)
+
+
+def test_a_manifest_reads_back_as_it_was_written(tmp_path):
+    results = {"base": {"accuracy": 0.25, "format": 0.5, "language": 1.0, "length": 20.0, "reflective_words": 0.1}, "final": None}
+    whole = manifest(recipe={"steps": 2}, parent={"path": "base", "sha256": "ab"}, results=results, warnings=["有 a warning"])
+    write(tmp_path, whole)
+    assert read(tmp_path) == whole
+    assert [p.name for p in tmp_path.iterdir()] == ["manifest.json"]
+    assert read(tmp_path / "elsewhere") is None
+
+
+def test_a_new_manifest_is_running_without_parent_or_results():
+    fields = dataclasses.asdict(manifest())
+    assert (fields["status"], fields["parent"], fields["results"]) == ("running", None, {"base": None, "final": None})
+
+
+def test_a_failed_write_leaves_the_old_manifest(tmp_path, monkeypatch):
+    write(tmp_path, manifest())
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(lineage.os, "fsync", full)
+    with pytest.raises(OSError):
+        write(tmp_path, manifest(status="complete"))
+    monkeypatch.undo()
+    assert read(tmp_path).status == "running"
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"stage": "x"}', '{"unknown": 1}'])
+def test_a_broken_manifest_is_an_error_that_names_the_file(tmp_path, text):
+    (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(ValueError, match="manifest.json is not a manifest of r1jax"):
+        read(tmp_path)
+
+
+def test_versions_name_the_libraries_and_the_devices():
+    found = versions()
+    assert set(found) == {"python", "r1jax", "jax", "jaxlib", "flax", "optax", "orbax", "numpy", "devices"}
+    assert found["jax"][0].isdigit() and "cpu" in found["devices"]
+    json.dumps(found)
+
+
+def test_a_new_or_empty_directory_is_free_with_and_without_resume(tmp_path):
+    for resume in (False, True):
+        assert check_resume(tmp_path, RECIPE, resume, ALLOWED) is None
+        assert check_resume(tmp_path / "new", RECIPE, resume, ALLOWED) is None
+
+
+def test_a_used_directory_is_refused_without_resume(tmp_path):
+    write(tmp_path, manifest())
+    with pytest.raises(ValueError, match=r"already holds a run \(r1_zero, running\). Continue it with --resume=True, or"):
+        check_resume(tmp_path, RECIPE, False, ALLOWED)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_directory_of_something_else_is_refused(tmp_path, resume):
+    (tmp_path / "thesis.tex").write_text("")
+    with pytest.raises(ValueError, match="is not empty and holds no run of r1jax"):
+        check_resume(tmp_path, RECIPE, resume, ALLOWED)
+    with pytest.raises(ValueError, match="thesis.tex is not a directory"):
+        check_resume(tmp_path / "thesis.tex", RECIPE, resume, ALLOWED)
+
+
+def test_the_same_recipe_may_resume_with_other_steps_intervals_and_mesh(tmp_path):
+    write(tmp_path, manifest(status="complete"))
+    here = RECIPE | {"steps": 200, "save_every": 5, "mesh": "8x1"}
+    assert check_resume(tmp_path, here, True, ALLOWED).status == "complete"
+
+
+def test_another_recipe_is_refused_with_every_field_and_both_values(tmp_path):
+    write(tmp_path, manifest())
+    here = RECIPE | {"clip_eps": 0.2, "model": {"width": 128}, "kl_coef": 0.001, "steps": 7}
+    with pytest.raises(ValueError) as error:
+        check_resume(tmp_path, here, True, ALLOWED)
+    message = str(error.value)
+    assert "clip_eps is 10.0 there and 0.2 here" in message
+    assert "kl_coef is absent there and 0.001 here" in message
+    assert "model.width is 64 there and 128 here" in message
+    assert "steps is" not in message and "Only mesh, save_every, steps may change" in message

@@ -1,0 +1,172 @@
+"""Jobs for two real processes on localhost, two CPU devices each.
+
+`start(job)` launches them from a test; this file, run as a script, is one of them and prints one line of JSON.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+CLUSTER_VARIABLES = ("SLURM_", "OMPI_", "JAX_", "XLA_", "KUBERNETES_")
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def spawn(job: str, *arguments: str, env: Mapping[str, str] | None = None) -> subprocess.Popen:
+    """One process of a job, without what the surrounding environment knows of clusters."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(CLUSTER_VARIABLES)}
+    clean |= {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "2", "PYTHONPATH": str(ROOT)} | dict(env or {})
+    command = [sys.executable, __file__, job, *arguments]
+    return subprocess.Popen(command, env=clean, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def start(job: str, *arguments: str) -> list[subprocess.Popen]:
+    """Both processes of a job, joined by flags."""
+    where = f"127.0.0.1:{free_port()}"
+    return [spawn(job, *arguments, env={"FLAGS": json.dumps([where, 2, i])}) for i in range(2)]
+
+
+def results(processes: list[subprocess.Popen], timeout: float = 120) -> list:
+    """What each process printed last."""
+    answers = []
+    for process in processes:
+        try:
+            out, err = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            for p in processes:
+                p.kill()
+            raise
+        assert process.returncode == 0, err[-4000:]
+        answers.append(json.loads(out.splitlines()[-1]))
+    return answers
+
+
+def wait_for(process: subprocess.Popen, line: str) -> None:
+    """Reads until the process prints the line; Gloo prints some of its own."""
+    while (read := process.stdout.readline()) != line + "\n":
+        assert read, process.stderr.read()[-4000:]
+
+
+def joined() -> dict:
+    import jax
+
+    return {"processes": jax.process_count(), "process": jax.process_index(), "devices": jax.device_count()}
+
+
+def rows() -> dict:
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from r1jax import launch
+    from r1jax.sharding import empty_cache, local_rows, local_shards, make_mesh, place, shard_rows
+    from test_sharding import CONFIG
+
+    mesh = make_mesh("4x1")
+    mine = np.arange(4, dtype=np.float32) + 4 * jax.process_index()  # the rows 0..3 or 4..7
+    everyone = shard_rows(mine, mesh)
+    tensor_mesh = make_mesh("1x4")
+    params = place({"embed": {"embedding": np.arange(32.0).reshape(8, 4)}}, make_mesh("2x2"))
+    try:
+        make_mesh("2x1")
+        refused = ""
+    except ValueError as err:
+        refused = str(err)
+    return {
+        "main": launch.is_main(),
+        "total": float(jax.jit(jnp.sum)(everyone)),
+        "mine": local_rows(everyone).tolist(),
+        "shards": [local_shards(mesh), local_shards(tensor_mesh)],
+        "cache": empty_cache(CONFIG, 4, 3, mesh, jnp.float32)[0].shape,
+        "params": float(jax.jit(jnp.sum)(params["embed"]["embedding"])),
+        "refused": refused,
+    }
+
+
+def stop() -> dict:
+    """Rounds until somebody is told to stop; process 1 says when it is listening."""
+    import jax
+    from jax.experimental import multihost_utils
+
+    from r1jax import launch
+
+    with launch.stop_requests() as stopping:
+        for round_ in range(10_000):
+            multihost_utils.sync_global_devices("round")
+            if round_ == 3 and jax.process_index() == 1:
+                print("listening", flush=True)
+            if stopping():
+                return {"round": round_}
+            time.sleep(0.01)
+    return {"round": None}
+
+
+def stop_alone() -> dict:
+    from r1jax import launch
+
+    with launch.stop_requests() as stopping:
+        print("listening", flush=True)
+        for round_ in range(10_000):
+            if stopping():
+                return {"round": round_}
+            time.sleep(0.01)
+    return {"round": None}
+
+
+def touched_first() -> dict:
+    """A notebook that used JAX before."""
+    import jax
+
+    jax.devices()
+    from r1jax import launch
+
+    launch.start()
+    launch.start()
+    return joined()
+
+
+def save(directory: str) -> dict:
+    import jax
+    import numpy as np
+
+    from r1jax import checkpoint
+    from r1jax.saver import Saver
+    from r1jax.sharding import abstract, make_mesh, place
+
+    tree = {"embed": {"embedding": np.arange(64.0, dtype=np.float32).reshape(8, 8)}}
+    state = {"params": place(tree, make_mesh("2x2"))}
+    with Saver(directory, keep=1) as saver:
+        saver.save(1, state)
+        saver.save(2, state, {"round": 1})
+        saver.wait()
+        newest = checkpoint.latest(directory)
+    back = checkpoint.restore(directory, abstract(state, make_mesh("4x1")))
+    shards = back["params"]["embed"]["embedding"].addressable_shards
+    same = [bool((shard.data == tree["embed"]["embedding"][shard.index]).all()) for shard in shards]
+    return {
+        "newest": newest,
+        "same": all(same) and len(same) == 2,
+        "sha256": checkpoint.sha256(directory),
+        "meta": checkpoint.read_meta(directory),
+        "main": jax.process_index() == 0,
+    }
+
+
+if __name__ == "__main__":
+    job, *arguments = sys.argv[1:]
+    if job not in ("touched_first",):
+        from r1jax import launch
+
+        launch.start(*json.loads(os.environ.get("FLAGS", "[null, null, null]")))
+        launch.start()  # a second call changes nothing
+    print(json.dumps(globals()[job](*arguments)), flush=True)
