@@ -56,6 +56,7 @@ def main(command: Command) -> None:
     from r1jax.model.config import ModelConfig
     from r1jax.nano import corpus
     from r1jax.progress import Progress
+    from r1jax.saver import Saver
     from r1jax.sharding import abstract, make_mesh, place
     from r1jax.update import Learner, cross_entropy, start, update
 
@@ -91,7 +92,7 @@ def main(command: Command) -> None:
     losses: list[jax.Array] = []
     with (
         JsonLines(workdir / "metrics.jsonl") as metrics,
-        checkpoint.Saver(workdir / "checkpoints", keep=1) as saver,
+        Saver(workdir / "checkpoints", keep=1) as saver,
         launch.stop_requests() as stopping,
         Progress(recipe.steps, first) as progress,
     ):

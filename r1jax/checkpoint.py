@@ -1,9 +1,9 @@
 """Checkpoints on disk: found, checked, restored onto any mesh. `saver` writes them.
 
     checkpoints/
-      120/                     a step; committed, and so a checkpoint, once commit_success.txt is in it
-        state/                 the pytree, in Orbax's zarr + OCDBT
-        checksums_0.json       SHA-256 of every file above, written after the commit
+      120/                  a step; a checkpoint once commit_success.txt is in it
+        state/              the pytree, in Orbax's zarr + OCDBT
+        checksums_0.json    SHA-256 of every file, written after the commit
 
 TensorStore's own checks miss a flipped byte inside an array; the checksums do not.
 """
@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tensorstore
+from jax.typing import DTypeLike
 from orbax.checkpoint import v1 as ocp
 
 from r1jax.digest import arrays_sha256, damage, read_checksums
@@ -28,14 +29,6 @@ COMMITTED = "commit_success.txt"  # written last, since Orbax 0.12.3
 META = "_CHECKPOINT_METADATA"
 
 log = logging.getLogger(__name__)
-
-
-def remove(directory: str | Path, step: int) -> None:
-    """Removes one checkpoint. Every process calls it."""
-    if jax.process_index() == 0:
-        shutil.rmtree(Path(directory) / str(step))
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("checkpoint removed")
 
 
 def is_committed(path: Path) -> bool:
@@ -70,7 +63,9 @@ def find(path: str | Path, step: int | None = None, flag: str = "--weights") -> 
         raise ValueError(f"{flag}={path}: there is nothing at {given}. {way_out}")
     what = "committed checkpoint" if step is None else f"committed checkpoint of step {step}"
     held = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) if folder.is_dir() else "a file"
-    raise ValueError(f"{flag}={path}: no {what} in {folder} (found: {held or 'nothing'}). {way_out}")
+    raise ValueError(
+        f"{flag}={path}: no {what} in {folder} (found: {held or 'nothing'}). {way_out}"
+    )
 
 
 def restore(path: str | Path, abstract: Any, step: int | None = None) -> Any:
@@ -89,7 +84,7 @@ def restore(path: str | Path, abstract: Any, step: int | None = None) -> Any:
     return load(found, abstract, "--workdir")
 
 
-def restore_params(path: str | Path, abstract: Any, dtype: jnp.dtype | None = None) -> Any:
+def restore_params(path: str | Path, abstract: Any, dtype: DTypeLike | None = None) -> Any:
     """The parameters alone of a checkpoint whose state has `params`: what `--weights` reads.
 
     Args:
@@ -108,13 +103,17 @@ def restore_params(path: str | Path, abstract: Any, dtype: jnp.dtype | None = No
 
     def target(x: Any) -> jax.ShapeDtypeStruct:
         floating = jnp.issubdtype(x.dtype, jnp.floating)
-        return jax.ShapeDtypeStruct(x.shape, dtype if dtype and floating else x.dtype, sharding=x.sharding)
+        return jax.ShapeDtypeStruct(
+            x.shape, dtype if dtype and floating else x.dtype, sharding=x.sharding
+        )
 
-    return load(found, {"params": jax.tree.map(target, abstract)}, "--weights", partial=True)["params"]
+    return load(found, {"params": jax.tree.map(target, abstract)}, "--weights", partial=True)[
+        "params"
+    ]
 
 
 def load(path: Path, abstract: Any, flag: str, *, partial: bool = False) -> Any:
-    """What `abstract` describes, out of a checkpoint that holds it; `partial` where it holds more."""
+    """What `abstract` describes, from a checkpoint that holds it; `partial` where it holds more."""
     context = ocp.Context()
     context.pytree.loading.partial_load = partial
     try:
@@ -124,13 +123,16 @@ def load(path: Path, abstract: Any, flag: str, *, partial: bool = False) -> Any:
         raise ValueError(f"{flag}: the checkpoint {path} cannot be read: {err}") from err
 
 
-def check_arrays(path: Path, stored: Mapping[str, Described], abstract: Any, flag: str, *, cast: bool = False) -> None:
-    """Raises ValueError where the arrays stored differ from those of `abstract`; `cast` forgives dtypes."""
+def check_arrays(
+    path: Path, stored: Mapping[str, Described], abstract: Any, flag: str, *, cast: bool = False
+) -> None:
+    """Raises ValueError where the arrays stored are not those of `abstract`, `cast` or not."""
     wanted = {name_of(p): described(x) for p, x in jax.tree_util.tree_leaves_with_path(abstract)}
     wrong = sorted(stored.keys() ^ wanted.keys()) + sorted(
         name
         for name in stored.keys() & wanted.keys()
-        if stored[name].shape != wanted[name].shape or (stored[name].dtype != wanted[name].dtype and not cast)
+        if stored[name].shape != wanted[name].shape
+        or (stored[name].dtype != wanted[name].dtype and not cast)
     )
     if wrong:
         name, more = wrong[0], f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
@@ -182,19 +184,22 @@ def check_files(path: Path, flag: str, only: Collection[str] = ()) -> None:
     if not sums:
         log.warning("%s has no checksums, so damage to it would go unnoticed", path)
     if what := damage(path, {name: sums[name] for name in sums if not only or name in only}):
-        steps = sorted(int(p.name) for p in path.parent.glob("*") if p.name.isdecimal() and is_committed(p))
+        steps = sorted(
+            int(p.name) for p in path.parent.glob("*") if p.name.isdecimal() and is_committed(p)
+        )
         earlier = ", ".join(str(step) for step in steps if str(step) != path.name) or "none"
         raise ValueError(
-            f"{flag}: the checkpoint {path} is corrupt: {what}. Other checkpoints beside it: {earlier}. "
-            f"To go on from the one before, move {path.name}/ away"
+            f"{flag}: the checkpoint {path} is corrupt: {what}. "
+            f"Other checkpoints beside it: {earlier}. To go on from the one before, move it away"
         )
 
 
 def sha256(path: str | Path) -> str:
-    """The SHA-256 of a checkpoint's parameters: their paths, dtypes, shapes and values, and nothing else.
+    """SHA-256 of a checkpoint's parameters: their paths, dtypes, shapes and values, nothing else.
 
-    It depends neither on mesh, processes and file layout nor on step and optimizer, and equals `digest.params_sha256`
-    of the parameters. Read from disk a piece at a time, by any one process, without a device.
+    It depends neither on mesh, processes and file layout nor on step and optimizer, and equals
+    `digest.params_sha256` of the parameters. Read from disk a piece at a time, by any one process,
+    without a device.
 
     Raises:
         ValueError: no checkpoint at `path` (as for `find`), or one that cannot be read.
@@ -202,7 +207,9 @@ def sha256(path: str | Path) -> str:
     found = find(path)
     names = [name for name in stored_arrays(found, "--weights") if name.startswith("params/")]
     try:
-        return arrays_sha256((name.removeprefix("params/"), StoredArray(found, name)) for name in names)
+        return arrays_sha256(
+            (name.removeprefix("params/"), StoredArray(found, name)) for name in names
+        )
     except ValueError as err:
         raise ValueError(f"--weights: the checkpoint {found} cannot be read: {err}") from err
 
@@ -211,8 +218,14 @@ class StoredArray:
     """One array of a checkpoint, read where it is sliced."""
 
     def __init__(self, path: Path, name: str):
-        kvstore = {"driver": "ocdbt", "base": (path / "state").as_uri(), "path": name.replace("/", ".") + "/"}
-        self._array = tensorstore.open({"driver": "zarr3", "kvstore": kvstore}, open=True, read=True).result()
+        kvstore = {
+            "driver": "ocdbt",
+            "base": (path / "state").as_uri(),
+            "path": name.replace("/", ".") + "/",
+        }
+        self._array = tensorstore.open(
+            {"driver": "zarr3", "kvstore": kvstore}, open=True, read=True
+        ).result()
         self.shape, self.dtype = self._array.shape, self._array.dtype.numpy_dtype
 
     def __getitem__(self, index: slice) -> np.ndarray:

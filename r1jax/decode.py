@@ -12,11 +12,13 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from r1jax.model.cache import Segment, attend_decode, attend_prefill
 from r1jax.model.config import ModelConfig
-from r1jax.model.transformer import step, unembedding, unstack
+from r1jax.model.transformer import step, unembedding
+
 
 class Weights(NamedTuple):
     """Parameters as decoding wants them: layers in a list, unstacked once, not in the loop."""
@@ -81,7 +83,7 @@ def draw(
 @functools.partial(jax.jit, static_argnames=("cfg", "dtype"))
 def prefill(
     cfg: ModelConfig, weights: Weights, tokens: Int[Array, "P Q"], length: Int[Array, "P"],
-    before: list[list[Segment]], start: Int[Array, ""], *, dtype: jnp.dtype,
+    before: list[list[Segment]], start: Int[Array, ""], *, dtype: DTypeLike,
 ) -> tuple[list[Segment], Float[Array, "P V"]]:
     """Keys and values of prompts (right-padded), layer by layer, and the logits after each prompt's last token."""  # fmt: skip
     positions = start + jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
@@ -109,7 +111,7 @@ def first(
 @functools.partial(jax.jit, static_argnames=("cfg", "dtype", "steps", "greedy", "stop_ids", "pad_id"), donate_argnames=("rows",))
 def decode(
     cfg: ModelConfig, weights: Weights, segments: list[list[Segment]], rows: Rows, temperature: Array, *,
-    steps: int, greedy: bool, stop_ids: tuple[int, ...], pad_id: int, dtype: jnp.dtype,
+    steps: int, greedy: bool, stop_ids: tuple[int, ...], pad_id: int, dtype: DTypeLike,
 ) -> tuple[Rows, tuple[Array, Array]]:
     """`steps` more tokens a row: the rows, and (tokens, logp) [steps, N]; finished rows emit pad and 0."""  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Fingerprints: of files, so that damage on disk is noticed, and of parameters, so that runs can name their parent."""
+"""Fingerprints: of files, to notice damage on disk; of parameters, to name a run's parent."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ def write_checksums(directory: Path) -> None:
     """Writes the SHA-256 of every file below `directory` into it; each process does a share."""
     process = jax.process_index()
     files = sorted(p for p in directory.rglob("*") if p.is_file() and "checksums" not in p.name)
-    sums = {p.relative_to(directory).as_posix(): file_sha256(p) for p in files[process :: jax.process_count()]}
+    sums = {
+        p.relative_to(directory).as_posix(): file_sha256(p)
+        for p in files[process :: jax.process_count()]
+    }
     torn = directory / f"checksums_{process}.tmp"
     torn.write_text(json.dumps(sums, indent=0), encoding="utf-8")
     torn.rename(torn.with_suffix(".json"))
@@ -42,7 +45,10 @@ def read_checksums(directory: Path) -> dict[str, str]:
 
 
 def damage(directory: Path, sums: dict[str, str]) -> str | None:
-    """What is wrong with the first file that differs from its checksum; None if all is well. Each process reads a share."""
+    """What is wrong with the first file that differs from its checksum; None if all is well.
+
+    Each process reads a share.
+    """
     for name in sorted(sums)[jax.process_index() :: jax.process_count()]:
         path = directory / name
         if not path.is_file():
@@ -53,12 +59,13 @@ def damage(directory: Path, sums: dict[str, str]) -> str | None:
 
 
 def params_sha256(params: Any) -> str:
-    """SHA-256 of parameters: '/'-joined paths, dtypes, shapes and values, whatever mesh they lie on.
+    """SHA-256 of parameters: '/'-joined paths, dtypes, shapes and values, on whatever mesh.
 
     Every array must be addressable by this process. `checkpoint.sha256` gives the same from disk.
     """
     leaves = jax.tree_util.tree_leaves_with_path(params)
-    return arrays_sha256((jax.tree_util.keystr(path, simple=True, separator="/"), x) for path, x in leaves)
+    names = (jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves)
+    return arrays_sha256(zip(names, (x for _, x in leaves), strict=True))
 
 
 def arrays_sha256(arrays: Iterable[tuple[str, Any]]) -> str:
@@ -69,6 +76,7 @@ def arrays_sha256(arrays: Iterable[tuple[str, Any]]) -> str:
     """
     total = hashlib.sha256()
     for name, array in sorted(arrays, key=lambda pair: pair[0]):
+        array = np.asarray(array) if isinstance(array, jax.Array) else array
         dtype = np.dtype(array.dtype)
         total.update(f"{name} {dtype.name} {list(array.shape)}\n".encode())
         for piece in pieces(array, dtype):

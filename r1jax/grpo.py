@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 
-def group_advantages(rewards: jax.Array, valid: jax.Array | None = None) -> jax.Array:
+def group_advantages(rewards: jax.typing.ArrayLike, valid: jax.typing.ArrayLike | None = None) -> jax.Array:
     """The advantage of each completion over its group, [B, G].
 
         Âᵢ = (rᵢ − mean(r)) / std(r),   exactly 0 where all rewards of the group are equal
@@ -30,16 +30,16 @@ def group_advantages(rewards: jax.Array, valid: jax.Array | None = None) -> jax.
     std = jnp.sqrt(jnp.square(centred).sum(-1, keepdims=True) / count)
     highest = jnp.max(jnp.where(valid, rewards, -jnp.inf), axis=-1, keepdims=True)
     lowest = jnp.min(jnp.where(valid, rewards, jnp.inf), axis=-1, keepdims=True)
-    differ = highest > lowest
+    differ = ~(highest <= lowest)  # nan differs from everything: it must show, not turn into 0
     return jnp.where(differ & valid, centred / jnp.where(differ, std, 1.0), 0.0)
 
 
 def policy_loss(
-    logp: jax.Array,
-    old_logp: jax.Array,
-    ref_logp: jax.Array,
-    advantage: jax.Array,
-    weight: jax.Array,
+    logp: jax.typing.ArrayLike,
+    old_logp: jax.typing.ArrayLike,
+    ref_logp: jax.typing.ArrayLike,
+    advantage: jax.typing.ArrayLike,
+    weight: jax.typing.ArrayLike,
     *,
     clip_eps: jax.typing.ArrayLike,
     kl_coef: jax.typing.ArrayLike,
@@ -72,7 +72,7 @@ def policy_loss(
     ratio = jnp.exp(log_ratio)
     surrogate = jnp.minimum(ratio * advantage, jnp.clip(ratio, 1.0 - clip_eps, 1.0 + clip_eps) * advantage)
     gap = ref_logp - logp
-    kl = jnp.exp(gap) - gap - 1.0
+    kl = jnp.expm1(gap) - gap
     clipped = ((ratio > 1.0 + clip_eps) & (advantage > 0)) | ((ratio < 1.0 - clip_eps) & (advantage < 0))
     sums = {
         "kl": jnp.sum(weight * kl),
@@ -85,11 +85,11 @@ def policy_loss(
 
 
 def grpo_loss(
-    logp: jax.Array,
-    old_logp: jax.Array,
-    ref_logp: jax.Array,
-    advantages: jax.Array,
-    mask: jax.Array,
+    logp: jax.typing.ArrayLike,
+    old_logp: jax.typing.ArrayLike,
+    ref_logp: jax.typing.ArrayLike,
+    advantages: jax.typing.ArrayLike,
+    mask: jax.typing.ArrayLike,
     *,
     clip_eps: jax.typing.ArrayLike,
     kl_coef: jax.typing.ArrayLike,

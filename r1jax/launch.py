@@ -12,31 +12,45 @@ from collections.abc import Callable, Iterator
 import jax
 from jax.experimental import multihost_utils
 
+def keep_compilations() -> None:
+    """Compiled programs are kept below the user's cache folder, unless JAX was told another place: a second run starts at once."""
+    if not jax.config.jax_compilation_cache_dir:
+        home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+        jax.config.update("jax_compilation_cache_dir", os.path.join(home, "r1jax", "xla"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
 ALONE = "To run this process alone, type --processes=1"
 
 log = logging.getLogger(__name__)
 _started = False
 
 
-def start(coordinator: str | None = None, processes: int | None = None, process_id: int | None = None) -> None:
-    """Joins this process to its run. Must come before any use of a device; a second call does nothing.
+def start(
+    coordinator: str | None = None, processes: int | None = None, process_id: int | None = None
+) -> None:
+    """Joins this process to its run, before any use of a device. A second call does nothing.
 
-    With flags, these are obeyed. Without, JAX finds the cluster (Cloud TPU, Slurm, Open MPI, Kubernetes with `jax[k8s]`).
-    Otherwise, or with `processes=1`, this process runs alone and starts nothing: a coordinator of its own would listen on
-    every network interface of a laptop, and buy nothing but a slower answer to SIGTERM than `stop_requests` gives.
+    With flags, these are obeyed. Without, JAX finds the cluster (Cloud TPU, Slurm, Open MPI,
+    Kubernetes with `jax[k8s]`). Otherwise, or with `processes=1`, this process runs alone and
+    starts no coordinator: that would listen on every network interface of a laptop, and notice
+    SIGTERM a second later than `stop_requests` does.
 
     Raises:
-        ValueError: incomplete flags, flags after the first use of a device, or a cluster that cannot be joined.
+        ValueError: incomplete flags, flags after the first use of a device, or a cluster that
+            cannot be joined.
     """
     global _started
     if _started or jax.distributed.is_initialized():
         return
     flags = {"--coordinator": coordinator, "--processes": processes, "--process-id": process_id}
-    explicit = any(value is not None for value in flags.values())
-    if missing := [flag for flag, value in flags.items() if explicit and processes != 1 and value is None]:
+    missing = [flag for flag, value in flags.items() if value is None]
+    explicit = len(missing) < len(flags)
+    if explicit and missing and processes != 1:
         raise ValueError(
-            f"{' and '.join(missing)} missing: several processes need all of --coordinator=HOST:PORT (of process 0), "
-            f"--processes=N and --process-id=0..N-1; one process needs none"
+            f"{' and '.join(missing)} missing: several processes need all of "
+            f"--coordinator=HOST:PORT (of process 0), --processes=N and --process-id=0..N-1; "
+            f"one process needs none"
         )
     try:
         if processes != 1:
@@ -47,7 +61,8 @@ def start(coordinator: str | None = None, processes: int | None = None, process_
         # A notebook that has touched JAX before us; joining a cluster is no longer possible.
         log.warning("JAX is already in use, so this process runs alone")
     except ValueError as err:
-        if "coordinator_address should be defined" not in str(err):  # JAX's words for "no cluster here"
+        # JAX's words for "no cluster here"
+        if "coordinator_address should be defined" not in str(err):
             raise ValueError(f"could not join the other processes: {err}. {ALONE}") from err
     _started = True
 
@@ -59,10 +74,10 @@ def is_main() -> bool:
 
 @contextlib.contextmanager
 def stop_requests() -> Iterator[Callable[[], bool]]:
-    """`stopping()`, to be called once a round: True once SIGTERM or Ctrl-C asked the run to save and leave.
+    """`stopping()`, to be called once a round: True once Ctrl-C or SIGTERM asked to save and leave.
 
-    Of several processes all get True in the same round, whichever was told. A second Ctrl-C stops at once.
-    Outside the main thread, where Python takes no signals, Ctrl-C and SIGTERM keep their usual meaning.
+    Of several processes all get True in the same round, whichever was told. A second Ctrl-C stops
+    at once. Outside the main thread, where Python takes no signals, both keep their usual meaning.
     """
     asked = threading.Event()
     alone = jax.process_count() == 1
@@ -70,7 +85,8 @@ def stop_requests() -> Iterator[Callable[[], bool]]:
 
     def stopping() -> bool:
         nonlocal round_
-        # Rounds, not steps: JAX's agreement names one exact later number, which a count by sixteens would step over.
+        # Not the optimizer step: JAX has all processes agree on one number, the highest so far
+        # plus one, and a count by sixteens would step over it.
         round_ += 1
         return asked.is_set() if alone else multihost_utils.reached_preemption_sync_point(round_)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
+from jax.experimental import multihost_utils
 
 PACKAGES = {
     "r1jax": "r1jax", "jax": "jax", "jaxlib": "jaxlib", "flax": "flax", "optax": "optax",
@@ -38,7 +39,9 @@ class Manifest:
     versions: dict[str, str]
     parent: dict[str, str] | None = None
     data: dict[str, Any] = dataclasses.field(default_factory=dict)
-    results: dict[str, Any] = dataclasses.field(default_factory=lambda: {"base": None, "final": None})
+    results: dict[str, Any] = dataclasses.field(
+        default_factory=lambda: {"base": None, "final": None}
+    )
     warnings: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     status: Literal["running", "complete"] = "running"
 
@@ -93,8 +96,12 @@ def versions() -> dict[str, str]:
     return found
 
 
-def check_resume(workdir: str | Path, recipe: Mapping[str, Any], resume: bool, allowed: Collection[str]) -> Manifest | None:
+def check_resume(
+    workdir: str | Path, recipe: Mapping[str, Any], resume: bool, allowed: Collection[str]
+) -> Manifest | None:
     """The manifest of the run to continue; None where a run may begin afresh.
+
+    Every process calls it; none returns, and so none writes, before all have looked.
 
     Args:
         recipe: the fields of this command's recipe.
@@ -102,16 +109,28 @@ def check_resume(workdir: str | Path, recipe: Mapping[str, Any], resume: bool, a
         allowed: fields that may differ: steps, intervals, mesh.
 
     Raises:
-        ValueError: the directory is in use and `resume` is off, it holds something else, or a run of another recipe.
+        ValueError: the directory is in use and `resume` is off, or it holds something else or a run
+            of another recipe.
     """
-    workdir = Path(workdir)
+    manifest = usable(Path(workdir), recipe, resume, allowed)
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("working directory checked")
+    return manifest
+
+
+def usable(
+    workdir: Path, recipe: Mapping[str, Any], resume: bool, allowed: Collection[str]
+) -> Manifest | None:
+    """`check_resume` of one process."""
     if workdir.exists() and not workdir.is_dir():
         raise ValueError(f"--workdir={workdir} is not a directory. Name a new one")
     if not workdir.exists() or not any(workdir.iterdir()):
         return None
     manifest = read(workdir)
     if manifest is None:
-        raise ValueError(f"--workdir={workdir} is not empty and holds no run of r1jax. Name a new directory")
+        raise ValueError(
+            f"--workdir={workdir} is not empty and holds no run of r1jax. Name a new directory"
+        )
     if not resume:
         raise ValueError(
             f"--workdir={workdir} already holds a run ({manifest.stage}, {manifest.status}). "
@@ -119,9 +138,9 @@ def check_resume(workdir: str | Path, recipe: Mapping[str, Any], resume: bool, a
         )
     there, here = flat(manifest.recipe), flat(json.loads(json.dumps(dict(recipe), default=str)))
     changed = [
-        f"{name} is {there.get(name, 'absent')!r} there and {here.get(name, 'absent')!r} here"
+        f"{name} is {there.get(name, 'absent')} there and {here.get(name, 'absent')} here"
         for name in sorted(there.keys() | here.keys())
-        if there.get(name) != here.get(name) and name.split(".")[0] not in allowed
+        if name.split(".")[0] not in allowed and there.get(name) != here.get(name)
     ]
     if changed:
         raise ValueError(
@@ -132,9 +151,12 @@ def check_resume(workdir: str | Path, recipe: Mapping[str, Any], resume: bool, a
     return manifest
 
 
-def flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested fields by their dotted names."""
-    out: dict[str, Any] = {}
+def flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested fields by their dotted names, values as JSON."""
+    out: dict[str, str] = {}
     for name, value in fields.items():
-        out |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) and value else {prefix + name: value}
+        if isinstance(value, dict):
+            out |= flat(value, f"{prefix}{name}.")
+        else:
+            out[prefix + name] = json.dumps(value, ensure_ascii=False)
     return out

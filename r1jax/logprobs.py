@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from r1jax.model.attention import attend_full
@@ -41,7 +42,7 @@ def token_logprobs(
 
 def packed_logprobs(
     cfg: ModelConfig, params: dict, rows: PackedRows, temperature: ArrayLike = 1.0, *,
-    dtype: jnp.dtype = jnp.float32, remat: str = "none",
+    dtype: DTypeLike = jnp.float32, remat: str = "none",
 ) -> tuple[Float[Array, "R S"], Float[Array, "R S"]]:
     """log π of every token of packed rows, each given what it may read, and the entropy of its distribution.
 

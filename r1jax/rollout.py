@@ -133,7 +133,8 @@ def pack(
 
 
 def put(
-    rows: PackedRows, r: int, start: int, tokens: Sequence[int], position: int, group: int, segment: int, source: int
+    rows: PackedRows, r: int, start: int, tokens: Sequence[int] | np.ndarray, position: int, group: int, segment: int,
+    source: int,
 ) -> None:
     """Writes one run of tokens; its first token is predicted from slot `source`, each further one from the slot before."""
     end = start + len(tokens)
@@ -142,7 +143,7 @@ def put(
     rows.group[r, start:end] = group
     rows.segment[r, start:end] = segment
     rows.source[r, start:end] = np.arange(start - 1, end - 1)
-    rows.source[r, start] = source
+    rows.source[r, start : min(start + 1, end)] = source
 
 
 def spread(values: Sequence[np.ndarray], places: Sequence[Place], shape: tuple[int, int]) -> np.ndarray:

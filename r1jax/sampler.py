@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
+from jax.typing import DTypeLike
 
 from r1jax import decode
 from r1jax.decode import Rows, Weights
@@ -24,7 +25,8 @@ from r1jax.sharding import decode_specs, empty_cache, local_rows, local_shards, 
 
 CHUNK = 16  # tokens between two looks at who is finished
 LADDER = 2  # rows and time axis change by this factor
-LEAST_ROWS = 4  # rows a shard keeps at least
+LEAST_ROWS = 16  # rows a shard keeps at least: fewer cost as much, and every size is a program to compile
+LEAST_SLOTS = 64  # room for sampled tokens at the start, for the same reason
 PREFIX = 16  # a shared prefix is cut to a multiple of this many tokens, and prompts are padded to one
 
 
@@ -35,7 +37,7 @@ def row_keys(seed: int, round_: int, prompts: Sequence[int], samples: Sequence[i
     return np.asarray(fold(jnp.asarray(prompts, jnp.uint32), jnp.asarray(samples, jnp.uint32)))
 
 
-def sync(params: dict, mesh: Mesh, dtype: jnp.dtype = jnp.float32) -> Weights:
+def sync(params: dict, mesh: Mesh, dtype: DTypeLike = jnp.float32) -> Weights:
     """The policy as decoding wants it: cast, whole over the row axes, sharded over `tensor`, layers in a list."""
 
     def unstacked(params: dict) -> Weights:
@@ -83,7 +85,7 @@ def sample(
     temperature: float,
     stop_ids: tuple[int, ...],
     pad_id: int,
-    dtype: jnp.dtype = jnp.float32,
+    dtype: DTypeLike = jnp.float32,
 ) -> Rollout:
     """Completions of this process's prompts, N / len(prompts) of each.
 
@@ -129,7 +131,7 @@ def sample(
     finished = np.arange(rows_total) >= real * group_size
     out.add(alive.reshape(-1), local_rows(token)[None], local_rows(logp)[None], finished)
 
-    capacity = CHUNK
+    capacity = LEAST_SLOTS
     base = np.repeat(lengths + prefix, group_size)
     rows = Rows(
         jnp.int32(0), token, shard_rows(out.finished | finished, mesh), shard_rows(base.astype(np.int32), mesh), keys_on_mesh,

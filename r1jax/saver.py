@@ -19,9 +19,10 @@ from r1jax.digest import write_checksums
 
 
 class Saver:
-    """Writes checkpoints into a directory, one at a time, while training goes on. A context manager.
+    """Writes checkpoints into a directory, one at a time, while training goes on.
 
-    Every process makes one and calls it alike. What a crash left half-written is removed first.
+    A context manager. Every process makes one and calls it alike. What a crash left half-written is
+    removed first.
 
     Args:
         keep: how many of the newest checkpoints to keep.
@@ -43,7 +44,7 @@ class Saver:
         self._failed = False
 
     def save(self, step: int, state: Any, meta: dict | None = None) -> None:
-        """Starts writing; `state` may be donated as soon as this returns. Waits for the checkpoint before it.
+        """Starts writing, once the checkpoint before is on disk; `state` may then be donated.
 
         A step that is already there is left as it is.
 
@@ -53,7 +54,7 @@ class Saver:
 
         Raises:
             ValueError: there is a later checkpoint, which retention would count as the newer one.
-            OSError: the disk is full (perhaps for the checkpoint before); earlier checkpoints are whole.
+            OSError: the disk was full, now or for the one before; earlier checkpoints are whole.
         """
         self.wait()
         newest = latest(self.directory)
@@ -61,11 +62,11 @@ class Saver:
             return
         if newest is not None and newest > step:
             raise ValueError(
-                f"{self.directory} has a checkpoint of step {newest}, so step {step} cannot follow. "
-                f"Continue from it, or use a new --workdir"
+                f"{self.directory} has a checkpoint of step {newest}; step {step} cannot follow. "
+                f"Go on from it, or use a new --workdir"
             )
         with self._explained(step):
-            # force: the loop decides when. Orbax's own policy drops a save without a word while another one runs.
+            # force: the loop decides when. Orbax's own policy drops a save while another one runs.
             response = self._orbax.save_checkpointables_async(
                 step, {"state": state}, force=True, custom_metadata=meta or {}
             )
@@ -99,7 +100,7 @@ class Saver:
 
     @contextlib.contextmanager
     def _explained(self, step: int) -> Iterator[None]:
-        """A full disk as an OSError that says so, with the space of the failed checkpoint given back."""
+        """A full disk as an OSError that says so; what the failed checkpoint took is freed."""
         try:
             yield
         except Exception as err:
@@ -109,12 +110,10 @@ class Saver:
             if jax.process_index() == 0:
                 remove_uncommitted(self.directory)
             newest = latest(self.directory)
-            whole = "there is none before it"
-            if newest is not None:
-                whole = f"that of step {newest} is whole"
             raise OSError(
                 errno.ENOSPC,
-                f"the disk is full: the checkpoint of step {step} was not written; {whole}. "
+                f"the disk is full at the checkpoint of step {step}; the newest whole one is "
+                f"{'none' if newest is None else f'that of step {newest}'}. "
                 f"Free some space, then go on with --resume=True",
                 str(self.directory),
             ) from None
@@ -129,9 +128,17 @@ def is_disk_full(err: BaseException) -> bool:
 
 
 def remove_uncommitted(directory: Path) -> None:
-    """Removes what is named like a step, finished or not, without being a checkpoint. Orbax takes it for one."""
+    """Removes what is named like a step without being a checkpoint. Orbax takes it for one."""
     for path in directory.glob("*"):
         step, _, rest = path.name.partition(".")
         torn = rest.startswith("orbax-checkpoint-tmp") or (not rest and not is_committed(path))
         if step.isdecimal() and torn:
             shutil.rmtree(path, ignore_errors=True)
+
+
+def remove(directory: str | Path, step: int) -> None:
+    """Removes one checkpoint. Every process calls it."""
+    if jax.process_index() == 0:
+        shutil.rmtree(Path(directory) / str(step))
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("checkpoint removed")

@@ -1,7 +1,8 @@
 """Where arrays lie: the mesh, a table for parameters, and rows.
 
-A mesh has the axes `data`, `fsdp`, `tensor`, `expert`. Parameters follow PARAM_RULES; optimizer moments follow the parameter
-whose path theirs ends with. Rows (sequences) lie over `data` and `fsdp` together.
+A mesh has the axes `data`, `fsdp`, `tensor`, `expert`. Parameters follow PARAM_RULES; optimizer
+moments follow the parameter whose path theirs ends with. Rows (sequences) lie over `data` and
+`fsdp` together.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jax.typing import DTypeLike
 
 from r1jax.model.config import ModelConfig
 
@@ -25,7 +27,7 @@ AXES = ("data", "fsdp", "tensor", "expert")
 ROWS = P(("data", "fsdp"))
 
 Rules = Sequence[tuple[str, P]]
-# Heads, F and V over `tensor`, D over `fsdp`, experts over `expert`; the layer axis in front is never sharded.
+# Heads, F and V over `tensor`, D over `fsdp`, experts over `expert`; layers are never sharded.
 PARAM_RULES: Rules = (
     (r"embed/embedding$", P("tensor", "fsdp")),
     (r"unembed/kernel$", P("fsdp", "tensor")),
@@ -47,9 +49,10 @@ def make_mesh(spec: str = "auto", devices: Sequence[jax.Device] | None = None) -
     """The mesh that `--mesh=spec` names.
 
     Args:
-        spec: "auto" (all devices on fsdp), "AxB" (fsdp=A, tensor=B), or the long form "data:2,fsdp:2,tensor:2,expert:1",
-            where an axis left out is 1.
-        devices: all of them by default. One process may use fewer, and is told so; several must use all.
+        spec: "auto" (all devices on fsdp), "AxB" (fsdp=A, tensor=B), or the long form
+            "data:2,fsdp:2,tensor:2,expert:1", where an axis left out is 1.
+        devices: all of them by default. One process may use fewer, and is told so; several must
+            use all.
 
     Raises:
         ValueError: the spec cannot be read, or there are too few devices; it says what to type.
@@ -62,13 +65,15 @@ def make_mesh(spec: str = "auto", devices: Sequence[jax.Device] | None = None) -
         sees = "this process sees" if processes == 1 else f"the {processes} processes hold"
         rule = "" if needed > len(devices) else ", and each of them must take part"
         raise ValueError(
-            f"--mesh={spec} needs {needed} {'device' if needed == 1 else 'devices'}; {sees} {len(devices)} "
-            f"({devices[0].platform}){rule}. {way_out(needed, devices)}"
+            f"--mesh={spec} needs {needed} device{'s' * (needed > 1)}; "
+            f"{sees} {len(devices)} ({devices[0].platform}){rule}. {way_out(needed, devices)}"
         )
     if needed < len(devices):
         log.warning("--mesh=%s uses the first %d of %d devices", spec, needed, len(devices))
-    # Auto: jax.make_mesh would give Explicit axes, on which with_sharding_constraint does not reshard.
-    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices[:needed])
+    # jax.make_mesh alone gives Explicit axes, on which with_sharding_constraint does not reshard.
+    return jax.make_mesh(
+        sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices[:needed]
+    )
 
 
 def mesh_sizes(spec: str, devices: int) -> tuple[int, ...]:
@@ -82,8 +87,9 @@ def mesh_sizes(spec: str, devices: int) -> tuple[int, ...]:
     readable = all(re.fullmatch(r"[1-9]\d*", size, re.ASCII) for size in sizes.values())
     if not readable or not sizes.keys() <= set(AXES) or len(sizes) < len(parts):
         raise ValueError(
-            f"--mesh={spec} is not a mesh. Type --mesh=AxB for A devices on fsdp and B on tensor, such as --mesh=8x8, "
-            f"or axes by name, each at most once: --mesh=data:1,fsdp:4,tensor:2,expert:1, or --mesh=auto"
+            f"--mesh={spec} is not a mesh. Type --mesh=AxB for A devices on fsdp and B on tensor, "
+            f"such as --mesh=8x8, or axes by name, each at most once, such as "
+            f"--mesh=data:1,fsdp:4,tensor:2,expert:1, or --mesh=auto"
         )
     return tuple(int(sizes.get(axis, "1")) for axis in AXES)
 
@@ -91,21 +97,24 @@ def mesh_sizes(spec: str, devices: int) -> tuple[int, ...]:
 def way_out(needed: int, devices: Sequence[jax.Device]) -> str:
     """What to type instead of a mesh of `needed` devices."""
     count = len(devices)
-    fits = "On one device use --mesh=1x1" if count == 1 else f"On these {count} use --mesh={count}x1"
+    fits = f"On {'one device' if count == 1 else f'these {count}'} use --mesh={count}x1"
     if devices[0].platform != "cpu" or len({d.process_index for d in devices}) > 1:
         return fits
     return f"{fits}, or on CPU set XLA_FLAGS=--xla_force_host_platform_device_count={needed}"
 
 
 def param_specs(tree: Any, mesh: Mesh, rules: Rules = PARAM_RULES) -> Any:
-    """The PartitionSpec of each array, as a tree: by the first rule whose regex finds the '/'-joined path.
+    """The PartitionSpec of each array, as a tree.
 
-    Scalars are replicated. An axis that does not divide a dimension leaves it whole, with one line of notice.
+    The first rule counts whose regex is found in the '/'-joined path. Scalars are replicated. An
+    axis that does not divide a dimension leaves it whole, with one line of notice.
 
     Raises:
         ValueError: no rule matches, or the rule has more axes than the array.
     """
-    return jax.tree_util.tree_map_with_path(lambda path, x: fit(rule_for(path, x, rules), x.shape, mesh), tree)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, x: fit(rule_for(path, x, rules), x.shape, mesh), tree
+    )
 
 
 def shardings(tree: Any, mesh: Mesh, rules: Rules = PARAM_RULES) -> Any:
@@ -114,19 +123,25 @@ def shardings(tree: Any, mesh: Mesh, rules: Rules = PARAM_RULES) -> Any:
 
 
 def place(tree: Any, mesh: Mesh, rules: Rules = PARAM_RULES) -> Any:
-    """The same arrays on the mesh. Those that lie there already are returned as they are, not copied."""
+    """The same arrays on the mesh. One that lies there already is returned itself, not a copy."""
     return jax.device_put(tree, shardings(tree, mesh, rules))
 
 
 def abstract(tree: Any, mesh: Mesh, rules: Rules = PARAM_RULES) -> Any:
-    """Shapes, dtypes and places without values, from arrays or `jax.eval_shape`: what `checkpoint.restore` fills."""
+    """Shapes, dtypes and places without values: what `checkpoint.restore` fills.
+
+    Args:
+        tree: arrays, or their shapes from `jax.eval_shape`.
+    """
     return jax.tree.map(
-        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree, shardings(tree, mesh, rules)
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        tree,
+        shardings(tree, mesh, rules),
     )
 
 
 def decode_specs(weights: Any, mesh: Mesh) -> Any:
-    """Shardings of weights with unstacked layers, whole over the row axes: decoding gathers no weights.
+    """Shardings of weights with unstacked layers, whole over the row axes: decoding gathers none.
 
     Args:
         weights: parameters, where each leaf below a `layers` has lost its layer axis.
@@ -148,7 +163,9 @@ def rule_for(path: tuple, x: Any, rules: Rules) -> P:
     for pattern, spec in rules:
         if re.search(pattern, name):
             return spec
-    raise ValueError(f"no sharding rule matches {name} {list(x.shape)}: add one to PARAM_RULES in r1jax/sharding.py")
+    raise ValueError(
+        f"no sharding rule matches {name} {list(x.shape)}: add one to PARAM_RULES of r1jax.sharding"
+    )
 
 
 def name_of(path: tuple) -> str:
@@ -172,7 +189,9 @@ def fit(spec: P, shape: Sequence[int], mesh: Mesh) -> P:
 
 @functools.cache  # each pair is worth one line in a run
 def notice(axis: str, size: int, dimension: int) -> None:
-    log.warning("--mesh: %s=%d does not divide a dimension of %d, which stays whole", axis, size, dimension)
+    log.warning(
+        "--mesh: %s=%d does not divide a dimension of %d, which stays whole", axis, size, dimension
+    )
 
 
 def row_shards(mesh: Mesh) -> int:
@@ -181,26 +200,37 @@ def row_shards(mesh: Mesh) -> int:
 
 
 def local_shards(mesh: Mesh) -> int:
-    """Row shards that this process holds (shared with others where `tensor` or `expert` reaches across processes)."""
-    return len({(d, f) for (d, f, _, _), device in np.ndenumerate(mesh.devices) if device.process_index == jax.process_index()})
+    """Row shards that this process holds; others hold them too where `tensor` spans processes."""
+    me = jax.process_index()
+    mine = [index for index, device in np.ndenumerate(mesh.devices) if device.process_index == me]
+    return len({(data, fsdp) for data, fsdp, _, _ in mine})
 
 
 def shard_rows(tree: Any, mesh: Mesh) -> Any:
-    """Host arrays as global arrays with their rows over the mesh: every process passes its own rows, equally many."""
+    """Host arrays as global ones, rows over the mesh; each process passes its own, equally many."""
     sharding = NamedSharding(mesh, ROWS)
-    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), tree)
+    return jax.tree.map(
+        lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), tree
+    )
 
 
 def local_rows(array: jax.Array, axis: int = 0) -> np.ndarray:
-    """This process's rows of a global array, in order: the inverse of `shard_rows`. `axis` holds the rows."""
+    """This process's rows of a global array, in order: the inverse of `shard_rows`."""
     shards = {shard.index[axis].start or 0: shard.data for shard in array.addressable_shards}
     return np.concatenate([np.asarray(shards[start]) for start in sorted(shards)], axis=axis)
 
 
-def empty_cache(cfg: ModelConfig, rows: int, slots: int, mesh: Mesh, dtype: jnp.dtype) -> tuple[jax.Array, jax.Array]:
-    """Zero keys [N, K, E, S] and values [N, K, S, E] of one layer for this process's rows: N over the rows, K over `tensor`."""
+def empty_cache(
+    cfg: ModelConfig, rows: int, slots: int, mesh: Mesh, dtype: DTypeLike
+) -> tuple[jax.Array, jax.Array]:
+    """Zero keys [N, K, E, S] and values [N, K, S, E] of one layer, K over `tensor`.
+
+    Args:
+        rows: of this process; N is that of all.
+    """
     total = rows // local_shards(mesh) * row_shards(mesh)
-    shapes = (total, cfg.kv_heads, cfg.head_width, slots), (total, cfg.kv_heads, slots, cfg.head_width)
-    spec = fit(P(*ROWS, "tensor"), shapes[0], mesh)
-    k, v = (jnp.zeros(shape, dtype, device=NamedSharding(mesh, spec)) for shape in shapes)
+    heads, width = cfg.kv_heads, cfg.head_width
+    where = NamedSharding(mesh, fit(P(*ROWS, "tensor"), (total, heads), mesh))
+    k = jnp.zeros((total, heads, width, slots), dtype, device=where)
+    v = jnp.zeros((total, heads, slots, width), dtype, device=where)
     return k, v

@@ -32,6 +32,7 @@ from r1jax.rewards import rule
 from r1jax.rewards.isolate import Pool
 from r1jax.rollout import Minibatch, PackedRows, Rollout, pack, spread
 from r1jax.run import Logs, Policy, RunOptions, load_policy, new_workdir, write_policy
+from r1jax.saver import Saver, remove
 from r1jax.sharding import abstract, make_mesh, row_shards, shard_rows
 from r1jax.update import Learner, TrainState, grpo_objective, score, start, update
 
@@ -75,7 +76,7 @@ def complete(
     """`samples` completions of each example, and their texts."""  # fmt: skip
     tokenizer = policy.tokenizer
     prompts = [tokenizer.encode(fill(policy.template, example["problem"])) for example in examples]
-    ids = np.repeat([number(example) for example in examples], samples)
+    ids = np.repeat([questions.number(example) for example in examples], samples)
     keys = sampler.row_keys(seed, round_, ids, np.tile(np.arange(samples), len(examples)))
     rollout = sampler.sample(
         policy.cfg, weights, prompts, keys, mesh,
@@ -102,17 +103,13 @@ def roll(recipe: RLRecipe, policy: Policy, params: dict, examples: list[dict], r
 
 def minibatches(
     recipe: RLRecipe, round_: Round, ours: Learner, params: dict, reference: dict, mesh: Mesh
-) -> list[tuple[list[Minibatch], np.ndarray]]:
-    """The round split by whole groups: for each optimizer step its micro-batches on the mesh and the rows it holds.
+) -> list[list[Minibatch]]:
+    """The round split by whole groups: for each optimizer step its micro-batches on the mesh.
 
     Every log-probability is taken here, before the first step: one definition of old for all minibatches of the round.
     """
-    n = len(round_.texts)
-    out = []
-    for part in np.array_split(np.arange(n).reshape(-1, recipe.group_size), recipe.minibatches):
-        members = part.reshape(-1)
-        out.append((micro_batches(recipe, round_, members, ours, params, reference, mesh), members))
-    return out
+    members = np.arange(len(round_.texts)).reshape(recipe.minibatches, -1)
+    return [micro_batches(recipe, round_, rows, ours, params, reference, mesh) for rows in members]
 
 
 def micro_batches(
@@ -256,7 +253,7 @@ def resume_point(workdir: Path, minibatches: int, steps: int) -> int | None:
     """The newest checkpoint a longer run can go on from: one at the end of a round. Later ones are removed."""
     last = checkpoint.latest(workdir / "checkpoints")
     while last is not None and last % minibatches and last < steps:
-        checkpoint.remove(workdir / "checkpoints", last)
+        remove(workdir / "checkpoints", last)
         last = checkpoint.latest(workdir / "checkpoints")
     return last
 
@@ -269,6 +266,7 @@ def train(recipe: RLRecipe, options: RunOptions, stage: str) -> Path:
         FloatingPointError: `max_skips` non-finite updates in a row; the last one's batch is in the working directory.
     """
     launch.start(options.coordinator, options.processes, options.process_id)
+    launch.keep_compilations()
     workdir = Path(options.workdir or new_workdir(stage))
     mesh = make_mesh(options.mesh)
     check(recipe, mesh)
@@ -298,7 +296,7 @@ def train(recipe: RLRecipe, options: RunOptions, stage: str) -> Path:
     judged = dict(seed=options.seed, max_tokens=recipe.max_tokens)
     with (
         Pool() as pool,
-        checkpoint.Saver(workdir / "checkpoints") as saver,
+        Saver(workdir / "checkpoints") as saver,
         launch.stop_requests() as stopping,
         Progress(recipe.steps, last or 0) as progress,
     ):

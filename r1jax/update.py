@@ -14,6 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from r1jax.grpo import policy_loss
@@ -51,7 +52,7 @@ class Learner:
     optimizer: optax.GradientTransformation
     loss: Callable[[Array, Array, NamedTuple], tuple[Array, dict[str, Array]]]
     temperature: float = 1.0
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
     remat: str = "dots"
 
 
@@ -133,7 +134,7 @@ def grpo_objective(clip_eps: float, kl_coef: float) -> Callable:
             "entropy": jnp.sum(batch.weight * jnp.where(counted, entropy, 0.0)),
             "sampler_gap/max": jnp.max(jnp.abs(gap)),
             # k3 estimate of KL(sampler || trainer), always >= 0
-            "sampler_gap/k3": jnp.sum(batch.weight * (jnp.exp(gap) - gap - 1.0)),
+            "sampler_gap/k3": jnp.sum(batch.weight * (jnp.expm1(gap) - gap)),
         }
 
     return loss

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from jax.typing import DTypeLike
 
 from r1jax.model.config import ModelConfig
 from r1jax.sharding import shardings
@@ -134,7 +135,7 @@ def read_config(directory: Path) -> ModelConfig:
     return config_from_hf(config)
 
 
-def from_hf(directory: Path, mesh: Mesh, dtype: jnp.dtype = jnp.float32) -> tuple[ModelConfig, dict]:
+def from_hf(directory: Path, mesh: Mesh, dtype: DTypeLike = jnp.float32) -> tuple[ModelConfig, dict]:
     """Configuration and parameters of a Hugging Face directory, placed on the mesh.
 
     Raises:
@@ -176,7 +177,7 @@ def from_hf(directory: Path, mesh: Mesh, dtype: jnp.dtype = jnp.float32) -> tupl
     return cfg, params
 
 
-def to_hf(cfg: ModelConfig, params: dict, dtype: np.dtype) -> dict[str, np.ndarray]:
+def to_hf(cfg: ModelConfig, params: dict, dtype: DTypeLike) -> dict[str, np.ndarray]:
     """The tensors of a Hugging Face checkpoint by name."""
     out = {}
     for name in names(cfg):

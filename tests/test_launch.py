@@ -5,9 +5,9 @@ import os
 import signal
 
 import pytest
+from two_processes import free_port, results, spawn, start, wait_for
 
 from r1jax import launch
-from two_processes import free_port, results, spawn, start, wait_for
 
 
 def test_two_processes_hold_one_mesh_and_each_its_own_rows():
@@ -20,24 +20,47 @@ def test_two_processes_hold_one_mesh_and_each_its_own_rows():
     assert first["shards"] == second["shards"] == [2, 1]
     assert first["cache"] == second["cache"] == [8, 2, 8, 3]  # 4 rows from each
     assert first["refused"].startswith(
-        "--mesh=2x1 needs 2 devices; the 2 processes hold 4 (cpu), and each of them must take part. On these 4 use --mesh=4x1"
+        "--mesh=2x1 needs 2 devices; the 2 processes hold 4 (cpu), "
+        "and each of them must take part. On these 4 use --mesh=4x1"
     )
 
 
 def test_a_slurm_step_is_joined_without_flags():
     port = free_port()
-    slurm = {"SLURM_JOB_ID": "77", "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2", "JAX_COORDINATOR_PORT": str(port)}
-    pair = [spawn("joined", env={**slurm, "SLURM_PROCID": str(i), "SLURM_LOCALID": str(i)}) for i in range(2)]
+    slurm = {
+        "SLURM_JOB_ID": "77",
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_NTASKS": "2",
+        "JAX_COORDINATOR_PORT": str(port),
+    }
+    pair = [
+        spawn("joined", env={**slurm, "SLURM_PROCID": str(i), "SLURM_LOCALID": str(i)})
+        for i in range(2)
+    ]
     assert results(pair) == [{"processes": 2, "process": i, "devices": 4} for i in range(2)]
 
 
 def test_without_a_cluster_the_process_runs_alone():
-    assert results([spawn("joined"), spawn("touched_first")]) == [{"processes": 1, "process": 0, "devices": 2}] * 2
+    assert (
+        results([spawn("joined"), spawn("touched_first")])
+        == [{"processes": 1, "process": 0, "devices": 2}] * 2
+    )
 
 
 def test_processes_1_runs_alone_even_inside_a_cluster():
-    slurm = {"SLURM_JOB_ID": "77", "SLURM_STEP_NODELIST": "nowhere.invalid", "SLURM_NTASKS": "2", "SLURM_PROCID": "1", "SLURM_LOCALID": "1"}
-    assert results([spawn("joined", env={**slurm, "FLAGS": json.dumps([None, 1, None])})])[0]["processes"] == 1
+    slurm = {
+        "SLURM_JOB_ID": "77",
+        "SLURM_STEP_NODELIST": "nowhere.invalid",
+        "SLURM_NTASKS": "2",
+        "SLURM_PROCID": "1",
+        "SLURM_LOCALID": "1",
+    }
+    assert (
+        results([spawn("joined", env={**slurm, "FLAGS": json.dumps([None, 1, None])})])[0][
+            "processes"
+        ]
+        == 1
+    )
 
 
 def test_half_the_flags_are_refused_by_name():

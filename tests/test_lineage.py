@@ -4,21 +4,45 @@ import dataclasses
 import json
 
 import pytest
+from two_processes import results, start
 
 from r1jax import lineage
 from r1jax.lineage import Manifest, check_resume, read, versions, write
 
-RECIPE = {"steps": 100, "save_every": 10, "mesh": "auto", "clip_eps": 10.0, "model": {"width": 64}, "stop": (1, 2)}
+RECIPE = {
+    "steps": 100,
+    "save_every": 10,
+    "mesh": "auto",
+    "clip_eps": 10.0,
+    "model": {"width": 64},
+    "stop": (1, 2),
+}
 ALLOWED = {"steps", "save_every", "mesh"}
 
 
 def manifest(**changes) -> Manifest:
-    return dataclasses.replace(Manifest("r1_zero", dict(RECIPE), seed=3, versions={"jax": "0"}), **changes)
+    return dataclasses.replace(
+        Manifest("r1_zero", dict(RECIPE), seed=3, versions={"jax": "0"}), **changes
+    )
 
 
 def test_a_manifest_reads_back_as_it_was_written(tmp_path):
-    results = {"base": {"accuracy": 0.25, "format": 0.5, "language": 1.0, "length": 20.0, "reflective_words": 0.1}, "final": None}
-    whole = manifest(recipe={"steps": 2}, parent={"path": "base", "sha256": "ab"}, results=results, warnings=["有 a warning"])
+    results = {
+        "base": {
+            "accuracy": 0.25,
+            "format": 0.5,
+            "language": 1.0,
+            "length": 20.0,
+            "reflective_words": 0.1,
+        },
+        "final": None,
+    }
+    whole = manifest(
+        recipe={"steps": 2},
+        parent={"path": "base", "sha256": "ab"},
+        results=results,
+        warnings=[{"step": 3, "text": "全错"}],
+    )
     write(tmp_path, whole)
     assert read(tmp_path) == whole
     assert [p.name for p in tmp_path.iterdir()] == ["manifest.json"]
@@ -27,7 +51,11 @@ def test_a_manifest_reads_back_as_it_was_written(tmp_path):
 
 def test_a_new_manifest_is_running_without_parent_or_results():
     fields = dataclasses.asdict(manifest())
-    assert (fields["status"], fields["parent"], fields["results"]) == ("running", None, {"base": None, "final": None})
+    assert (fields["status"], fields["parent"], fields["results"]) == (
+        "running",
+        None,
+        {"base": None, "final": None},
+    )
 
 
 def test_a_failed_write_leaves_the_old_manifest(tmp_path, monkeypatch):
@@ -46,13 +74,23 @@ def test_a_failed_write_leaves_the_old_manifest(tmp_path, monkeypatch):
 @pytest.mark.parametrize("text", ["{", "[]", '{"stage": "x"}', '{"unknown": 1}'])
 def test_a_broken_manifest_is_an_error_that_names_the_file(tmp_path, text):
     (tmp_path / "manifest.json").write_text(text)
-    with pytest.raises(ValueError, match="manifest.json is not a manifest of r1jax"):
+    with pytest.raises(ValueError, match=r"manifest.json is not a manifest of r1jax"):
         read(tmp_path)
 
 
 def test_versions_name_the_libraries_and_the_devices():
     found = versions()
-    assert set(found) == {"python", "r1jax", "jax", "jaxlib", "flax", "optax", "orbax", "numpy", "devices"}
+    assert set(found) == {
+        "python",
+        "r1jax",
+        "jax",
+        "jaxlib",
+        "flax",
+        "optax",
+        "orbax",
+        "numpy",
+        "devices",
+    }
     assert found["jax"][0].isdigit() and "cpu" in found["devices"]
     json.dumps(found)
 
@@ -65,7 +103,10 @@ def test_a_new_or_empty_directory_is_free_with_and_without_resume(tmp_path):
 
 def test_a_used_directory_is_refused_without_resume(tmp_path):
     write(tmp_path, manifest())
-    with pytest.raises(ValueError, match=r"already holds a run \(r1_zero, running\). Continue it with --resume=True, or"):
+    with pytest.raises(
+        ValueError,
+        match=r"already holds a run \(r1_zero, running\). Continue it with --resume=True, or",
+    ):
         check_resume(tmp_path, RECIPE, False, ALLOWED)
 
 
@@ -74,7 +115,7 @@ def test_a_directory_of_something_else_is_refused(tmp_path, resume):
     (tmp_path / "thesis.tex").write_text("")
     with pytest.raises(ValueError, match="is not empty and holds no run of r1jax"):
         check_resume(tmp_path, RECIPE, resume, ALLOWED)
-    with pytest.raises(ValueError, match="thesis.tex is not a directory"):
+    with pytest.raises(ValueError, match=r"thesis.tex is not a directory"):
         check_resume(tmp_path / "thesis.tex", RECIPE, resume, ALLOWED)
 
 
@@ -94,3 +135,7 @@ def test_another_recipe_is_refused_with_every_field_and_both_values(tmp_path):
     assert "kl_coef is absent there and 0.001 here" in message
     assert "model.width is 64 there and 128 here" in message
     assert "steps is" not in message and "Only mesh, save_every, steps may change" in message
+
+
+def test_no_process_writes_before_all_have_looked(tmp_path):
+    assert results(start("workdir", str(tmp_path / "run"))) == [{"fresh": True}, {"fresh": True}]

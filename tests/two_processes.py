@@ -1,6 +1,7 @@
 """Jobs for two real processes on localhost, two CPU devices each.
 
-`start(job)` launches them from a test; this file, run as a script, is one of them and prints one line of JSON.
+`start(job)` launches them from a test; this file, run as a script, is one of them. It prints one
+line of JSON.
 """
 
 import json
@@ -13,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+RESULT = "result: "  # Gloo, too, writes on stdout
 CLUSTER_VARIABLES = ("SLURM_", "OMPI_", "JAX_", "XLA_", "KUBERNETES_")
 
 
@@ -25,9 +27,13 @@ def free_port() -> int:
 def spawn(job: str, *arguments: str, env: Mapping[str, str] | None = None) -> subprocess.Popen:
     """One process of a job, without what the surrounding environment knows of clusters."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith(CLUSTER_VARIABLES)}
-    clean |= {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "2", "PYTHONPATH": str(ROOT)} | dict(env or {})
+    clean |= {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "2", "PYTHONPATH": str(ROOT)} | dict(
+        env or {}
+    )
     command = [sys.executable, __file__, job, *arguments]
-    return subprocess.Popen(command, env=clean, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, env=clean, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def start(job: str, *arguments: str) -> list[subprocess.Popen]:
@@ -37,7 +43,7 @@ def start(job: str, *arguments: str) -> list[subprocess.Popen]:
 
 
 def results(processes: list[subprocess.Popen], timeout: float = 120) -> list:
-    """What each process printed last."""
+    """What each process returned."""
     answers = []
     for process in processes:
         try:
@@ -47,7 +53,8 @@ def results(processes: list[subprocess.Popen], timeout: float = 120) -> list:
                 p.kill()
             raise
         assert process.returncode == 0, err[-4000:]
-        answers.append(json.loads(out.splitlines()[-1]))
+        (line,) = (line for line in out.splitlines() if line.startswith(RESULT))
+        answers.append(json.loads(line.removeprefix(RESULT)))
     return answers
 
 
@@ -60,17 +67,21 @@ def wait_for(process: subprocess.Popen, line: str) -> None:
 def joined() -> dict:
     import jax
 
-    return {"processes": jax.process_count(), "process": jax.process_index(), "devices": jax.device_count()}
+    return {
+        "processes": jax.process_count(),
+        "process": jax.process_index(),
+        "devices": jax.device_count(),
+    }
 
 
 def rows() -> dict:
     import jax
     import jax.numpy as jnp
     import numpy as np
+    from test_sharding import CONFIG
 
     from r1jax import launch
     from r1jax.sharding import empty_cache, local_rows, local_shards, make_mesh, place, shard_rows
-    from test_sharding import CONFIG
 
     mesh = make_mesh("4x1")
     mine = np.arange(4, dtype=np.float32) + 4 * jax.process_index()  # the rows 0..3 or 4..7
@@ -91,6 +102,20 @@ def rows() -> dict:
         "params": float(jax.jit(jnp.sum)(params["embed"]["embedding"])),
         "refused": refused,
     }
+
+
+def workdir(path: str) -> dict:
+    """Process 0 writes as soon as it may; process 1 comes late to look."""
+    import jax
+
+    from r1jax.lineage import Manifest, check_resume, write
+
+    if jax.process_index() == 1:
+        time.sleep(1)
+    before = check_resume(path, {"steps": 1}, False, set())
+    if jax.process_index() == 0:
+        write(path, Manifest("test", {"steps": 1}, seed=0, versions={}))
+    return {"fresh": before is None}
 
 
 def stop() -> dict:
@@ -169,4 +194,4 @@ if __name__ == "__main__":
 
         launch.start(*json.loads(os.environ.get("FLAGS", "[null, null, null]")))
         launch.start()  # a second call changes nothing
-    print(json.dumps(globals()[job](*arguments)), flush=True)
+    print(RESULT + json.dumps(globals()[job](*arguments)), flush=True)

@@ -13,6 +13,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from r1jax.model.config import ModelConfig
@@ -40,7 +41,7 @@ class Attention(nn.Module):
     """Projections around `attend`."""
 
     cfg: ModelConfig
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "*rows Q D"], turn: tuple[Array, Array], attend: Attend) -> tuple[Array, Any]:

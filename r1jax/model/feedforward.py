@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from r1jax.model.config import ModelConfig
@@ -13,7 +14,7 @@ class GatedMLP(nn.Module):
     """down(silu(gate x) * up x), without biases (Shazeer 2020)."""
 
     cfg: ModelConfig
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "*rows D"]) -> Float[Array, "*rows D"]:

@@ -16,6 +16,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from r1jax.model.attention import Attend, Attention, rope
@@ -33,7 +34,7 @@ class Block(nn.Module):
     """One layer: attention and MLP, each behind an RMSNorm and inside a residual."""
 
     cfg: ModelConfig
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array, turn: tuple[Array, Array], attend: Attend) -> tuple[Array, Any]:
@@ -77,7 +78,7 @@ def init(cfg: ModelConfig, key: Array) -> dict:
 
 def forward(
     cfg: ModelConfig, params: dict, tokens: Int[Array, "R S"], positions: Int[Array, "R S"], attend: Attend,
-    *, dtype: jnp.dtype = jnp.float32, remat: str = "none",
+    *, dtype: DTypeLike = jnp.float32, remat: str = "none",
 ) -> tuple[Float[Array, "R S D"], list[Any]]:
     """Final hidden states, and per group what `attend` kept, stacked over its layers. Layers are scanned."""  # fmt: skip
     x = params["embed"]["embedding"][tokens].astype(dtype)
@@ -97,7 +98,7 @@ def forward(
 
 def step(
     cfg: ModelConfig, params: dict, layers: list[dict], tokens: Int[Array, "N Q"], positions: Int[Array, "N Q"],
-    attends: list[Attend], *, dtype: jnp.dtype = jnp.float32,
+    attends: list[Attend], *, dtype: DTypeLike = jnp.float32,
 ) -> tuple[Float[Array, "N Q D"], list[Any]]:
     """`forward` with the layers unrolled, one `attend` each: what decoding wants.
 
@@ -113,7 +114,7 @@ def step(
     return final_norm(cfg, params, x, dtype), kept
 
 
-def final_norm(cfg: ModelConfig, params: dict, x: Array, dtype: jnp.dtype) -> Array:
+def final_norm(cfg: ModelConfig, params: dict, x: Array, dtype: DTypeLike) -> Array:
     return nn.RMSNorm(epsilon=cfg.norm_eps, dtype=dtype).apply({"params": params["final_norm"]}, x)
 
 

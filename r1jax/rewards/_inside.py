@@ -57,11 +57,10 @@ def first_to_die():
 
 def limit(limits):
     """Limits of this process and each it starts; the parent watches the sums."""
-    files, cpu = limits["file_mb"] << 20, -(-limits["time_ms"] // 1000) + limits["cpu_slack_s"]
     wanted = {
         resource.RLIMIT_AS: limits["address_mb"] << 20,
-        resource.RLIMIT_CPU: cpu,
-        resource.RLIMIT_FSIZE: files,
+        resource.RLIMIT_CPU: limits["cpu_s"],
+        resource.RLIMIT_FSIZE: limits["file_mb"] << 20,
         resource.RLIMIT_NOFILE: 256,
         resource.RLIMIT_CORE: 0,
         resource.RLIMIT_RTPRIO: 0,
@@ -89,7 +88,7 @@ def work(job):
         for name, content in job["files"].items():
             with open(name, "wb") as file:
                 file.write(content)
-        os.execv(job["argv"][0], job["argv"])
+        os.execve(job["argv"][0], job["argv"], {**os.environ, **job["env"]})
     elif job["kind"] == "program":
         run(job.pop("source"), "__main__")
     else:
@@ -181,7 +180,8 @@ def encode(value):
         if kind is list or kind is tuple:
             return "[" + ",".join([write(item, depth + 1) for item in value]) + "]"
         if kind is dict:
-            return "{" + ",".join(sorted(write(key_text(key), 0) + ":" + write(item, depth + 1) for key, item in value.items())) + "}"
+            items = [write(key_text(key), 0) + ":" + write(item, depth + 1) for key, item in value.items()]
+            return "{" + ",".join(sorted(items)) + "}"
         raise Unsendable("a value of type " + str(type.__dict__["__name__"].__get__(kind))[:60])
 
     return write(value, 0).encode()

@@ -47,11 +47,17 @@ def fold(text: str) -> str:
     return text.translate(_FOLD)
 
 
+# \\\\frac from a file that was escaped once too often; a line break before a plain word "frac" does not occur
+_TWICE_ESCAPED = (
+    r"(?<!\\)\\\\(?=(?:[dtc]?frac|left|right|sqrt|leq?|geq?|neq?|pi|cdot|times|text|infty|cup|cap|begin|end|in|log|ln|pm|"
+    r"boxed|mathbb|circ)(?![a-zA-Z]))"
+)
 _DROPPED = re.compile(
     r"\\(?:left|right)\s*\.|\\(?:left|right|bigl|bigr|Bigl|Bigr|biggl|biggr|big|Big|bigg|Bigg|displaystyle|textstyle|"
     r"limits|nolimits|rm|bf|it|hfill|notag|nonumber|strut|middle)(?![a-zA-Z])"
 )
 _RENAMED = (
+    (re.compile(_TWICE_ESCAPED), r"\\"),
     (re.compile(r"\\[dtc]frac(?![a-zA-Z])"), r"\\frac"),
     (re.compile(r"\\[dt]binom(?![a-zA-Z])"), r"\\binom"),
     (re.compile(r"\\(?:leqslant|leqq|leq|le)(?![a-zA-Z])"), r"\\le "),

@@ -23,7 +23,7 @@ class Outcome(NamedTuple):
     Attributes:
         status: exited, or the limit that was met: time (CPU), wall, memory, output, processes.
         code: the exit status, 128 + signal where it was killed; -1 where a limit ended it.
-        stdout, stderr: up to output_bytes each.
+        stdout, stderr: up to output_bytes each, and a byte more where that is the limit that was met.
         files: contents of the files asked for, None where there is none; empty where a limit ended it.
         ms: elapsed time from the job to the end.
     """
@@ -114,16 +114,17 @@ def watch(
     code = process.returncode if status == "exited" else -1
     code = 128 - code if status == "exited" and code < 0 else code
     found = _split(bytes(files), fetched) if status == "exited" else []
-    return Outcome(status, code, bytes(out[: limits.output_bytes] if not by_line else out), bytes(err[: limits.output_bytes]), found, ms)
+    return Outcome(status, code, bytes(out), bytes(err), found, ms)
 
 
-def usage(root: int) -> tuple[float, float, int, list[int]]:
-    """CPU seconds, resident MiB, threads and ids of all descendants of a process, orphans included.
+def usage(root: int) -> tuple[float, int, dict[int, float]]:
+    """CPU seconds and threads of all descendants of a process, orphans included, and resident MiB of each.
 
     Whoever loses its parent in a pid namespace, or under a subreaper, becomes a child of the top process again.
     """
-    rows: dict[int, tuple[int, float, int, int]] = {}
+    rows: dict[int, tuple[int, int, float]] = {}
     children: dict[int, list[int]] = {}
+    page = os.sysconf("SC_PAGE_SIZE") / 2**20
     for name in os.listdir("/proc"):
         if name.isdigit():
             try:
@@ -131,42 +132,40 @@ def usage(root: int) -> tuple[float, float, int, list[int]]:
                     fields = file.read().rpartition(b")")[2].split()
             except OSError:
                 continue
-            parent, ticks = int(fields[1]), sum(map(int, fields[11:15]))
-            rows[int(name)] = (parent, ticks, int(fields[21]), int(fields[17]))
-            children.setdefault(parent, []).append(int(name))
+            rows[int(name)] = sum(map(int, fields[11:15])), int(fields[17]), int(fields[21]) * page
+            children.setdefault(int(fields[1]), []).append(int(name))
     found, open_ = [], [root]
     while open_:
         below = children.get(open_.pop(), [])
         found += below
         open_ += below
-    cpu = sum(rows[pid][1] for pid in found) / os.sysconf("SC_CLK_TCK")
-    resident = sum(rows[pid][2] for pid in found) * os.sysconf("SC_PAGE_SIZE") / 2**20
-    return cpu, resident, sum(rows[pid][3] for pid in found), found
+    cpu = sum(rows[pid][0] for pid in found) / os.sysconf("SC_CLK_TCK")
+    return cpu, sum(rows[pid][1] for pid in found), {pid: rows[pid][2] for pid in found}
 
 
 def _over(root: int, limits: Limits, by_line: bool) -> str | None:
-    cpu, resident, threads, pids = usage(root)
+    cpu, threads, resident = usage(root)
     if cpu > limits.time_s and not by_line:
         return "time"
     if threads > limits.processes + 8:
         return "processes"
-    if resident > limits.memory_mb and _proportional(pids, resident) > limits.memory_mb:
+    if sum(resident.values()) > limits.memory_mb and _proportional(resident) > limits.memory_mb:
         return "memory"
     return None
 
 
-def _proportional(pids: list[int], otherwise: float) -> float:
-    """MiB with every shared page counted once; `otherwise` where the kernel does not say."""
-    total = 0
-    for pid in pids:
+def _proportional(resident: dict[int, float]) -> float:
+    """MiB with a shared page counted once, not in every process; as resident where the kernel does not say."""
+    total = 0.0
+    for pid, otherwise in resident.items():
         try:
             with open(f"/proc/{pid}/smaps_rollup") as file:
-                total += next((int(line.split()[1]) for line in file if line.startswith("Pss:")), 0)
+                total += next((int(line.split()[1]) / 1024 for line in file if line.startswith("Pss:")), 0.0)
         except ProcessLookupError:
             continue
         except OSError:
-            return otherwise
-    return total / 1024
+            total += otherwise
+    return total
 
 
 def _exit_fd(process: subprocess.Popen) -> int | None:

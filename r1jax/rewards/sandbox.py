@@ -14,33 +14,21 @@ Started sandboxes wait in reserve for the thread that runs programs, so the star
 from __future__ import annotations
 
 import functools
-import itertools
 import marshal
+import math
 import os
 import platform
+import re
 import shutil
-import socket
-import subprocess
-import sys
-import sysconfig
-import threading
-import weakref
-from collections import deque
 from collections.abc import Mapping
-from pathlib import Path
 from typing import NamedTuple
 
-from r1jax.rewards._watch import Outcome, usage, watch
+from r1jax.rewards._box import Unavailable, binds, open_to_all, packages, symlinks, take
+from r1jax.rewards._watch import Outcome, watch
+
+__all__ = ["Limits", "Outcome", "Tier", "Unavailable", "probe", "require", "run"]
 
 TIERS = "ABCD"
-START_S = 30.0  # until a started sandbox must have said it is ready; a loaded machine is slow
-RESERVE = 2
-ENVIRONMENT = {
-    "PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/tmp", "TMPDIR": "/tmp", "LANG": "C.UTF-8",
-    "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
-}  # fmt: skip
-SHOWN = ("/usr", "/etc/ld.so.cache", "/etc/alternatives", "/etc/localtime")
-SOURCES = ("_filter.py", "_inside.py", "_jail.py")
 
 
 class Tier(NamedTuple):
@@ -92,10 +80,6 @@ class Limits(NamedTuple):
         return cls(**{key: value if key in ("time_s", "wall_s") else max(1, int(value)) for key, value in wanted.items()})
 
 
-class Unavailable(Exception):
-    """No sandbox of the wanted tier works here; the message says why and what to install."""
-
-
 def probe() -> Tier:
     """The best tier that works on this machine, tested by a program that tries the walls; once for each PATH."""
     return _probe(os.environ.get("PATH", os.defpath))
@@ -120,227 +104,38 @@ def require(minimum: str) -> Tier:
     return tier
 
 
-def run(job: Mapping, limits: Limits, *, tier: Tier, stdin: bytes = b"", by_line: bool = False) -> Outcome:
+def run(
+    job: Mapping, limits: Limits, *, tier: Tier, stdin: bytes = b"", by_line: bool = False, show: tuple[str, ...] = ()
+) -> Outcome:
     """What a job did: a program, calls of a function, or a command (see `_inside.work`).
 
     Args:
-        job: kind "program" {source}, "calls" {source, entry, inputs, may_die: calls that may end their process}, or "command" {argv, files, fetch}.
+        job: its kind, and what belongs to it. "program": source. "calls": source, entry, inputs, and may_die, the number
+            of calls that may end their process. "command": argv, env, files by name, and the names to fetch.
         by_line: the wall limit holds from each line of output to the next, not for the whole.
+        show: further paths the job may read.
     Raises:
         Unavailable: the sandbox did not start.
     """
-    box = _take(tier, limits.file_mb)
+    root = os.getuid() == 0
+    letter = "B" if tier.letter == "A" and root and not all(map(open_to_all, show)) else tier.letter
+    box = take(letter, limits.file_mb, show)
     try:
         box.wait_ready()
-        old_kernel = tuple(map(int, platform.release().split(".")[:2])) < (5, 14)
+        old_kernel = tuple(map(int, re.findall(r"\d+", platform.release())[:2])) < (5, 14)
         passed = {
+            "file_mb": limits.file_mb, "output_bytes": limits.output_bytes,
             # calls are limited one by one inside, other jobs as a sum by `watch`, which shall be first
-            "time_ms": int(limits.time_s * 1000), "cpu_slack_s": int(not by_line), "file_mb": limits.file_mb, "output_bytes": limits.output_bytes,
+            "cpu_s": math.ceil(limits.time_s) + (not by_line),
             # room for reserved but unused memory, such as big thread stacks; `watch` counts what is used
             "address_mb": max(2048, 4 * limits.memory_mb),
             # before Linux 5.14 the count took in every process of the user who started the sandbox
-            "processes": 0 if old_kernel and os.getuid() else limits.processes + 1,
+            "processes": 0 if old_kernel and not root else limits.processes + 1,
         }  # fmt: skip
-        box.send(marshal.dumps({**job, "limits": passed, "path": _packages()}))
+        box.send(marshal.dumps({**job, "limits": passed, "path": packages()}))
         return watch(box.process, box.channel, stdin, limits, by_line, len(job.get("fetch", ())), box.end)
     finally:
         box.end()
-
-
-class _Box:
-    """A started sandbox that waits for its job."""
-
-    def __init__(self, tier: str, file_mb: int):
-        self.channel, theirs = socket.socketpair()
-        self.tier = tier
-        uid = _new_uid()
-        config = {
-            "tier": tier, "channel": theirs.fileno(), "file_mb": file_mb, "uid": uid,
-            "binds": _binds(tier), "symlinks": _symlinks(), "readable": (*_binds(tier), *_symlinks(), "/dev", "/proc/self"),
-        }  # fmt: skip
-        start = marshal.dumps((_code(), config))
-        loader = (
-            f"import os,marshal\nd=b''\nwhile len(d)<{len(start)}:d+=os.read({theirs.fileno()},{len(start)}-len(d))\n"
-            "c,g=marshal.loads(d)\nv=dict(globals(),config=g)\ndel d,g\nfor x in c:exec(x,v)\ndel x,c\nv['start']()"
-        )
-        python = [_python(tier), "-I", "-B", "-X", "utf8", "-c", loader]
-        command, options = python, {}
-        if tier == "A":
-            command = [*_bubblewrap(file_mb), "--", *python]
-            if os.getuid() == 0:
-                options = {"user": uid, "group": uid, "extra_groups": []}
-        try:
-            self.process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0, env=ENVIRONMENT,
-                cwd="/", pass_fds=[theirs.fileno()], start_new_session=True, **options,
-            )  # fmt: skip
-        except (OSError, subprocess.SubprocessError) as problem:
-            self.channel.close()
-            raise Unavailable(f"tier {tier} does not start: {problem}") from None
-        finally:
-            theirs.close()
-        self.channel.settimeout(START_S)
-        try:
-            self.channel.sendall(start)
-        except OSError:
-            pass  # it ended at once; wait_ready says why
-
-    def wait_ready(self) -> None:
-        try:
-            if self.channel.recv(1) == b"+":
-                return
-        except TimeoutError:
-            raise Unavailable(f"tier {self.tier} does not start: silent for {START_S:.0f} s") from None
-        except OSError:
-            pass  # it ended before it had read all
-        _kill(self.process.pid)
-        said = self.process.stderr.read(4096).decode("ascii", "replace").strip().splitlines()[-1:]
-        reason = " ".join(said) or f"exit status {self.process.wait()}"
-        raise Unavailable(f"tier {self.tier} does not start: {reason}")
-
-    def send(self, data: bytes) -> None:
-        try:
-            self.channel.sendall(data)
-            self.channel.shutdown(socket.SHUT_WR)
-        except OSError as problem:
-            raise Unavailable(f"tier {self.tier} took no job: {problem}") from None
-
-    def end(self) -> None:
-        """Kills process 1 of the sandbox, and with it everything in it; its starter then reaps it and ends."""
-        process = self.process
-        if process.poll() is None:
-            if self.tier == "C":
-                process.terminate()  # its root process ends every process of the user
-            elif self.tier == "D":
-                _kill_group(process.pid)
-            else:
-                for child in usage(process.pid)[3]:
-                    _kill(child)
-            try:
-                process.wait(2)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        elif self.tier == "D":
-            _kill_group(process.pid)
-        for pipe in (process.stdin, process.stdout, process.stderr, self.channel):
-            pipe.close()
-
-
-class _Reserve(threading.local):
-    """Started sandboxes of one thread. They end with it: the kernel ends a child with the thread that started it."""
-
-    def __init__(self):
-        self.boxes: dict[tuple, deque[_Box]] = {}
-        self.thread = type("Thread", (), {})()  # collected when the thread ends
-        weakref.finalize(self.thread, _end_all, self.boxes, os.getpid())
-
-
-def _end_all(boxes: dict[tuple, deque[_Box]], pid: int) -> None:
-    if pid == os.getpid():  # a fork has a copy of them, not their fate
-        for waiting in boxes.values():
-            for box in waiting:
-                box.end()
-
-
-_reserve = _Reserve()
-_numbers = itertools.count()
-
-
-def _take(tier: Tier, file_mb: int) -> _Box:
-    waiting = _reserve.boxes.setdefault((tier.letter, file_mb, os.getpid()), deque())
-    while len(waiting) <= RESERVE:
-        waiting.append(_Box(tier.letter, file_mb))
-    while (box := waiting.popleft()).process.poll() is not None and waiting:
-        box.end()
-    return box
-
-
-@functools.cache
-def _code() -> tuple:
-    """The code that is sent into the sandbox, compiled once: its interpreter is ours."""
-    here = Path(__file__).parent
-    start = """
-def start():
-    def confine():
-        if config["tier"] != "D":
-            held = deny(config["tier"] == "C")
-            if config["tier"] == "C":
-                readable_only(config["readable"])
-                if not held:
-                    raise OSError("no seccomp filter here")
-    inside = lambda: serve(config["channel"], confine)
-    if config["tier"] == "B":
-        namespaces(config, inside)
-    elif config["tier"] == "C":
-        other_user(config, inside)
-    else:
-        inside()
-"""
-    return tuple(compile((here / name).read_text(), name, "exec") for name in SOURCES) + (compile(start, "start", "exec"),)
-
-
-@functools.cache
-def _python(tier: str) -> str:
-    """The interpreter without its virtual environment, or the system's of the same version where nobody else may reach ours."""
-    ours = os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
-    if tier in "AC" and os.getuid() == 0 and not _open_to_all(ours):
-        name = f"python{sys.version_info.major}.{sys.version_info.minor}"
-        return next((path for folder in ("/usr/local/bin/", "/usr/bin/") if os.path.exists(path := folder + name)), ours)
-    return ours
-
-
-def _open_to_all(path: str) -> bool:
-    """Whether other users can get to a path, through all its parents."""
-    return all(parent.stat().st_mode & 0o001 for parent in Path(path).parents) and bool(os.stat(path).st_mode & 0o005)
-
-
-@functools.cache
-def _packages() -> list[str]:
-    """Installed packages a program may import, after the standard library; no .pth file is read."""
-    return sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
-
-
-@functools.cache
-def _binds(tier: str) -> tuple[str, ...]:
-    """Paths shown read-only, none inside another."""
-    wanted = {path for path in (*SHOWN, os.path.realpath(sys.base_prefix), *_packages()) if os.path.exists(path)}
-    wanted |= {path for path in ("/bin", "/sbin", "/lib", "/lib64") if os.path.isdir(path) and not os.path.islink(path)}
-    if tier in "AC" and os.getuid() == 0:  # there, the user who mounts or reads is another
-        wanted = {path for path in wanted if _open_to_all(path)}
-    inside = {path for path in wanted for other in wanted if path != other and path.startswith(other.rstrip("/") + "/")}
-    return tuple(sorted(wanted - inside))
-
-
-@functools.cache
-def _symlinks() -> dict[str, str]:
-    return {path: os.readlink(path) for path in ("/bin", "/sbin", "/lib", "/lib64", "/lib32") if os.path.islink(path)}
-
-
-def _bubblewrap(file_mb: int) -> list[str]:
-    command = [
-        shutil.which("bwrap") or "bwrap", "--unshare-all", "--unshare-user", "--uid", "65534", "--gid", "65534", "--as-pid-1",
-        "--die-with-parent", "--new-session", "--hostname", "sandbox", "--cap-drop", "ALL",
-    ]  # fmt: skip
-    for path in _binds("A"):
-        command += ["--ro-bind", path, path]
-    for name, goal in _symlinks().items():
-        command += ["--symlink", goal, name]
-    size = str(file_mb << 20)
-    command += ["--proc", "/proc", "--dev", "/dev", "--size", size, "--tmpfs", "/tmp", "--size", size, "--tmpfs", "/dev/shm"]
-    return [*command, "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/tmp"]
-
-
-def _new_uid() -> int:
-    """A user id of its own for each sandbox of this machine: no program meets another, and limits count apart."""
-    number = os.getpid() * 64 + next(_numbers) % 64
-    if os.getuid():
-        return os.getuid()
-    try:
-        wide = any(int(line.split()[2]) == 2**32 - 1 for line in open("/proc/self/uid_map"))
-    except OSError:
-        wide = False
-    return 1_900_000_000 + number % 200_000_000 if wide else 61_184 + number % 4096  # ranges nobody's accounts use
 
 
 @functools.cache
@@ -394,7 +189,7 @@ def _try(letter: str) -> str | None:
         return "only root can run programs as another user"
     if platform.system() != "Linux":
         return f"needs Linux, this is {platform.system()}"
-    tops = {path.split("/")[1] for path in (*_binds(letter), *_symlinks())} | {"tmp", "dev", "proc"}
+    tops = {path.split("/")[1] for path in (*binds(letter), *symlinks())} | {"tmp", "dev", "proc"}
     places = ["/", "/usr", "/etc", "/dev"] + (["/tmp", "/var/tmp", "/dev/shm"] if letter == "C" else [])
     source = f"TIER, PLACES, SEEN = {letter!r}, {places!r}, {tops!r}\n{WALLS}"
     job = {"kind": "calls", "source": source, "entry": "held", "inputs": [[]], "may_die": 1}
@@ -405,18 +200,3 @@ def _try(letter: str) -> str | None:
     if outcome.stdout == b"=[]\n":
         return None
     return f"its walls do not hold: {outcome.status}, {outcome.stdout[:200]!r} {outcome.stderr[-200:]!r}"
-
-
-def _kill(pid: int) -> None:
-    try:
-        os.kill(pid, 9)
-    except OSError:
-        pass
-
-
-def _kill_group(pid: int) -> None:
-    try:
-        os.killpg(pid, 9)
-    except OSError:
-        pass
-

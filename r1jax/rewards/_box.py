@@ -1,0 +1,243 @@
+"""Starts sandboxes: the command of each tier, what it shows of the machine, and a reserve of started ones."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import marshal
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import sysconfig
+import threading
+import weakref
+from collections import deque
+from pathlib import Path
+
+from r1jax.rewards._watch import usage
+
+START_S = 30.0  # until a started sandbox must have said it is ready; a loaded machine is slow
+RESERVE = 2
+ENVIRONMENT = {
+    "PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/tmp", "TMPDIR": "/tmp", "LANG": "C.UTF-8",
+    "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
+}  # fmt: skip
+SHOWN = ("/usr", "/etc/ld.so.cache", "/etc/alternatives", "/etc/localtime")
+SOURCES = ("_filter.py", "_inside.py", "_jail.py")
+
+
+class Unavailable(Exception):
+    """No sandbox of the wanted tier works here; the message says why and what to install."""
+
+
+class Box:
+    """A started sandbox that waits for its job."""
+
+    def __init__(self, tier: str, file_mb: int, show: tuple[str, ...]):
+        self.channel, theirs = socket.socketpair()
+        self.tier = tier
+        uid = _new_uid()
+        shown = binds(tier, show)
+        config = {
+            "tier": tier, "channel": theirs.fileno(), "file_mb": file_mb, "uid": uid,
+            "binds": shown, "symlinks": symlinks(), "readable": (*shown, *symlinks(), "/dev", "/proc/self"),
+        }  # fmt: skip
+        start = marshal.dumps((_code(), config))
+        loader = (
+            f"import os,marshal\nd=b''\nwhile len(d)<{len(start)}:d+=os.read({theirs.fileno()},{len(start)}-len(d))\n"
+            "c,g=marshal.loads(d)\nv=dict(globals(),config=g)\ndel d,g\nfor x in c:exec(x,v)\ndel x,c\nv['start']()"
+        )
+        python = [_python(tier), "-I", "-B", "-X", "utf8", "-c", loader]
+        command, options = python, {}
+        if tier == "A":
+            command = [*_bubblewrap(file_mb, shown), "--", *python]
+            if os.getuid() == 0:
+                options = {"user": uid, "group": uid, "extra_groups": []}
+        try:
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0, env=ENVIRONMENT,
+                cwd="/", pass_fds=[theirs.fileno()], start_new_session=True, **options,
+            )  # fmt: skip
+        except (OSError, subprocess.SubprocessError) as problem:
+            self.channel.close()
+            raise Unavailable(f"tier {tier} does not start: {problem}") from None
+        finally:
+            theirs.close()
+        self.channel.settimeout(START_S)
+        with contextlib.suppress(OSError):  # it ended at once; wait_ready says why
+            self.channel.sendall(start)
+
+    def wait_ready(self) -> None:
+        try:
+            if self.channel.recv(1) == b"+":
+                return
+        except TimeoutError:
+            raise Unavailable(f"tier {self.tier} does not start: silent for {START_S:.0f} s") from None
+        except OSError:
+            pass  # it ended before it had read all
+        _kill(self.process.pid)
+        said = self.process.stderr.read(4096).decode("ascii", "replace").strip().splitlines()[-1:]
+        reason = " ".join(said) or f"exit status {self.process.wait()}"
+        raise Unavailable(f"tier {self.tier} does not start: {reason}")
+
+    def send(self, data: bytes) -> None:
+        try:
+            self.channel.sendall(data)
+            self.channel.shutdown(socket.SHUT_WR)
+        except OSError as problem:
+            raise Unavailable(f"tier {self.tier} took no job: {problem}") from None
+
+    def end(self) -> None:
+        """Kills process 1 of the sandbox, and with it everything in it; its starter then reaps it and ends."""
+        process = self.process
+        if process.poll() is None:
+            if self.tier == "C":
+                process.terminate()  # its root process ends every process of the user
+            elif self.tier == "D":
+                _kill_group(process.pid)
+            else:
+                for child in usage(process.pid)[2]:
+                    _kill(child)
+            try:
+                process.wait(2)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        elif self.tier == "D":
+            _kill_group(process.pid)
+        for pipe in (process.stdin, process.stdout, process.stderr, self.channel):
+            pipe.close()
+
+
+class _Reserve(threading.local):
+    """Started sandboxes of one thread. They end with it: the kernel ends a child with the thread that started it."""
+
+    def __init__(self):
+        self.boxes: dict[tuple, deque[Box]] = {}
+        self.thread = type("Thread", (), {})()  # collected when the thread ends
+        weakref.finalize(self.thread, _end_all, self.boxes, os.getpid())
+
+
+def _end_all(boxes: dict[tuple, deque[Box]], pid: int) -> None:
+    if pid == os.getpid():  # a fork has a copy of them, not their fate
+        for waiting in boxes.values():
+            for box in waiting:
+                box.end()
+
+
+_reserve = _Reserve()
+_numbers = itertools.count()
+
+
+def take(tier: str, file_mb: int, show: tuple[str, ...]) -> Box:
+    waiting = _reserve.boxes.setdefault((tier, file_mb, show, os.getpid()), deque())
+    while len(waiting) <= RESERVE:
+        waiting.append(Box(tier, file_mb, show))
+    while (box := waiting.popleft()).process.poll() is not None and waiting:
+        box.end()
+    return box
+
+
+@functools.cache
+def _code() -> tuple:
+    """The code that is sent into the sandbox, compiled once: its interpreter is ours."""
+    here = Path(__file__).parent
+    start = """
+def start():
+    def confine():
+        if config["tier"] != "D":
+            held = deny(config["tier"] == "C")
+            if config["tier"] == "C":
+                readable_only(config["readable"])
+                if not held:
+                    raise OSError("no seccomp filter here")
+    inside = lambda: serve(config["channel"], confine)
+    if config["tier"] == "B":
+        namespaces(config, inside)
+    elif config["tier"] == "C":
+        other_user(config, inside)
+    else:
+        inside()
+"""
+    sources = {name: (here / name).read_text() for name in SOURCES} | {"start": start}
+    return tuple(compile(source, name, "exec") for name, source in sources.items())
+
+
+@functools.cache
+def _python(tier: str) -> str:
+    """The interpreter without its virtual environment, or the system's of the same version where nobody else may reach ours."""
+    ours = os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
+    if tier in "AC" and os.getuid() == 0 and not open_to_all(ours):
+        name = f"python{sys.version_info.major}.{sys.version_info.minor}"
+        return next((path for folder in ("/usr/local/bin/", "/usr/bin/") if os.path.exists(path := folder + name)), ours)
+    return ours
+
+
+def open_to_all(path: str) -> bool:
+    """Whether other users can get to a path, through all its parents; also where there is no such path."""
+    if not os.path.exists(path):
+        return True
+    return all(parent.stat().st_mode & 0o001 for parent in Path(path).parents) and bool(os.stat(path).st_mode & 0o005)
+
+
+@functools.cache
+def packages() -> list[str]:
+    """Installed packages a program may import, after the standard library; no .pth file is read."""
+    return sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
+
+
+@functools.cache
+def binds(tier: str, show: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """Paths shown read-only, none inside another."""
+    wanted = {path for path in (*SHOWN, os.path.realpath(sys.base_prefix), *packages(), *show) if os.path.exists(path)}
+    wanted |= {path for path in ("/bin", "/sbin", "/lib", "/lib64") if os.path.isdir(path) and not os.path.islink(path)}
+    if tier in "AC" and os.getuid() == 0:  # there, the user who mounts or reads is another
+        wanted = {path for path in wanted if open_to_all(path)}
+    inside = {path for path in wanted for other in wanted if path != other and path.startswith(other.rstrip("/") + "/")}
+    return tuple(sorted(wanted - inside))
+
+
+@functools.cache
+def symlinks() -> dict[str, str]:
+    return {path: os.readlink(path) for path in ("/bin", "/sbin", "/lib", "/lib64", "/lib32") if os.path.islink(path)}
+
+
+def _bubblewrap(file_mb: int, shown: tuple[str, ...]) -> list[str]:
+    command = [
+        shutil.which("bwrap") or "bwrap", "--unshare-all", "--unshare-user", "--uid", "65534", "--gid", "65534", "--as-pid-1",
+        "--die-with-parent", "--new-session", "--hostname", "sandbox", "--cap-drop", "ALL",
+    ]  # fmt: skip
+    for path in shown:
+        command += ["--ro-bind", path, path]
+    for name, goal in symlinks().items():
+        command += ["--symlink", goal, name]
+    size = str(file_mb << 20)
+    command += ["--proc", "/proc", "--dev", "/dev", "--size", size, "--tmpfs", "/tmp", "--size", size, "--tmpfs", "/dev/shm"]
+    return [*command, "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/tmp"]
+
+
+def _new_uid() -> int:
+    """A user id of its own for each sandbox of this machine: no program meets another, and limits count apart."""
+    number = os.getpid() * 64 + next(_numbers) % 64
+    if os.getuid():
+        return os.getuid()
+    return 1_900_000_000 + number % 200_000_000 if _all_uids() else 61_184 + number % 4096  # no account has these
+
+
+@functools.cache
+def _all_uids() -> bool:
+    """Whether this user namespace has every user id, not only the first 65,536."""
+    return str(2**32 - 1) in Path("/proc/self/uid_map").read_text().split()
+
+
+def _kill(pid: int) -> None:
+    with contextlib.suppress(OSError):
+        os.kill(pid, 9)
+
+
+def _kill_group(pid: int) -> None:
+    with contextlib.suppress(OSError):
+        os.killpg(pid, 9)

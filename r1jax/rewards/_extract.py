@@ -1,0 +1,151 @@
+"""Where the answer is in a text: boxes, answer tags, #### lines, statements, the last formula. Linear scans only."""
+
+from __future__ import annotations
+
+import re
+
+TAIL = 65_536
+RULES = ("auto", "boxed", "answer_tag", "hash")
+
+_BRACES = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
+_BARE_BOX = re.compile(r"\\(?:boxed|fbox)\s+([^\s{$][^$\n]*)")
+_BETWEEN_BOXES = re.compile(
+    r"(?:\$+|\\[()\[\],;:! ]|\\q?quad|[\s,;.]|(?:\\text\s*\{)?\s*(?:and|or|和|或)\s*\}?|[A-Za-z](?:_\{?\w{1,3}\}?)?\s*=)*"
+)
+_WORD_BETWEEN = re.compile(r"and|or|[,;和或]|=")
+_STATEMENT = re.compile(
+    r"(?:final\s+answer|the\s+answer|answer|result)\s*(?:to\s+[^.\n]{0,60}\s)?(?:is|are|:|=)+(?:\s*(?:that|:|equal to))?"
+    r"|答案\s*(?:是|为|:|选)+|故选|最终答案",
+    re.IGNORECASE,
+)
+_SPAN = re.compile(r"(?<!\\)\$\$(.+?)(?<!\\)\$\$|(?<!\\)\$((?:[^$\\]|\\.)+?)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+_NUMBER = re.compile(
+    r"(?<![\w.\\])[-+]?\$?(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:[.,]\d+)?|\.\d+)(?:\s*/\s*\d+(?!\d|\.\d))?(?:\s*%|\\%)?"
+)
+_CHAT = re.compile(r"<\|[a-z_]+\|>[\s\S]*")
+_SENTENCE_END = re.compile(r"(?<![\d\s][A-Za-z])\.(?=\s+[A-Z\u4e00-\u9fff]|\s*$)|\n\s*\n|。")
+_HOPE = re.compile(r"[.\s]*I hope (?:it|this) is correct.*", re.IGNORECASE | re.DOTALL)
+
+
+def boxes(text: str) -> tuple[list[tuple[int, int, str]], bool]:
+    """The complete boxes (start, end, content), none inside another, and whether one is left open after the last."""
+    found: list[tuple[int, int, str]] = []
+    stack: list[int] = []
+    content_from: dict[int, int] = {}
+    for match in _BRACES.finditer(text):
+        token = match[0]
+        if token == "{":
+            stack.append(-1)
+        elif token == "}":
+            start = stack.pop() if stack else -1
+            if start >= 0:
+                while found and found[-1][0] > start:
+                    found.pop()
+                found.append((start, match.end(), text[content_from.pop(start) : match.start()].strip()))
+        elif token.endswith("{") and len(token) > 2:
+            stack.append(match.start())
+            content_from[match.start()] = match.end()
+    opened = max((start for start in stack if start >= 0), default=-1)
+    return found, opened >= 0 and (not found or opened > found[-1][0])
+
+
+def boxed(text: str) -> str | None:
+    """The last box; None if there is none or the last is cut off."""
+    found, cut = boxes(text)
+    if cut:
+        return None
+    bare = _last(_BARE_BOX, text)
+    if bare and (not found or bare.start() > found[-1][0]):
+        return bare[1].strip()
+    return found[-1][2] if found else None
+
+
+def joined_boxes(text: str) -> str | None:
+    """The last box together with those it stands in one list with: \\boxed{1} and \\boxed{2}."""
+    found, cut = boxes(text)
+    if cut or not found:
+        return boxed(text)
+    parts = [found[-1]]
+    for before in reversed(found[:-1]):
+        gap = text[before[1] : parts[-1][0]]
+        if len(gap) > 60 or not _BETWEEN_BOXES.fullmatch(gap) or "\n\n" in gap:
+            break
+        if not _WORD_BETWEEN.search(gap) and gap.strip(" $\\()[]"):
+            break
+        parts.append(before)
+    if len(parts) == 1:
+        return found[-1][2]
+    if len({content for _, _, content in parts}) == 1:
+        return parts[0][2]
+    return " ; ".join(content for _, _, content in reversed(parts))
+
+
+def answer_tag(text: str) -> str | None:
+    """What the last answer block holds: its last box, or all of it."""
+    blocks = answer_blocks(text)
+    if not blocks:
+        return None
+    inner = boxed(blocks[-1]) if "\\boxed" in blocks[-1] or "\\fbox" in blocks[-1] else blocks[-1].strip()
+    return inner
+
+
+def answer_blocks(text: str) -> list[str]:
+    blocks, at = [], 0
+    while (start := text.find("<answer>", at)) >= 0 and (end := text.find("</answer>", start)) >= 0:
+        start = text.rfind("<answer>", start, end)
+        blocks.append(text[start + 8 : end])
+        at = end + 9
+    return blocks
+
+
+def hashed(text: str) -> str | None:
+    """What follows the last ####, up to the end of its line."""
+    _, mark, after = text.rpartition("####")
+    return (after.strip().splitlines() or [""])[0].strip() if mark else None
+
+
+def after_thinking(text: str) -> str | None:
+    """The text after the last closed chain of thought; None if one is still open."""
+    for opening, closing in (("<think>", "</think>"), ("<reasoning>", "</reasoning>")):
+        before, mark, after = text.rpartition(closing)
+        if mark:
+            text = after
+        elif opening in text:
+            return None
+    return text
+
+
+def free(text: str) -> list[str]:
+    """The readings of an answer in running text, the likeliest first: what a statement says, or the last formula."""
+    text = _CHAT.sub("", text)
+    text = _HOPE.sub("", text).strip()
+    statement = _last(_STATEMENT, text)
+    if statement:
+        said = text[statement.end() :].strip(" :*\n")
+        end = _SENTENCE_END.search(said)
+        said = said[: end.start()] if end else said
+        if said.strip():
+            return [said.strip(), *last_formula(said)]
+    return last_formula(text)
+
+
+def last_formula(text: str) -> list[str]:
+    """The formula between math signs or the number that ends last."""
+    span = number = None
+    covered = -1
+    for span in _SPAN.finditer(text):
+        covered = span.end()
+    if span and not any(c.isalnum() for c in span[0]):
+        span = None
+    for match in _NUMBER.finditer(text, max(covered, 0)):
+        number = match
+    if number:
+        return [number[0].strip()]
+    return [next(group for group in span.groups() if group is not None).strip()] if span else []
+
+
+def _last(pattern: re.Pattern, text: str) -> re.Match | None:
+    found = None
+    for found in pattern.finditer(text):
+        pass
+    return found

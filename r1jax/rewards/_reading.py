@@ -1,0 +1,160 @@
+"""From a text to the answers it can be read as, each with its spelling, its number if it is one, and its tree."""
+
+from __future__ import annotations
+
+import functools
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+
+from r1jax.rewards import _extract
+from r1jax.rewards._ast import Node, OverBudget, Unreadable
+from r1jax.rewards._letters import COMMAS, spelling, tidy, unwrap
+from r1jax.rewards._parse import parse
+
+LONGEST = 4096  # characters of an answer that is read as more than its letters
+SHORT_DIGITS = 1000
+PROSE = 200
+_DECIMAL_COMMA = re.compile(r"(?<![\d,.])(\d+),(\d{2}|\d{4,})(?![\d,.])")
+_NUMBER = re.compile(
+    r"([-+]?)\s*(?:\\\$|\$)?\s*(?:(\d+(?:,\d{3})*|\d+)?(\.\d+)?|(\d+)\s*/\s*(\d+)|\\frac\{(-?\d+)\}\{(-?\d+)\})"
+)
+_SIGNS = re.compile(r"\\[()\[\]]|\\?\$|[€£¥₹]")
+
+
+@dataclass
+class Reading:
+    """One way to read an answer. `extracted` is verbatim; `spelling` is what is compared letter by letter."""
+
+    extracted: str
+    tidied: str
+    spelling: str
+
+    @functools.cached_property
+    def number(self) -> Fraction | str | None:
+        """A plain number: exact, or its digits where they are too many."""
+        return plain_number(self.tidied)
+
+    @functools.cached_property
+    def trees(self) -> list[Node]:
+        """The tree; two where 1,234 may be one number or two. A text where nothing else can be read.
+
+        Raises:
+            OverBudget.
+        """
+        if len(self.tidied) > LONGEST:
+            raise OverBudget("length")
+        found = []
+        for commas in (True, False) if COMMAS.search(self.tidied) else (True,):
+            try:
+                found.append(parse(self.tidied, commas))
+            except Unreadable:
+                pass
+        return found or [Node("text", (self.tidied,))]
+
+    @property
+    def readable(self) -> bool:
+        try:
+            return self.trees[0].kind != "text"
+        except OverBudget:
+            return True
+
+
+def reading(extracted: str) -> Reading | None:
+    """The reading of an extracted answer, None if nothing is in it."""
+    tidied = unwrap(tidy(unwrap(extracted)))
+    tidied = unwrap(_SIGNS.sub(" ", tidied)) if _SIGNS.search(tidied) else tidied
+    letters = spelling(tidied)
+    if not re.search(r"[^\W_]|\\[A-Za-z]", re.sub(r"\\(?:text|boxed|mathrm|mbox|ldots)(?![a-zA-Z])", "", letters)):
+        return None
+    return Reading(extracted, tidied, letters)
+
+
+def answers(text: str, rule: str = "auto") -> list[Reading]:
+    """The readings of the answer of a completion, the one to grade first; none if it has no answer."""
+    if rule != "auto":
+        found = [_by_rule(text, rule)]
+    else:
+        found = _automatic(text)
+    read = (reading(extracted) for extracted in found if extracted)
+    return [r for r in read if r]
+
+
+@functools.lru_cache(maxsize=8192)
+def references(gold: str) -> tuple[Reading, ...]:
+    """The readings of a reference answer: what is boxed in it, itself, or the last formula of a long solution."""
+    if "\\boxed" in gold or "\\fbox" in gold:
+        found = [_extract.joined_boxes(gold)]
+    elif len(gold) > PROSE:
+        found = [gold, *_extract.free(gold)]
+    else:
+        found = [gold]
+    return tuple(r for r in map(reading, filter(None, found)) if r)
+
+
+def extract(text: str, rule: str = "auto") -> str | None:
+    found = _by_rule(text, rule) if rule != "auto" else next(iter(_best(_automatic(text))), None)
+    return found
+
+
+def _best(found: list[str | None]) -> list[str]:
+    """The candidates with the first readable one in front."""
+    given = [f for f in found if f]
+    if len(given) < 2:
+        return given
+    readable = [f for f in given if (r := reading(f)) and r.readable]
+    return readable or given
+
+
+def _by_rule(text: str, rule: str) -> str | None:
+    if rule == "hash":
+        return _extract.hashed(text)
+    if rule == "boxed":
+        return _extract.boxed(text)
+    if "<answer>" in text:
+        return _extract.answer_tag(text)
+    return _extract.boxed(text)
+
+
+def _automatic(text: str) -> list[str | None]:
+    region = _extract.after_thinking(text.rstrip())
+    if region is None:
+        return []
+    region = region[-_extract.TAIL :]
+    blocks = _extract.answer_blocks(region)
+    if len(blocks) != region.count("<answer>") or len({block.strip() for block in blocks}) > 1:
+        return []  # cut off, nested, or two different answers
+    region = blocks[-1] if blocks else region
+    if "\\boxed" in region or "\\fbox" in region:
+        return [_extract.joined_boxes(region)]
+    if "####" in region:
+        return [_extract.hashed(region)]
+    region = region.strip()
+    if len(region) > LONGEST and plain_number(region) is None:
+        return [_decimal_comma(found) for found in _extract.free(region)]
+    return [_decimal_comma(found) for found in (region, *_extract.free(region))]
+
+
+def _decimal_comma(region: str) -> str:
+    """1000,99 as a whole text is one number."""
+    match = _DECIMAL_COMMA.fullmatch(region)
+    return f"{match[1]}.{match[2]}" if match else region
+
+
+def plain_number(tidied: str) -> Fraction | str | None:
+    match = _NUMBER.fullmatch(tidied.strip())
+    if not match or not (match[2] or match[3] or match[4] or match[6]):
+        return None
+    sign = -1 if match[1] == "-" else 1
+    if match[4] or match[6]:
+        top, bottom = (match[4], match[5]) if match[4] else (match[6], match[7])
+        if len(top) + len(bottom) > SHORT_DIGITS or not int(bottom):
+            return None
+        return Fraction(sign * int(top), int(bottom))
+    whole = match[2] or "0"
+    if "," in whole and not COMMAS.fullmatch(whole):
+        return None
+    whole, decimals = whole.replace(",", "").lstrip("0"), (match[3] or "")[1:].rstrip("0")
+    if len(whole) + len(decimals) > SHORT_DIGITS:
+        return f"{match[1].strip('+')}{whole}.{decimals}"
+    return Fraction(f"{'-' if sign < 0 else ''}{whole or 0}.{decimals or 0}")

@@ -1,0 +1,165 @@
+"""Whether two terms are equal: exactly, modulo a prime, then numerically to more digits than could agree by chance."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+from r1jax.rewards._ast import Node, OverBudget, holds, rebuild, symbols, walk
+from r1jax.rewards._exact import Residues, Undefined, exact
+from r1jax.rewards._numeric import ALL, POSITIVE, agree, rounds_to, whole_letters
+
+LONG_DECIMAL = 10  # significant digits from which a decimal may stand for an irrational or endless number
+MOST_FUNCTIONS = 300
+_DECIMAL = re.compile(r"-?\d*\.(\d+)")
+TERMS = {"num", "const", "sym", "add", "mul", "pow", "fn", "apply"}
+
+
+def is_term(node: Node) -> bool:
+    return all(part.kind in TERMS for part in walk(node))
+
+
+def terms_equal(a: Node, b: Node) -> tuple[bool, str]:
+    """Whether two terms have one value (as functions of their letters), and the stage that says so.
+
+    Raises:
+        OverBudget: neither could be evaluated within bounds.
+    """
+    infinite = [_infinity(node) for node in (a, b)]
+    if any(infinite) or holds(a, "const", "inf") or holds(b, "const", "inf"):
+        return infinite[0] == infinite[1] is not None and bool(infinite[0]), "exact"
+    try:
+        values = [_exact(node) for node in (a, b)]
+        if None not in values:
+            return values[0] == values[1], "exact"
+        left, right = Residues(), Residues()
+        same = left.of(a) == right.of(b)
+        if same or left.pure and right.pure:
+            return same, "modular"
+        return _numerically(a, b)
+    except Undefined:
+        return False, "undefined"
+
+
+def _exact(node: Node) -> Fraction | None:
+    try:
+        return exact(node)
+    except OverBudget:  # residues may still tell
+        return None
+
+
+def _infinity(node: Node) -> int:
+    """1 or -1 for plus and minus infinity, 0 for all else."""
+    if node == Node("const", ("inf",)):
+        return 1
+    if node.kind == "mul" and len(node.args) == 2 and node.args[1] == Node("const", ("inf",)):
+        value = exact(node.args[0]) if node.args[0].kind == "num" else None
+        return 0 if not value else 1 if value > 0 else -1
+    return 0
+
+
+def _numerically(a: Node, b: Node) -> tuple[bool, str]:
+    if sum(part.kind in ("fn", "pow", "apply") for node in (a, b) for part in walk(node)) > MOST_FUNCTIONS:
+        raise OverBudget("functions")
+    logarithms = any(n.kind == "fn" and n.args[:1] == ("log",) and len(n.args) == 2 for t in (a, b) for n in walk(t))
+    for ten in (False, True) if logarithms else (False,):
+        if _same_everywhere(a, b, ten):
+            return True, "numeric"
+        for decimal, other in ((a, b), (b, a)):
+            if _stands_for(decimal, other, ten):
+                return True, "decimal"
+    return False, "numeric"
+
+
+def _same_everywhere(a: Node, b: Node, ten: bool) -> bool:
+    letters = symbols(a) | symbols(b) or holds(a, "apply") or holds(b, "apply")
+    whole = whole_letters(a, b)
+    agreed = 0
+    for point in range(ALL if letters else 1):
+        if point >= POSITIVE and whole:
+            break
+        try:
+            same = agree(a, b, point, ten, whole, bool(letters))
+        except Undefined:
+            if not letters:
+                raise
+            continue
+        if same is False:
+            return False
+        agreed += bool(same)
+    return agreed >= (2 if letters else 1)
+
+
+def _stands_for(decimal: Node, other: Node, ten: bool) -> bool:
+    """Whether a long decimal is the other value, cut or rounded after its last place."""
+    if decimal.kind != "num" or symbols(other) or not is_term(other) or holds(other, "apply"):
+        return False
+    match = _DECIMAL.fullmatch(decimal.args[1])
+    digits = decimal.args[1].lstrip("-0.").replace(".", "")
+    return bool(match) and len(digits) >= LONG_DECIMAL and rounds_to(decimal.args[0], len(match[1]), other, ten)
+
+
+def long_decimal_of(a: Node, b: Node) -> bool:
+    """Whether one is a long decimal of the other, an endless fraction."""
+    for decimal, other in ((a, b), (b, a)):
+        value = _exact(other)
+        if value is None or decimal.kind != "num":
+            continue
+        rest = value.denominator
+        for prime in (2, 5):
+            while rest % prime == 0:
+                rest //= prime
+        if rest != 1 and _stands_for(decimal, other, False):
+            return True
+    return False
+
+
+def without(node: Node, mark: str) -> Node:
+    """The term with every `percent` or `deg` taken as the bare number."""
+    return rebuild(node, lambda n: n.args[1] if n.kind == "fn" and n.args[0] == mark else n)
+
+
+def proportional(f: Node, g: Node, positive: bool = False) -> bool:
+    """Whether f = c·g for a constant c ≠ 0 (or c > 0): what makes f = 0 and g = 0 one equation.
+
+    Raises:
+        OverBudget, Undefined.
+    """
+    rows = [(Residues(seed), Residues(seed)) for seed in (0, 1)]
+    values = [(r.of(f), s.of(g)) for r, s in rows]
+    if all(x == 0 for x, _ in values) or all(y == 0 for _, y in values):
+        return all(x == y == 0 for x, y in values)
+    pure = all(r.pure and s.pure for r, s in rows)
+    modular = (values[0][0] * values[1][1] - values[1][0] * values[0][1]) % _prime() == 0
+    if pure and not modular:
+        return False
+    if modular and not positive:
+        return True
+    return _ratio_is_constant(f, g, positive)
+
+
+def _prime() -> int:
+    from r1jax.rewards._exact import PRIME
+
+    return PRIME
+
+
+def _ratio_is_constant(f: Node, g: Node, positive: bool) -> bool:
+    from r1jax.rewards._numeric import FIRST_BITS, Numeric
+
+    ratios = []
+    for point in range(ALL):
+        try:
+            numeric = Numeric(FIRST_BITS, point)
+            x, y = numeric.of(f), numeric.of(g)
+            if not y:
+                continue
+            ratios.append(x / y)
+        except Undefined:
+            continue
+    if len(ratios) < 2 or not ratios[0]:
+        return False
+    first = ratios[0]
+    if positive and (getattr(first, "imag", 0) or first.real <= 0):
+        return False
+    return all(abs(r - first) < abs(first) * 2.0**-120 for r in ratios)

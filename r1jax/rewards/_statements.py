@@ -1,0 +1,177 @@
+"""What the relations of an answer state: x = 5 names a value, 2 + 2 = 5 is false, 2 < x is an inequality."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+from r1jax.rewards._ast import Node, holds, negative, rebuild, symbols, walk
+from r1jax.rewards._exact import Undefined
+from r1jax.rewards._numeric import rounds_to
+from r1jax.rewards._scalars import is_term
+
+FALSE = Node("false", ())
+_ASCENDING = {"<": "<", "<=": "<=", ">": "<", ">=": "<="}
+MOST_SIGNS = 4
+Equal = Callable[[Node, Node], bool]
+
+
+def normal(node: Node, equal: Equal) -> Node:
+    """The answer with each relation read, ± written out and matrices added up.
+
+    New kinds: named (name, value); equation (left, right); order (operators, sides...) ascending; member (letter, set);
+    relation (operators, sides...), compared side by side; false.
+    """
+    if node.kind == "rel":
+        operators = node.args[0]
+        sides = [normal(side, equal) for side in node.args[1:]]
+        return _spread(_statement(operators, sides, equal))
+    if node.kind in ("list", "set"):
+        items: list[Node] = []
+        for item in node.args:
+            item = normal(item, equal)
+            spread = item.kind == "list" and all(i.kind != "named" or node.kind == "set" for i in item.args)
+            items.extend(item.args if spread else (item,))
+        items = _values(items) if node.kind == "list" else items
+        return items[0] if len(items) == 1 and node.kind == "list" else Node(node.kind, tuple(items))
+    if node.kind in ("tuple", "union", "ratio", "quantity"):
+        return Node(node.kind, tuple(normal(arg, equal) if isinstance(arg, Node) else arg for arg in node.args))
+    if node.kind == "apply" and not is_term(node):
+        return Node("apply", tuple(normal(arg, equal) if isinstance(arg, Node) else arg for arg in node.args))
+    if holds(node, "matrix") and node.kind in ("add", "mul"):
+        return _matrix_value(node) or node
+    if holds(node, "pm"):
+        return _both_signs(node)
+    return node
+
+
+def _statement(operators: tuple, sides: list[Node], equal: Equal) -> Node:
+    if len(sides) > len(operators) + 1:  # a modulus
+        return Node("relation", (operators, *sides))
+    if set(operators) <= {"=", "~"}:
+        if "~" in operators[1:]:  # x = 1/3 ≈ 0.33: what is exact counts
+            cut = operators.index("~", 1)
+            if not all(_is_near(sides[cut], side) for side in sides[cut + 1 :]):
+                return FALSE
+            operators, sides = operators[:cut], sides[: cut + 1]
+        elif operators == ("~",) and not symbols(sides[0]) and is_term(sides[0]) and is_term(sides[1]):
+            return sides[0] if _is_near(*sides) else FALSE
+        return _equality(sides, equal)
+    if set(operators) <= set(_ASCENDING):
+        if set(operators) <= {">", ">="}:
+            operators, sides = operators[::-1], sides[::-1]
+        elif not set(operators) <= {"<", "<="}:
+            return Node("relation", (operators, *sides))
+        return Node("order", (tuple(_ASCENDING[operator] for operator in operators), *sides))
+    if operators == ("!=",):
+        return Node("order", (operators, *sides))
+    if operators == ("in",):
+        return Node("member", tuple(sides))
+    return Node("relation", (operators, *sides))
+
+
+def _equality(sides: list[Node], equal: Equal) -> Node:
+    """A chain of equal signs, which must hold where it can be checked."""
+    first, rest = sides[0], sides[1:]
+    if all(is_term(side) and not symbols(side) and not holds(side, "apply") for side in sides):
+        if all(equal(a, b) for a, b in itertools.pairwise(sides)):
+            return sides[-1]
+        if first.kind != "const":
+            return FALSE
+    if not is_name(first) and len(sides) == 2 and is_name(rest[0]):
+        first, rest = rest[0], [first]
+    if not is_name(first):
+        return Node("equation", tuple(sides)) if len(sides) == 2 else Node("relation", (("=",) * len(rest), *sides))
+    constant = [side for side in rest if not symbols(side)]
+    rest = constant or [side for side in rest if side.kind != "sym"] or rest
+    if not all(equal(a, b) for a, b in itertools.pairwise(rest)):
+        return FALSE
+    value = rest[-1]
+    if first.kind == "sym" and first.args[0] in symbols(value):
+        return Node("equation", (first, value))
+    return Node("named", (first, value))
+
+
+def _is_near(exact_side: Node, decimal: Node) -> bool:
+    """Whether a decimal of three places or more is the value it is said to be near to, give or take its last place."""
+    places = len(decimal.args[1].partition(".")[2]) if decimal.kind == "num" else 0
+    if places < 3 or symbols(exact_side) or not is_term(exact_side):
+        return True
+    try:
+        return rounds_to(decimal.args[0], places, exact_side)
+    except Undefined:
+        return False
+
+
+def is_name(node: Node) -> bool:
+    """Whether a left side only says what the value is called: x, f(x), AB, |AB|, (x, y), a text."""
+    if node.kind in ("sym", "apply", "text"):
+        return True
+    if node.kind == "const":
+        return node.args[0] in ("e", "i")
+    if node.kind == "fn" and node.args[0] == "abs":
+        return all(part.kind in ("sym", "mul") for part in walk(node.args[1]))
+    if node.kind == "mul":  # a segment, an angle, P(A)
+        return all(part.kind == "sym" and part.args[0][0].isupper() for part in node.args)
+    if node.kind == "ratio":
+        return all(map(is_name, node.args))
+    if node.kind == "tuple":
+        return node.args[:2] == ("(", ")") and all(part.kind in ("sym", "const") for part in node.args[2:])
+    return False
+
+
+def _values(items: list[Node]) -> list[Node]:
+    """n = 1, 2, 3 and x = 1 or x = 2 are lists of values."""
+    if items and items[0].kind == "named" and len(items) > 1 and symbols(items[0].args[0]):
+        name = items[0].args[0]
+        plain = [item for item in items if item.kind != "named"]
+        if all(item.kind != "named" or item.args[0] == name for item in items):
+            if not plain or all(item.kind not in ("equation", "order", "member", "relation", "false", "text") for item in plain):
+                return [item.args[1] if item.kind == "named" else item for item in items]
+    return items
+
+
+def _spread(node: Node) -> Node:
+    """x = ±2 as x = 2, x = -2."""
+    if node.kind == "named" and node.args[1].kind == "list":
+        return node.args[1]
+    return node
+
+
+def _both_signs(node: Node) -> Node:
+    signs = sum(part.kind == "pm" for part in walk(node))
+    if not is_term(_with_signs(node, (1,) * signs, True)) or signs > MOST_SIGNS:
+        return node
+    together = any(part == Node("pm", (-1, part.args[1])) for part in walk(node) if part.kind == "pm")
+    choices = [(1,) * signs, (-1,) * signs] if together else itertools.product((1, -1), repeat=signs)
+    return Node("list", tuple(_with_signs(node, choice, together) for choice in choices))
+
+
+def _with_signs(node: Node, choice: tuple, together: bool) -> Node:
+    waiting = iter(choice)
+
+    def change(part: Node) -> Node:
+        if part.kind != "pm":
+            return part
+        sign = next(waiting) * (part.args[0] if together else 1)
+        return part.args[1] if sign > 0 else negative(part.args[1])
+
+    return rebuild(node, change)
+
+
+def _matrix_value(node: Node) -> Node | None:
+    """Sums of matrices, and their multiples by terms."""
+    if node.kind == "matrix":
+        return node
+    if node.kind == "add":
+        parts = [_matrix_value(part) for part in node.args]
+        if any(part is None or [len(r) for r in part.args] != [len(r) for r in parts[0].args] for part in parts):
+            return None
+        rows = zip(*(part.args for part in parts))
+        return Node("matrix", tuple(tuple(Node("add", cells) for cells in zip(*row)) for row in rows))
+    if node.kind == "mul":
+        matrices = [part for part in node.args if part.kind == "matrix"]
+        factors = tuple(part for part in node.args if part.kind != "matrix")
+        if len(matrices) == 1 and all(map(is_term, factors)):
+            return Node("matrix", tuple(tuple(Node("mul", (*factors, cell)) for cell in row) for row in matrices[0].args))
+    return None

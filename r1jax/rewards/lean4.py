@@ -1,0 +1,133 @@
+"""Proofs in Lean 4, where R1JAX_LEAN_PROJECT names a built Lake project.
+
+Statement and candidate are compiled in separate sandboxes. The check is a program of ours that reads both .olean files as
+data, runs none of their code, checks every declaration of the candidate with the kernel again, and compares types and
+axioms itself. Not run by our tests: they have no Lean.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+from r1jax.rewards import sandbox
+from r1jax.rewards.sandbox import Limits, Tier
+
+VARIABLE = "R1JAX_LEAN_PROJECT"
+STANDARD = frozenset({"propext", "Classical.choice", "Quot.sound"})
+HEADER = re.compile(r"\s*(?:theorem|lemma)\s+([\w.'«»]+)(.*)", re.DOTALL)
+IMPORTS = re.compile(r"\A(?:\s*import\s+\S+[^\n]*\n?)+")
+CHECK = """import Lean
+import Lean.Replay
+open Lean
+
+def main (arguments : List String) : IO UInt32 := do
+  initSearchPath (← findSysroot)
+  let (statement, _) ← readModuleData "Stmt.olean"
+  let (candidate, _) ← readModuleData "Cand.olean"
+  let base ← importModules candidate.imports {}
+  let mut declared : Std.HashMap Name ConstantInfo := {}
+  for name in candidate.constNames, constant in candidate.constants do
+    declared := declared.insert name constant
+  let environment ← base.replay declared
+  let wanted := (statement.constNames.zip statement.constants).find? (·.1 == `R1Stmt.goal)
+  let name := (arguments.headD "main").toName
+  match wanted, environment.find? name with
+  | some (_, goal), some proof =>
+    let levels := goal.levelParams.map Level.param
+    if goal.levelParams.length != proof.levelParams.length then
+      IO.println "statement"
+      return 0
+    match Kernel.isDefEq environment {} goal.type (proof.instantiateTypeLevelParams levels) with
+    | .ok true =>
+      let (_, found) := ((CollectAxioms.collect name).run environment).run {}
+      IO.println s!"axioms {" ".intercalate (found.axioms.toList.map toString)}"
+    | _ => IO.println "statement"
+  | _, _ => IO.println "statement"
+  return 0
+"""
+
+
+def absent() -> str | None:
+    """What is missing for this backend."""
+    project = os.environ.get(VARIABLE)
+    if not project:
+        return f"backend lean4: {VARIABLE} is not set; set it to a built Lake project, or leave these rows out"
+    if not Path(project, "lean-toolchain").is_file():
+        return f"backend lean4: {VARIABLE}={project} holds no lean-toolchain; it must be a built Lake project"
+    if shutil.which("lake") is None:
+        return "backend lean4: no lake on PATH; install Lean (elan), or leave these rows out"
+    return None
+
+
+def prove(preamble: str, goal: str, proof: str, allowed: frozenset[str], limits: Limits, tier: Tier) -> tuple[str, str]:
+    """A verdict and its reason: whether `proof` proves `goal` from allowed axioms only.
+
+    Args:
+        goal: a type, which `main` must have, or `theorem name (x : T) : P` without its proof.
+        proof: `:= ...`, `by ...` or a whole file.
+    Raises:
+        Unavailable: the sandbox did not start.
+    """
+    statement, candidate, theorem = sources(preamble, goal, proof)
+    name, compiled = _compile({"Stmt.lean": statement.encode("utf-8", "replace")}, "Stmt", limits, tier)
+    if name:
+        return "gold_unusable", f"statement: {compiled}"
+    stmt = compiled
+    name, compiled = _compile({"Cand.lean": candidate.encode("utf-8", "replace")}, "Cand", limits, tier)
+    if name:
+        return name, f"candidate: {compiled}"
+    files = {"Stmt.olean": stmt, "Cand.olean": compiled, "Check.lean": CHECK.encode()}
+    outcome = _run(["--run", "Check.lean", theorem], files, [], limits, tier)
+    said = outcome.stdout.decode("utf-8", "replace").strip()
+    if outcome.status != "exited":
+        return "budget", f"check: {outcome.status}"
+    if outcome.code or not said.startswith("axioms"):
+        return "wrong", "check: the statement differs" if said == "statement" else f"check: exit status {outcome.code}"
+    found = set(said.split()[1:])
+    if not found <= (allowed or STANDARD):
+        return "wrong", f"axioms not allowed: {', '.join(sorted(found - (allowed or STANDARD)))}"
+    return "correct", f"axioms: {', '.join(sorted(found)) or 'none'}"
+
+
+def sources(preamble: str, goal: str, proof: str) -> tuple[str, str, str]:
+    """The files of statement and candidate, and the name of the theorem."""
+    header = HEADER.fullmatch(goal)
+    theorem, rest = (header[1], header[2]) if header else ("main", f" : {goal}")
+    statement = f"{preamble}\n\naxiom R1Stmt.goal{rest}\n"
+    body = IMPORTS.sub("", proof)
+    if body.lstrip().startswith((":=", "by ", "by\n")):
+        body = f"theorem {theorem}{rest} " + ("" if body.lstrip().startswith(":=") else ":= ") + body
+    return statement, f"{preamble}\n\n{body}\n", theorem
+
+
+@functools.lru_cache(maxsize=4)
+def _project(project: str) -> tuple[str, str]:
+    """The prefix of the project's toolchain, and its LEAN_PATH. Lake runs outside the sandbox: the project is the user's."""
+    said = subprocess.run(["lake", "env", "printenv"], cwd=project, capture_output=True, text=True, check=True, timeout=120)
+    values = dict(line.split("=", 1) for line in said.stdout.splitlines() if "=" in line)
+    return values["LEAN_SYSROOT"], values["LEAN_PATH"]
+
+
+def _run(arguments: list[str], files: dict[str, bytes], fetch: list[str], limits: Limits, tier: Tier) -> sandbox.Outcome:
+    prefix, path = _project(os.environ[VARIABLE])
+    job = {
+        "kind": "command", "argv": [f"{prefix}/bin/lean", *arguments], "env": {"LEAN_PATH": path, "LEAN_SYSROOT": prefix},
+        "files": files, "fetch": fetch,
+    }  # fmt: skip
+    show = (prefix, *(folder for folder in path.split(":") if os.path.isabs(folder)))
+    return sandbox.run(job, limits, tier=tier, show=show)
+
+
+def _compile(files: dict[str, bytes], module: str, limits: Limits, tier: Tier):
+    outcome = _run(["-o", f"{module}.olean", f"{module}.lean"], files, [f"{module}.olean"], limits, tier)
+    if outcome.status != "exited":
+        return "budget", outcome.status
+    if outcome.code or outcome.files[0] is None:
+        said = " ".join(outcome.stdout.decode("utf-8", "replace").split())
+        return "wrong", "".join(c if c.isprintable() else " " for c in said)[:300]
+    return "", outcome.files[0]

@@ -1,0 +1,60 @@
+"""What all tests share: eight CPU devices, checked shapes, and a model small enough to compile in seconds."""
+
+import os
+import tempfile
+
+import jax
+import pytest
+from jaxtyping import install_import_hook
+
+# Before anything touches a device. The cache also serves the processes that tests start.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="r1jax-compiled-"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+install_import_hook("r1jax", "beartype.beartype")
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    from r1jax.tokenizer import Bytes
+
+    return Bytes()
+
+
+@pytest.fixture(scope="session")
+def cfg(tokenizer):
+    """Two layers in Qwen3's shape, over bytes."""
+    from r1jax.model.config import ModelConfig
+
+    return ModelConfig(
+        vocab_size=tokenizer.vocab_size + 1, width=32, layers=2, heads=4, kv_heads=2, head_width=8, mlp_width=64,
+        rope_theta=1e4, qk_norm=True,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def params(cfg):
+    """Random, but sure of itself: fresh weights give flat logits, on which no temperature shows."""
+    from tiny import sharp
+
+    return sharp(cfg, seed=0)
+
+
+@pytest.fixture(scope="session")
+def one():
+    """The mesh 1x1."""
+    from r1jax.sharding import make_mesh
+
+    return make_mesh("1x1")
+
+
+@pytest.fixture(scope="session")
+def eight():
+    """The mesh 4x2 on eight devices."""
+    from r1jax.sharding import make_mesh
+
+    return make_mesh("4x2")

@@ -1,0 +1,184 @@
+"""A whole R1-Zero run at a size for tests: a base of 2 layers, and the command that trains it.
+
+The base is not random: after a few seconds of training it guesses the letter of a comparison in R1-Zero's format, or in one
+of the corpus's broken ones, so that rewards differ within groups and every update moves the parameters.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from unittest import mock
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from experiments import nano_base, r1_zero
+from r1jax import checkpoint, log, tokenizer
+from r1jax.digest import file_sha256
+from r1jax.model import transformer
+from r1jax.model.config import ModelConfig
+from r1jax.nano import corpus, tasks
+from r1jax.prompts import R1_ZERO, fill
+from r1jax.rollout import pack, spread
+from r1jax.sharding import make_mesh, place, shard_rows
+from r1jax.update import Learner, TokenBatch, cross_entropy, start, update
+
+ROOT = Path(__file__).resolve().parent.parent
+MODEL = dict(width=32, layers=2, heads=2, kv_heads=1, head_width=16, mlp_width=64, qk_norm=True)
+ROW = 320  # slots: the template alone has about 200 tokens
+FLAGS = dict(
+    steps=6, questions_per_round=2, group_size=4, max_tokens=24, eval_problems=4, row_length=ROW, batch_rows=2, save_every=2,
+    eval_every=3, log_samples=4, minibatches=1, mesh="1x1",
+)  # fmt: skip
+
+
+def solution(index: int) -> tuple[str, str]:
+    """A comparison under the template, and a guess at its letter in some format."""
+    rng = random.Random(index)
+    row = tasks.draw(rng, "corpus", "compare")
+    letter = rng.choice(tasks.LETTERS)
+    return fill(R1_ZERO, row["problem"]), " " + corpus.response(f"i guess {letter}", letter, rng)
+
+
+def train_base(directory: Path, steps: int = 150, rows: int = 8) -> None:
+    """Tokenizer and base, written as `experiments.nano_base` writes them."""
+    pieces = tokenizer.train((corpus.document(1, i) for i in range(1500)), 500)
+    cfg = ModelConfig(vocab_size=pieces.vocab_size, **MODEL)
+    mesh = make_mesh("1x1", jax.devices()[:1])
+    learner = Learner(cfg, optax.adamw(optax.linear_schedule(2e-2, 0.0, steps)), cross_entropy)
+    state = start(learner, place(transformer.init(cfg, jax.random.key(0)), mesh))
+    for step in range(steps):
+        pairs = [solution(step * rows + i) for i in range(rows)]
+        prompts = [pieces.encode(prompt) for prompt, _ in pairs]
+        texts = [np.asarray([*pieces.encode(text), pieces.eos_id]) for _, text in pairs]
+        packed, places = pack(prompts, list(enumerate(texts)), ROW)
+        weights = [np.full(len(text), 1 / (rows * len(text)), np.float32) for text in texts]
+        batch = TokenBatch(packed, spread(weights, places, packed.tokens.shape))
+        state, _ = update(learner, state, [shard_rows(batch, mesh)])
+    nano_base.export(directory, cfg, jax.tree.map(np.asarray, state.params), pieces)
+
+
+def arguments(**changed: object) -> list[str]:
+    """The flags of a small run, with some changed."""
+    return [f"--{name.replace('_', '-')}={value}" for name, value in (FLAGS | changed).items()]
+
+
+class Walk:
+    """The command on the small base, in this process or in one of its own."""
+
+    def __init__(self, base: Path, cache: Path):
+        self.base, self.cache = base, cache
+
+    def here(self, workdir: Path, *extra: str, **changed: object) -> Path:
+        """Runs the command in this process, without the cost of a start. SystemExit where the command exits with an error."""
+        command = [*arguments(**{"weights": self.base, "workdir": workdir} | changed), *extra]
+        with mock.patch.object(sys, "argv", ["r1_zero", *command]):
+            r1_zero.main()
+        return workdir
+
+    def refused(self, capsys: pytest.CaptureFixture, workdir: Path, *extra: str, **changed: object) -> str:
+        """What the command says on standard error when it refuses, as a shell would show it."""
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as exit_:
+            self.here(workdir, *extra, **changed)
+        code = exit_.value.code
+        assert code not in (None, 0)
+        return capsys.readouterr().err + (code if isinstance(code, str) else "")
+
+    def spawn(self, workdir: Path, *, devices: int = 1, **changed: object) -> subprocess.Popen:
+        """Starts the command as a process."""
+        from two_processes import CLUSTER_VARIABLES
+
+        env = {k: v for k, v in os.environ.items() if not k.startswith(CLUSTER_VARIABLES)} | {
+            "JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "PYTHONPATH": str(ROOT),
+            "JAX_COMPILATION_CACHE_DIR": str(self.cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        }  # fmt: skip
+        command = [sys.executable, "-m", "experiments.r1_zero"]
+        command += arguments(**{"weights": self.base, "workdir": workdir} | changed)
+        return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def run(self, workdir: Path, *, devices: int = 1, **changed: object) -> subprocess.CompletedProcess:
+        """The command as a process, to its end."""
+        process = self.spawn(workdir, devices=devices, **changed)
+        out, err = process.communicate(timeout=500)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+@contextlib.contextmanager
+def compiled_once(cache: Path) -> Iterator[None]:
+    """Lets every run of the tests, here or in a process of its own, take its programs from one cache on disk."""
+    from jax.experimental.compilation_cache import compilation_cache
+
+    settings = {
+        "jax_compilation_cache_dir": str(cache), "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }  # fmt: skip
+    before = {name: getattr(jax.config, name) for name in settings}
+    try:
+        for name, value in settings.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+        yield
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope="session")
+def walk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Walk]:
+    home = tmp_path_factory.mktemp("walk")
+    with compiled_once(home / "cache"):
+        train_base(home / "base")
+        yield Walk(home / "base", home / "cache")
+
+
+def lines(workdir: Path, name: str) -> list[dict]:
+    """A log without the figures that depend on the machine."""
+    return [
+        {key: value for key, value in line.items() if not key.startswith("perf/")} for line in log.read(workdir / f"{name}.jsonl")
+    ]
+
+
+def outcome(workdir: Path, *logs: str) -> dict:
+    """What two runs of the same seed must have in common."""
+    found = {name: lines(workdir, name) for name in logs or ("metrics", "samples", "eval")}
+    manifest = json.loads((workdir / "manifest.json").read_text())
+    kept = {name: manifest[name] for name in ("results", "warnings", "status", "parent", "data")}
+    return found | {"params": checkpoint.sha256(workdir), "last": checkpoint.latest(workdir / "checkpoints"), **kept}
+
+
+def files(directory: Path) -> dict[str, str]:
+    """sha256 of every file below a directory."""
+    return {str(p.relative_to(directory)): file_sha256(p) for p in sorted(directory.rglob("*")) if p.is_file()}
+
+
+def wait_until(true: Callable[[], bool], process: subprocess.Popen, deadline: float = 300.0) -> None:
+    """Waits for something a process does to its files."""
+    end = time.monotonic() + deadline
+    while not true():
+        if process.poll() is not None or time.monotonic() > end:
+            process.kill()
+            raise AssertionError(f"it did not come to pass; exit {process.returncode}\n{process.communicate()[1][-3000:]}")
+        time.sleep(0.005)
+
+
+def count(workdir: Path, name: str) -> int:
+    """Whole lines of a log."""
+    path = workdir / f"{name}.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def sha(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
