@@ -149,7 +149,7 @@ def measure(directory: Path, mesh, problems: int = 512, samples: int = 16) -> di
     from r1jax.rewards import rule
     from r1jax.rewards.isolate import Pool
     from r1jax.run import Policy
-    from r1jax.train_rl import complete
+    from r1jax.rounds import complete
 
     cfg, params = weights.from_hf(directory, mesh)
     policy = Policy(cfg, tokenizer.SentencePiece.load(directory / TOKENIZER), R1_ZERO)

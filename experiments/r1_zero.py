@@ -18,7 +18,7 @@ from typing import Annotated, Literal
 import tyro
 
 from r1jax.recipe import RLRecipe
-from r1jax.run import RunOptions
+from r1jax.run import RunOptions, explained
 
 PAPER = RLRecipe(
     steps=10_400,  # "10,400 steps", "a training step refers to a single policy update operation"
@@ -42,7 +42,7 @@ PAPER = RLRecipe(
 
 NANO = dataclasses.replace(
     PAPER,
-    steps=100, questions_per_round=16, minibatches=1, learning_rate=3e-4, max_tokens=256, ref_every=40, warmup_steps=5,
+    steps=100, questions_per_round=16, minibatches=1, learning_rate=3e-4, max_tokens=320, ref_every=40, warmup_steps=5,
     row_length=512, batch_rows=8, remat="dots", eval_every=25, save_every=25, log_samples=8,
 )  # fmt: skip
 
@@ -76,8 +76,8 @@ def main() -> None:
 
     try:
         train(command.numbers, command.options, "r1_zero")
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    except (ValueError, OSError, FloatingPointError) as error:
+        sys.exit(explained(error))
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ class Minibatch(NamedTuple):
 def visible(rows: PackedRows) -> Bool[Array, "R S S"]:
     """`[r, query, key]`: earlier or same slot, same group, and prompt or own completion."""
     slots = jnp.arange(rows.tokens.shape[1])
-    earlier = slots[:, None] >= slots[None, :]
+    earlier = slots[None, :, None] >= slots[None, None, :]
     group, segment = rows.group, rows.segment
     own = (segment[:, None, :] == 0) | (segment[:, :, None] == segment[:, None, :])
     return earlier & own & (group[:, :, None] == group[:, None, :])

@@ -21,6 +21,7 @@ from r1jax.model import transformer
 from r1jax.model.config import ModelConfig
 from r1jax.nano import base
 from r1jax.prompts import TEMPLATES
+from r1jax.saver import is_disk_full
 from r1jax.sharding import abstract
 from r1jax.tokenizer import SentencePiece, Tokenizer
 
@@ -66,6 +67,13 @@ class Policy(NamedTuple):
     template: str
 
 
+def explained(error: Exception) -> str:
+    """What the user reads about an error that ends a run."""
+    if is_disk_full(error) and "--resume" not in str(error):
+        return f"error: the disk is full ({error}). Earlier checkpoints are whole: free some space, then go on with --resume=True"
+    return f"error: {error}"
+
+
 def new_workdir(stage: str) -> str:
     return f"runs/{stage}-{time.strftime('%Y%m%d-%H%M%S')}"
 
@@ -97,15 +105,18 @@ def load_policy(options: RunOptions, mesh: Mesh) -> tuple[Policy, dict, dict[str
     path = Path(options.weights) if options.weights else base.directory(options.model)
     shown = options.weights or f"r1jax/nano/{options.model}"
     if (path / "config.json").exists():
+        try:
+            tokenizer = SentencePiece.load(path / TOKENIZER)
+        except (OSError, RuntimeError) as error:
+            raise ValueError(f"--weights={shown}: {TOKENIZER} cannot be read ({error})") from error
         cfg, params = weights.from_hf(path, mesh)
-        tokenizer = SentencePiece.load(path / TOKENIZER)
         return Policy(cfg, tokenizer, template), params, {"path": shown, "sha256": params_sha256(params) if jax.process_count() == 1 else ""}
     found = checkpoint.find(path)
     home = found.parent.parent
     try:
         cfg = ModelConfig(**json.loads((home / MODEL).read_text()))
         tokenizer = SentencePiece.load(home / TOKENIZER)
-    except (OSError, TypeError, ValueError) as error:
+    except (OSError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"--weights={options.weights}: {home} lacks a readable {MODEL} or {TOKENIZER} ({error})") from error
     shapes = jax.eval_shape(lambda: transformer.init(cfg, jax.random.key(0)))
     params = checkpoint.restore_params(found, abstract(shapes, mesh), jnp.float32)

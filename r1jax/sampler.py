@@ -7,6 +7,7 @@ key and its position alone: tokens do not depend on batch, mesh, chunks or compa
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -30,22 +31,19 @@ LEAST_SLOTS = 64  # room for sampled tokens at the start, for the same reason
 PREFIX = 16  # a shared prefix is cut to a multiple of this many tokens, and prompts are padded to one
 
 
-def row_keys(seed: int, round_: int, prompts: Sequence[int], samples: Sequence[int]) -> np.ndarray:
+def row_keys(seed: int, round_: int, prompts: Sequence[int] | np.ndarray, samples: Sequence[int] | np.ndarray) -> np.ndarray:
     """[N, 2] key data, one for each (run seed, round, prompt id, sample index): any logged sample can be drawn again."""
     base = jax.random.fold_in(jax.random.key(seed), round_)
     fold = jax.vmap(lambda p, s: jax.random.key_data(jax.random.fold_in(jax.random.fold_in(base, p), s)))
     return np.asarray(fold(jnp.asarray(prompts, jnp.uint32), jnp.asarray(samples, jnp.uint32)))
 
 
+@functools.partial(jax.jit, static_argnames=("mesh", "dtype"))
 def sync(params: dict, mesh: Mesh, dtype: DTypeLike = jnp.float32) -> Weights:
     """The policy as decoding wants it: cast, whole over the row axes, sharded over `tensor`, layers in a list."""
-
-    def unstacked(params: dict) -> Weights:
-        params = jax.tree.map(lambda x: x.astype(dtype), params)
-        return Weights({k: v for k, v in params.items() if k != "layers"}, unstack(params))
-
-    specs = decode_specs(jax.eval_shape(unstacked, params), mesh)
-    return jax.jit(unstacked, out_shardings=specs)(params)
+    params = jax.tree.map(lambda x: x.astype(dtype), params)
+    weights = Weights({k: v for k, v in params.items() if k != "layers"}, unstack(params))
+    return jax.lax.with_sharding_constraint(weights, decode_specs(weights, mesh))
 
 
 def agreed(value: int, reduce=max) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Protocol
 
 import sentencepiece
 
+SPACE = "\u2581"
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 
 
@@ -32,13 +34,16 @@ class SentencePiece:
         self.vocab_size = self._processor.vocab_size()
         self.pad_id = self._processor.pad_id()
         self.eos_id = self._processor.eos_id()
+        # SentencePiece writes a space as ▁, so a ▁ of the text itself goes in as its bytes.
+        self._bar = self._processor.piece_to_id([f"<0x{byte:02X}>" for byte in SPACE.encode()])
 
     @classmethod
     def load(cls, path: str | Path) -> SentencePiece:
         return cls(Path(path).read_bytes())
 
     def encode(self, text: str) -> list[int]:
-        return self._processor.encode(text)
+        parts = self._processor.encode(text.split(SPACE))
+        return functools.reduce(lambda left, right: left + self._bar + right, parts)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids; control tokens are dropped, a cut multi-byte character becomes U+FFFD."""

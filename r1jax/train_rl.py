@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,27 +16,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from r1jax import checkpoint, launch, lineage, report, sampler
+from r1jax import checkpoint, launch, lineage, log, report, sampler
 from r1jax.alarms import Alarms
 from r1jax.data import prompts as questions
-from r1jax.evaluate import judge, mean, summary, traits
-from r1jax.grpo import group_advantages
+from r1jax.evaluate import judge, summary
+from r1jax.metrics import pooled, round_rows, sample_lines, step_metrics
 from r1jax.model.config import ModelConfig
 from r1jax.progress import Progress
-from r1jax.prompts import fill
 from r1jax.recipe import RLRecipe
-from r1jax.rewards import rule
 from r1jax.rewards.isolate import Pool
-from r1jax.rollout import Minibatch, PackedRows, Rollout, pack, spread
+from r1jax.rollout import Minibatch
+from r1jax.rounds import check_row_length, complete, minibatches, roll
 from r1jax.run import Logs, Policy, RunOptions, load_policy, new_workdir, write_policy
 from r1jax.saver import Saver, remove
-from r1jax.sharding import abstract, make_mesh, row_shards, shard_rows
-from r1jax.update import Learner, TrainState, grpo_objective, score, start, update
+from r1jax.sharding import abstract, make_mesh, row_shards
+from r1jax.update import Learner, TrainState, grpo_objective, start, update
 
 MAY_CHANGE = frozenset({"steps", "mesh", "eval_every", "save_every", "log_samples", "workdir", "resume", "coordinator", "processes", "process_id"})
+GENERATED = 256  # questions of the generator whose length is looked at before a run begins
 EVAL_ROUND = 0xE7A1  # evaluation draws its noise from a round of its own, the same at every step
 
 
@@ -49,16 +48,6 @@ class RLState(NamedTuple):
     reference: dict
 
 
-class Round(NamedTuple):
-    """One round of this process's questions, on the host: N = B·G rows, question-major."""
-
-    examples: list[dict]
-    rollout: Rollout
-    texts: list[str]
-    scores: rule.Scores
-    advantages: np.ndarray
-
-
 def learner(recipe: RLRecipe, cfg: ModelConfig) -> Learner:
     """The compiled side of a recipe."""
     schedule = optax.linear_schedule(0.0, recipe.learning_rate, recipe.warmup_steps)
@@ -67,88 +56,6 @@ def learner(recipe: RLRecipe, cfg: ModelConfig) -> Learner:
         optax.adamw(schedule if recipe.warmup_steps else recipe.learning_rate, recipe.adam_b1, recipe.adam_b2, weight_decay=recipe.weight_decay),
     )  # fmt: skip
     return Learner(cfg, optimizer, grpo_objective(recipe.clip_eps, recipe.kl_coef), recipe.temperature, remat=recipe.remat)
-
-
-def complete(
-    policy: Policy, weights: sampler.Weights, examples: Sequence[Mapping], samples: int, mesh: Mesh, *,
-    seed: int, round_: int, temperature: float, max_tokens: int,
-) -> tuple[Rollout, list[str]]:
-    """`samples` completions of each example, and their texts."""  # fmt: skip
-    tokenizer = policy.tokenizer
-    prompts = [tokenizer.encode(fill(policy.template, example["problem"])) for example in examples]
-    ids = np.repeat([questions.number(example) for example in examples], samples)
-    keys = sampler.row_keys(seed, round_, ids, np.tile(np.arange(samples), len(examples)))
-    rollout = sampler.sample(
-        policy.cfg, weights, prompts, keys, mesh,
-        max_tokens=max_tokens, temperature=temperature, stop_ids=(tokenizer.eos_id,), pad_id=tokenizer.pad_id,
-    )  # fmt: skip
-    texts = [tokenizer.decode(row[:length]) for row, length in zip(rollout.tokens, rollout.lengths, strict=True)]
-    return rollout, texts
-
-
-def roll(recipe: RLRecipe, policy: Policy, params: dict, examples: list[dict], round_: int, seed: int, mesh: Mesh, pool: Pool) -> Round:
-    """Samples, scores and compares one round."""
-    weights = sampler.sync(params, mesh)
-    rollout, texts = complete(
-        policy, weights, examples, recipe.group_size, mesh,
-        seed=seed, round_=round_, temperature=recipe.temperature, max_tokens=recipe.max_tokens,
-    )  # fmt: skip
-    repeated = [example for example in examples for _ in range(recipe.group_size)]
-    parts = {"accuracy": recipe.accuracy_weight, "format": recipe.format_weight}
-    scores = rule.score(pool, texts, repeated, parts)
-    shape = (len(examples), recipe.group_size)
-    advantages = np.asarray(group_advantages(scores.total.reshape(shape), scores.valid.reshape(shape))).reshape(-1)
-    return Round(examples, rollout, texts, scores, advantages)
-
-
-def minibatches(
-    recipe: RLRecipe, round_: Round, ours: Learner, params: dict, reference: dict, mesh: Mesh
-) -> list[list[Minibatch]]:
-    """The round split by whole groups: for each optimizer step its micro-batches on the mesh.
-
-    Every log-probability is taken here, before the first step: one definition of old for all minibatches of the round.
-    """
-    members = np.arange(len(round_.texts)).reshape(recipe.minibatches, -1)
-    return [micro_batches(recipe, round_, rows, ours, params, reference, mesh) for rows in members]
-
-
-def micro_batches(
-    recipe: RLRecipe, round_: Round, members: np.ndarray, ours: Learner, params: dict, reference: dict, mesh: Mesh
-) -> list[Minibatch]:
-    """One optimizer step's rows, packed, weighted and scored."""
-    rollout, valid = round_.rollout, round_.scores.valid
-    completions = [(int(i) // recipe.group_size, rollout.tokens[i, : rollout.lengths[i]]) for i in members]
-    rows, places = pack(rollout.prompts, completions, recipe.row_length)
-    count = sampler.agreed(int(valid[members].sum()), sum)
-    # 1/(N·|oᵢ|), made in float64 from the whole minibatch: micro-batches, packing and shards change nothing.
-    lengths = rollout.lengths[members].astype(np.float64)
-    weight = np.where(valid[members], 1.0 / (max(count, 1) * lengths), 0.0)
-    shape = rows.tokens.shape
-    per_token = {
-        "weight": [np.full(int(n), w) for n, w in zip(lengths, weight, strict=True)],
-        "advantage": [np.full(int(n), a) for n, a in zip(lengths, round_.advantages[members], strict=True)],
-        "rollout_logp": [rollout.logp[i, : rollout.lengths[i]] for i in members],
-    }
-    arrays = {name: spread(values, places, shape) for name, values in per_token.items()}
-    size = recipe.batch_rows // jax.process_count()
-    total = sampler.agreed(-(-shape[0] // size)) * size
-    rows, arrays = jax.tree.map(lambda x: np.pad(x, ((0, total - x.shape[0]), (0, 0))), (rows, arrays))
-    batches = []
-    for start in range(0, total, size):
-        piece_rows, piece = shard_rows(jax.tree.map(lambda x, s=start: x[s : s + size], (rows, arrays)), mesh)
-        old = piece["rollout_logp"] if recipe.old_logp == "sampler" else score(ours, params, piece_rows)[0]
-        ref = score(ours, reference, piece_rows)[0] if recipe.kl_coef else old
-        batches.append(Minibatch(PackedRows(*piece_rows), piece["weight"], piece["advantage"], piece["rollout_logp"], old, ref))
-    return batches
-
-
-def pooled(values: Mapping[str, np.ndarray], group_size: int) -> dict[str, np.ndarray]:
-    """Per-row values of all processes, in the order one process would have. Questions are dealt to processes in turn."""
-    count = jax.process_count()
-    if count == 1:
-        return dict(values)
-    gathered = multihost_utils.process_allgather({k: np.asarray(v, np.float64) for k, v in values.items()})
-    return {k: v.reshape(count, -1, group_size).transpose(1, 0, 2).reshape(-1) for k, v in gathered.items()}
 
 
 def evaluate(policy: Policy, params: dict, examples: Sequence[dict], mesh: Mesh, pool: Pool, *, seed: int, max_tokens: int) -> dict:
@@ -161,69 +68,6 @@ def evaluate(policy: Policy, params: dict, examples: Sequence[dict], mesh: Mesh,
     )
     rows = pooled(judge(pool, texts, mine, rollout.lengths, rollout.stopped), 1)
     return summary({k: v[: len(examples)] for k, v in rows.items()}, examples)
-
-
-def round_rows(round_: Round, group_size: int) -> dict[str, np.ndarray]:
-    """What each row of a round measured, of all processes."""
-    repeated = [example for example in round_.examples for _ in range(group_size)]
-    tokens = [tuple(row[:n]) for row, n in zip(round_.rollout.tokens, round_.rollout.lengths, strict=True)]
-    alone = [len(set(tokens[i : i + group_size])) == 1 for i in range(0, len(tokens), group_size)]
-    values = {
-        "total": round_.scores.total, "valid": round_.scores.valid, "advantage": round_.advantages,
-        "length": round_.rollout.lengths, "stopped": round_.rollout.stopped,
-        "one_completion": np.repeat(alone, group_size), **traits(round_.texts, repeated),
-        **{f"part/{name}": part for name, part in round_.scores.parts.items()},
-    }  # fmt: skip
-    return pooled(values, group_size)
-
-
-def step_metrics(rows: Mapping[str, np.ndarray], update: Mapping[str, float], group_size: int) -> dict[str, float | None]:
-    """One line of metrics.jsonl, without step and perf, from the rows and the update of one optimizer step."""
-    valid = rows["valid"] > 0
-    right = rows["part/accuracy"] == 1
-    groups = np.where(valid, rows["total"], np.nan).reshape(-1, group_size)
-    with np.errstate(all="ignore"):
-        spread_out = np.nanmax(groups, axis=1, initial=-np.inf) > np.nanmin(groups, axis=1, initial=np.inf)
-    total = update["weight"] or 1.0
-    averaged = ("kl", "clip_fraction", "entropy", "sampler_gap/k3")
-    return {
-        "reward/mean": mean(rows["total"][valid]),
-        "reward/std": float(np.std(rows["total"][valid])) if valid.any() else None,
-        "reward/max": float(rows["total"][valid].max()) if valid.any() else None,
-        **{f"reward/{k.removeprefix('part/')}": mean(v) for k, v in rows.items() if k.startswith("part/")},
-        "completion/length": mean(rows["length"]),
-        "completion/length_right": mean(rows["length"][right]),
-        "completion/length_wrong": mean(rows["length"][rows["part/accuracy"] == 0]),
-        "completion/truncated": mean(rows["stopped"] == 0),
-        "completion/reflective_words": mean(rows["reflective_words"]),
-        "completion/language": mean(rows["language"]),
-        "group/zero_variance": mean(~spread_out),
-        "group/one_completion": mean(rows["one_completion"]),
-        "rows/invalid": mean(~valid),
-        **{name: update[name] / total for name in averaged},
-        "loss": update["loss"],
-        "log_ratio/max": update["log_ratio/max"],
-        "sampler_gap/max": update["sampler_gap/max"],
-        "grad_norm": update["grad_norm"],
-        "update/skipped": update["skipped"],
-    }
-
-
-def sample_lines(step: int, round_number: int, round_: Round, seed: int, count: int, group_size: int) -> list[dict]:
-    """`count` rows of this process's round for samples.jsonl, evenly over its questions and groups."""
-    lines = []
-    for i in np.unique(np.linspace(0, len(round_.texts) - 1, max(count, 0)).astype(int)):
-        example, sample = round_.examples[i // group_size], int(i % group_size)
-        lines.append({
-            "step": step, "round": round_number, "id": example["id"], "sample": sample,
-            "kind": example.get("task", example["kind"]), "language": example.get("language"),
-            "problem": example["problem"], "gold": example["gold"], "prompt": None, "completion": round_.texts[i],
-            "length": int(round_.rollout.lengths[i]), "truncated": not round_.rollout.stopped[i],
-            "reward": {name: part[i] for name, part in round_.scores.parts.items()},
-            "verdict": round_.scores.verdicts[i].verdict, "advantage": float(round_.advantages[i]),
-            "key": [seed, round_number, questions.number(example), sample],
-        })  # fmt: skip
-    return lines
 
 
 def every(interval: int, before: int, after: int) -> bool:
@@ -243,10 +87,18 @@ def check(recipe: RLRecipe, mesh: Mesh) -> None:
         (recipe.old_logp in ("trainer", "sampler"), f"--old-logp={recipe.old_logp} must be trainer or sampler"),
         (recipe.temperature > 0, f"--temperature={recipe.temperature} must be above 0: greedy rows of a group are all the same"),
         (recipe.steps >= 1, f"--steps={recipe.steps} must be at least 1"),
+        (recipe.eval_problems >= 1, f"--eval-problems={recipe.eval_problems} must be at least 1"),
     )  # fmt: skip
     for true, message in rules:
         if not true:
             raise ValueError(message)
+
+
+def logged_warnings(workdir: Path, alarms: Alarms) -> list[dict]:
+    """The warnings of the steps in the log, which bring `alarms` to where they were: a resumed run warns as an unbroken one."""
+    path = workdir / "metrics.jsonl"
+    lines = log.read(path) if launch.is_main() and path.exists() else []
+    return [{"step": line["step"], "text": text} for line in lines for text in alarms.check(line)]
 
 
 def resume_point(workdir: Path, minibatches: int, steps: int) -> int | None:
@@ -274,25 +126,32 @@ def train(recipe: RLRecipe, options: RunOptions, stage: str) -> Path:
     before = lineage.check_resume(workdir, fields, options.resume, MAY_CHANGE)
     take, data = questions.stream(options.prompts, options.seed)
     held_out = questions.held_out(options.eval_prompts, recipe.eval_problems)
+    if before is not None and before.data != data:
+        raise ValueError(f"--prompts={options.prompts} gives other questions than those {workdir} began with. Restore them, or name a new directory")
     policy, params, parent = load_policy(options, mesh)
+    check_row_length(recipe, policy, map(take, range(data["counts"].get("rows", GENERATED))))
     ours = learner(recipe, policy.cfg)
     manifest = lineage.Manifest(stage, fields, options.seed, lineage.versions(), parent, data)
     last = resume_point(workdir, recipe.minibatches, recipe.steps)
     if last is None:
-        state, reference = start(ours, params), jax.tree.map(jnp.copy, params)
+        state, reference = start(ours, params, mesh), jax.tree.map(jnp.copy, params)
     else:
         fresh = jax.eval_shape(lambda p: RLState(*start(ours, p), p), params)
         state = checkpoint.restore(workdir, abstract(fresh, mesh), last)
         state, reference = TrainState(*state[:3]), state.reference
         manifest = dataclasses.replace(before, recipe=fields, status="running")
     if last is not None and last >= recipe.steps:
+        if last == recipe.steps and before.status != "complete" and launch.is_main():  # killed on its last lines
+            lineage.write(workdir, dataclasses.replace(manifest, status="complete"))
+            report.write(workdir)
         print(f"{workdir} is complete: {last} steps of --steps={recipe.steps}. Raise --steps to go on; the report is {workdir / 'report.html'}")
         return workdir
     if launch.is_main():
         workdir.mkdir(parents=True, exist_ok=True)
         lineage.write(workdir, manifest)
         write_policy(workdir, policy)
-    logs = Logs(workdir, -1 if last is None else last)
+    logs, alarms = Logs(workdir, -1 if last is None else last), Alarms()
+    manifest = dataclasses.replace(manifest, warnings=logged_warnings(workdir, alarms))
     judged = dict(seed=options.seed, max_tokens=recipe.max_tokens)
     with (
         Pool() as pool,
@@ -309,7 +168,7 @@ def train(recipe: RLRecipe, options: RunOptions, stage: str) -> Path:
             return line
 
         progress.say(f"{workdir}: {stage}, {recipe.steps} steps on {mesh.devices.size} x {mesh.devices.flat[0].device_kind}, mesh {dict(mesh.shape)}")
-        alarms, results = Alarms(), dict(manifest.results)
+        results = dict(manifest.results)
         if last is None:
             results["base"] = evaluated(0)
         step = last or 0
@@ -343,17 +202,17 @@ def train(recipe: RLRecipe, options: RunOptions, stage: str) -> Path:
                 for text in alarms.check(metrics):
                     progress.say(f"step {step}: warning: {text}")
                     manifest = dataclasses.replace(manifest, warnings=[*manifest.warnings, {"step": step, "text": text}])
-            for line in sample_lines(step, number, round_, options.seed, recipe.log_samples, recipe.group_size):
-                line["prompt"] = fill(policy.template, line["problem"])
+            for line in sample_lines(step, number, round_, options.seed, recipe.log_samples, recipe.group_size, policy.template):
                 logs.write("samples", line)
             done, stop = step >= recipe.steps, stopping()
             if every(recipe.eval_every, first, step) or done:
                 results["final"] = evaluated(step)
             if every(recipe.save_every, first, step) or done or stop:
                 logs.sync()
+                if launch.is_main():  # before the checkpoint: a run that goes on from it finds its results here
+                    lineage.write(workdir, dataclasses.replace(manifest, results=results))
                 saver.save(step, RLState(*state, reference), {"round": number + 1})
                 if launch.is_main():
-                    lineage.write(workdir, dataclasses.replace(manifest, results=results))
                     report.write(workdir)
             if stop and not done:
                 saver.wait()

@@ -14,6 +14,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
@@ -21,6 +23,7 @@ from r1jax.grpo import policy_loss
 from r1jax.logprobs import packed_logprobs
 from r1jax.model.config import ModelConfig
 from r1jax.rollout import Minibatch, PackedRows
+from r1jax.sharding import shardings
 
 
 class TrainState(NamedTuple):
@@ -50,15 +53,19 @@ class Learner:
 
     cfg: ModelConfig
     optimizer: optax.GradientTransformation
-    loss: Callable[[Array, Array, NamedTuple], tuple[Array, dict[str, Array]]]
+    loss: Callable[[Array, Array, tuple], tuple[Array, dict[str, Array]]]
     temperature: float = 1.0
     dtype: DTypeLike = jnp.float32
     remat: str = "dots"
 
 
-def start(learner: Learner, params: dict) -> TrainState:
-    """A fresh train state around `params`."""
-    return TrainState(jnp.int32(0), params, jax.jit(learner.optimizer.init)(params))
+def start(learner: Learner, params: dict, mesh: Mesh | None = None) -> TrainState:
+    """A fresh train state around `params`, on the mesh: zeros follow no argument, so the moments must be told where to lie."""
+    init = learner.optimizer.init
+    if mesh is None:
+        return TrainState(jnp.int32(0), params, jax.jit(init)(params))
+    moments = jax.jit(init, out_shardings=shardings(jax.eval_shape(init, params), mesh))(params)
+    return TrainState(jax.device_put(jnp.int32(0), NamedSharding(mesh, P())), params, moments)
 
 
 def merge(params: dict, frozen: dict | None) -> dict:
@@ -75,7 +82,7 @@ def score(learner: Learner, params: dict, rows: PackedRows) -> tuple[Float[Array
 
 
 @functools.partial(jax.jit, static_argnames=("learner",), donate_argnames=("sums",))
-def accumulate(learner: Learner, params: dict, frozen: dict | None, sums: Sums | None, batch: NamedTuple) -> Sums:
+def accumulate(learner: Learner, params: dict, frozen: dict | None, sums: Sums | None, batch: tuple) -> Sums:
     """`sums` with the gradient and metrics of one micro-batch added; None starts a minibatch."""
 
     def total(params: dict) -> tuple[Array, dict[str, Array]]:
@@ -111,7 +118,7 @@ def apply(learner: Learner, state: TrainState, sums: Sums) -> tuple[TrainState, 
 
 
 def update(
-    learner: Learner, state: TrainState, batches: Sequence[NamedTuple], frozen: dict | None = None
+    learner: Learner, state: TrainState, batches: Sequence[tuple], frozen: dict | None = None
 ) -> tuple[TrainState, dict[str, Array]]:
     """One optimizer step on a minibatch given as micro-batches of equal shape. Donates `state`."""
     sums = None

@@ -89,25 +89,39 @@ def config_from_hf(config: dict) -> ModelConfig:
     """The model of a config.json, v4 or v5 keys.
 
     Raises:
-        ValueError: an architecture this table does not know.
+        ValueError: an architecture this table does not know, or one of its switches that changes the network.
     """
     architecture = (config.get("architectures") or [config.get("model_type", "")])[0]
     family = {"Qwen3ForCausalLM": "qwen3", "Qwen2ForCausalLM": "qwen2", "LlamaForCausalLM": "llama", "MistralForCausalLM": "mistral"}.get(architecture)
     if family is None:
         raise ValueError(f"config.json names the architecture {architecture!r}; known are Qwen2, Qwen3, Llama and Mistral ForCausalLM")
     rope = config.get("rope_parameters") or {}
-    scaling = rope.get("rope_type") or (config.get("rope_scaling") or {}).get("rope_type") or "default"
-    if scaling != "default":
-        raise ValueError(f"config.json asks for rope type {scaling!r}; only 'default' is implemented")
-    heads = config["num_attention_heads"]
-    return ModelConfig(
-        vocab_size=config["vocab_size"], width=config["hidden_size"], layers=config["num_hidden_layers"], heads=heads,
-        kv_heads=config.get("num_key_value_heads") or heads,
-        head_width=config.get("head_dim") or config["hidden_size"] // heads, mlp_width=config["intermediate_size"],
-        rope_theta=float(rope.get("rope_theta") or config.get("rope_theta") or 1e4), norm_eps=config["rms_norm_eps"],
-        qkv_bias=family == "qwen2" or bool(config.get("attention_bias")), qk_norm=family == "qwen3",
-        tie_embeddings=bool(config.get("tie_word_embeddings", family == "qwen2")),
-    )  # fmt: skip
+    older = config.get("rope_scaling") or {}
+    scaling = rope.get("rope_type") or older.get("rope_type") or older.get("type") or "default"
+    window = config.get("sliding_window", 4096) if family == "mistral" else config.get("use_sliding_window")
+    act = config.get("hidden_act", "silu")
+    for unknown, what in (
+        (scaling != "default", f"rope type {scaling!r}"),
+        (bool(window), "attention over a sliding window"),
+        (family != "qwen2" and config.get("attention_bias"), "attention_bias, which gives o_proj a bias too"),
+        (config.get("mlp_bias"), "mlp_bias"),
+        (act != "silu", f"hidden_act {act!r}"),
+    ):
+        if unknown:
+            raise ValueError(f"config.json asks for {what}, which is not implemented")
+    try:
+        heads, width = config["num_attention_heads"], config["hidden_size"]
+        return ModelConfig(
+            vocab_size=config["vocab_size"], width=width, layers=config["num_hidden_layers"], heads=heads,
+            kv_heads=config.get("num_key_value_heads") or heads,
+            head_width=config.get("head_dim") or (128 if family == "qwen3" else width // heads),
+            mlp_width=config["intermediate_size"], norm_eps=config["rms_norm_eps"],
+            rope_theta=float(rope.get("rope_theta") or config.get("rope_theta") or 1e4),
+            qkv_bias=family == "qwen2", qk_norm=family == "qwen3",
+            tie_embeddings=bool(config.get("tie_word_embeddings")),
+        )  # fmt: skip
+    except KeyError as error:
+        raise ValueError(f"config.json lacks {error}") from error
 
 
 def config_to_hf(cfg: ModelConfig, eos_id: int, pad_id: int, max_positions: int, dtype: str = "bfloat16") -> dict:
@@ -158,13 +172,19 @@ def from_hf(directory: Path, mesh: Mesh, dtype: DTypeLike = jnp.float32) -> tupl
                     raise ValueError(f"--weights={directory}: tensor {theirs} is missing; is a shard missing?")
                 if tuple(found[theirs].shape) != want:
                     raise ValueError(f"--weights={directory}: {theirs} has shape {tuple(found[theirs].shape)}, config.json says {want}")
+        known = {theirs for name in NAMES[-1:] + tuple(names(cfg)) for theirs in each(name, cfg)}  # a tied lm_head is a copy
+        if strange := sorted(t for t in found if t not in known and not t.endswith("rotary_emb.inv_freq")):
+            raise ValueError(f"--weights={directory}: {strange[0]} (of {len(strange)} such) has no place in the model of config.json")
         params = empty_tree(cfg)
         specs = shardings(params, mesh)
         for name in names(cfg):
             keys = list(each(name, cfg))
             whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
             wanted = {k: jax.ShapeDtypeStruct(shapes(cfg, name)[1], dtype, sharding=whole) for k in keys}
-            loaded = ocp.load(directory, wanted)
+            try:
+                loaded = ocp.load(directory, wanted)
+            except Exception as error:
+                raise ValueError(f"--weights={directory}: {keys[0]} cannot be read; is a file cut short? ({error})") from error
             stacked = name.path.startswith("layers/")
 
             def build(arrays: list, name=name, stacked=stacked):

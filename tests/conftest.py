@@ -58,3 +58,20 @@ def eight():
     from r1jax.sharding import make_mesh
 
     return make_mesh("4x2")
+
+
+@pytest.fixture(scope="session")
+def rolled(cfg, params, one):
+    """A rollout of four prompts, four completions each, at temperature 0.7."""
+    from r1jax.sampler import sync
+    from tiny import draw, keys, prompts
+
+    return draw(cfg, sync(params, one), one, prompts(), keys(4))
+
+
+@pytest.fixture(scope="session")
+def walk(tmp_path_factory):
+    """The R1-Zero command on a base of two layers."""
+    from walk import Walk
+
+    return Walk(tmp_path_factory.mktemp("walk"))

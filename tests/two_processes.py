@@ -42,7 +42,7 @@ def start(job: str, *arguments: str) -> list[subprocess.Popen]:
     return [spawn(job, *arguments, env={"FLAGS": json.dumps([where, 2, i])}) for i in range(2)]
 
 
-def results(processes: list[subprocess.Popen], timeout: float = 120) -> list:
+def results(processes: list[subprocess.Popen], timeout: float = 300) -> list:
     """What each process returned."""
     answers = []
     for process in processes:

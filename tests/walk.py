@@ -1,20 +1,18 @@
 """A whole R1-Zero run at a size for tests: a base of 2 layers, and the command that trains it.
 
-The base is not random: after a few seconds of training it guesses the letter of a comparison in R1-Zero's format, or in one
-of the corpus's broken ones, so that rewards differ within groups and every update moves the parameters.
+The base is not random: after a few seconds of training it guesses the letter of a comparison in R1-Zero's format, or
+in one of the corpus's broken ones, so that rewards differ within groups and updates move the parameters.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import json
 import os
 import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
@@ -22,6 +20,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+from two_processes import CLUSTER_VARIABLES
 
 from experiments import nano_base, r1_zero
 from r1jax import checkpoint, log, tokenizer
@@ -38,8 +37,8 @@ ROOT = Path(__file__).resolve().parent.parent
 MODEL = dict(width=32, layers=2, heads=2, kv_heads=1, head_width=16, mlp_width=64, qk_norm=True)
 ROW = 320  # slots: the template alone has about 200 tokens
 FLAGS = dict(
-    steps=6, questions_per_round=2, group_size=4, max_tokens=24, eval_problems=4, row_length=ROW, batch_rows=2, save_every=2,
-    eval_every=3, log_samples=4, minibatches=1, mesh="1x1",
+    steps=6, questions_per_round=2, group_size=4, max_tokens=24, eval_problems=4, row_length=ROW, batch_rows=2,
+    save_every=2, eval_every=3, log_samples=4, minibatches=1, mesh="1x1",
 )  # fmt: skip
 
 
@@ -69,86 +68,65 @@ def train_base(directory: Path, steps: int = 150, rows: int = 8) -> None:
     nano_base.export(directory, cfg, jax.tree.map(np.asarray, state.params), pieces)
 
 
-def arguments(**changed: object) -> list[str]:
-    """The flags of a small run, with some changed."""
-    return [f"--{name.replace('_', '-')}={value}" for name, value in (FLAGS | changed).items()]
-
-
 class Walk:
     """The command on the small base, in this process or in one of its own."""
 
-    def __init__(self, base: Path, cache: Path):
-        self.base, self.cache = base, cache
+    def __init__(self, home: Path):
+        self.home, self.base = home, home / "base"
+        self._finished: dict[tuple, Path] = {}
+        train_base(self.base)
+
+    def finished(self, **changed: object) -> Path:
+        """The working directory of an uninterrupted run, made once for all tests. Read only."""
+        key = tuple(sorted(changed.items()))
+        if key not in self._finished:
+            self._finished[key] = self.here(self.home / f"finished-{len(self._finished)}", **changed)
+        return self._finished[key]
 
     def here(self, workdir: Path, *extra: str, **changed: object) -> Path:
-        """Runs the command in this process, without the cost of a start. SystemExit where the command exits with an error."""
-        command = [*arguments(**{"weights": self.base, "workdir": workdir} | changed), *extra]
-        with mock.patch.object(sys, "argv", ["r1_zero", *command]):
+        """Runs the command in this process, without the cost of a start. SystemExit where it ends with an error."""
+        with mock.patch.object(sys, "argv", ["r1_zero", *self.command(workdir, **changed), *extra]):
             r1_zero.main()
         return workdir
 
     def refused(self, capsys: pytest.CaptureFixture, workdir: Path, *extra: str, **changed: object) -> str:
-        """What the command says on standard error when it refuses, as a shell would show it."""
+        """What the command writes to standard error when it ends with an error, as a shell would show it."""
         capsys.readouterr()
-        with pytest.raises(SystemExit) as exit_:
+        with pytest.raises(SystemExit) as left:
             self.here(workdir, *extra, **changed)
-        code = exit_.value.code
+        code = left.value.code
         assert code not in (None, 0)
         return capsys.readouterr().err + (code if isinstance(code, str) else "")
 
-    def spawn(self, workdir: Path, *, devices: int = 1, **changed: object) -> subprocess.Popen:
+    def spawn(self, workdir: Path, *, devices: int = 8, **changed: object) -> subprocess.Popen:
         """Starts the command as a process."""
-        from two_processes import CLUSTER_VARIABLES
-
         env = {k: v for k, v in os.environ.items() if not k.startswith(CLUSTER_VARIABLES)} | {
-            "JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "PYTHONPATH": str(ROOT),
-            "JAX_COMPILATION_CACHE_DIR": str(self.cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices), "PYTHONPATH": str(ROOT),
+            "JAX_COMPILATION_CACHE_DIR": os.environ["JAX_COMPILATION_CACHE_DIR"],
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         }  # fmt: skip
-        command = [sys.executable, "-m", "experiments.r1_zero"]
-        command += arguments(**{"weights": self.base, "workdir": workdir} | changed)
+        command = [sys.executable, "-m", "experiments.r1_zero", *self.command(workdir, **changed)]
         return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
-    def run(self, workdir: Path, *, devices: int = 1, **changed: object) -> subprocess.CompletedProcess:
-        """The command as a process, to its end."""
-        process = self.spawn(workdir, devices=devices, **changed)
-        out, err = process.communicate(timeout=500)
-        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+    def command(self, workdir: Path, **changed: object) -> list[str]:
+        """The flags of a small run, with some changed."""
+        fields = FLAGS | {"weights": self.base, "workdir": workdir} | changed
+        return [f"--{name.replace('_', '-')}={value}" for name, value in fields.items()]
 
 
-@contextlib.contextmanager
-def compiled_once(cache: Path) -> Iterator[None]:
-    """Lets every run of the tests, here or in a process of its own, take its programs from one cache on disk."""
-    from jax.experimental.compilation_cache import compilation_cache
-
-    settings = {
-        "jax_compilation_cache_dir": str(cache), "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }  # fmt: skip
-    before = {name: getattr(jax.config, name) for name in settings}
+def ended(process: subprocess.Popen, timeout: float = 500) -> tuple[int, str, str]:
+    """Exit status, standard output and standard error of a process."""
     try:
-        for name, value in settings.items():
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()
-        yield
+        out, err = process.communicate(timeout=timeout)
     finally:
-        for name, value in before.items():
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()
-
-
-@pytest.fixture(scope="session")
-def walk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Walk]:
-    home = tmp_path_factory.mktemp("walk")
-    with compiled_once(home / "cache"):
-        train_base(home / "base")
-        yield Walk(home / "base", home / "cache")
+        process.kill()
+    return process.returncode, out, err
 
 
 def lines(workdir: Path, name: str) -> list[dict]:
     """A log without the figures that depend on the machine."""
-    return [
-        {key: value for key, value in line.items() if not key.startswith("perf/")} for line in log.read(workdir / f"{name}.jsonl")
-    ]
+    written = log.read(workdir / f"{name}.jsonl")
+    return [{key: value for key, value in line.items() if not key.startswith("perf/")} for line in written]
 
 
 def outcome(workdir: Path, *logs: str) -> dict:
@@ -170,7 +148,8 @@ def wait_until(true: Callable[[], bool], process: subprocess.Popen, deadline: fl
     while not true():
         if process.poll() is not None or time.monotonic() > end:
             process.kill()
-            raise AssertionError(f"it did not come to pass; exit {process.returncode}\n{process.communicate()[1][-3000:]}")
+            said = process.communicate()[1][-3000:]
+            raise AssertionError(f"it did not come to pass; exit {process.returncode}\n{said}")
         time.sleep(0.005)
 
 
@@ -179,6 +158,3 @@ def count(workdir: Path, name: str) -> int:
     path = workdir / f"{name}.jsonl"
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
-
-def sha(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()

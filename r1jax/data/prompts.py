@@ -26,9 +26,7 @@ def stream(path: str, seed: int) -> tuple[Take, dict]:
     """
     if not path:
         return functools.partial(tasks.prompt, seed), {"sha256": fingerprint(tasks.prompt(seed, i) for i in range(64)), "counts": {"generated": -1}}
-    examples = list(rows(path))
-    if not examples:
-        raise ValueError(f"--prompts={path} holds no rows; give one JSON object a line with id, problem, gold, kind")
+    examples = read(path, "--prompts")
 
     @functools.lru_cache(maxsize=4)
     def order(epoch: int) -> np.ndarray:
@@ -43,7 +41,17 @@ def stream(path: str, seed: int) -> tuple[Take, dict]:
 
 def held_out(path: str, count: int) -> list[dict]:
     """The evaluation problems: the file's first `count` rows, or as many of the generator's fixed list."""
-    return list(rows(path))[:count] if path else tasks.held_out(count)
+    return read(path, "--eval-prompts")[:count] if path else tasks.held_out(count)
+
+
+def read(path: str, flag: str) -> list[dict]:
+    """All rows of a file."""
+    try:
+        return list(rows(path))
+    except OSError as error:
+        raise ValueError(f"{flag}={path} cannot be read ({error.strerror}). Give a .jsonl, .json or .parquet file of {{id, problem, gold, kind}}") from error
+    except ValueError as error:
+        raise ValueError(f"{flag}: {error}") from error
 
 
 def number(example: Mapping) -> int:

@@ -58,7 +58,7 @@ def read(
 
 
 def filled(length: Int[Array, "P"], slots: int) -> Bool[Array, "P 1 S"]:
-    return jnp.arange(slots) < length[:, None, None]
+    return jnp.arange(slots)[None, None, :] < length[:, None, None]
 
 
 def attend_prefill(segments: Sequence[Segment], length: Int[Array, "N"]) -> Attend:

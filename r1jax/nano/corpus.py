@@ -72,6 +72,8 @@ def drill(rng: random.Random) -> str:
             if rng.random() < 0.2:
                 claim = value if rng.random() < 0.5 else max(1, value + rng.choice((-10, -2, -1, 1, 2, 10)))
                 fact += f" {claim}? {(YES if claim == value else NO)[language]}"
+            elif rng.random() < 0.15:
+                fact += f" {value}{'>' if value > x else '<'}{x}" if value != x else ""
             facts.append(fact)
     return ",".join(facts)
 

@@ -33,9 +33,9 @@ class Attempt(NamedTuple):
 
 
 def split(canonical: str) -> str:
-    """The split of a problem: "eval" (1/16), "rl" (4/16) or "corpus" (11/16), by a hash of its canonical form."""
+    """The split of a problem: "eval" (2/16), "rl" (4/16) or "corpus" (10/16), by a hash of its canonical form."""
     bucket = zlib.crc32(canonical.encode()) % 16
-    return "eval" if bucket == 0 else "rl" if bucket <= 4 else "corpus"
+    return "eval" if bucket < 2 else "rl" if bucket < 6 else "corpus"
 
 
 def combine(x: int, y: int) -> list[tuple[str, int, bool]]:
@@ -142,10 +142,13 @@ def held_out(count: int) -> list[dict]:
         seen: set[str] = set()
         rng = random.Random("held out")
         while True:
-            row = draw(rng, "eval")
-            if row["canonical"] not in seen:
-                seen.add(row["canonical"])
-                yield {"id": f"eval-{len(seen) - 1}"} | row
+            task = rng.choices(TASKS, MIX)[0]
+            for _ in range(100):  # a small family keeps its share until it runs dry
+                row = draw(rng, "eval", task)
+                if row["canonical"] not in seen:
+                    seen.add(row["canonical"])
+                    yield {"id": f"eval-{len(seen) - 1}"} | row
+                    break
 
     rows = distinct()
     return [next(rows) for _ in range(count)]

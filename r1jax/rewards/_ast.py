@@ -76,8 +76,10 @@ def walk(node: Node) -> Iterator[Node]:
 def rebuild(node: Node, change: Callable[[Node], Node]) -> Node:
     """The tree with every node replaced by `change` of it, from the leaves up."""
     args = tuple(
-        rebuild(arg, change) if isinstance(arg, Node)
-        else tuple(rebuild(cell, change) if isinstance(cell, Node) else cell for cell in arg) if type(arg) is tuple
+        rebuild(arg, change)
+        if isinstance(arg, Node)
+        else tuple(rebuild(cell, change) if isinstance(cell, Node) else cell for cell in arg)
+        if type(arg) is tuple
         else arg
         for arg in node.args
     )

@@ -17,6 +17,7 @@ import weakref
 from collections import deque
 from pathlib import Path
 
+from r1jax.rewards._filter import COLUMN, filter_program
 from r1jax.rewards._watch import usage
 
 START_S = 30.0  # until a started sandbox must have said it is ready; a loaded machine is slow
@@ -26,7 +27,22 @@ ENVIRONMENT = {
     "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
 }  # fmt: skip
 SHOWN = ("/usr", "/etc/ld.so.cache", "/etc/alternatives", "/etc/localtime")
-SOURCES = ("_filter.py", "_inside.py", "_jail.py")
+START = """
+def start():
+    def confine():
+        if config["tier"] in "BC" and not deny(config["tier"] == "C") and config["tier"] == "C":
+            raise OSError("no seccomp filter here")
+        if config["tier"] == "C":
+            readable_only(config["readable"])
+    private = () if config["tier"] == "A" else (keep_private,)
+    inside = lambda: serve(config["channel"], confine, *private)
+    if config["tier"] == "B":
+        namespaces(config, inside)
+    elif config["tier"] == "C":
+        other_user(config, inside)
+    else:
+        inside()
+"""
 
 
 class Unavailable(Exception):
@@ -45,27 +61,33 @@ class Box:
             "tier": tier, "channel": theirs.fileno(), "file_mb": file_mb, "uid": uid,
             "binds": shown, "symlinks": symlinks(), "readable": (*shown, *symlinks(), "/dev", "/proc/self"),
         }  # fmt: skip
-        start = marshal.dumps((_code(), config))
+        start = marshal.dumps((_code(tier), config))
         loader = (
             f"import os,marshal\nd=b''\nwhile len(d)<{len(start)}:d+=os.read({theirs.fileno()},{len(start)}-len(d))\n"
             "c,g=marshal.loads(d)\nv=dict(globals(),config=g)\ndel d,g\nfor x in c:exec(x,v)\ndel x,c\nv['start']()"
         )
         python = [_python(tier), "-I", "-B", "-X", "utf8", "-c", loader]
-        command, options = python, {}
+        command, options, fds = python, {}, [theirs.fileno()]
         if tier == "A":
-            command = [*_bubblewrap(file_mb, shown), "--", *python]
+            command = _bubblewrap(file_mb, shown)
+            if COLUMN is not None:
+                fds.append(_pipe_with(filter_program(False)))
+                command += ["--seccomp", str(fds[-1])]
+            command += ["--", *python]
             if os.getuid() == 0:
                 options = {"user": uid, "group": uid, "extra_groups": []}
         try:
             self.process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0, env=ENVIRONMENT,
-                cwd="/", pass_fds=[theirs.fileno()], start_new_session=True, **options,
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0,
+                env=ENVIRONMENT, cwd="/", pass_fds=fds, start_new_session=True, **options,
             )  # fmt: skip
         except (OSError, subprocess.SubprocessError) as problem:
             self.channel.close()
             raise Unavailable(f"tier {tier} does not start: {problem}") from None
         finally:
             theirs.close()
+            for fd in fds[1:]:
+                os.close(fd)
         self.channel.settimeout(START_S)
         with contextlib.suppress(OSError):  # it ended at once; wait_ready says why
             self.channel.sendall(start)
@@ -142,37 +164,25 @@ def take(tier: str, file_mb: int, show: tuple[str, ...]) -> Box:
 
 
 @functools.cache
-def _code() -> tuple:
+def _code(tier: str) -> tuple:
     """The code that is sent into the sandbox, compiled once: its interpreter is ours."""
     here = Path(__file__).parent
-    start = """
-def start():
-    def confine():
-        if config["tier"] != "D":
-            held = deny(config["tier"] == "C")
-            if config["tier"] == "C":
-                readable_only(config["readable"])
-                if not held:
-                    raise OSError("no seccomp filter here")
-    inside = lambda: serve(config["channel"], confine)
-    if config["tier"] == "B":
-        namespaces(config, inside)
-    elif config["tier"] == "C":
-        other_user(config, inside)
-    else:
-        inside()
-"""
-    sources = {name: (here / name).read_text() for name in SOURCES} | {"start": start}
+    names = (
+        ("_inside.py",) if tier == "A" else ("_filter.py", "_inside.py", "_jail.py")
+    )  # bubblewrap brings its own walls
+    sources = {name: (here / name).read_text() for name in names} | {"start": START}
     return tuple(compile(source, name, "exec") for name, source in sources.items())
 
 
 @functools.cache
 def _python(tier: str) -> str:
-    """The interpreter without its virtual environment, or the system's of the same version where nobody else may reach ours."""
+    """The interpreter without its virtual environment; the system's of that version where others cannot reach it."""
     ours = os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
     if tier in "AC" and os.getuid() == 0 and not open_to_all(ours):
         name = f"python{sys.version_info.major}.{sys.version_info.minor}"
-        return next((path for folder in ("/usr/local/bin/", "/usr/bin/") if os.path.exists(path := folder + name)), ours)
+        return next(
+            (path for folder in ("/usr/local/bin/", "/usr/bin/") if os.path.exists(path := folder + name)), ours
+        )
     return ours
 
 
@@ -207,16 +217,37 @@ def symlinks() -> dict[str, str]:
 
 def _bubblewrap(file_mb: int, shown: tuple[str, ...]) -> list[str]:
     command = [
-        shutil.which("bwrap") or "bwrap", "--unshare-all", "--unshare-user", "--uid", "65534", "--gid", "65534", "--as-pid-1",
-        "--die-with-parent", "--new-session", "--hostname", "sandbox", "--cap-drop", "ALL",
+        shutil.which("bwrap") or "bwrap", "--unshare-all", "--unshare-user", "--uid", "65534", "--gid", "65534",
+        "--as-pid-1", "--die-with-parent", "--new-session", "--hostname", "sandbox", "--cap-drop", "ALL",
     ]  # fmt: skip
     for path in shown:
         command += ["--ro-bind", path, path]
     for name, goal in symlinks().items():
         command += ["--symlink", goal, name]
     size = str(file_mb << 20)
-    command += ["--proc", "/proc", "--dev", "/dev", "--size", size, "--tmpfs", "/tmp", "--size", size, "--tmpfs", "/dev/shm"]
+    command += [
+        "--proc",
+        "/proc",
+        "--dev",
+        "/dev",
+        "--size",
+        size,
+        "--tmpfs",
+        "/tmp",
+        "--size",
+        size,
+        "--tmpfs",
+        "/dev/shm",
+    ]
     return [*command, "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/tmp"]
+
+
+def _pipe_with(data: bytes) -> int:
+    """The reading end of a pipe that holds some bytes, fewer than it has room for."""
+    source, sink = os.pipe()
+    os.write(sink, data)
+    os.close(sink)
+    return source
 
 
 def _new_uid() -> int:

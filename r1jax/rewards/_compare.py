@@ -49,7 +49,7 @@ class Comparison:
         return same
 
     def each(self, xs: tuple, ys: tuple) -> bool:
-        return len(xs) == len(ys) and all(self.equal(x, y) for x, y in zip(xs, ys))
+        return len(xs) == len(ys) and all(self.equal(x, y) for x, y in zip(xs, ys, strict=False))
 
     def any_order(self, xs: tuple, ys: tuple) -> bool:
         """Whether the items match one to one in some order. Equality is transitive, so the first match will do."""
@@ -134,7 +134,9 @@ class Comparison:
     def rule_member(self, x: Node, y: Node) -> bool:
         if y.kind == "member":
             return self.equal(x.args[0], y.args[0]) and self.equal(x.args[1], y.args[1])
-        return self.equal(x.args[1], y) if y.kind in ("tuple", "union", "set", "order", "apply", "sym", "list") else False
+        return (
+            self.equal(x.args[1], y) if y.kind in ("tuple", "union", "set", "order", "apply", "sym", "list") else False
+        )
 
     def rule_relation(self, x: Node, y: Node) -> bool:
         return y.kind == "relation" and x.args[0] == y.args[0] and self.each(x.args[1:], y.args[1:])
@@ -151,11 +153,15 @@ class Comparison:
             return self.each(x.args, y.args[2:]) or self.values_in_order(x, Node("list", y.args[2:]))
         if y.kind in ("union", "order") or y.kind == "tuple":
             return self.sets(x, y)
-        return None if y.kind in ("named", "quantity") else False
+        return None if y.kind in ("named", "quantity", "member") else False
 
     def values_in_order(self, x: Node, y: Node) -> bool:
         """x=1, y=2 against 1, 2: the values as they stand, or by the alphabet of their names."""
-        if not all(i.kind == "named" for i in x.args) or any(i.kind == "named" for i in y.args) or len(x.args) != len(y.args):
+        if (
+            not all(i.kind == "named" for i in x.args)
+            or any(i.kind == "named" for i in y.args)
+            or len(x.args) != len(y.args)
+        ):
             return False
         values = tuple(item.args[1] for item in x.args)
         by_name = tuple(item.args[1] for item in sorted(x.args, key=lambda item: repr(item.args[0])))
@@ -164,7 +170,9 @@ class Comparison:
     def rule_set(self, x: Node, y: Node) -> bool | None:
         if y.kind == "set":
             return self.covers(x.args, y.args) and self.covers(y.args, x.args)
-        if y.kind == "union" or y.kind == "order":
+        if y.kind in ("union", "order") or (
+            len(x.args) == 1 and x.args[0].kind == "apply" and x.args[0].args[0] == "where"
+        ):
             return self.sets(x, y)
         if y.kind in ("list", "member", "named", "quantity"):
             return None
@@ -177,22 +185,26 @@ class Comparison:
 
     def rule_tuple(self, x: Node, y: Node) -> bool | None:
         if y.kind == "tuple":
-            brackets = x.args[:2] == y.args[:2] or len(x.args) > 4 and {*x.args[:2], *y.args[:2]} <= set("()[]")
+            brackets = x.args[:2] == y.args[:2] or (len(x.args) > 4 and {*x.args[:2], *y.args[:2]} <= set("()[]"))
             return brackets and self.each(x.args[2:], y.args[2:])
         if y.kind == "matrix":
             vector = len(y.args) == 1 or all(len(row) == 1 for row in y.args)
             return vector and self.each(x.args[2:], tuple(cell for row in y.args for cell in row))
         if y.kind in ("union", "order", "sym", "apply"):
             return self.sets(x, y)
-        return None if y.kind in ("list", "member", "named", "quantity") else False
+        return None if y.kind in ("list", "set", "member", "named", "quantity") else False
 
     def rule_matrix(self, x: Node, y: Node) -> bool | None:
         if y.kind == "matrix":
-            return len(x.args) == len(y.args) and all(self.each(r, s) for r, s in zip(x.args, y.args))
+            return len(x.args) == len(y.args) and all(self.each(r, s) for r, s in zip(x.args, y.args, strict=False))
         return None if y.kind in ("tuple", "named") else False
 
     def rule_det(self, x: Node, y: Node) -> bool:
-        return y.kind == "det" and len(x.args) == len(y.args) and all(self.each(r, s) for r, s in zip(x.args, y.args))
+        return (
+            y.kind == "det"
+            and len(x.args) == len(y.args)
+            and all(self.each(r, s) for r, s in zip(x.args, y.args, strict=False))
+        )
 
     def rule_ratio(self, x: Node, y: Node) -> bool | None:
         if y.kind == "ratio":
@@ -200,9 +212,9 @@ class Comparison:
                 return False
             if self.each(x.args, y.args):
                 return True
-            if _clock(x) and _clock(y) or any(exact_or_none(t) == 0 for t in (*x.args, *y.args)):
+            if (_clock(x) and _clock(y)) or any(exact_or_none(t) == 0 for t in (*x.args, *y.args)):
                 return False
-            pairs = zip(x.args[1:], y.args[1:])
+            pairs = zip(x.args[1:], y.args[1:], strict=False)
             return all(self.equal(Node("mul", (x.args[0], v)), Node("mul", (y.args[0], u))) for u, v in pairs)
         if is_term(y) and len(x.args) == 2 and not _clock(x):
             return self.equal(Node("mul", (x.args[0], Node("pow", (x.args[1], Node("num", (-1, "")))))), y)
@@ -224,7 +236,7 @@ class Comparison:
 
     def rule_apply(self, x: Node, y: Node) -> bool | None:
         if y.kind == "apply":
-            return x.args[0] == y.args[0] and self.each(x.args[1:], y.args[1:]) or bool(self.sets(x, y))
+            return (x.args[0] == y.args[0] and self.each(x.args[1:], y.args[1:])) or bool(self.sets(x, y))
         return self.sets(x, y)
 
     def sets(self, x: Node, y: Node) -> bool:
@@ -240,7 +252,11 @@ class Comparison:
         waiting = list(right)
         for low, high, ends in left:
             found = next(
-                (i for i, (a, b, marks) in enumerate(waiting) if ends == marks and self.equal(low, a) and self.equal(high, b)),
+                (
+                    i
+                    for i, (a, b, marks) in enumerate(waiting)
+                    if ends == marks and self.equal(low, a) and self.equal(high, b)
+                ),
                 None,
             )
             if found is None:
@@ -272,7 +288,7 @@ def _components(named: Node) -> tuple:
     """(x, y) = (1, 2) as x = 1, y = 2."""
     name, value = named.args
     if value.kind == "tuple" and len(value.args) == len(name.args):
-        return tuple(Node("named", pair) for pair in zip(name.args[2:], value.args[2:]))
+        return tuple(Node("named", pair) for pair in zip(name.args[2:], value.args[2:], strict=False))
     return (named,)
 
 

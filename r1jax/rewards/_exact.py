@@ -85,7 +85,7 @@ def _power(base: Fraction, exponent: Fraction) -> Fraction | None:
 
 def _root(value: Fraction, n: int) -> Fraction | None:
     """The exact real n-th root, None if it is irrational or not real."""
-    if n > 64 or value < 0 and n % 2 == 0:
+    if n > 64 or (value < 0 and n % 2 == 0):
         return None
     parts = []
     for part in (abs(value.numerator), value.denominator):

@@ -18,13 +18,15 @@ _STATEMENT = re.compile(
     r"|答案\s*(?:是|为|:|选)+|故选|最终答案",
     re.IGNORECASE,
 )
-_SPAN = re.compile(r"(?<!\\)\$\$(.+?)(?<!\\)\$\$|(?<!\\)\$((?:[^$\\]|\\.)+?)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+_DELIMITER = re.compile(r"\\\$|\$\$|\$|\\[()\[\]]")
+_CLOSES = {"$": "$", "$$": "$$", "\\(": "\\)", "\\[": "\\]"}
 _NUMBER = re.compile(
-    r"(?<![\w.\\])[-+]?\$?(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:[.,]\d+)?|\.\d+)(?:\s*/\s*\d+(?!\d|\.\d))?(?:\s*%|\\%)?"
+    r"(?<![A-Za-z0-9_.\\])[-+]?\$?(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d{1,2}:\d{2}(?:\s*[ap]\.?m\b)?|\d+(?:[.,]\d+)?|\.\d+)"
+    r"(?:\s*/\s*\d+(?!\d|\.\d))?(?:\s*%|\\%)?"
 )
-_CHAT = re.compile(r"<\|[a-z_]+\|>[\s\S]*")
+_CHAT = re.compile(r"<\|[a-z_]+\|>")
 _SENTENCE_END = re.compile(r"(?<![\d\s][A-Za-z])\.(?=\s+[A-Z\u4e00-\u9fff]|\s*$)|\n\s*\n|。")
-_HOPE = re.compile(r"[.\s]*I hope (?:it|this) is correct.*", re.IGNORECASE | re.DOTALL)
+_HOPE = re.compile(r"I hope (?:it|this) is correct", re.IGNORECASE)
 
 
 def boxes(text: str) -> tuple[list[tuple[int, int, str]], bool]:
@@ -107,7 +109,7 @@ def hashed(text: str) -> str | None:
 def after_thinking(text: str) -> str | None:
     """The text after the last closed chain of thought; None if one is still open."""
     for opening, closing in (("<think>", "</think>"), ("<reasoning>", "</reasoning>")):
-        before, mark, after = text.rpartition(closing)
+        _before, mark, after = text.rpartition(closing)
         if mark:
             text = after
         elif opening in text:
@@ -115,37 +117,50 @@ def after_thinking(text: str) -> str | None:
     return text
 
 
-def free(text: str) -> list[str]:
-    """The readings of an answer in running text, the likeliest first: what a statement says, or the last formula."""
-    text = _CHAT.sub("", text)
-    text = _HOPE.sub("", text).strip()
+def free(text: str) -> tuple[list[str], bool]:
+    """The readings of an answer in running text, the likeliest first, and whether a statement ("the answer is") says it."""
+    text = text.removeprefix("<|im_start|>assistant")
+    for pattern in (_CHAT, _HOPE):
+        cut = pattern.search(text)
+        text = text[: cut.start()] if cut else text
+    text = text.rstrip()
     statement = _last(_STATEMENT, text)
     if statement:
         said = text[statement.end() :].strip(" :*\n")
         end = _SENTENCE_END.search(said)
         said = said[: end.start()] if end else said
         if said.strip():
-            return [said.strip(), *last_formula(said)]
-    return last_formula(text)
+            return [said.strip(), *([] if said.lower().startswith("not ") else last_formula(said))], True
+    return last_formula(text), False
 
 
 def last_formula(text: str) -> list[str]:
     """The formula between math signs or the number that ends last."""
-    span = number = None
-    covered = -1
-    for span in _SPAN.finditer(text):
-        covered = span.end()
-    if span and not any(c.isalnum() for c in span[0]):
-        span = None
-    for match in _NUMBER.finditer(text, max(covered, 0)):
-        number = match
+    span, covered = last_span(text)
+    number = None
+    for number in _NUMBER.finditer(text, covered):
+        pass
     if number:
         return [number[0].strip()]
-    return [next(group for group in span.groups() if group is not None).strip()] if span else []
+    return [span] if span else []
+
+
+def last_span(text: str) -> tuple[str, int]:
+    """The content of the last $...$, \\(...\\) or display with a letter or digit in it, and where the last of all ends."""
+    opened, start, found, covered = "", 0, "", 0
+    for match in _DELIMITER.finditer(text):
+        sign = match[0]
+        if opened and sign == _CLOSES[opened]:
+            content = text[start : match.start()].strip()
+            found = content if any(c.isalnum() for c in content) else found
+            opened, covered = "", match.end()
+        elif sign in _CLOSES and not (opened.startswith("$") and sign.startswith("\\")):
+            opened, start = sign, match.end()
+    return found, covered
 
 
 def _last(pattern: re.Pattern, text: str) -> re.Match | None:
     found = None
-    for found in pattern.finditer(text):
+    for found in pattern.finditer(text):  # noqa: B007
         pass
     return found

@@ -1,8 +1,9 @@
-"""A seccomp filter and a Landlock rule set for the process that runs a candidate. Stands alone: it is sent into the sandbox.
+"""A seccomp filter and a Landlock rule set for the process that runs a candidate. Stands alone: it is sent there.
 
 Namespaces already hide the host; the filter takes away kernel interfaces no solution needs (other processes' memory,
-namespaces, keys, BPF, sockets) and memory that no process owns (memfd, System V). Where there are no namespaces, it also
-denies every call that changes a file system. Source: linux/seccomp.h, linux/landlock.h, the kernel's syscall tables.
+namespaces, keys, BPF, sockets) and memory that no process owns (memfd, System V). Where there are no namespaces, it
+also denies every call that changes a file system.
+Source: linux/seccomp.h, linux/landlock.h, the kernel's syscall tables.
 """
 
 import ctypes
@@ -20,8 +21,9 @@ O_CHANGES = 0o1 | 0o2 | 0o100 | 0o1000  # O_WRONLY, O_RDWR, O_CREAT, O_TRUNC
 DENIED = (
     ("ptrace", 101, 117), ("process_vm_readv", 310, 270), ("process_vm_writev", 311, 271), ("kcmp", 312, 272),
     ("unshare", 272, 97), ("setns", 308, 268), ("mount", 165, 40), ("umount2", 166, 39), ("pivot_root", 155, 41),
-    ("chroot", 161, 51), ("open_tree", 428, 428), ("move_mount", 429, 429), ("fsopen", 430, 430), ("fsconfig", 431, 431),
-    ("fsmount", 432, 432), ("mount_setattr", 442, 442), ("bpf", 321, 280), ("perf_event_open", 298, 241),
+    ("chroot", 161, 51), ("open_tree", 428, 428), ("move_mount", 429, 429), ("fsopen", 430, 430),
+    ("fsconfig", 431, 431), ("fsmount", 432, 432),
+    ("mount_setattr", 442, 442), ("bpf", 321, 280), ("perf_event_open", 298, 241),
     ("keyctl", 250, 219), ("add_key", 248, 217), ("request_key", 249, 218), ("userfaultfd", 323, 282),
     ("kexec_load", 246, 104), ("kexec_file_load", 320, 294), ("init_module", 175, 105), ("finit_module", 313, 273),
     ("delete_module", 176, 106), ("memfd_create", 319, 279), ("memfd_secret", 447, 447), ("shmget", 29, 194),
@@ -95,8 +97,13 @@ def filter_program(read_only):
     return b"".join([*out, line(give, allow)])
 
 
+def keep_private(yes):
+    """Whether processes of the same user may look into this one."""
+    libc.prctl(PR_SET_DUMPABLE, 0 if yes else 1, 0, 0, 0)
+
+
 def readable_only(paths):
-    """Landlock: this process and all it starts may read and execute below `paths`, nothing else. False without Landlock."""
+    """Landlock: this process and all it starts may read and execute below `paths`, nothing else. False without it."""
     libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     execute, read_file, read_dir, everything = 1, 4, 8, (1 << 13) - 1  # the rights of ABI 1
     handled = ctypes.c_uint64(everything)

@@ -1,4 +1,4 @@
-"""What runs inside the sandbox: process 1, which takes one job, and the candidate it starts. Stands alone: it is sent there.
+"""Process 1 of a sandbox, which takes one job, and the candidate it starts. Stands alone: it is sent there.
 
 A job holds a program, inputs and limits, never an expected value: what leaves is values, and the parent judges them.
 The candidate may do what it likes to this code in its own process; it can only spoil what it says itself.
@@ -12,11 +12,12 @@ from _json import encode_basestring_ascii
 
 MAX_DEPTH, MAX_NODES = 200, 1_000_000
 FETCH_BYTES = 64 << 20
+SAID = 113  # exit status of a call that has answered
 STACK_BYTES = 120 << 20  # below the gap the kernel leaves for it
 
 
-def serve(channel, confine):
-    """Process 1: says it is ready, reads a job, runs it in a child, ends as the child ends. Whatever is left then dies."""
+def serve(channel, confine, keep_private=lambda yes: None):
+    """Process 1: says it is ready, reads a job, runs it in a child, ends as the child ends. What is left then dies."""
     os.write(channel, b"+")
     data = bytearray()
     while block := os.read(channel, 1 << 16):
@@ -24,7 +25,7 @@ def serve(channel, confine):
     if not data:  # whoever kept this sandbox in reserve has gone
         os._exit(0)
     job = marshal.loads(data)
-    keep_private(True)  # its memory and descriptors are not the candidate's
+    keep_private(True)
     pid = os.fork()
     if pid == 0:
         os.close(channel)
@@ -131,9 +132,9 @@ def calls(job):
             line += b"\n"
             while line:
                 line = line[write(out, line) :]
-            leave(0)
+            leave(SAID)
         status = wait(pid, 0)[1]
-        if status:
+        if status != SAID << 8:  # it said nothing
             write(out, b"!ended with status %d\n" % status)
             may_die -= 1
             if may_die <= 0:
@@ -151,7 +152,7 @@ def target(namespace, entry):
 
 
 class Unsendable(Exception):
-    """The value is none of None, bool, int, float, str, list, tuple, dict of exactly these types, or too deep or large."""
+    """The value is not made of exactly None, bool, int, float, str, list, tuple and dict, or is too deep or large."""
 
 
 def encode(value):
@@ -208,9 +209,3 @@ def fetch(channel, names):
         block = head + data
         while block:
             block = block[os.write(channel, block) :]
-
-
-def keep_private(yes):
-    import ctypes
-
-    ctypes.CDLL(None).prctl(4, 0 if yes else 1, 0, 0, 0)  # PR_SET_DUMPABLE

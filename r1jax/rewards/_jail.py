@@ -108,7 +108,9 @@ def file_system(config, owner):
         options = f"mode=700,size={config['file_mb']}m,uid={owner},gid={owner}"
         call("mount", b"tmpfs", (new + path).encode(), b"tmpfs", MS_NOSUID | MS_NODEV, options.encode())
     os.mkdir(new + "/proc")
-    libc.mount(b"proc", (new + "/proc").encode(), b"proc", MS_NOSUID | MS_NODEV | 8, None)  # containers may refuse: none then
+    libc.mount(
+        b"proc", (new + "/proc").encode(), b"proc", MS_NOSUID | MS_NODEV | 8, None
+    )  # containers may refuse: none then
     os.mkdir(new + "/old")
     os.chdir(new)
     call("syscall", 155 if os.uname().machine == "x86_64" else 41, b".", b"old")  # pivot_root
@@ -128,7 +130,9 @@ def show(source, at, read_only=True):
         attributes = (ctypes.c_uint64 * 4)(MS_RDONLY | MS_NOSUID | MS_NODEV, 0, 0, 0)
         if libc.syscall(442, -100, at.encode(), 0x8000, attributes, 32) < 0:  # mount_setattr, AT_RECURSIVE; Linux 5.12
             flags = os.statvfs(at).f_flag & 0xF
-            call("mount", None, at.encode(), None, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV | flags, None)
+            call(
+                "mount", None, at.encode(), None, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV | flags, None
+            )
 
 
 def other_user(config, inside):

@@ -12,6 +12,7 @@ _SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉₊₋ₙ", "01234567
 _RAISED = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿ]+")
 _LOWERED = re.compile("[₀₁₂₃₄₅₆₇₈₉₊₋ₙ]+")
 
+# fmt: off
 _FOLD: dict[int, str | None] = {c: chr(c - 0xFEE0) for c in range(0xFF01, 0xFF5F)}  # full width
 _FOLD |= dict.fromkeys([*range(0x200B, 0x2010), 0x2060, 0xFEFF, 0x00AD, *range(0x202A, 0x202F)], None)
 _FOLD |= dict.fromkeys([c for c in range(32) if c not in (9, 10, 13)] + [127], None)
@@ -35,6 +36,7 @@ for _many, _one in (
 ):
     _FOLD |= {ord(c): _one for c in _many}
 
+# fmt: on
 _PLAIN = re.compile(r"[\n -~]*")
 
 
@@ -83,6 +85,7 @@ _RENAMED = (
 _SURE = r"(?:\{,\}|,\s*\\!\s*|\\[,;:! ]\s*|~|\s(?=\d{3}))"
 THOUSANDS = re.compile(rf"(?<![\d.])\d{{1,3}}(?:{_SURE}\d{{3}})+(?![\d])")
 COMMAS = re.compile(r"(?<![\d.,\w])\d{1,3}(?:,\d{3})+(?!\d)(?!,\d)")
+_HALF_DAY = re.compile(r"(?<![A-Za-z])([ap])\.\s?m\.?(?![A-Za-z])")
 _SPACING = re.compile(r"\\(?:[,;:!> ]|quad|qquad|thinspace|enspace|,)(?![a-zA-Z])|~|&nbsp;")
 _NOT_DIGIT = re.compile(r"[^\d.]+")
 
@@ -94,20 +97,27 @@ def tidy(latex: str) -> str:
         text = _DROPPED.sub("", text)
         for pattern, plain in _RENAMED:
             text = pattern.sub(plain, text)
+    if ".m" in text:
+        text = _HALF_DAY.sub(r"\1m", text)
     return THOUSANDS.sub(lambda m: _NOT_DIGIT.sub("", m[0]), text).strip()
 
 
+MOST_WRAPPERS = 64
 _WRAPPERS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("`", "`"), ('"', '"'))
 
 
 def unwrap(text: str) -> str:
     """Without the math delimiters, emphasis and closing punctuation around the whole."""
-    while True:
+    for _ in range(MOST_WRAPPERS):
         before = text
         text = text.strip().rstrip("\n")
-        while text and text[-1] in ".,;:!。" and not text.endswith((r"\.", r"\!", r"\,", r"\;", r"\:")):
+        for _ in range(MOST_WRAPPERS):
+            if not text or text[-1] not in ".,;:!。" or text.endswith((r"\.", r"\!", r"\,", r"\;", r"\:")):
+                break
             if text[-1] == "!" and re.search(r"[\w)}]!+$", text):
                 break  # a factorial
+            if text.endswith(".."):
+                break  # an ellipsis
             text = text[:-1].rstrip()
         for start, end in _WRAPPERS:
             inner = text[len(start) : -len(end)]
@@ -115,7 +125,8 @@ def unwrap(text: str) -> str:
                 text = inner
                 break
         if text == before:
-            return text
+            break
+    return text
 
 
 def spelling(tidied: str) -> str:

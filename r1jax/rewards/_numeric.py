@@ -35,8 +35,11 @@ class Numeric:
     def of(self, node: Node):
         value = self.raw(node)
         if value:
-            size = int(max(self.mp.mag(value.real), self.mp.mag(value.imag)) if hasattr(value, "imag") and value.imag
-                       else self.mp.mag(value))
+            size = int(
+                max(self.mp.mag(value.real), self.mp.mag(value.imag))
+                if hasattr(value, "imag") and value.imag
+                else self.mp.mag(value)
+            )
             if abs(size) > LARGEST_LOG2:
                 raise OverBudget("size")
             self.top, self.low = max(self.top, size), min(self.low, size)
@@ -89,7 +92,7 @@ class Numeric:
             if abs(e) * size > LARGEST_LOG2:
                 raise OverBudget("size")
             if e.denominator == 1:
-                return b ** e.numerator
+                return b**e.numerator
             if e.denominator % 2 and _real(b) and b.real < 0:  # the real root, as in school
                 root = -mp.root(-b.real, e.denominator)
                 return root**e.numerator
@@ -120,12 +123,12 @@ class Numeric:
                     return mp.pi / 2 - mp.atan(x)
                 return getattr(mp, short)(x)
             if name in ("ln", "log", "lg"):
-                if not x or len(values) > 1 and (not values[1] or values[1] == 1):
+                if not x or (len(values) > 1 and (not values[1] or values[1] == 1)):
                     raise Undefined
                 value = mp.log(x)
                 if len(values) > 1:
                     return value / mp.log(values[1])
-                return value / mp.log(10) if name == "lg" or name == "log" and self.ten else value
+                return value / mp.log(10) if name == "lg" or (name == "log" and self.ten) else value
         except (ValueError, ZeroDivisionError) as error:
             raise Undefined from error
         if name == "abs":
@@ -187,7 +190,7 @@ def agree(a: Node, b: Node, point: int, ten: bool, whole: frozenset[str], letter
                 return None  # another branch of a root or logarithm, off the usual domain
             return False
         enough = (0 if letters else 900) + 2 * (numeric.top - numeric.low)
-        if precision >= enough or last and last[1] - numeric.low > 0.9 * (precision - last[0]):
+        if precision >= enough or (last and last[1] - numeric.low > 0.9 * (precision - last[0])):
             return True  # the smallest value met shrinks with the precision: it is zero
         last = precision, numeric.low
         if enough > MOST_BITS:
@@ -202,5 +205,6 @@ def rounds_to(decimal: Fraction, places: int, node: Node, ten: bool = False) -> 
     value = numeric.of(node)
     if not real(value, 100):
         return False
-    gap = abs(value.real - numeric.mp.mpf(decimal.numerator) / decimal.denominator)
-    return gap < numeric.mp.mpf(10) ** -places
+    over = (abs(value.real) - abs(numeric.mp.mpf(decimal.numerator) / decimal.denominator)) * 10**places
+    # from 15 places on, the last digit may be that of a rounded binary fraction
+    return (-0.5 if places < 15 else -1) <= over < 1 and (decimal < 0) == (value.real < 0)

@@ -11,14 +11,42 @@ from r1jax.rewards._tokens import END, Token, scan
 from r1jax.rewards._units import DEGREES, FILLER, PERCENT, TIMES, may_be_unit
 
 _RELATIONS = {
-    "=": "=", "<": "<", ">": ">", "le": "<=", "ge": ">=", "ne": "!=", "in": "in", "notin": "notin", "approx": "~",
-    "equiv": "mod", "subset": "sub", "subseteq": "sub", "sim": "like", "ll": "<", "gg": ">", "parallel": "||", "perp": "perp",
+    "=": "=",
+    "<": "<",
+    ">": ">",
+    "le": "<=",
+    "ge": ">=",
+    "ne": "!=",
+    "in": "in",
+    "notin": "notin",
+    "approx": "~",
+    "equiv": "mod",
+    "subset": "sub",
+    "subseteq": "sub",
+    "sim": "like",
+    "ll": "<",
+    "gg": ">",
+    "parallel": "||",
+    "perp": "perp",
 }
 _STRONG = {";", "and", "or", "\\\\", "和", "或"}
 _WEAK = {",", "quad"}
-_BASED = re.compile(r"\(?(?:\\text\{|\\mathrm\{|\{)?([0-9A-Z]+)\}?\)?_(?:\{?(\d{1,2})\}?|\{?(?:\\text\{|\\mathrm\{)?([a-z]+)\}?\}?)")
-_BASE_WORDS = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10,
-               "twelve": 12, "sixteen": 16}
+_BASED = re.compile(
+    r"\(?(?:\\text\{|\\mathrm\{|\{)?([0-9A-Z]+)\}?\)?_(?:\{?(\d{1,2})\}?|\{?(?:\\text\{|\\mathrm\{)?([a-z]+)\}?\}?)"
+)
+_BASE_WORDS = {
+    "two": 2,
+    "three": 3,
+    "four": 4,
+    "five": 5,
+    "six": 6,
+    "seven": 7,
+    "eight": 8,
+    "nine": 9,
+    "ten": 10,
+    "twelve": 12,
+    "sixteen": 16,
+}
 
 
 def parse(tidied: str, commas: bool = True) -> Node:
@@ -75,7 +103,7 @@ class Answer(Terms):
         sides, operators = [side], []
         while (operator := self.relation_ahead()) is not None:
             operators.append(operator)
-            sides.append(self.side() if not (self.peek() is END) else _missing())
+            sides.append(self.side() if self.peek() is not END else _missing())
         if len(sides) == 1:
             return sides[0]
         modulus = self.modulus()
@@ -106,7 +134,7 @@ class Answer(Terms):
 
     def sets(self) -> Node:
         node = self.ratio()
-        while self.peek().kind == "cmd" and self.peek().value in ("cup", "cap", "setminus", "bigcup", "times") or (
+        while (self.peek().kind == "cmd" and self.peek().value in ("cup", "cap", "setminus", "bigcup", "times")) or (
             self.peek() == Token("let", "U", True) and node.kind in ("tuple", "set", "union")
         ):
             name = self.next().value
@@ -197,7 +225,7 @@ class Answer(Terms):
         if operator == "not":
             inner = self.relation_ahead()
             return {"=": "!=", "in": "notin"}.get(inner or "", "not")
-        if token.value == "!" or token.value in "=<>" and follow == "=":
+        if token.value == "!" or (token.value in "=<>" and follow == "="):
             self.next()
             return {"!": "!=", "=": "=", "<": "<=", ">": ">="}[token.value]
         if token.value == "<" and follow == ">":

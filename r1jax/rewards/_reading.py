@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
 from dataclasses import dataclass
@@ -15,10 +16,13 @@ from r1jax.rewards._parse import parse
 LONGEST = 4096  # characters of an answer that is read as more than its letters
 SHORT_DIGITS = 1000
 PROSE = 200
-_DECIMAL_COMMA = re.compile(r"(?<![\d,.])(\d+),(\d{2}|\d{4,})(?![\d,.])")
+LONGEST_NAME = 3  # words of an answer without mathematics
+_DECIMAL_COMMA = re.compile(r"([-+]?\d+),(\d{2}|\d{4,})|([-+]?0),(\d+)")
 _NUMBER = re.compile(
     r"([-+]?)\s*(?:\\\$|\$)?\s*(?:(\d+(?:,\d{3})*|\d+)?(\.\d+)?|(\d+)\s*/\s*(\d+)|\\frac\{(-?\d+)\}\{(-?\d+)\})"
 )
+_MARKED = re.compile(r"\$|\\[(\[]|\*\*|</?\w+>")
+_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}|[\u4e00-\u9fff]")
 _SIGNS = re.compile(r"\\[()\[\]]|\\?\$|[€£¥₹]")
 
 
@@ -46,24 +50,25 @@ class Reading:
             raise OverBudget("length")
         found = []
         for commas in (True, False) if COMMAS.search(self.tidied) else (True,):
-            try:
+            with contextlib.suppress(Unreadable):
                 found.append(parse(self.tidied, commas))
-            except Unreadable:
-                pass
         return found or [Node("text", (self.tidied,))]
 
     @property
     def readable(self) -> bool:
+        """Whether all of it is mathematics."""
         try:
-            return self.trees[0].kind != "text"
+            tree = self.trees[0]
         except OverBudget:
             return True
+        return tree.kind != "text" and not (tree.kind == "list" and any(item.kind == "text" for item in tree.args))
 
 
 def reading(extracted: str) -> Reading | None:
     """The reading of an extracted answer, None if nothing is in it."""
     tidied = unwrap(tidy(unwrap(extracted)))
     tidied = unwrap(_SIGNS.sub(" ", tidied)) if _SIGNS.search(tidied) else tidied
+    tidied = tidied.replace("**", "^")
     letters = spelling(tidied)
     if not re.search(r"[^\W_]|\\[A-Za-z]", re.sub(r"\\(?:text|boxed|mathrm|mbox|ldots)(?![a-zA-Z])", "", letters)):
         return None
@@ -72,38 +77,36 @@ def reading(extracted: str) -> Reading | None:
 
 def answers(text: str, rule: str = "auto") -> list[Reading]:
     """The readings of the answer of a completion, the one to grade first; none if it has no answer."""
-    if rule != "auto":
-        found = [_by_rule(text, rule)]
-    else:
-        found = _automatic(text)
+    found = [_by_rule(text, rule)] if rule != "auto" else _automatic(text)
     read = (reading(extracted) for extracted in found if extracted)
     return [r for r in read if r]
 
 
 @functools.lru_cache(maxsize=8192)
 def references(gold: str) -> tuple[Reading, ...]:
-    """The readings of a reference answer: what is boxed in it, itself, or the last formula of a long solution."""
+    """The readings of a reference answer: what is boxed in it; itself, and the last formula of a longer text."""
     if "\\boxed" in gold or "\\fbox" in gold:
         found = [_extract.joined_boxes(gold)]
-    elif len(gold) > PROSE:
-        found = [gold, *_extract.free(gold)]
     else:
-        found = [gold]
-    return tuple(r for r in map(reading, filter(None, found)) if r)
+        found = [gold, _decimal_comma(gold.strip().strip("$"))]
+        if len(gold) > PROSE or (_WORD.search(gold) and _extract.last_span(gold)[0]):
+            found += _extract.free(gold)[0]
+    return tuple(r for r in map(reading, filter(None, dict.fromkeys(found))) if r)
 
 
 def extract(text: str, rule: str = "auto") -> str | None:
-    found = _by_rule(text, rule) if rule != "auto" else next(iter(_best(_automatic(text))), None)
-    return found
+    """As `math.extract`."""
+    if rule != "auto":
+        return _by_rule(text, rule)
+    read = best(answers(text))
+    if read is None or not read.readable and len(read.tidied.split()) > LONGEST_NAME and read.extracted == text.strip():
+        return None
+    return read.extracted
 
 
-def _best(found: list[str | None]) -> list[str]:
-    """The candidates with the first readable one in front."""
-    given = [f for f in found if f]
-    if len(given) < 2:
-        return given
-    readable = [f for f in given if (r := reading(f)) and r.readable]
-    return readable or given
+def best(read: list[Reading]) -> Reading | None:
+    """The first that is mathematics, else the first."""
+    return next((r for r in read if r.readable), read[0] if read else None)
 
 
 def _by_rule(text: str, rule: str) -> str | None:
@@ -130,15 +133,19 @@ def _automatic(text: str) -> list[str | None]:
     if "####" in region:
         return [_extract.hashed(region)]
     region = region.strip()
-    if len(region) > LONGEST and plain_number(region) is None:
-        return [_decimal_comma(found) for found in _extract.free(region)]
-    return [_decimal_comma(found) for found in (region, *_extract.free(region))]
+    whole = [region] if len(region) <= LONGEST or plain_number(region) is not None else []
+    if not _WORD.search(region) and not _MARKED.search(region):  # no sentence: nothing is picked out of it
+        return [_decimal_comma(found) for found in whole]
+    said, stated = _extract.free(region)
+    # a statement goes before the whole, and both before the last formula of no statement
+    ordered = [*said, *whole] if stated else [*whole, *said]
+    return [_decimal_comma(found) for found in ordered]
 
 
 def _decimal_comma(region: str) -> str:
     """1000,99 as a whole text is one number."""
     match = _DECIMAL_COMMA.fullmatch(region)
-    return f"{match[1]}.{match[2]}" if match else region
+    return f"{match[1] or match[3]}.{match[2] or match[4]}" if match else region
 
 
 def plain_number(tidied: str) -> Fraction | str | None:

@@ -34,7 +34,7 @@ def terms_equal(a: Node, b: Node) -> tuple[bool, str]:
             return values[0] == values[1], "exact"
         left, right = Residues(), Residues()
         same = left.of(a) == right.of(b)
-        if same or left.pure and right.pure:
+        if same or (left.pure and right.pure):
             return same, "modular"
         return _numerically(a, b)
     except Undefined:

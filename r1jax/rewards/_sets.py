@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from r1jax.rewards._ast import Node, negative, num, over, symbols
 from r1jax.rewards._exact import Undefined
 from r1jax.rewards._numeric import FIRST_BITS, Numeric
@@ -92,10 +94,14 @@ def _together(items: tuple) -> list[Piece] | None:
 
 def _without_points(base: Node, points: Node) -> list[Piece] | None:
     """All reals but some points."""
-    if pieces(base) != [LINE] or points.kind != "set" or any(symbols(item) or not is_term(item) for item in points.args):
+    if (
+        pieces(base) != [LINE]
+        or points.kind != "set"
+        or any(symbols(item) or not is_term(item) for item in points.args)
+    ):
         return None
     at = [MINUS_INFINITY, *sorted(points.args, key=_size), INFINITY]
-    return [(low, high, "()") for low, high in zip(at, at[1:])]
+    return [(low, high, "()") for low, high in itertools.pairwise(at)]
 
 
 def _size(node: Node):

@@ -85,7 +85,10 @@ def _equality(sides: list[Node], equal: Equal) -> Node:
     constant = [side for side in rest if not symbols(side)]
     rest = constant or [side for side in rest if side.kind != "sym"] or rest
     if not all(equal(a, b) for a, b in itertools.pairwise(rest)):
-        return FALSE
+        if rest[0].kind in ("num", "const") or not equal(
+            rest[0], rest[-1]
+        ):  # a slip between two equal ends is no second answer
+            return FALSE
     value = rest[-1]
     if first.kind == "sym" and first.args[0] in symbols(value):
         return Node("equation", (first, value))
@@ -126,7 +129,9 @@ def _values(items: list[Node]) -> list[Node]:
         name = items[0].args[0]
         plain = [item for item in items if item.kind != "named"]
         if all(item.kind != "named" or item.args[0] == name for item in items):
-            if not plain or all(item.kind not in ("equation", "order", "member", "relation", "false", "text") for item in plain):
+            if not plain or all(
+                item.kind not in ("equation", "order", "member", "relation", "false", "text") for item in plain
+            ):
                 return [item.args[1] if item.kind == "named" else item for item in items]
     return items
 
@@ -167,11 +172,32 @@ def _matrix_value(node: Node) -> Node | None:
         parts = [_matrix_value(part) for part in node.args]
         if any(part is None or [len(r) for r in part.args] != [len(r) for r in parts[0].args] for part in parts):
             return None
-        rows = zip(*(part.args for part in parts))
-        return Node("matrix", tuple(tuple(Node("add", cells) for cells in zip(*row)) for row in rows))
+        rows = zip(*(part.args for part in parts), strict=False)
+        return Node("matrix", tuple(tuple(Node("add", cells) for cells in zip(*row, strict=False)) for row in rows))
     if node.kind == "mul":
         matrices = [part for part in node.args if part.kind == "matrix"]
         factors = tuple(part for part in node.args if part.kind != "matrix")
-        if len(matrices) == 1 and all(map(is_term, factors)):
-            return Node("matrix", tuple(tuple(Node("mul", (*factors, cell)) for cell in row) for row in matrices[0].args))
+        if matrices and all(map(is_term, factors)):
+            product = matrices[0].args
+            for matrix in matrices[1:]:
+                product = _product(product, matrix.args)
+            return product and Node(
+                "matrix", tuple(tuple(Node("mul", (*factors, cell)) for cell in row) for row in product)
+            )
     return None
+
+
+def _product(left: tuple, right: tuple) -> tuple | None:
+    """Rows by columns; None where the shapes do not fit."""
+    if (
+        not left
+        or any(len(row) != len(right) for row in left)
+        or len({len(row) for row in right}) != 1
+        or len(right) > 8
+    ):
+        return None
+    columns = list(zip(*right, strict=False))
+    return tuple(
+        tuple(Node("add", tuple(Node("mul", pair) for pair in zip(row, column, strict=False))) for column in columns)
+        for row in left
+    )

@@ -1,53 +1,21 @@
-"""Terms of an answer: sums, products, powers, functions, brackets, matrices."""
+"""Terms of an answer: sums, products, powers, and what marks a factor."""
 
 from __future__ import annotations
 
 from fractions import Fraction
 
-from r1jax.rewards._ast import Node, OverBudget, Unreadable, mul, negative, num, over, power, sym
-from r1jax.rewards._tokens import END, FUNCTIONS, Token
+from r1jax.rewards._ast import Node, Unreadable, mul, negative, num, over, power, sym
+from r1jax.rewards._commands import CONSTANTS, GREEK, KNOWN, OPEN, Commands, number
+from r1jax.rewards._tokens import END, Token
 
-DEEPEST = 64
-_CONSTANTS = {"pi": "pi", "infty": "inf"}
-_FUNCTIONS = FUNCTIONS | {"abs", "floor", "ceil", "arcsinh", "arccosh", "arctanh"}
 _UNKNOWN_FUNCTIONS = set("fghFGH")
-_OPEN, _CLOSE = {"(": ")", "[": "]", "\\{": "\\}", "{": "}"}, {")", "]", "\\}", "}", "rangle"}
-_MATRICES = {"pmatrix", "bmatrix", "matrix", "array", "vmatrix", "Bmatrix", "smallmatrix", "Vmatrix"}
-_LISTS = {"cases", "aligned", "align", "gathered", "split", "gather", "equation"}
-_GREEK = set(
-    "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho sigma tau upsilon phi "
-    "varphi chi psi omega Gamma Delta Theta Lambda Xi Sigma Phi Psi Omega ell hbar mho nabla aleph zzz Pi partial".split()
-)
-_SIGNS = set("ldots angle triangle mathbb emptyset circ prime star".split())
 
 
-class Terms:
+class Terms(Commands):
     """Recursive descent over tokens; one method per level of binding."""
 
-    def __init__(self, tokens: list[Token]):
-        self.tokens, self.at, self.depth, self.bars, self.bars_colon = tokens, 0, 0, 0, False
-
-    def peek(self, ahead: int = 0) -> Token:
-        at = self.at + ahead
-        return self.tokens[at] if at < len(self.tokens) else END
-
-    def next(self) -> Token:
-        token = self.peek()
-        self.at += 1
-        return token
-
-    def expect(self, value: str) -> None:
-        if self.next().value != value:
-            raise Unreadable(f"no {value}")
-
-    def at_close(self) -> bool:
-        token = self.peek()
-        return token.value in _CLOSE and token.kind in ("op", "cmd") or token.value in ("|", "\\|") and self.bars > 0
-
     def additive(self) -> Node:
-        self.depth += 1
-        if self.depth > DEEPEST:
-            raise OverBudget("depth")
+        self.deeper()
         terms = [self.signed()]
         while (token := self.peek()).value in ("+", "-", "pm", "mp") and token.kind in ("op", "cmd"):
             terms.append(self.signed())
@@ -74,7 +42,11 @@ class Terms:
                     break
                 self.next()
                 terms.append(self.signed_factor())
-            elif token.value in ("/", "div") and token.kind in ("op", "cmd") and self.peek(1).kind not in ("text", "word"):
+            elif (
+                token.value in ("/", "div")
+                and token.kind in ("op", "cmd")
+                and self.peek(1).kind not in ("text", "word")
+            ):
                 self.next()
                 terms = [over(mul(*terms), self.signed_factor())]
             elif token.value in ("bmod",) and token.kind == "cmd":
@@ -90,18 +62,26 @@ class Terms:
 
     def mixed(self, whole: Node, part: Node) -> Node:
         """3 1/2 is three and a half: a whole number with a proper fraction of whole numbers after it."""
+        if part.kind == "fn" and part.args[0] in ("percent", "deg"):
+            inner = self.mixed(whole, part.args[1])
+            return num(inner.args[0] / 100, "mixed") if inner.kind == "num" and part.args[0] == "percent" else part
         if whole.kind == "num" and whole.args[1].isdigit() and part.kind == "mul" and len(part.args) == 2:
             top, bottom = part.args
-            if top.kind == "num" and bottom.kind == "pow" and bottom.args[0].kind == "num" and bottom.args[1] == num(-1):
+            if (
+                top.kind == "num"
+                and bottom.kind == "pow"
+                and bottom.args[0].kind == "num"
+                and bottom.args[1] == num(-1)
+            ):
                 below = bottom.args[0].args[0]
                 if top.args[1].isdigit() and bottom.args[0].args[1].isdigit() and 0 < top.args[0] < below:
                     return num(whole.args[0] + top.args[0] / below, "mixed")
         if whole.kind == "num" and part.kind == "num" and self.peek().value == "/" and self.peek(1).kind == "num":
             below = Fraction(self.peek(1).value)
-            if whole.args[1].isdigit() and part.args[1].isdigit() and 0 < part.args[0] < below:
+            if whole.args[1].isdigit() and part.args[1].isdigit() and 0 <= part.args[0] < below:
                 self.at += 2
                 return num(whole.args[0] + part.args[0] / below, "mixed")
-        if whole.kind == part.kind == "num":
+        if whole.kind == part.kind == "num" and whole.args[1] and part.args[1]:
             raise Unreadable("two numbers side by side")
         return part
 
@@ -110,10 +90,13 @@ class Terms:
         if token.kind in ("num", "let"):
             return not (token == Token("let", "U", True) and self.peek(1).value in ("(", "[", "\\{"))
         if token.kind == "op":
-            return token.value in ("(", "[", "{") or token.value == "|" and not self.bars
+            return token.value in ("(", "[", "{") or (token.value == "|" and not self.bars)
         return token.kind == "cmd" and (
-            token.value in _FUNCTIONS or token.value in _CONSTANTS or token.value in _GREEK
-            or token.value in ("frac", "sqrt", "binom", "lfloor", "lceil", "cbrt", "overline", "bar", "angle", "triangle")
+            token.value in KNOWN
+            or token.value in CONSTANTS
+            or token.value in GREEK
+            or token.value
+            in ("frac", "sqrt", "binom", "lfloor", "lceil", "cbrt", "overline", "bar", "angle", "triangle")
             or token.value.startswith("begin ")
         )
 
@@ -132,8 +115,9 @@ class Terms:
             if token.value == "^":
                 self.next()
                 node = self.raised(node)
-            elif token.value == "!" and not (self.peek(1).value == "=" and (self.peek(1).spaced is False) and
-                                             (token.spaced or node.kind == "sym")):
+            elif token.value == "!" and not (
+                self.peek(1).value == "=" and (self.peek(1).spaced is False) and (token.spaced or node.kind == "sym")
+            ):
                 self.next()
                 double = self.peek().value == "!" and not self.peek().spaced
                 self.at += double
@@ -176,7 +160,7 @@ class Terms:
 
     def raised(self, base: Node) -> Node:
         token = self.peek()
-        if token.value in ("circ", "prime", "star", "T", "top") and token.kind == "cmd" or token.value in ("'", "*"):
+        if (token.value in ("circ", "prime", "star", "T", "top") and token.kind == "cmd") or token.value in ("'", "*"):
             self.next()
             return self.marked(base, token.value)
         if token.value == "{" and self.peek(2).value == "}" and self.peek(1).value in ("circ", "prime", "'", "*"):
@@ -221,9 +205,7 @@ class Terms:
         return self.primary()
 
     def primary(self) -> Node:
-        self.depth += 1
-        if self.depth > DEEPEST:
-            raise OverBudget("depth")
+        self.deeper()
         node = self.primary_inside()
         self.depth -= 1
         return node
@@ -238,7 +220,7 @@ class Terms:
                 return Node("const", (token.value,))
             return self.called(sym(token.value))
         if token.kind == "op":
-            if token.value in _OPEN:
+            if token.value in OPEN:
                 return self.bracket()
             if token.value == "]":  # the French open interval
                 return self.bracket()
@@ -258,177 +240,3 @@ class Terms:
             self.next()
             return self.command(token.value)
         raise Unreadable(f"a stray {token.value or 'end'}")
-
-    def command(self, name: str) -> Node:
-        if name == "frac":
-            top = self.argument()
-            return over(top, self.argument())
-        if name in ("sqrt", "cbrt"):
-            index = num(3 if name == "cbrt" else 2)
-            if name == "sqrt" and self.peek().value == "[":
-                self.next()
-                index = self.additive()
-                self.expect("]")
-            return power(self.argument(), over(num(1), index))
-        if name in _CONSTANTS:
-            return Node("const", (_CONSTANTS[name],))
-        if name in _FUNCTIONS:
-            return self.function(name)
-        if name == "binom":
-            top = self.argument()
-            return Node("fn", ("binom", top, self.argument()))
-        if name in ("lfloor", "lceil", "langle"):
-            return self.enclosed(name)
-        if name in ("overline", "bar"):
-            return Node("apply", (name, self.argument()))
-        if name in ("angle", "triangle"):
-            return self.product()
-        if name.startswith("mathbb "):
-            letter = name[7:]
-            mark = ""
-            while self.peek().value in ("^", "_"):
-                mark += self.next().value + self.subscript()
-            return sym("mathbb" + letter + mark)
-        if name.startswith("begin "):
-            return self.environment(name[6:])
-        if name in _GREEK:
-            return self.called(sym(name))
-        if name in _SIGNS:
-            return sym(name)
-        raise Unreadable(f"\\{name}")
-
-    def enclosed(self, name: str) -> Node:
-        closing = {"lfloor": "rfloor", "lceil": "rceil", "langle": "rangle"}[name]
-        items = [self.additive()]
-        while self.peek().value == "," and name == "langle":
-            self.next()
-            items.append(self.additive())
-        self.expect(closing)
-        if name == "langle":
-            return Node("tuple", ("(", ")", *items))
-        return Node("fn", ({"lfloor": "floor", "lceil": "ceil"}[name], items[0]))
-
-    def function(self, name: str) -> Node:
-        """sin x, sin^2 x, log_2 8, sin(x)."""
-        exponent = base = None
-        while self.peek().value in ("^", "_") and self.peek().kind == "op":
-            if self.next().value == "^":
-                if self.peek().value == "-":
-                    raise Unreadable("a bare negative exponent of a function")
-                exponent = self.whole_argument()
-            else:
-                base = self.whole_argument()
-        token = self.peek()
-        if token.value in ("(", "{", "[") and token.kind == "op":
-            inner = self.bracket()
-            args = inner.args[2:] if inner.kind == "tuple" else (inner,)
-        else:
-            sign = self.next().value if token.value == "-" and token.kind == "op" else ""
-            terms = [self.factor()]
-            while self.starts_factor() and self.peek().value not in ("(", "[") and self.peek().value not in _FUNCTIONS:
-                terms.append(self.factor())
-            args = (negative(mul(*terms)) if sign else mul(*terms),)
-        if exponent is not None and exponent == num(-1):
-            name, exponent = "arc" + name, None
-        if name == "exp":
-            node = power(Node("const", ("e",)), args[0])
-        elif base is not None:
-            node = Node("fn", ("log", args[0], base)) if name in ("log", "lg", "ln") else Node("apply", (name, *args, base))
-        else:
-            node = Node("fn", (name, *args))
-        return power(node, exponent) if exponent is not None else node
-
-    def bracket(self) -> Node:
-        """A group, a tuple, an interval or a set."""
-        opening = self.next().value
-        self.depth += 1
-        if self.depth > DEEPEST:
-            raise OverBudget("depth")
-        bars, self.bars = self.bars, 0
-        if opening == "\\{" and self.peek().value == "\\}":
-            self.next()
-            self.bars, self.depth = bars, self.depth - 1
-            return sym("emptyset")
-        inner = self.set_builder() if opening == "\\{" else self.answer()
-        token = self.next()
-        if opening == "]":
-            if token.value not in ("[", "]"):
-                raise Unreadable("an open bracket")
-        elif token.value not in _CLOSE:
-            raise Unreadable("an open bracket")
-        self.bars = bars
-        self.depth -= 1
-        items = inner.args if inner.kind == "list" else (inner,)
-        if opening in ("\\{", "{"):
-            if token.value != ("\\}" if opening == "\\{" else "}"):
-                raise Unreadable("braces that do not match")
-            if opening == "{" and len(items) == 1:
-                return inner
-            return Node("set", items)
-        if len(items) == 1 and _OPEN.get(opening) == token.value:
-            return inner
-        if token.value not in (")", "]", "["):
-            raise Unreadable("brackets that do not match")
-        if opening == "]" or token.value == "[":
-            opening, closing = {"]": "(", "[": "["}.get(opening, opening), {"[": ")"}.get(token.value, token.value)
-        else:
-            closing = token.value
-        return Node("tuple", (opening, closing, *items))
-
-    def set_builder(self) -> Node:
-        """The elements of a set, or the condition after the bar."""
-        start = self.at
-        self.bars, self.bars_colon = 1, True
-        try:
-            first = self.item()
-        finally:
-            self.bars, self.bars_colon = 0, False
-        if self.peek().value in ("|", ":"):
-            self.next()
-            return Node("list", (Node("apply", ("where", first, self.answer())),))
-        self.at = start
-        return self.answer()
-
-    def environment(self, name: str) -> Node:
-        """A matrix, or the lines of a system."""
-        if name == "array" and self.peek().value == "{":
-            self.subscript()
-        if name not in _MATRICES | _LISTS:
-            raise Unreadable(f"environment {name}")
-        rows: list[list[Node]] = [[]]
-        while self.peek().value != f"end {name}":
-            token = self.peek()
-            if token is END:
-                raise Unreadable("an open environment")
-            if token.value == "\\\\":
-                self.next()
-                rows.append([])
-            elif token.value in ("&", ",", "quad") or token.value == "hline":
-                self.next()
-            else:
-                rows[-1].append(self.item())
-        self.next()
-        rows = [row for row in rows if row]
-        if not rows:
-            raise Unreadable("an empty environment")
-        if name in _MATRICES:
-            kind = "det" if name == "vmatrix" else "matrix"
-            return Node(kind, tuple(tuple(row) for row in rows))
-        if all(len(row) == 1 for row in rows):
-            items = tuple(row[0] for row in rows)
-            return items[0] if len(items) == 1 else Node("list", items)
-        return Node("apply", ("cases", *(Node("tuple", ("(", ")", *row)) for row in rows)))
-
-
-def number(literal: str) -> Node:
-    """A number from its literal; 0.1(6) repeats."""
-    if literal.endswith(")"):
-        head, repeated = literal[:-1].split("(")
-        whole, _, decimals = head.partition(".")
-        shift, period = 10 ** len(decimals), 10 ** len(repeated) - 1
-        value = Fraction(int(whole or 0)) + Fraction(int(decimals or 0), shift) + Fraction(int(repeated), period * shift)
-        return num(value)
-    mantissa, _, exponent = literal.replace("E", "e").partition("e")
-    if exponent and abs(int(exponent)) > 3000:
-        raise OverBudget("digits")
-    return num(Fraction(mantissa) * Fraction(10) ** int(exponent or 0), literal)

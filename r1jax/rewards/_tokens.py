@@ -25,13 +25,39 @@ FUNCTIONS = set(
     "arg re im deg sgn sign".split()
 )
 _ALIASES = {
-    "asin": "arcsin", "acos": "arccos", "atan": "arctan", "infinity": "infty", "inf": "infty", "oo": "infty", "cosec": "csc",
-    "tg": "tan", "ctg": "cot", "arctg": "arctan", "asinh": "arcsinh", "acosh": "arccosh", "atanh": "arctanh",
+    "asin": "arcsin",
+    "acos": "arccos",
+    "atan": "arctan",
+    "infinity": "infty",
+    "inf": "infty",
+    "oo": "infty",
+    "cosec": "csc",
+    "tg": "tan",
+    "ctg": "cot",
+    "arctg": "arctan",
+    "asinh": "arcsinh",
+    "acosh": "arccosh",
+    "atanh": "arctanh",
 }
 _PLAIN_COMMANDS = FUNCTIONS - {"arg", "re", "im", "deg", "sign", "det", "max", "min"} | {
-    "sqrt", "cbrt", "pi", "infty", "abs", "floor", "ceil", "cup", "arcsinh", "arccosh", "arctanh", "theta", "alpha", "beta",
+    "sqrt",
+    "cbrt",
+    "pi",
+    "infty",
+    "abs",
+    "floor",
+    "ceil",
+    "cup",
+    "arcsinh",
+    "arccosh",
+    "arctanh",
+    "theta",
+    "alpha",
+    "beta",
 }
-_SHORT_WORDS = set("no yes the is all any for if not odd two one ten six are of to it he she we an as by on at be do us up".split())
+_SHORT_WORDS = set(
+    "no yes the is all any for if not odd two one ten six are of to it he she we an as by on at be do us up".split()
+)
 _NUMBER = re.compile(r"\d+(?:\.\d+)?(?:[eE][+-]?\d{1,6}(?![\d.]))?|\.\d+")
 _REPEATING = re.compile(
     r"(\d*\.\d*)(?:\\(?:overline|bar|dot)\s*\{(\d+)\}|\\(?:overline|bar|dot)\s*(\d))(?:(\d*)\\dot\s*\{?(\d)\}?)?"
@@ -41,10 +67,34 @@ _LETTERS = re.compile(r"[A-Za-z]+")
 _CJK = re.compile(r"[\u4e00-\u9fff]+")
 _COMMAND = re.compile(r"\\([A-Za-z]+\*?|.)", re.DOTALL)
 _TEXTS = {"text", "textbf", "textit", "textrm", "textsf", "mbox", "hbox", "textnormal", "texttt"}
-_FONTS = {"mathrm", "mathbf", "mathit", "mathsf", "mathcal", "operatorname", "boldsymbol", "bm", "mathfrak", "operatorname*", "mathscr"}
+_FONTS = {
+    "mathrm",
+    "mathbf",
+    "mathit",
+    "mathsf",
+    "mathcal",
+    "operatorname",
+    "boldsymbol",
+    "bm",
+    "mathfrak",
+    "operatorname*",
+    "mathscr",
+}
 _SPACES = {",", ";", ":", "!", ">", " ", "quad", "qquad", "thinspace", "enspace"}
 _DROPPED_GROUPS = {"color", "label", "tag", "hspace", "vspace", "textcolor"}
-_UNWRAPPED = {"boxed", "fbox", "underline", "vec", "overrightarrow", "hat", "widehat", "tilde", "cancel", "mathop", "ensuremath"}
+_UNWRAPPED = {
+    "boxed",
+    "fbox",
+    "underline",
+    "vec",
+    "overrightarrow",
+    "hat",
+    "widehat",
+    "tilde",
+    "cancel",
+    "mathop",
+    "ensuremath",
+}
 _CASED = {"vec", "overrightarrow", "hat", "widehat", "tilde"}
 
 
@@ -72,7 +122,7 @@ def scan(text: str, commas: bool = True) -> list[Token]:
         c = text[at]
         if c in " \n\t":
             spaced, at = True, at + 1
-        elif c.isdigit() and c.isascii() or c == "." and text[at + 1 : at + 2].isdigit():
+        elif (c.isdigit() and c.isascii()) or (c == "." and text[at + 1 : at + 2].isdigit()):
             repeating = _REPEATING.match(text, at)
             if repeating:
                 add("num", _repeating_literal(repeating))
@@ -169,11 +219,17 @@ def _add_text(add, tokens: list[Token], name: str, content: str) -> None:
     after_number = bool(tokens) and (tokens[-1].kind == "num" or tokens[-1].value in (")", "}"))
     if name in _FONTS:
         lower = _ALIASES.get(plain.lower(), plain.lower())
-        if plain in FUNCTIONS or lower in _PLAIN_COMMANDS and len(lower) > 2:
+        if plain in FUNCTIONS or (lower in _PLAIN_COMMANDS and len(lower) > 2):
             return add("cmd", lower)
-        if len(plain) == 1 and (not after_number or plain in "eid" or name not in ("mathrm", "operatorname")):
+        if (
+            len(plain) == 1
+            and plain.isalpha()
+            and (not after_number or plain in "eid" or name not in ("mathrm", "operatorname"))
+        ):
             return add("let", plain)
-    if not re.search(r"[A-Za-z\u4e00-\u9fff]{2}", plain) and not (after_number and plain.isalpha()):
+    if plain[:1].isdigit() or (
+        not re.search(r"[A-Za-z\u4e00-\u9fff]{2}", plain) and not (after_number and plain.isalpha())
+    ):
         for token in scan(plain):
             add(*token[:2])
         return None
@@ -205,7 +261,7 @@ def _add_letters(add, tokens: list[Token], run: str, spaced: bool) -> None:
             add("cmd", function)
             return add("let", run[-1])
     is_unit = lower in UNITS or singular(run) in UNITS or lower in DEGREES or lower in TIMES
-    if after_number and (is_unit or spaced and len(run) > 3) or _is_word(run, tokens):
+    if (after_number and (is_unit or (spaced and len(run) > 3))) or _is_word(run, tokens):
         return add("word", run)
     for letter in run:
         add("let", letter)

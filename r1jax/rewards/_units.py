@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
+# fmt: off
 _TABLE = {  # dimension: {names: size}
     "length": {
         "mm millimeter millimetre 毫米": Fraction(1, 1000), "cm centimeter centimetre 厘米": Fraction(1, 100),
@@ -28,14 +29,25 @@ _TABLE = {  # dimension: {names: size}
     "half of the day": {"am": "am", "pm": "pm"},
     "angle": {"radian rad": "radian"},
 }
+# fmt: on
 UNITS = {
     name: (dimension, size if isinstance(size, str) else Fraction(size))
-    for dimension, names in _TABLE.items() for key, size in names.items() for name in key.split()
+    for dimension, names in _TABLE.items()
+    for key, size in names.items()
+    for name in key.split()
 }
 _POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3, "平方": 2, "立方": 3}
 TIMES = {
-    "hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12,
-    "百": 10**2, "千": 10**3, "万": 10**4, "百万": 10**6, "亿": 10**8,
+    "hundred": 10**2,
+    "thousand": 10**3,
+    "million": 10**6,
+    "billion": 10**9,
+    "trillion": 10**12,
+    "百": 10**2,
+    "千": 10**3,
+    "万": 10**4,
+    "百万": 10**6,
+    "亿": 10**8,
 }
 DEGREES = {"degree", "degrees", "deg", "度"}
 PERCENT = {"percent", "pct", "percentage", "percents", "per cent"}

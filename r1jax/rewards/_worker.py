@@ -25,12 +25,18 @@ KINDS = {
     "code": "r1jax.rewards.code",
     "proof": "r1jax.rewards.proof",
 }
+OWN_LIMITS_S = {"code": 60.0, "proof": 60.0}  # the programs they start are limited by their sandboxes
 LONGEST_LIFE_S = 3600  # CPU seconds; whoever runs into it is replaced and its job done again
 PR_SET_PDEATHSIG = 1
 
 
-def main(memory_mb: int) -> None:
-    """Serves chunks from standard input until it closes."""
+def main(memory_mb: int, item_s: float) -> None:
+    """Serves chunks from standard input until it closes.
+
+    Args:
+        memory_mb: address space, MiB.
+        item_s: CPU time of one job, seconds; SIGPROF ends the process there.
+    """
     _confine(memory_mb)
     out = sys.stdout.fileno()
     judges = {}
@@ -41,7 +47,10 @@ def main(memory_mb: int) -> None:
                 judges[kind] = _load(kind)
         _write(out, "started")  # what was imported above does not count against the first job's deadline
         for kind, text, example in jobs:
+            # CPU time, so that a loaded machine changes no verdict; the kernel ends us even inside a call into C
+            signal.setitimer(signal.ITIMER_PROF, OWN_LIMITS_S.get(kind, item_s))
             _write(out, _judge(judges[kind], text, example))
+        signal.setitimer(signal.ITIMER_PROF, 0)
         _write(out, _rss_mb())
 
 

@@ -161,7 +161,7 @@ def extract(text: str) -> str | None:
 
 
 def _stdin(program: str, task: Task, tier: Tier) -> tuple[int, str, bool]:
-    """Tests passed, the first reason for a failure, and whether that was a limit. Every test has a sandbox of its own."""
+    """Tests passed, the first reason for a failure, and whether that was a limit. Every test has its own sandbox."""
     passed, over, reason, beyond = 0, 0, "", False
     for number, (given, wanted) in enumerate(zip(task.inputs, task.outputs, strict=True)):
         if over >= PATIENCE:
@@ -180,7 +180,7 @@ def _stdin(program: str, task: Task, tier: Tier) -> tuple[int, str, bool]:
 
 
 def _function(program: str, task: Task, tier: Tier) -> tuple[int, str, bool]:
-    """As `_stdin`. One sandbox serves all calls, each in a process of its own; after a limit another serves the rest."""
+    """As `_stdin`. One sandbox serves all calls, each in its own process; after a limit another serves the rest."""
     passed, over, reason, beyond, first = 0, 0, "", False, 0
     while first < len(task.inputs) and over < PATIENCE:
         job = {"kind": "calls", "source": program, "entry": task.entry, "inputs": task.inputs[first:]}

@@ -55,7 +55,7 @@ def verdict_of(said: str, allowed: frozenset[str]) -> tuple[str, str]:
         return "wrong", f"assumptions: {_line(said)}"
     names = [line.partition(":")[0].strip() for line in lines if line[:1].strip()]
     for name in names:
-        # a name is printed with as much of its path as tells it apart; the candidate's have Cand in it, nothing being imported
+        # a name is printed with as much of its path as tells it apart: the candidate's, never imported, begin at Cand
         known = any(f".{axiom}".endswith(f".{name}") or f".{name}".endswith(f".{axiom}") for axiom in allowed)
         if not NAME.fullmatch(name) or {"Cand", "R1"} & set(name.split(".")) or not known:
             return "wrong", f"axiom not allowed: {_line(name)}"

@@ -13,6 +13,7 @@ import json
 import os
 import queue
 import select
+import signal
 import subprocess
 import sys
 import threading
@@ -29,11 +30,10 @@ CHUNK_BYTES = 1 << 18
 START_S = 60.0  # for a worker to start and import a verifier; a loaded machine is slow
 TRIES = 4  # of one job that was under way when its worker died
 RSS_MB = 500  # a worker above this is replaced after its chunk
-OWN_LIMITS_S = {"code": 300.0, "proof": 600.0}  # their sandboxes keep the limits of the task
+WALL_S = {"code": 300.0, "proof": 600.0}  # their sandboxes keep the limits of the task
+WALL = 5  # times the CPU time
 
-_BOOT = (
-    "import sys; sys.path[:0] = sys.argv[2:]; from r1jax.rewards._worker import main; main(int(sys.argv[1]))"
-)
+_BOOT = "import sys; sys.path[:0] = sys.argv[3:]; from r1jax.rewards._worker import main; main(int(sys.argv[1]), float(sys.argv[2]))"
 
 
 class Pool:
@@ -42,7 +42,7 @@ class Pool:
     Args:
         workers: processes that work at the same time. They start with the first job.
         memory_mb: address space of each, MiB.
-        item_s: wall time of one job, seconds; past it the job alone gets `timeout`.
+        item_s: CPU time of one job, seconds; past it, or past five times as much by the clock, the job alone gets `timeout`.
         recycle_after: jobs after which a worker is replaced.
     """
 
@@ -55,7 +55,9 @@ class Pool:
         self._spare: _Worker | None = None
         self._working: set[_Worker] = set()
         self._closed = False
-        self._threads = [threading.Thread(target=self._serve, daemon=True, name="r1jax-rewards") for _ in range(workers)]
+        self._threads = [
+            threading.Thread(target=self._serve, daemon=True, name="r1jax-rewards") for _ in range(workers)
+        ]
         self._running = False
         atexit.register(_close, weakref.ref(self))
 
@@ -84,7 +86,7 @@ class Pool:
             worker.process.kill()
         for thread in self._threads if self._running else ():
             if thread is not threading.current_thread():
-                thread.join(self._item_s + 1)
+                thread.join(5)
         while True:
             try:
                 chunk = self._chunks.get_nowait()
@@ -133,15 +135,17 @@ class Pool:
                     for index in waiting:
                         batch.settle(index, Verdict(None, "error", f"no worker: {error}"))
                     break
-                left = worker.work(batch, waiting, self._item_s)
+                left = worker.work(batch, waiting)
                 if not left and worker.jobs < self._recycle_after and worker.rss_mb < RSS_MB:
                     break
                 self._retire(worker)
                 if left and worker.fault != "timeout":
-                    tries = tries + 1 if left == waiting else 1
-                    if tries >= TRIES:
-                        batch.settle(left[0], Verdict(None, "error", worker.fault))
-                        left, tries = left[1:], 0
+                    tries = tries + worker.blame if left == waiting else 1
+                    if tries >= TRIES:  # it is the job, or no worker ever starts
+                        failed = left[:1] if worker.started else left
+                        for index in failed:
+                            batch.settle(index, Verdict(None, "error", worker.fault))
+                        left, tries = left[len(failed) :], 0
                 else:
                     tries = 0
                 worker, waiting = None, left
@@ -161,11 +165,11 @@ class Pool:
         with self._lock:
             worker, self._spare = self._spare, None
         if worker is None or worker.process.poll() is not None:
-            worker = _Worker(self._memory_mb)
+            worker = _Worker(self._memory_mb, self._item_s)
         with self._lock:
             self._working.add(worker)
             if self._spare is None and not self._closed:
-                self._spare = _Worker(self._memory_mb)
+                self._spare = _Worker(self._memory_mb, self._item_s)
         return worker
 
 
@@ -226,20 +230,27 @@ class _Batch:
 class _Worker:
     """One process. `fault` says why it stopped before the end of a chunk."""
 
-    def __init__(self, memory_mb: int):
+    def __init__(self, memory_mb: int, item_s: float):
         roots = [str(Path(__file__).parents[2]), *(path for path in sys.path if os.path.isabs(path))]
-        environ = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR", "R1JAX_LEAN_PROJECT") if name in os.environ}
+        environ = {
+            name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR", "R1JAX_LEAN_PROJECT") if name in os.environ
+        }
         environ |= {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": "", "LC_ALL": "C.UTF-8"}
         self.process = subprocess.Popen(
-            [sys.executable, "-I", "-B", "-c", _BOOT, str(memory_mb), *roots],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, env=environ, start_new_session=True,
+            [sys.executable, "-I", "-B", "-c", _BOOT, str(memory_mb), str(item_s), *roots],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,
+            env=environ,
+            start_new_session=True,
         )
         os.set_blocking(self.process.stdin.fileno(), False)
-        self.jobs = self.rss_mb = 0
+        self.item_s, self.jobs, self.rss_mb = item_s, 0, 0
         self.kinds: set[str] = set()  # imported
+        self.started, self.blame = False, 1.0  # with the chunk at hand; how much its end tells about the job
         self.fault = ""
 
-    def work(self, batch: _Batch, waiting: list[int], item_s: float) -> list[int]:
+    def work(self, batch: _Batch, waiting: list[int]) -> list[int]:
         """Settles what it can; returns what is left, the job that was under way first."""
         to_write = memoryview(("[" + ",".join(batch.payloads[i] for i in waiting) + "]\n").encode())
         source, sink = self.process.stdout.fileno(), self.process.stdin.fileno()
@@ -247,8 +258,9 @@ class _Worker:
         poll.register(source, select.POLLIN)
         poll.register(sink, select.POLLOUT)
         kinds = {batch.kinds[index] for index in waiting}
-        begun, limit = time.monotonic(), item_s if kinds <= self.kinds else START_S
-        done, started, buffer = 0, False, b""
+        begun, limit = time.monotonic(), WALL * self.item_s if kinds <= self.kinds else START_S
+        done, buffer = 0, b""
+        self.started = False
         while True:
             end = begun + limit if batch.expires is None else min(begun + limit, batch.expires)
             ready = poll.poll(max(0.0, end - time.monotonic()) * 1e3 + 1)
@@ -256,7 +268,7 @@ class _Worker:
                 self.fault = "timeout"
                 if batch.expired():
                     return waiting[done:]
-                if not started:
+                if not self.started:
                     self.fault = f"no worker was ready within {limit:.0f} s"
                     return waiting
                 batch.settle(waiting[done], Verdict(None, "timeout", "item", ms=(time.monotonic() - begun) * 1e3))
@@ -274,8 +286,15 @@ class _Worker:
                     continue
                 data = os.read(source, 1 << 16)
                 if not data:
-                    self.fault = f"the worker died, status {self.process.wait()}"
-                    return waiting[done:]
+                    status = self.process.wait()
+                    if status == -signal.SIGKILL and not self.started:
+                        self.blame = 0.05  # somebody ended it before it did anything
+                    if status != -signal.SIGPROF or not self.started:
+                        self.fault = f"the worker died, status {status}"
+                        return waiting[done:]
+                    self.fault = "timeout"
+                    batch.settle(waiting[done], Verdict(None, "timeout", "item", ms=(time.monotonic() - begun) * 1e3))
+                    return waiting[done + 1 :]
                 *lines, buffer = (buffer + data).split(b"\n")
                 for line in lines:
                     message = json.loads(line)
@@ -287,11 +306,11 @@ class _Worker:
                         self.kinds |= kinds
                         self.rss_mb = message
                         return []
-                    started = True
+                    self.started = True
                 if lines:
                     begun = time.monotonic()
                     kind = batch.kinds[waiting[done]] if done < len(waiting) else ""
-                    limit = OWN_LIMITS_S.get(kind, item_s)
+                    limit = WALL_S.get(kind, WALL * self.item_s)
 
     def kill(self) -> None:
         self.process.kill()

@@ -1,8 +1,8 @@
 """Proofs in Lean 4, where R1JAX_LEAN_PROJECT names a built Lake project.
 
-Statement and candidate are compiled in separate sandboxes. The check is a program of ours that reads both .olean files as
-data, runs none of their code, checks every declaration of the candidate with the kernel again, and compares types and
-axioms itself. Not run by our tests: they have no Lean.
+Statement and candidate are compiled in separate sandboxes. The check is a program of ours that reads both .olean files
+as data, runs none of their code, checks every declaration of the candidate with the kernel again, and compares types
+and axioms itself. Not run by our tests: they have no Lean.
 """
 
 from __future__ import annotations
@@ -107,17 +107,21 @@ def sources(preamble: str, goal: str, proof: str) -> tuple[str, str, str]:
 
 @functools.lru_cache(maxsize=4)
 def _project(project: str) -> tuple[str, str]:
-    """The prefix of the project's toolchain, and its LEAN_PATH. Lake runs outside the sandbox: the project is the user's."""
-    said = subprocess.run(["lake", "env", "printenv"], cwd=project, capture_output=True, text=True, check=True, timeout=120)
+    """The prefix of the project's toolchain, and its LEAN_PATH. Lake runs unconfined: the project is the user's."""
+    said = subprocess.run(
+        ["lake", "env", "printenv"], cwd=project, capture_output=True, text=True, check=True, timeout=120
+    )
     values = dict(line.split("=", 1) for line in said.stdout.splitlines() if "=" in line)
     return values["LEAN_SYSROOT"], values["LEAN_PATH"]
 
 
-def _run(arguments: list[str], files: dict[str, bytes], fetch: list[str], limits: Limits, tier: Tier) -> sandbox.Outcome:
+def _run(
+    arguments: list[str], files: dict[str, bytes], fetch: list[str], limits: Limits, tier: Tier
+) -> sandbox.Outcome:
     prefix, path = _project(os.environ[VARIABLE])
     job = {
-        "kind": "command", "argv": [f"{prefix}/bin/lean", *arguments], "env": {"LEAN_PATH": path, "LEAN_SYSROOT": prefix},
-        "files": files, "fetch": fetch,
+        "kind": "command", "argv": [f"{prefix}/bin/lean", *arguments],
+        "env": {"LEAN_PATH": path, "LEAN_SYSROOT": prefix}, "files": files, "fetch": fetch,
     }  # fmt: skip
     show = (prefix, *(folder for folder in path.split(":") if os.path.isabs(folder)))
     return sandbox.run(job, limits, tier=tier, show=show)

@@ -70,7 +70,7 @@ def verify_batch(pairs: Iterable[tuple[Gold, str]], deadline: float | None = Non
     waiting = [key for key, verdict in verdicts.items() if verdict is None]
     if waiting:
         jobs = [("math", text, {"gold": list(gold) if isinstance(gold, tuple) else gold}) for gold, text in waiting]
-        verdicts.update(zip(waiting, isolate.shared().run(jobs, deadline)))
+        verdicts.update(zip(waiting, isolate.shared().run(jobs, deadline), strict=False))
     return [verdicts[key] for key in keys]
 
 
@@ -82,7 +82,13 @@ def warm() -> None:
 
 
 def _key(gold: object) -> object:
-    return gold if isinstance(gold, str) or gold is None else tuple(map(str, gold)) if isinstance(gold, (list, tuple)) else str(gold)
+    return (
+        gold
+        if isinstance(gold, str) or gold is None
+        else tuple(map(str, gold))
+        if isinstance(gold, (list, tuple))
+        else str(gold)
+    )
 
 
 def _start_s() -> float:
@@ -122,7 +128,7 @@ def _verdict(gold: object, text: str, rule: str, quick: bool) -> Verdict | None:
             return verdict(*((1.0, "correct") if right else (0.0, "wrong")), "number", first)
     if quick:
         return None
-    first = next((r for r in readings if r.readable), first)
+    first = _reading.best(readings)
     return verdict(*_compare(references, first), first)
 
 

@@ -5,12 +5,12 @@ A task is a mapping with
     backend   "coq", "lean4" (needs the environment variable R1JAX_LEAN_PROJECT) or "metamath" (always there)
     preamble  text before both statement and proof: imports, notations; for Metamath the database
     goal      the statement to prove, from the data set
-    allowed_axioms  (optional) names of axioms a proof may rest on. Without them: none in Coq, propext, Classical.choice and
-              Quot.sound in Lean, all of the database in Metamath
+    allowed_axioms  (optional) names of axioms a proof may rest on. Without them: none in Coq; propext, Classical.choice
+              and Quot.sound in Lean; all of the database in Metamath
     limits    (optional) as for programs, see `sandbox.Limits`
 
-In Coq and Lean the proof defines `main`. Statement, proof and check are compiled apart: the check is a file of ours in a
-fresh process that loads the other two, and what it finds out about axioms is the verdict. Nothing printed by the
+In Coq and Lean the proof defines `main`. Statement, proof and check are compiled apart: the check is a file of ours in
+a fresh process that loads the other two, and what it finds out about axioms is the verdict. Nothing printed by the
 candidate's own process counts.
 """
 
@@ -113,7 +113,7 @@ def task(example: Mapping) -> tuple[str, str, str, frozenset[str], Limits]:
 
 
 def extract(text: str) -> str | None:
-    """The last fenced block of what follows the last `</think>`, else the `<answer>`, else all of it; None if that is blank."""
+    """The last fenced block after the last `</think>`, else the `<answer>`, else all that follows; None if blank."""
     text = text.rpartition("</think>")[2]
     if (close := text.rfind("</answer>")) >= 0 and (start := text.rfind("<answer>", 0, close)) >= 0:
         text = text[start + len("<answer>") : close]

@@ -1,14 +1,14 @@
-"""A place where a model's program may run. It returns values, never verdicts; expected values and secrets never enter it.
+"""A place where a model's program may run. It returns values, never verdicts; expected values and secrets stay out.
 
 Tiers, the best that works here is taken (`probe`), and below the minimum nothing runs:
 
     A  bubblewrap: own user, pid, network, mount, ipc and uts namespaces, a read-only /usr, small tmpfs, seccomp
     B  the same by unshare(2), where bubblewrap is absent
     C  containers that forbid namespaces, as root: another user for every run, seccomp that denies every change to a
-       file system, Landlock over what may be read (where the kernel has it), all processes of that user killed at the end
+       file system, Landlock over what may be read (where the kernel has it), all of that user's processes killed
     D  nothing but limits: taken only where the caller asks for `minimum="D"`
 
-Started sandboxes wait in reserve for the thread that runs programs, so the start of one overlaps with the run before it.
+Started sandboxes wait in reserve for the thread that runs programs: the start of one overlaps with the run before.
 """
 
 from __future__ import annotations
@@ -77,7 +77,9 @@ class Limits(NamedTuple):
         wanted = dict(given)
         if "time_s" in wanted:
             wanted.setdefault("wall_s", 2 * wanted["time_s"])
-        return cls(**{key: value if key in ("time_s", "wall_s") else max(1, int(value)) for key, value in wanted.items()})
+        return cls(
+            **{key: value if key in ("time_s", "wall_s") else max(1, int(value)) for key, value in wanted.items()}
+        )
 
 
 def probe() -> Tier:
@@ -110,8 +112,8 @@ def run(
     """What a job did: a program, calls of a function, or a command (see `_inside.work`).
 
     Args:
-        job: its kind, and what belongs to it. "program": source. "calls": source, entry, inputs, and may_die, the number
-            of calls that may end their process. "command": argv, env, files by name, and the names to fetch.
+        job: its kind, and what belongs to it. "program": source. "calls": source, entry, inputs, and may_die, how
+            many calls may end their process. "command": argv, env, files by name, and the names to fetch.
         by_line: the wall limit holds from each line of output to the next, not for the whole.
         show: further paths the job may read.
     Raises:

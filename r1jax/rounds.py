@@ -1,0 +1,115 @@
+"""One round of reinforcement learning: sampled, scored, compared, packed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from r1jax import sampler
+from r1jax.data import prompts as questions
+from r1jax.grpo import group_advantages
+from r1jax.prompts import fill
+from r1jax.recipe import RLRecipe
+from r1jax.rewards import rule
+from r1jax.rewards.isolate import Pool
+from r1jax.rollout import Minibatch, PackedRows, Rollout, pack, spread
+from r1jax.run import Policy
+from r1jax.sharding import row_shards, shard_rows
+from r1jax.update import Learner, score
+
+
+class Round(NamedTuple):
+    """One round of this process's questions, on the host: N = B·G rows, question-major."""
+
+    examples: list[dict]
+    rollout: Rollout
+    texts: list[str]
+    scores: rule.Scores
+    advantages: np.ndarray
+
+
+def check_row_length(recipe: RLRecipe, policy: Policy, examples: Iterable[Mapping]) -> None:
+    """Raises ValueError where a prompt and the longest completion do not fit a packed row."""
+    longest = max(len(policy.tokenizer.encode(fill(policy.template, example["problem"]))) for example in examples)
+    if (needed := longest + recipe.max_tokens) > recipe.row_length:
+        raise ValueError(
+            f"--row-length={recipe.row_length} is too short for a prompt of {longest} tokens and --max-tokens={recipe.max_tokens}: "
+            f"use at least {needed}"
+        )
+
+
+def complete(
+    policy: Policy, weights: sampler.Weights, examples: Sequence[Mapping], samples: int, mesh: Mesh, *,
+    seed: int, round_: int, temperature: float, max_tokens: int,
+) -> tuple[Rollout, list[str]]:
+    """`samples` completions of each example, and their texts."""  # fmt: skip
+    tokenizer = policy.tokenizer
+    prompts = [tokenizer.encode(fill(policy.template, example["problem"])) for example in examples]
+    ids = np.repeat([questions.number(example) for example in examples], samples)
+    keys = sampler.row_keys(seed, round_, ids, np.tile(np.arange(samples), len(examples)))
+    rollout = sampler.sample(
+        policy.cfg, weights, prompts, keys, mesh,
+        max_tokens=max_tokens, temperature=temperature, stop_ids=(tokenizer.eos_id,), pad_id=tokenizer.pad_id,
+    )  # fmt: skip
+    texts = [tokenizer.decode(row[:length]) for row, length in zip(rollout.tokens, rollout.lengths, strict=True)]
+    return rollout, texts
+
+
+def roll(recipe: RLRecipe, policy: Policy, params: dict, examples: list[dict], round_: int, seed: int, mesh: Mesh, pool: Pool) -> Round:
+    """Samples, scores and compares one round."""
+    weights = sampler.sync(params, mesh)
+    rollout, texts = complete(
+        policy, weights, examples, recipe.group_size, mesh,
+        seed=seed, round_=round_, temperature=recipe.temperature, max_tokens=recipe.max_tokens,
+    )  # fmt: skip
+    repeated = [example for example in examples for _ in range(recipe.group_size)]
+    parts = {"accuracy": recipe.accuracy_weight, "format": recipe.format_weight}
+    scores = rule.score(pool, texts, repeated, parts)
+    shape = (len(examples), recipe.group_size)
+    advantages = np.asarray(group_advantages(scores.total.reshape(shape), scores.valid.reshape(shape))).reshape(-1)
+    return Round(examples, rollout, texts, scores, advantages)
+
+
+def minibatches(
+    recipe: RLRecipe, round_: Round, ours: Learner, params: dict, reference: dict, mesh: Mesh
+) -> list[list[Minibatch]]:
+    """The round split by whole groups: for each optimizer step its micro-batches on the mesh.
+
+    Every log-probability is taken here, before the first step: one definition of old for all minibatches of the round.
+    """
+    members = np.arange(len(round_.texts)).reshape(recipe.minibatches, -1)
+    return [micro_batches(recipe, round_, rows, ours, params, reference, mesh) for rows in members]
+
+
+def micro_batches(
+    recipe: RLRecipe, round_: Round, members: np.ndarray, ours: Learner, params: dict, reference: dict, mesh: Mesh
+) -> list[Minibatch]:
+    """One optimizer step's rows, packed, weighted and scored."""
+    rollout, valid = round_.rollout, round_.scores.valid
+    completions = [(int(i) // recipe.group_size, rollout.tokens[i, : rollout.lengths[i]]) for i in members]
+    rows, places = pack(rollout.prompts, completions, recipe.row_length)
+    count = sampler.agreed(int(valid[members].sum()), sum)
+    # 1/(N·|oᵢ|), made in float64 from the whole minibatch: micro-batches, packing and shards change nothing.
+    lengths = rollout.lengths[members].astype(np.float64)
+    weight = np.where(valid[members], 1.0 / (max(count, 1) * lengths), 0.0)
+    shape = rows.tokens.shape
+    per_token = {
+        "weight": [np.full(int(n), w) for n, w in zip(lengths, weight, strict=True)],
+        "advantage": [np.full(int(n), a) for n, a in zip(lengths, round_.advantages[members], strict=True)],
+        "rollout_logp": [rollout.logp[i, : rollout.lengths[i]] for i in members],
+    }
+    arrays = {name: spread(values, places, shape) for name, values in per_token.items()}
+    size = max(recipe.batch_rows, row_shards(mesh)) // jax.process_count()
+    total = sampler.agreed(-(-shape[0] // size)) * size
+    rows, arrays = jax.tree.map(lambda x: np.pad(x, ((0, total - x.shape[0]), (0, 0))), (rows, arrays))
+    batches = []
+    for start in range(0, total, size):
+        piece_rows, piece = shard_rows(jax.tree.map(lambda x, s=start: x[s : s + size], (rows, arrays)), mesh)
+        old = piece["rollout_logp"] if recipe.old_logp == "sampler" else score(ours, params, piece_rows)[0]
+        ref = score(ours, reference, piece_rows)[0] if recipe.kl_coef else old
+        batches.append(Minibatch(PackedRows(*piece_rows), piece["weight"], piece["advantage"], piece["rollout_logp"], old, ref))
+    return batches

@@ -1,0 +1,46 @@
+"""What an import brings with it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def imported_by(statement: str) -> set[str]:
+    """Top-level packages loaded in a fresh interpreter after one statement."""
+    code = f"{statement}\nimport json, sys\nprint(json.dumps(sorted({{name.partition('.')[0] for name in sys.modules}})))"
+    out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return set(json.loads(out.splitlines()[-1]))
+
+
+HEAVY = {"jax", "jaxlib", "flax", "optax", "orbax", "grain", "sympy", "numpy", "torch", "transformers"}
+
+
+@pytest.mark.parametrize(
+    ("statement", "absent"),
+    [
+        ("import r1jax", HEAVY),
+        ("import r1jax.rewards", HEAVY - {"numpy"}),
+        ("import r1jax.rewards.math, r1jax.rewards.countdown, r1jax.rewards.choice, r1jax.rewards.format", {"jax", "sympy"}),
+        ("from r1jax import group_advantages, grpo_loss", {"flax", "optax", "orbax", "grain", "sympy"}),
+    ],
+)
+def test_an_import_brings_nothing_heavy(statement, absent):
+    assert not imported_by(statement) & absent
+
+
+def test_the_check_sees_what_is_imported():
+    assert {"jax", "numpy"} <= imported_by("import r1jax.grpo")
+
+
+def test_every_public_name_resolves_where_it_says_it_lives():
+    import r1jax
+
+    for name in r1jax.__all__:
+        assert getattr(r1jax, name) is not None, name
+    with pytest.raises(AttributeError, match="grpo_los"):
+        r1jax.grpo_los  # noqa: B018

@@ -1,0 +1,68 @@
+"""Log-probabilities in chunks and in packed rows, against dense float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from r1jax.logprobs import CHUNK, packed_logprobs, token_logprobs
+from r1jax.rollout import pack
+from tiny import dense_logp
+
+
+def dense(hidden, matrix, targets, temperature):
+    """log softmax at the targets and its entropy, all logits at once, in float64."""
+    logits = np.asarray(hidden, np.float64) @ np.asarray(matrix, np.float64) / temperature
+    logp = logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)
+    return np.take_along_axis(logp, targets[:, None], 1)[:, 0], -(np.exp(logp) * logp).sum(-1)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+@pytest.mark.parametrize("count", [5, CHUNK + 77])
+def test_chunked_logprobs_and_entropies_are_the_dense_ones(count, temperature):
+    rng = np.random.default_rng(count)
+    hidden = rng.standard_normal((count, 6)).astype(np.float32)
+    matrix = rng.standard_normal((6, 13)).astype(np.float32)
+    targets = rng.integers(0, 13, count)
+    got = jax.jit(token_logprobs)(hidden, matrix, targets, temperature)
+    for ours, theirs in zip(got, dense(hidden, matrix, targets, temperature), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def test_the_gradient_through_the_chunks_is_that_of_a_softmax():
+    # d/dz of Σ c·log softmax(z/τ)[y] is c·(onehot(y) − p)/τ; from there one matrix product each way.
+    rng = np.random.default_rng(0)
+    count, tau = CHUNK + 3, 0.7
+    hidden, matrix = rng.standard_normal((count, 4)), rng.standard_normal((4, 9))
+    targets, c = rng.integers(0, 9, count), rng.standard_normal(count)
+    logits = hidden @ matrix / tau
+    p = np.exp(logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True))
+    slope = c[:, None] * (np.eye(9)[targets] - p) / tau
+
+    def total(h, m):
+        logp, entropy = token_logprobs(h, m, jnp.asarray(targets), tau)
+        return jnp.sum(jnp.float32(c) * logp) + jnp.sum(entropy)  # the entropy is a metric, without gradient
+
+    got = jax.jit(jax.grad(total, argnums=(0, 1)))(jnp.float32(hidden), jnp.float32(matrix))
+    np.testing.assert_allclose(got[0], slope @ matrix.T, atol=1e-5)
+    np.testing.assert_allclose(got[1], hidden.T @ slope, atol=2e-4)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_in_a_packed_row_every_completion_has_the_logprobs_it_has_alone(cfg, params, temperature):
+    rng = np.random.default_rng(1)
+    prompts = [rng.integers(3, 250, n).tolist() for n in (5, 3, 9)]
+    completions = [(p, rng.integers(3, 250, n).astype(np.int32)) for p, n in ((0, 6), (0, 1), (1, 8), (0, 4), (2, 7), (1, 2))]
+    rows, places = pack(prompts, completions, 40)
+    assert len(rows.tokens) < len(completions)
+    logp, entropy = jax.jit(packed_logprobs, static_argnums=0)(cfg, params, jax.tree.map(jnp.asarray, rows), temperature)
+    alone = np.zeros((len(completions), 20), np.int32)
+    for row, (p, tokens) in zip(alone, completions, strict=True):
+        row[: len(prompts[p]) + len(tokens)] = [*prompts[p], *tokens]
+    table = dense_logp(cfg, params, alone, temperature)
+    for i, ((p, tokens), place) in enumerate(zip(completions, places, strict=True)):
+        size = len(prompts[p])
+        want = table[i, size - 1 : size - 1 + len(tokens)]  # slot s predicts token s + 1
+        mine = slice(place.start, place.start + len(tokens))
+        np.testing.assert_allclose(logp[place.row, mine], want[np.arange(len(tokens)), tokens], atol=2e-5)
+        np.testing.assert_allclose(entropy[place.row, mine], -(np.exp(want) * want).sum(-1), atol=2e-5)
