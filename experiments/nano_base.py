@@ -47,7 +47,6 @@ class Command:
 
 def main(command: Command) -> None:
     import jax
-    import jax.numpy as jnp
     import numpy as np
 
     from r1jax import checkpoint, launch, lineage, tokenizer, train_sft
@@ -148,8 +147,8 @@ def measure(directory: Path, mesh, problems: int = 512, samples: int = 16) -> di
     from r1jax.prompts import R1_ZERO
     from r1jax.rewards import rule
     from r1jax.rewards.isolate import Pool
-    from r1jax.run import Policy
     from r1jax.rounds import complete
+    from r1jax.run import Policy
 
     cfg, params = weights.from_hf(directory, mesh)
     policy = Policy(cfg, tokenizer.SentencePiece.load(directory / TOKENIZER), R1_ZERO)

@@ -40,16 +40,16 @@ class Rows(NamedTuple):
     """
 
     clock: Int[Array, ""]
-    token: Int[Array, "N"]
-    done: Bool[Array, "N"]
-    base: Int[Array, "N"]
+    token: Int[Array, N]
+    done: Bool[Array, N]
+    base: Int[Array, N]
     key: Array
     cache: list[tuple[Array, Array]]
 
 
 def draw(
     logits: Float[Array, "N V"], keys: Array, position: Array, temperature: Array, *, greedy: bool
-) -> tuple[Int[Array, "N"], Float[Array, "N"]]:
+) -> tuple[Int[Array, N], Float[Array, N]]:
     """One token a row by two-level inverse CDF, and its log-probability under the full softmax.
 
     One uniform a row picks a block by the cumulative block sums, then a token inside the block. Greedy takes the most likely
@@ -82,7 +82,7 @@ def draw(
 
 @functools.partial(jax.jit, static_argnames=("cfg", "dtype"))
 def prefill(
-    cfg: ModelConfig, weights: Weights, tokens: Int[Array, "P Q"], length: Int[Array, "P"],
+    cfg: ModelConfig, weights: Weights, tokens: Int[Array, "P Q"], length: Int[Array, P],
     before: list[list[Segment]], start: Int[Array, ""], *, dtype: DTypeLike,
 ) -> tuple[list[Segment], Float[Array, "P V"]]:
     """Keys and values of prompts (right-padded), layer by layer, and the logits after each prompt's last token."""  # fmt: skip

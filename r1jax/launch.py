@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 import jax
 from jax.experimental import multihost_utils
 
+
 def keep_compilations() -> None:
     """Compiled programs are kept below the user's cache folder, unless JAX was told another place: a second run starts at once."""
     if not jax.config.jax_compilation_cache_dir:

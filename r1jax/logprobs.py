@@ -16,8 +16,8 @@ CHUNK = 1024  # tokens whose logits exist at one time
 
 
 def token_logprobs(
-    hidden: Float[Array, "M D"], unembedding: Float[Array, "D V"], targets: Int[Array, "M"], temperature: ArrayLike = 1.0
-) -> tuple[Float[Array, "M"], Float[Array, "M"]]:
+    hidden: Float[Array, "M D"], unembedding: Float[Array, "D V"], targets: Int[Array, M], temperature: ArrayLike = 1.0
+) -> tuple[Float[Array, M], Float[Array, M]]:
     """log softmax(hidden · unembedding / temperature) at `targets`, and the entropy there, both in nats and float32.
 
     Logits are made chunk by chunk and made again in the backward pass. No gradient flows through the entropy: it is a metric.

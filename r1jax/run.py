@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from r1jax import checkpoint, lineage, weights
@@ -75,7 +77,11 @@ def explained(error: Exception) -> str:
 
 
 def new_workdir(stage: str) -> str:
-    return f"runs/{stage}-{time.strftime('%Y%m%d-%H%M%S')}"
+    """A directory named by the time (UTC), the same for all processes."""
+    now = int(time.time())
+    if jax.process_count() > 1:
+        now = int(multihost_utils.broadcast_one_to_all(np.int32(now)))
+    return f"runs/{stage}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime(now))}"
 
 
 def template_of(name: str) -> str:

@@ -175,6 +175,10 @@ def train(recipe: RLRecipe, options: RunOptions, stage: str) -> Path:
         skipped = 0
         while step < recipe.steps:
             began, first = time.monotonic(), step
+            if 0 < step and recipe.steps - step < recipe.minibatches:
+                logs.sync()
+                # The run ends inside this round; a longer one will go on from the round's beginning.
+                saver.save(step, RLState(*state, reference), {"round": step // recipe.minibatches})
             number = step // recipe.minibatches
             index = number * recipe.questions_per_round + np.arange(recipe.questions_per_round)
             mine = [take(int(i)) for i in index[jax.process_index() :: jax.process_count()]]

@@ -51,9 +51,9 @@ def main(command: Command) -> dict:
     from r1jax.prompts import fill
     from r1jax.rewards import rule
     from r1jax.rewards.isolate import Pool
+    from r1jax.rounds import complete
     from r1jax.run import load_policy
     from r1jax.sharding import make_mesh
-    from r1jax.rounds import complete
 
     mesh = make_mesh("auto")
     policy, params, parent = load_policy(RunOptions(weights=command.weights), mesh)

@@ -57,11 +57,11 @@ def read(
     return out.reshape(q.shape).astype(q.dtype)
 
 
-def filled(length: Int[Array, "P"], slots: int) -> Bool[Array, "P 1 S"]:
+def filled(length: Int[Array, P], slots: int) -> Bool[Array, "P 1 S"]:
     return jnp.arange(slots)[None, None, :] < length[:, None, None]
 
 
-def attend_prefill(segments: Sequence[Segment], length: Int[Array, "N"]) -> Attend:
+def attend_prefill(segments: Sequence[Segment], length: Int[Array, N]) -> Attend:
     """Queries read the given segments and, causally, their own call. Keeps its keys and values as a `Segment`."""
 
     def attend(q: Array, k: Array, v: Array) -> tuple[Array, Segment]:

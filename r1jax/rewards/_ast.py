@@ -14,8 +14,9 @@ class Node(NamedTuple):
         num (Fraction, literal); const (pi, e, i, inf); sym (name); add, mul (terms...); pow (base, exponent);
         fn (name, args...), a known function; apply (name, args...), an unknown one; pm (sign, term);
     then what may hold values:
-        tuple (open, close, items...); set (items...); list (items...), unordered, no brackets; matrix (rows of cells...);
-        rel (operators, sides...); union (sets...); ratio (terms...); based (digits, base); quantity (value, unit); text (words).
+        tuple (open, close, items...); set (items...); list (items...), unordered, no brackets;
+        matrix, det (rows of cells...); rel (operators, sides...); union (sets...); ratio (terms...);
+        based (digits, base); quantity (value, unit); text (words).
     """
 
     kind: str

@@ -7,21 +7,22 @@ from fractions import Fraction
 from r1jax.rewards._ast import Node, OverBudget, Unreadable, mul, negative, num, over, power, sym
 from r1jax.rewards._tokens import END, FUNCTIONS, Token
 
-DEEPEST = 64
+DEEPEST = 96  # a bracket in a bracket counts three
 CONSTANTS = {"pi": "pi", "infty": "inf"}
 KNOWN = FUNCTIONS | {"abs", "floor", "ceil", "arcsinh", "arccosh", "arctanh"}
 OPEN, CLOSE = {"(": ")", "[": "]", "\\{": "\\}", "{": "}"}, {")", "]", "\\}", "}", "rangle"}
 _MATRICES = {"pmatrix", "bmatrix", "matrix", "array", "vmatrix", "Bmatrix", "smallmatrix", "Vmatrix"}
 _LISTS = {"cases", "aligned", "align", "gathered", "split", "gather", "equation"}
 GREEK = set(
-    "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho sigma tau upsilon phi "
-    "varphi chi psi omega Gamma Delta Theta Lambda Xi Sigma Phi Psi Omega ell hbar mho nabla aleph zzz Pi partial".split()
+    "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho "
+    "sigma tau upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Sigma Phi Psi Omega ell hbar "
+    "mho nabla aleph zzz Pi partial".split()
 )
 _SIGNS = set("ldots angle triangle mathbb emptyset circ prime star".split())
 
 
 class Commands:
-    """The innermost level of the descent. `Terms` and `Answer` are built on it, and it comes back to them for contents."""
+    """The innermost level of the descent. `Terms` and `Answer` build on it; it comes back to them for contents."""
 
     def __init__(self, tokens: list[Token]):
         self.tokens, self.at, self.depth, self.bars, self.bars_colon = tokens, 0, 0, 0, False

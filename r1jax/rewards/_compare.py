@@ -6,7 +6,7 @@ from r1jax.rewards._ast import Node, OverBudget, holds, negative, symbols
 from r1jax.rewards._exact import Undefined, exact
 from r1jax.rewards._parse import words_of
 from r1jax.rewards._scalars import is_term, long_decimal_of, proportional, terms_equal, without
-from r1jax.rewards._sets import pieces, vague_pieces
+from r1jax.rewards._sets import pieces
 from r1jax.rewards._statements import normal
 from r1jax.rewards._units import measure
 
@@ -290,6 +290,3 @@ def _components(named: Node) -> tuple:
     if value.kind == "tuple" and len(value.args) == len(name.args):
         return tuple(Node("named", pair) for pair in zip(name.args[2:], value.args[2:], strict=False))
     return (named,)
-
-
-__all__ = ["Comparison", "vague_pieces"]

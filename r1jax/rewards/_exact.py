@@ -1,4 +1,4 @@
-"""Exact values of terms: rational numbers, and residues modulo a prime where a number would be too large or has letters."""
+"""Exact values of terms: rational numbers; residues modulo a prime where numbers are too large or have letters."""
 
 from __future__ import annotations
 
@@ -56,14 +56,14 @@ def _remainder(node: Node, modulus: Fraction | None) -> Fraction | None:
         return None
     if node.kind == "pow":
         base, exponent = exact(node.args[0]), exact(node.args[1])
-        if base is not None and exponent is not None and {v.denominator for v in (base, exponent, modulus)} == {1}:
-            if exponent >= 0:
-                return Fraction(pow(base.numerator, exponent.numerator, modulus.numerator))
+        whole = None not in (base, exponent) and {v.denominator for v in (base, exponent, modulus)} == {1}
+        if whole and exponent >= 0:
+            return Fraction(pow(base.numerator, exponent.numerator, modulus.numerator))
     value = exact(node)
     return None if value is None else value % modulus
 
 
-def _afford(size: float) -> None:
+def _afford(size: int) -> None:
     if size > MOST_BITS:
         raise OverBudget("digits")
 
@@ -142,8 +142,8 @@ def _function(name: str, args: tuple) -> Fraction | None:
 class Residues:
     """Terms modulo `PRIME`, every letter a fixed pseudo-random residue of its name and the seed.
 
-    Two terms with equal residues are equal (up to chance 2^-100); with different ones they differ, if `pure`: no function
-    or root stood for itself.
+    Two terms with equal residues are equal (up to chance 2^-100); with different ones they differ, if `pure`: no
+    function or root stood for itself.
     """
 
     def __init__(self, seed: int = 0):

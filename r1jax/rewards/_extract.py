@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import deque
 
 TAIL = 65_536
 RULES = ("auto", "boxed", "answer_tag", "hash")
@@ -10,11 +11,13 @@ RULES = ("auto", "boxed", "answer_tag", "hash")
 _BRACES = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
 _BARE_BOX = re.compile(r"\\(?:boxed|fbox)\s+([^\s{$][^$\n]*)")
 _BETWEEN_BOXES = re.compile(
-    r"(?:\$+|\\[()\[\],;:! ]|\\q?quad|[\s,;.]|(?:\\text\s*\{)?\s*(?:and|or|和|或)\s*\}?|[A-Za-z](?:_\{?\w{1,3}\}?)?\s*=)*"
+    r"(?:\$+|\\[()\[\],;:! ]|\\q?quad|[\s,;.]|(?:\\text\s*\{)?\s*(?:and|or|和|或)\s*\}?"
+    r"|[A-Za-z](?:_\{?\w{1,3}\}?)?\s*=)*"
 )
 _WORD_BETWEEN = re.compile(r"and|or|[,;和或]|=")
 _STATEMENT = re.compile(
-    r"(?:final\s+answer|the\s+answer|answer|result)\s*(?:to\s+[^.\n]{0,60}\s)?(?:is|are|:|=)+(?:\s*(?:that|:|equal to))?"
+    r"(?:final\s+answer|the\s+answer|answer|result)\s*(?:to\s+[^.\n]{0,60}\s)?(?:is|are|:|=)+"
+    r"(?:\s*(?:that|:|equal to))?"
     r"|答案\s*(?:是|为|:|选)+|故选|最终答案",
     re.IGNORECASE,
 )
@@ -118,7 +121,7 @@ def after_thinking(text: str) -> str | None:
 
 
 def free(text: str) -> tuple[list[str], bool]:
-    """The readings of an answer in running text, the likeliest first, and whether a statement ("the answer is") says it."""
+    """The readings of an answer in running text, the likeliest first; whether a statement ("the answer is") says it."""
     text = text.removeprefix("<|im_start|>assistant")
     for pattern in (_CHAT, _HOPE):
         cut = pattern.search(text)
@@ -137,16 +140,14 @@ def free(text: str) -> tuple[list[str], bool]:
 def last_formula(text: str) -> list[str]:
     """The formula between math signs or the number that ends last."""
     span, covered = last_span(text)
-    number = None
-    for number in _NUMBER.finditer(text, covered):
-        pass
+    number = _last(_NUMBER, text, covered)
     if number:
         return [number[0].strip()]
     return [span] if span else []
 
 
 def last_span(text: str) -> tuple[str, int]:
-    """The content of the last $...$, \\(...\\) or display with a letter or digit in it, and where the last of all ends."""
+    """The content of the last $...$, \\(...\\) or display with a letter or digit in it; where the last of all ends."""
     opened, start, found, covered = "", 0, "", 0
     for match in _DELIMITER.finditer(text):
         sign = match[0]
@@ -159,8 +160,5 @@ def last_span(text: str) -> tuple[str, int]:
     return found, covered
 
 
-def _last(pattern: re.Pattern, text: str) -> re.Match | None:
-    found = None
-    for found in pattern.finditer(text):  # noqa: B007
-        pass
-    return found
+def _last(pattern: re.Pattern, text: str, start: int = 0) -> re.Match | None:
+    return next(iter(deque(pattern.finditer(text, start), maxlen=1)), None)

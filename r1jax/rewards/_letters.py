@@ -102,7 +102,7 @@ def tidy(latex: str) -> str:
     return THOUSANDS.sub(lambda m: _NOT_DIGIT.sub("", m[0]), text).strip()
 
 
-MOST_WRAPPERS = 64
+MOST_WRAPPERS = 12
 _WRAPPERS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("`", "`"), ('"', '"'))
 
 
@@ -114,7 +114,7 @@ def unwrap(text: str) -> str:
         for _ in range(MOST_WRAPPERS):
             if not text or text[-1] not in ".,;:!。" or text.endswith((r"\.", r"\!", r"\,", r"\;", r"\:")):
                 break
-            if text[-1] == "!" and re.search(r"[\w)}]!+$", text):
+            if text[-1] == "!" and re.match(r"[\w)}]", text.rstrip("!")[-1:]):
                 break  # a factorial
             if text.endswith(".."):
                 break  # an ellipsis

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from r1jax.rewards._ast import Node, Unreadable, num, sym
+from r1jax.rewards._ast import Node, Unreadable, num
 from r1jax.rewards._letters import spelling
 from r1jax.rewards._terms import Terms
 from r1jax.rewards._tokens import END, Token, scan
@@ -253,6 +253,3 @@ def words_of(text: str) -> str:
     plain = re.sub(r"\\[,;:! ]|[~${}\"'.,]", " ", plain)
     plain = re.sub(r"\b(?:the|a|an)\b", " ", plain.lower())
     return spelling(re.sub(r"\s+", "", plain))
-
-
-__all__ = ["Answer", "parse", "sym", "words_of"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import re
 from dataclasses import dataclass
@@ -50,8 +49,12 @@ class Reading:
             raise OverBudget("length")
         found = []
         for commas in (True, False) if COMMAS.search(self.tidied) else (True,):
-            with contextlib.suppress(Unreadable):
+            try:
                 found.append(parse(self.tidied, commas))
+            except Unreadable:
+                continue
+            except RecursionError:
+                raise OverBudget("depth") from None
         return found or [Node("text", (self.tidied,))]
 
     @property
@@ -99,9 +102,10 @@ def extract(text: str, rule: str = "auto") -> str | None:
     if rule != "auto":
         return _by_rule(text, rule)
     read = best(answers(text))
-    if read is None or not read.readable and len(read.tidied.split()) > LONGEST_NAME and read.extracted == text.strip():
-        return None
-    return read.extracted
+    if read is None or read.readable:
+        return read and read.extracted
+    is_prose = len(read.tidied.split()) > LONGEST_NAME and read.extracted == text.strip()
+    return None if is_prose else read.extracted
 
 
 def best(read: list[Reading]) -> Reading | None:

@@ -6,8 +6,8 @@ import re
 from fractions import Fraction
 
 from r1jax.rewards._ast import Node, OverBudget, holds, rebuild, symbols, walk
-from r1jax.rewards._exact import Residues, Undefined, exact
-from r1jax.rewards._numeric import ALL, POSITIVE, agree, rounds_to, whole_letters
+from r1jax.rewards._exact import PRIME, Residues, Undefined, exact
+from r1jax.rewards._numeric import ALL, FIRST_BITS, POSITIVE, Numeric, agree, rounds_to, whole_letters
 
 LONG_DECIMAL = 10  # significant digits from which a decimal may stand for an irrational or endless number
 MOST_FUNCTIONS = 300
@@ -130,7 +130,7 @@ def proportional(f: Node, g: Node, positive: bool = False) -> bool:
     if all(x == 0 for x, _ in values) or all(y == 0 for _, y in values):
         return all(x == y == 0 for x, y in values)
     pure = all(r.pure and s.pure for r, s in rows)
-    modular = (values[0][0] * values[1][1] - values[1][0] * values[0][1]) % _prime() == 0
+    modular = (values[0][0] * values[1][1] - values[1][0] * values[0][1]) % PRIME == 0
     if pure and not modular:
         return False
     if modular and not positive:
@@ -138,15 +138,7 @@ def proportional(f: Node, g: Node, positive: bool = False) -> bool:
     return _ratio_is_constant(f, g, positive)
 
 
-def _prime() -> int:
-    from r1jax.rewards._exact import PRIME
-
-    return PRIME
-
-
 def _ratio_is_constant(f: Node, g: Node, positive: bool) -> bool:
-    from r1jax.rewards._numeric import FIRST_BITS, Numeric
-
     ratios = []
     for point in range(ALL):
         try:

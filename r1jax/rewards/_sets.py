@@ -40,11 +40,6 @@ def pieces(node: Node) -> list[Piece] | None:
     return None
 
 
-def vague_pieces(node: Node) -> bool:
-    """Whether (a, b) may be a point as well as an interval."""
-    return node.kind == "tuple" and node.args[:2] == ("(", ")")
-
-
 def _solutions(operators: tuple, sides: tuple) -> list[Piece] | None:
     """Of an inequality or a double inequality in one letter that stands alone."""
     if len(sides) == 2:

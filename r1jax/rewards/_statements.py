@@ -12,6 +12,7 @@ from r1jax.rewards._scalars import is_term
 
 FALSE = Node("false", ())
 _ASCENDING = {"<": "<", "<=": "<=", ">": "<", ">=": "<="}
+_STATEMENTS = {"equation", "order", "member", "relation", "false", "text"}
 MOST_SIGNS = 4
 Equal = Callable[[Node, Node], bool]
 
@@ -84,11 +85,10 @@ def _equality(sides: list[Node], equal: Equal) -> Node:
         return Node("equation", tuple(sides)) if len(sides) == 2 else Node("relation", (("=",) * len(rest), *sides))
     constant = [side for side in rest if not symbols(side)]
     rest = constant or [side for side in rest if side.kind != "sym"] or rest
-    if not all(equal(a, b) for a, b in itertools.pairwise(rest)):
-        if rest[0].kind in ("num", "const") or not equal(
-            rest[0], rest[-1]
-        ):  # a slip between two equal ends is no second answer
-            return FALSE
+    # a slip between two equal ends is no second answer
+    ends_agree = rest[0].kind not in ("num", "const") and equal(rest[0], rest[-1])
+    if not ends_agree and not all(equal(a, b) for a, b in itertools.pairwise(rest)):
+        return FALSE
     value = rest[-1]
     if first.kind == "sym" and first.args[0] in symbols(value):
         return Node("equation", (first, value))
@@ -125,15 +125,13 @@ def is_name(node: Node) -> bool:
 
 def _values(items: list[Node]) -> list[Node]:
     """n = 1, 2, 3 and x = 1 or x = 2 are lists of values."""
-    if items and items[0].kind == "named" and len(items) > 1 and symbols(items[0].args[0]):
-        name = items[0].args[0]
-        plain = [item for item in items if item.kind != "named"]
-        if all(item.kind != "named" or item.args[0] == name for item in items):
-            if not plain or all(
-                item.kind not in ("equation", "order", "member", "relation", "false", "text") for item in plain
-            ):
-                return [item.args[1] if item.kind == "named" else item for item in items]
-    return items
+    if len(items) < 2 or items[0].kind != "named" or not symbols(items[0].args[0]):
+        return items
+    name = items[0].args[0]
+    one_name = all(item.kind != "named" or item.args[0] == name for item in items)
+    if not one_name or any(item.kind in _STATEMENTS for item in items):
+        return items
+    return [item.args[1] if item.kind == "named" else item for item in items]
 
 
 def _spread(node: Node) -> Node:

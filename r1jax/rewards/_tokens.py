@@ -21,8 +21,8 @@ class Token(NamedTuple):
 
 END = Token("end", "")
 FUNCTIONS = set(
-    "sin cos tan cot sec csc arcsin arccos arctan arccot arcsec arccsc sinh cosh tanh coth ln log lg exp gcd lcm max min det "
-    "arg re im deg sgn sign".split()
+    "sin cos tan cot sec csc arcsin arccos arctan arccot arcsec arccsc sinh cosh tanh coth ln log lg exp "
+    "gcd lcm max min det arg re im deg sgn sign".split()
 )
 _ALIASES = {
     "asin": "arcsin",
@@ -109,7 +109,6 @@ def scan(text: str, commas: bool = True) -> list[Token]:
     tokens: list[Token] = []
     at, depth, end = 0, 0, len(text)
     spaced = False
-    inline = [end]  # ends of \text groups that are read as mathematics
 
     def add(kind: str, value: str) -> None:
         nonlocal spaced
@@ -192,7 +191,6 @@ def scan(text: str, commas: bool = True) -> list[Token]:
                 depth -= 1
             add("op", c)
             at += 1
-    del inline
     return tokens
 
 
@@ -203,19 +201,19 @@ def _group(text: str, at: int) -> tuple[str, int]:
     if at >= len(text) or text[at] != "{":
         return text[at : at + 1], at + 1
     depth, start = 0, at + 1
-    for at in range(at, len(text)):
-        if text[at] == "{" and text[at - 1] != "\\":
-            depth += 1
-        elif text[at] == "}" and text[at - 1] != "\\":
-            depth -= 1
+    for end in range(at, len(text)):
+        if text[end] in "{}" and text[end - 1] != "\\":
+            depth += 1 if text[end] == "{" else -1
             if not depth:
-                return text[start:at], at + 1
+                return text[start:end], end + 1
     raise Unreadable("an open brace")
 
 
 def _add_text(add, tokens: list[Token], name: str, content: str) -> None:
     """The tokens of \\text{content}, \\mathrm{content} and their like."""
     plain = re.sub(r"\\[,;:! ]|~", " ", content).strip().replace("$", "")
+    if "\\text" in plain:
+        raise Unreadable("text in text")
     after_number = bool(tokens) and (tokens[-1].kind == "num" or tokens[-1].value in (")", "}"))
     if name in _FONTS:
         lower = _ALIASES.get(plain.lower(), plain.lower())

@@ -25,7 +25,9 @@ _TABLE = {  # dimension: {names: size}
         "cent": Fraction(1, 100), "dollar usd buck": 1, "euro": "€", "yuan rmb 元": "¥", "rupee": "₹",
         "jiao 角": "¥/10", "pence": "p",
     },
-    "volume": {"ml milliliter millilitre 毫升": Fraction(1, 1000), "l liter litre 升": 1, "gallon gal": "gallon", "cup": "cup"},
+    "volume": {
+        "ml milliliter millilitre 毫升": Fraction(1, 1000), "l liter litre 升": 1, "gallon gal": "gallon", "cup": "cup",
+    },
     "half of the day": {"am": "am", "pm": "pm"},
     "angle": {"radian rad": "radian"},
 }
@@ -53,10 +55,11 @@ DEGREES = {"degree", "degrees", "deg", "度"}
 PERCENT = {"percent", "pct", "percentage", "percents", "per cent"}
 # words that change what a number says: never a unit
 STOP = set(
-    "if else or and not no nor where when for is are was be wait yes maybe perhaps but unless except more less than least most "
-    "import lambda in from to with without over under above below only exactly half double triple twice squared cubed dozen "
-    "dozens negative minus plus times divided either neither infinity undefined none both all any every some other another "
-    "possibly probably otherwise instead until true false impossible unknown th st nd rd pi mod even odd prime".split()
+    "if else or and not no nor where when for is are was be wait yes maybe perhaps but unless except more "
+    "less than least most import lambda in from to with without over under above below only exactly half "
+    "double triple twice squared cubed dozen dozens negative minus plus times divided either neither "
+    "infinity undefined none both all any every some other another possibly probably otherwise instead "
+    "until true false impossible unknown th st nd rd pi mod even odd prime".split()
 )
 FILLER = set("approximately about exactly roughly around approx answer the is a an us usd rs hk".split())
 _WORD = re.compile(r"[A-Za-z]+|[\u4e00-\u9fff]+|\^\{?-?\d\}?|/|²|³")

@@ -5,6 +5,7 @@ It imports a verifier when the first job of its kind arrives, never jax, and run
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib
 import json
@@ -95,10 +96,8 @@ def _confine(memory_mb: int) -> None:
     for name, value in limits.items():
         hard = resource.getrlimit(name)[1]
         value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        try:
+        with contextlib.suppress(ValueError, OSError):  # macOS refuses RLIMIT_AS
             resource.setrlimit(name, (value, value))
-        except (ValueError, OSError):  # macOS refuses RLIMIT_AS
-            pass
     sys.setrecursionlimit(3000)
     if hasattr(sys, "set_int_max_str_digits"):
         sys.set_int_max_str_digits(0)  # lengths are bounded before any int is built

@@ -33,7 +33,10 @@ RSS_MB = 500  # a worker above this is replaced after its chunk
 WALL_S = {"code": 300.0, "proof": 600.0}  # their sandboxes keep the limits of the task
 WALL = 5  # times the CPU time
 
-_BOOT = "import sys; sys.path[:0] = sys.argv[3:]; from r1jax.rewards._worker import main; main(int(sys.argv[1]), float(sys.argv[2]))"
+_BOOT = (
+    "import sys; sys.path[:0] = sys.argv[3:]; from r1jax.rewards._worker import main; "
+    "main(int(sys.argv[1]), float(sys.argv[2]))"
+)
 
 
 class Pool:
@@ -42,7 +45,8 @@ class Pool:
     Args:
         workers: processes that work at the same time. They start with the first job.
         memory_mb: address space of each, MiB.
-        item_s: CPU time of one job, seconds; past it, or past five times as much by the clock, the job alone gets `timeout`.
+        item_s: CPU time of one job, seconds; past it, or past five times as much by the clock, the job alone gets
+            `timeout`.
         recycle_after: jobs after which a worker is replaced.
     """
 

@@ -1,12 +1,13 @@
 """Whether an answer in mathematics is right: exact, symmetric, bounded, and nothing of the text is ever run.
 
-The stages, cheapest first: the answer is found in the text; letters; exact numbers; an own parser to a small tree; exact
-values, residues modulo a prime, then as many digits as equality by chance would need. Costs are bounded before they arise.
-`Verdict.stage` names the stage that decided.
+The stages, cheapest first: the answer is found in the text; letters; exact numbers; an own parser to a small tree;
+exact values, residues modulo a prime, then as many digits as equality by chance would need. Costs are bounded before
+they arise. `Verdict.stage` names the stage that decided.
 """
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -26,10 +27,10 @@ def extract(text: str, rule: str = "auto") -> str | None:
     """The answer in a text, None if there is none.
 
     Args:
-        rule: "auto" reads what follows the thinking: an answer block, the last box (with those it stands in one list with),
-            a #### line, the whole of a short text, a statement ("the answer is", 答案是), the last formula or number.
-            "boxed": the last complete box. "answer_tag": the last <answer> block, its box if it has one; without a block the
-            last box. "hash": what follows the last ####.
+        rule: "auto" reads what follows the thinking: an answer block, the last box (with those it stands in one list
+            with), a #### line, a statement ("the answer is", 答案是), a text that is all mathematics, the last formula
+            or number. "boxed": the last complete box. "answer_tag": the last <answer> block, its box if it has one;
+            without a block the last box. "hash": what follows the last ####.
     """
     if rule not in RULES:
         raise ValueError(f"rule={rule!r} must be one of {', '.join(RULES)}")
@@ -40,29 +41,36 @@ def judge(text: str, example: Mapping) -> Verdict:
     """The verdict on a completion, in this process.
 
     Args:
-        example: `gold`, an answer or a list of answers of which any will do; `extract`, a rule as in `extract`, default auto.
+        example: `gold`, an answer or a list of answers of which any will do; `extract`, a rule as in `extract`,
+            default auto.
     """
     return _verdict(example.get("gold"), text, example.get("extract", "auto"), quick=False)
 
 
 def verify(gold: Gold, text: str, *, deadline: float = 2.0) -> Verdict:
-    """The verdict on one completion, within `deadline` seconds of wall time, from a worker process where it may take long.
+    """The verdict on one completion, within `deadline` seconds, from a worker process where it may take long.
 
     Args:
         gold: the reference answer, plain or LaTeX; of a list, any will do.
     """
-    return verify_batch([(gold, text)], deadline=deadline + _start_s())[0]
+    quick = _quick(_key(gold), text)
+    if quick is not None:
+        return quick
+    _started()
+    return verify_batch([(gold, text)], deadline=deadline)[0]
 
 
 def verify_batch(pairs: Iterable[tuple[Gold, str]], deadline: float | None = None) -> list[Verdict]:
-    """The verdicts on (gold, completion) pairs, in their order. Never raises on what they say; equal pairs are checked once.
+    """The verdicts on (gold, completion) pairs, in their order. Never raises on what they say.
+
+    Equal pairs are checked once.
 
     Args:
         deadline: seconds for all; what is open then gets `timeout`.
     """
     from r1jax.rewards import isolate
 
-    keys = [(_key(gold), text) for gold, text in pairs]
+    keys = [(_key(gold), text if isinstance(text, str) else "") for gold, text in pairs]
     verdicts: dict[tuple, Verdict | None] = {}
     for key in keys:
         if key not in verdicts:
@@ -82,20 +90,18 @@ def warm() -> None:
 
 
 def _key(gold: object) -> object:
-    return (
-        gold
-        if isinstance(gold, str) or gold is None
-        else tuple(map(str, gold))
-        if isinstance(gold, (list, tuple))
-        else str(gold)
-    )
+    """The gold as something to look up: a text, several, or None."""
+    if isinstance(gold, (list, tuple)):
+        return tuple(map(str, gold))
+    return gold if gold is None else str(gold)
 
 
-def _start_s() -> float:
-    """Time the first call may need to start workers."""
+@functools.cache
+def _started() -> None:
+    """Waits, once, until a worker has answered: a deadline is for the check, not for starting Python."""
     from r1jax.rewards import isolate
 
-    return isolate.START_S
+    isolate.shared().run([("math", "1", {"gold": "1"})])
 
 
 def _quick(gold: object, text: str) -> Verdict | None:
@@ -147,6 +153,8 @@ def _compare(references: list[Reading], answer: Reading) -> tuple[float, str, st
                     stage = comparison.stage
         except OverBudget as error:
             over, stage = True, str(error)
+        except RecursionError:
+            over, stage = True, "depth"
     return (0.0, "budget", stage) if over else (0.0, "wrong", stage)
 
 

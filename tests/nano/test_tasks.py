@@ -77,7 +77,7 @@ def test_every_countdown_can_be_solved_and_its_text_says_what_its_gold_says(prom
 @pytest.mark.parametrize("size", [2, 3, 4])
 def test_the_ways_to_combine_numbers_are_all_of_them_and_right(size):
     rng = random.Random(size)
-    for _ in range(80 // size**2):
+    for _ in range(40):
         numbers = tuple(rng.randint(1, 12) for _ in range(size))
         ways = tasks.attempts(numbers)
         assert {way.value for way in ways} == reachable(tuple(sorted(numbers)))
@@ -157,7 +157,7 @@ def test_the_canonical_form_knows_neither_order_nor_language():
 
 def test_splits_hold_the_shares_they_declare():
     counts = Counter(tasks.split(f"countdown {i}") for i in range(16_000))
-    for name, share in (("eval", 1000), ("rl", 4000), ("corpus", 11_000)):
+    for name, share in (("eval", 2000), ("rl", 4000), ("corpus", 10_000)):
         assert abs(counts[name] - share) < 300, counts
 
 
