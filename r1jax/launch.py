@@ -42,8 +42,6 @@ def start(
             cannot be joined.
     """
     global _started
-    if _started or jax.distributed.is_initialized():
-        return
     flags = {"--coordinator": coordinator, "--processes": processes, "--process-id": process_id}
     missing = [flag for flag, value in flags.items() if value is None]
     explicit = len(missing) < len(flags)
@@ -53,6 +51,8 @@ def start(
             f"--coordinator=HOST:PORT (of process 0), --processes=N and --process-id=0..N-1; "
             f"one process needs none"
         )
+    if _started or jax.distributed.is_initialized():
+        return
     try:
         if processes != 1:
             jax.distributed.initialize(coordinator, processes, process_id)

@@ -15,10 +15,9 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# Unchecked: the hook would compile the checks of its inner functions anew for each of thousands of problems.
-import r1jax.nano.corpus  # noqa: E402
-
-install_import_hook("r1jax", "beartype.beartype")
+# The files whose signatures carry shapes. Elsewhere the checks would cost minutes and check nothing about arrays.
+ARRAYS = ("model", "logprobs", "rollout", "decode", "sampler", "update", "train_sft", "weights")
+install_import_hook([f"r1jax.{name}" for name in ARRAYS], "beartype.beartype")
 
 
 @pytest.fixture(scope="session")

@@ -26,6 +26,7 @@ class Commands:
 
     def __init__(self, tokens: list[Token]):
         self.tokens, self.at, self.depth, self.bars, self.bars_colon = tokens, 0, 0, 0, False
+        self.item_at = 0  # where the item under way begins
 
     def peek(self, ahead: int = 0) -> Token:
         at = self.at + ahead
@@ -103,8 +104,6 @@ class Commands:
         exponent = base = None
         while self.peek().value in ("^", "_") and self.peek().kind == "op":
             if self.next().value == "^":
-                if self.peek().value == "-":
-                    raise Unreadable("a bare negative exponent of a function")
                 exponent = self.whole_argument()
             else:
                 base = self.whole_argument()
@@ -118,8 +117,8 @@ class Commands:
             while self.starts_factor() and self.peek().value not in ("(", "[") and self.peek().value not in KNOWN:
                 terms.append(self.factor())
             args = (negative(mul(*terms)) if sign else mul(*terms),)
-        if exponent is not None and exponent == num(-1):
-            name, exponent = "arc" + name, None
+        if exponent is not None and exponent.kind == "num" and exponent.args[0] == -1 and f"arc{name}" in KNOWN:
+            name, exponent = f"arc{name}", None
         if name == "exp":
             node = power(Node("const", ("e",)), args[0])
         elif base is not None:

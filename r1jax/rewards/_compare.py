@@ -84,6 +84,8 @@ class Comparison:
             return self.equal(value, y.args[0])
         if y.kind == "named":
             return self.equal(x, y.args[1])
+        if holds(y, "fn", "deg") and measure(unit):
+            return False
         return self.equal(value, y)
 
     def rule_named(self, x: Node, y: Node) -> bool | None:
@@ -91,7 +93,7 @@ class Comparison:
         if y.kind == "named":
             if name.kind == y.args[0].kind == "tuple":
                 return self.each(name.args[2:], y.args[0].args[2:]) and self.equal(value, y.args[1])
-            same_kind = name.kind == y.args[0].kind and name.kind in ("sym", "apply", "const")
+            same_kind = name.kind == y.args[0].kind and name.kind in ("sym", "apply", "const", "mul", "fn")
             if same_kind and name != y.args[0] and not self.equal(name, y.args[0]):
                 return self.rule_equation(_equation(x), _equation(y)) if symbols(value) else False
             return self.equal(value, y.args[1])

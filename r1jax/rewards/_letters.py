@@ -116,7 +116,7 @@ def unwrap(text: str) -> str:
                 break
             if text[-1] == "!" and re.match(r"[\w)}]", text.rstrip("!")[-1:]):
                 break  # a factorial
-            if text.endswith(".."):
+            if text.endswith("..."):
                 break  # an ellipsis
             text = text[:-1].rstrip()
         for start, end in _WRAPPERS:

@@ -6,13 +6,13 @@ import functools
 import hashlib
 from fractions import Fraction
 
-from r1jax.rewards._ast import Node, OverBudget, walk
+from r1jax.rewards._ast import Node, OverBudget, num, walk
 from r1jax.rewards._exact import Undefined, exact
 
 FIRST_BITS, MOST_BITS = 224, 80_000
 LARGEST_LOG2 = 2**36
 _SIZES = ((0.3, 0.9), (1.1, 1.9), (2.3, 4.7), (-0.9, -0.3), (-3.1, -1.3))
-POSITIVE, ALL = 3, 5  # points tried first, and in all
+POSITIVE, ALL, STEPS = 3, 5, 45  # points tried first, in all, and where there are steps such as floor
 
 
 @functools.cache
@@ -31,6 +31,7 @@ class Numeric:
         self.mp.prec = precision
         self.point, self.ten, self.whole = point, ten, whole
         self.top, self.low = 0, 0
+        self.left_reals = False  # by an even root or a logarithm of a negative number
 
     def of(self, node: Node):
         value = self.raw(node)
@@ -76,6 +77,9 @@ class Numeric:
         digest = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=6).digest())
         if name in self.whole:
             return self.mp.mpf(2 + (digest + self.point) % 2 + 2 * (self.point % 4))
+        if self.point >= ALL:  # for steps: whole numbers and others in turn
+            at = digest % 83 + 7 * self.point - 60
+            return self.mp.mpf(at % 83 - 40) + (0 if self.point % 2 else self.mp.mpf(digest) / 2**48)
         low, high = _SIZES[self.point]
         return self.mp.mpf(low) + self.mp.mpf(digest) / 2**48 * (self.mp.mpf(high) - self.mp.mpf(low))
 
@@ -96,7 +100,8 @@ class Numeric:
             if e.denominator % 2 and _real(b) and b.real < 0:  # the real root, as in school
                 root = -mp.root(-b.real, e.denominator)
                 return root**e.numerator
-            return mp.root(b, e.denominator) ** e.numerator if e.denominator < 50 else b ** mp.mpf(e)
+            self.left_reals |= _real(b) and b.real < 0
+            return mp.root(b, e.denominator) ** e.numerator if e.denominator < 50 else b ** self.of(num(e))
         power = self.of(exponent)
         if mp.mag(abs(power)) + size.bit_length() > LARGEST_LOG2.bit_length():
             raise OverBudget("size")
@@ -125,6 +130,7 @@ class Numeric:
             if name in ("ln", "log", "lg"):
                 if not x or (len(values) > 1 and (not values[1] or values[1] == 1)):
                     raise Undefined
+                self.left_reals |= _real(x) and x.real < 0
                 value = mp.log(x)
                 if len(values) > 1:
                     return value / mp.log(values[1])
@@ -134,7 +140,8 @@ class Numeric:
         if name == "abs":
             return abs(x)
         if name in ("floor", "ceil") and _real(x):
-            return getattr(mp, name)(x.real)
+            near = mp.nint(x.real)
+            return near if abs(x.real - near) < mp.mpf(2) ** (-mp.prec // 2) else getattr(mp, name)(x.real)
         if name == "deg":
             return x * mp.pi / 180
         if name == "percent":
@@ -186,7 +193,7 @@ def agree(a: Node, b: Node, point: int, ten: bool, whole: frozenset[str], letter
         x, y = numeric.of(a), numeric.of(b)
         gap = abs(x - y)
         if gap and numeric.mp.mag(gap) > numeric.top - precision * 3 // 4:
-            if letters and point >= POSITIVE and not (real(x, precision // 2) and real(y, precision // 2)):
+            if letters and point >= POSITIVE and numeric.left_reals:
                 return None  # another branch of a root or logarithm, off the usual domain
             return False
         enough = (0 if letters else 900) + 2 * (numeric.top - numeric.low)

@@ -29,6 +29,7 @@ _RELATIONS = {
     "parallel": "||",
     "perp": "perp",
 }
+_OUTWARD = re.compile(r"(?:(?<=^)|(?<=cup)|(?<=cup ))([\[\]])([^\[\](){}]*[,;][^\[\](){}]*)([\[\]])(?=\s*(?:$|\\cup))")
 _STRONG = {";", "and", "or", "\\\\", "和", "或"}
 _WEAK = {",", "quad"}
 _BASED = re.compile(
@@ -60,11 +61,17 @@ def parse(tidied: str, commas: bool = True) -> Node:
         base = int(based[2]) if based[2] else _BASE_WORDS.get(based[3] or "", 0)
         if 2 <= base <= 36:
             return Node("based", (based[1].lstrip("0") or "0", base))
-    parser = Answer(scan(tidied, commas))
+    parser = Answer(scan(_OUTWARD.sub(_inward, tidied), commas))
     node = parser.answer()
     if parser.peek() is not END:
         raise Unreadable(f"left over: {parser.peek().value}")
     return node
+
+
+def _inward(interval: re.Match) -> str:
+    """]1, 2[ as (1, 2)."""
+    opening, inside, closing = interval.groups()
+    return f"{'(' if opening == ']' else '['}{inside}{')' if closing == '[' else ']'}"
 
 
 class Answer(Terms):
@@ -75,10 +82,14 @@ class Answer(Terms):
         groups: list[list[Node]] = [[]]
         while self.peek() is not END and not self.at_close():
             groups[-1].append(self.item())
-            strong = weak = False
+            strong = weak = joined = False
             while self.peek().value in _STRONG | _WEAK and self.peek().kind == "op":
-                strong |= self.next().value in _STRONG
+                token = self.next()
+                strong |= token.value in _STRONG
+                joined |= token.value in ("and", "or", "和", "或")
                 weak = True
+            if joined and (self.peek() is END or self.at_close()):
+                raise Unreadable("nothing after and, or")
             if strong and self.peek() is not END:
                 groups.append([])
             elif not weak and self.peek() is not END and not self.at_close():
@@ -93,13 +104,16 @@ class Answer(Terms):
 
     def item(self) -> Node:
         """A relation, a chain of relations, or one value with what stands beside it."""
+        if self.peek_relation() in ("=", "~"):
+            self.next()  # "= 5", "≈ 5"
+        self.item_at = self.at
         words = self.leading_words()
         if words is not None and (self.peek() is END or self.at_close() or self.at_separator()):
             return Node("text", (words,))
         if words is not None and self.peek().value == ":" and all(word.lower() in FILLER for word in words.split()):
             self.next()  # "Answer: 5"
             words = None
-        side = Node("text", (words,)) if words is not None and self.relation_ahead() else self.side()
+        side = Node("text", (words,)) if words is not None and self.peek_relation() else self.side()
         sides, operators = [side], []
         while (operator := self.relation_ahead()) is not None:
             operators.append(operator)

@@ -22,6 +22,8 @@ _NUMBER = re.compile(
 )
 _MARKED = re.compile(r"\$|\\[(\[]|\*\*|</?\w+>")
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}|[\u4e00-\u9fff]")
+_BRACES = re.compile(r"\\.|[{}]")
+_MONEY = re.compile(r"^\W{0,4}\\\$\s*[\d.]")
 _SIGNS = re.compile(r"\\[()\[\]]|\\?\$|[€£¥₹]")
 
 
@@ -32,6 +34,7 @@ class Reading:
     extracted: str
     tidied: str
     spelling: str
+    is_money: bool = False
 
     @functools.cached_property
     def number(self) -> Fraction | str | None:
@@ -50,7 +53,8 @@ class Reading:
         found = []
         for commas in (True, False) if COMMAS.search(self.tidied) else (True,):
             try:
-                found.append(parse(self.tidied, commas))
+                tree = parse(self.tidied, commas)
+                found.append(Node("quantity", (tree, "dollars")) if self.is_money and tree.kind == "num" else tree)
             except Unreadable:
                 continue
             except RecursionError:
@@ -75,7 +79,7 @@ def reading(extracted: str) -> Reading | None:
     letters = spelling(tidied)
     if not re.search(r"[^\W_]|\\[A-Za-z]", re.sub(r"\\(?:text|boxed|mathrm|mbox|ldots)(?![a-zA-Z])", "", letters)):
         return None
-    return Reading(extracted, tidied, letters)
+    return Reading(extracted, tidied, letters, bool(_MONEY.search(extracted)))
 
 
 def answers(text: str, rule: str = "auto") -> list[Reading]:
@@ -94,7 +98,17 @@ def references(gold: str) -> tuple[Reading, ...]:
         found = [gold, _decimal_comma(gold.strip().strip("$"))]
         if len(gold) > PROSE or (_WORD.search(gold) and _extract.last_span(gold)[0]):
             found += _extract.free(gold)[0]
-    return tuple(r for r in map(reading, filter(None, dict.fromkeys(found))) if r)
+    return tuple(r for r in map(reading, filter(None, dict.fromkeys(found))) if r and _is_balanced(r.tidied))
+
+
+def _is_balanced(text: str) -> bool:
+    """Whether every brace has its partner. A reference answer without is damaged."""
+    depth = 0
+    for brace in _BRACES.findall(text):
+        depth += {"{": 1, "}": -1}.get(brace, 0)
+        if depth < 0:
+            return False
+    return not depth
 
 
 def extract(text: str, rule: str = "auto") -> str | None:

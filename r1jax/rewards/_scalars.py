@@ -7,7 +7,7 @@ from fractions import Fraction
 
 from r1jax.rewards._ast import Node, OverBudget, holds, rebuild, symbols, walk
 from r1jax.rewards._exact import PRIME, Residues, Undefined, exact
-from r1jax.rewards._numeric import ALL, FIRST_BITS, POSITIVE, Numeric, agree, rounds_to, whole_letters
+from r1jax.rewards._numeric import ALL, FIRST_BITS, POSITIVE, STEPS, Numeric, agree, rounds_to, whole_letters
 
 LONG_DECIMAL = 10  # significant digits from which a decimal may stand for an irrational or endless number
 MOST_FUNCTIONS = 300
@@ -74,10 +74,11 @@ def _numerically(a: Node, b: Node) -> tuple[bool, str]:
 def _same_everywhere(a: Node, b: Node, ten: bool) -> bool:
     letters = symbols(a) | symbols(b) or holds(a, "apply") or holds(b, "apply")
     whole = whole_letters(a, b)
+    steps = any(holds(term, "fn", name) for term in (a, b) for name in ("floor", "ceil", "sgn", "max", "min", "abs"))
     agreed = 0
-    for point in range(ALL if letters else 1):
-        if point >= POSITIVE and whole:
-            break
+    for point in range(1 if not letters else STEPS if steps else ALL):
+        if point in range(POSITIVE, ALL) and whole:
+            continue
         try:
             same = agree(a, b, point, ten, whole, bool(letters))
         except Undefined:

@@ -96,9 +96,10 @@ def _equality(sides: list[Node], equal: Equal) -> Node:
 
 
 def _is_near(exact_side: Node, decimal: Node) -> bool:
-    """Whether a decimal of three places or more is the value it is said to be near to, give or take its last place."""
+    """Whether a decimal of some precision is the value it is said to be near to, cut or rounded."""
     places = len(decimal.args[1].partition(".")[2]) if decimal.kind == "num" else 0
-    if places < 3 or symbols(exact_side) or not is_term(exact_side):
+    digits = len(decimal.args[1].lstrip("0.")) - 1 if places else 0
+    if (places < 2 and digits < 4) or symbols(exact_side) or not is_term(exact_side):
         return True
     try:
         return rounds_to(decimal.args[0], places, exact_side)

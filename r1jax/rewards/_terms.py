@@ -136,10 +136,18 @@ class Terms(Commands):
                 return node
 
     def called(self, name: Node) -> Node:
-        """f(x) for the names that are functions whenever a bracket follows."""
-        if name.args[0][0] in _UNKNOWN_FUNCTIONS and self.peek().value == "(":
-            inner = self.bracket()
-            return Node("apply", (name.args[0], *(inner.args[2:] if inner.kind == "tuple" else (inner,))))
+        """f(x) for the names that are functions whenever a bracket follows, for others where P(x) = ... defines one."""
+        if self.peek().value != "(":
+            return name
+        start = self.at
+        known = name.args[0][0] in _UNKNOWN_FUNCTIONS
+        if not known and self.tokens[self.item_at].value != name.args[0][0]:
+            return name
+        inner = self.bracket()
+        args = inner.args[2:] if inner.kind == "tuple" else (inner,)
+        if known or (self.peek().value == "=" and all(arg.kind in ("num", "sym") for arg in args)):
+            return Node("apply", (name.args[0], *args))
+        self.at = start
         return name
 
     def subscript(self) -> str:

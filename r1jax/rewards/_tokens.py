@@ -64,6 +64,7 @@ _REPEATING = re.compile(
     r"|(\d+\.\d*)\((\d+)\)(?=\s*$)|(\d*\.\d*?(\d)\9{2,})\s*\\ldots"
 )
 _LETTERS = re.compile(r"[A-Za-z]+")
+_LETTERS_APART = re.compile(r"[A-Z](?:[\s,;]+(?:(?:and|or)\s+)?[A-Z])+")
 _CJK = re.compile(r"[\u4e00-\u9fff]+")
 _COMMAND = re.compile(r"\\([A-Za-z]+\*?|.)", re.DOTALL)
 _TEXTS = {"text", "textbf", "textit", "textrm", "textsf", "mbox", "hbox", "textnormal", "texttt"}
@@ -212,6 +213,10 @@ def _group(text: str, at: int) -> tuple[str, int]:
 def _add_text(add, tokens: list[Token], name: str, content: str) -> None:
     """The tokens of \\text{content}, \\mathrm{content} and their like."""
     plain = re.sub(r"\\[,;:! ]|~", " ", content).strip().replace("$", "")
+    if _LETTERS_APART.fullmatch(plain):
+        for token in scan(plain):
+            add(*token[:2])
+        return None
     if "\\text" in plain:
         raise Unreadable("text in text")
     after_number = bool(tokens) and (tokens[-1].kind == "num" or tokens[-1].value in (")", "}"))

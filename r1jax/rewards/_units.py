@@ -105,7 +105,7 @@ def measure(words: str) -> tuple[str, Fraction] | None:
             if not found or known:
                 return None
             known = found
-    if not known or not 0 < exponent <= 3:
+    if not known or not exponent:
         return None
     dimension, size = known
     if isinstance(size, str):

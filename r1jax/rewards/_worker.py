@@ -31,16 +31,17 @@ LONGEST_LIFE_S = 3600  # CPU seconds; whoever runs into it is replaced and its j
 PR_SET_PDEATHSIG = 1
 
 
-def main(memory_mb: int, item_s: float) -> None:
+def main(memory_mb: int, item_s: float, kinds: list[str]) -> None:
     """Serves chunks from standard input until it closes.
 
     Args:
         memory_mb: address space, MiB.
         item_s: CPU time of one job, seconds; SIGPROF ends the process there.
+        kinds: verifiers to import before the first job.
     """
     _confine(memory_mb)
     out = sys.stdout.fileno()
-    judges = {}
+    judges = {kind: _load(kind) for kind in kinds}
     for line in sys.stdin.buffer:
         jobs = json.loads(line)
         for kind, _, _ in jobs:

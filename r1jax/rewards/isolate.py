@@ -23,10 +23,10 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
+from r1jax.rewards._batch import Batch
+from r1jax.rewards._worker import KINDS
 from r1jax.rewards.verdict import Verdict
 
-CHUNK_JOBS = 64
-CHUNK_BYTES = 1 << 18
 START_S = 60.0  # for a worker to start and import a verifier; a loaded machine is slow
 TRIES = 4  # of one job that was under way when its worker died
 RSS_MB = 500  # a worker above this is replaced after its chunk
@@ -34,8 +34,8 @@ WALL_S = {"code": 300.0, "proof": 600.0}  # their sandboxes keep the limits of t
 WALL = 5  # times the CPU time
 
 _BOOT = (
-    "import sys; sys.path[:0] = sys.argv[3:]; from r1jax.rewards._worker import main; "
-    "main(int(sys.argv[1]), float(sys.argv[2]))"
+    "import sys; sys.path[:0] = sys.argv[4:]; from r1jax.rewards._worker import main; "
+    "main(int(sys.argv[1]), float(sys.argv[2]), sys.argv[3].split())"
 )
 
 
@@ -50,7 +50,7 @@ class Pool:
         recycle_after: jobs after which a worker is replaced.
     """
 
-    def __init__(self, workers: int = 2, *, memory_mb: int = 1500, item_s: float = 2.0, recycle_after: int = 2000):
+    def __init__(self, workers: int = 2, *, memory_mb: int = 1500, item_s: float = 2.0, recycle_after: int = 20_000):
         if workers < 1:
             raise ValueError(f"workers={workers} must be at least 1")
         self._memory_mb, self._item_s, self._recycle_after = memory_mb, item_s, recycle_after
@@ -58,6 +58,7 @@ class Pool:
         self._lock = threading.Lock()
         self._spare: _Worker | None = None
         self._working: set[_Worker] = set()
+        self._kinds: set[str] = set()  # of all jobs so far: a spare imports their verifiers while it waits
         self._closed = False
         self._threads = [
             threading.Thread(target=self._serve, daemon=True, name="r1jax-rewards") for _ in range(workers)
@@ -109,8 +110,9 @@ class Pool:
         self.close()
 
     def _enqueue(self, jobs: Sequence[tuple[str, str, Mapping]], expires: float | None) -> Future[list[Verdict]]:
-        batch = _Batch(jobs, expires)
+        batch = Batch(jobs, expires)
         with self._lock:
+            self._kinds = self._kinds | (KINDS.keys() & set(batch.kinds))  # never in place: threads read it
             if self._closed:
                 raise ValueError("this Pool is closed; make a new one")
             if batch.payloads and not self._running:
@@ -135,7 +137,7 @@ class Pool:
                     break
                 try:
                     worker = worker or self._take_worker()
-                except OSError as error:  # no memory or no process left for a fork
+                except (OSError, ValueError) as error:  # no memory or no process left for a fork
                     for index in waiting:
                         batch.settle(index, Verdict(None, "error", f"no worker: {error}"))
                     break
@@ -169,11 +171,11 @@ class Pool:
         with self._lock:
             worker, self._spare = self._spare, None
         if worker is None or worker.process.poll() is not None:
-            worker = _Worker(self._memory_mb, self._item_s)
+            worker = _Worker(self._memory_mb, self._item_s, self._kinds)
         with self._lock:
             self._working.add(worker)
             if self._spare is None and not self._closed:
-                self._spare = _Worker(self._memory_mb, self._item_s)
+                self._spare = _Worker(self._memory_mb, self._item_s, self._kinds)
         return worker
 
 
@@ -183,65 +185,17 @@ def shared() -> Pool:
     return Pool(max(1, min(4, os.cpu_count() or 1)))
 
 
-class _Batch:
-    """Jobs as JSON, and their verdicts as they come in. Equal jobs share a payload."""
-
-    def __init__(self, jobs: Sequence[tuple[str, str, Mapping]], expires: float | None):
-        self.expires = expires
-        self.future: Future[list[Verdict]] = Future()
-        first: dict[str, int] = {}
-        self.which = []  # row -> payload
-        self.kinds = []
-        for kind, text, example in jobs:
-            payload = json.dumps([kind, text, dict(example)], default=_plain)
-            if payload not in first:
-                first[payload] = len(first)
-                self.kinds.append(kind)
-            self.which.append(first[payload])
-        self.payloads = list(first)
-        self.verdicts: list[Verdict | None] = [None] * len(self.payloads)
-        self.open = len(self.payloads)
-        self.lock = threading.Lock()
-        self.future.set_running_or_notify_cancel()
-        if not self.payloads:
-            self.future.set_result([])
-
-    def chunks(self, workers: int) -> list[list[int]]:
-        """Payload indices by chunk: long enough to save round trips, short enough to keep all workers busy."""
-        most = max(1, min(CHUNK_JOBS, -(-len(self.payloads) // (2 * workers))))
-        chunks, size = [], CHUNK_BYTES
-        for index, payload in enumerate(self.payloads):
-            if size + len(payload) > CHUNK_BYTES or len(chunks[-1]) >= most:
-                chunks.append([])
-                size = 0
-            chunks[-1].append(index)
-            size += len(payload)
-        return chunks
-
-    def expired(self) -> bool:
-        return self.expires is not None and time.monotonic() > self.expires
-
-    def settle(self, index: int, verdict: Verdict) -> None:
-        with self.lock:
-            if self.verdicts[index] is None:
-                self.open -= 1
-            self.verdicts[index] = verdict
-            done = not self.open and not self.future.done()
-        if done:
-            self.future.set_result([self.verdicts[which] for which in self.which])
-
-
 class _Worker:
     """One process. `fault` says why it stopped before the end of a chunk."""
 
-    def __init__(self, memory_mb: int, item_s: float):
+    def __init__(self, memory_mb: int, item_s: float, kinds: set[str]):
         roots = [str(Path(__file__).parents[2]), *(path for path in sys.path if os.path.isabs(path))]
         environ = {
             name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR", "R1JAX_LEAN_PROJECT") if name in os.environ
         }
         environ |= {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": "", "LC_ALL": "C.UTF-8"}
         self.process = subprocess.Popen(
-            [sys.executable, "-I", "-B", "-c", _BOOT, str(memory_mb), str(item_s), *roots],
+            [sys.executable, "-I", "-B", "-c", _BOOT, str(memory_mb), str(item_s), " ".join(kinds), *roots],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
@@ -254,7 +208,7 @@ class _Worker:
         self.started, self.blame = False, 1.0  # with the chunk at hand; how much its end tells about the job
         self.fault = ""
 
-    def work(self, batch: _Batch, waiting: list[int]) -> list[int]:
+    def work(self, batch: Batch, waiting: list[int]) -> list[int]:
         """Settles what it can; returns what is left, the job that was under way first."""
         to_write = memoryview(("[" + ",".join(batch.payloads[i] for i in waiting) + "]\n").encode())
         source, sink = self.process.stdout.fileno(), self.process.stdin.fileno()
@@ -321,11 +275,6 @@ class _Worker:
         self.process.stdin.close()
         self.process.stdout.close()
         self.process.wait()
-
-
-def _plain(value: object) -> object:
-    """What numpy and friends are as JSON."""
-    return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
 def _close(pool: weakref.ref) -> None:

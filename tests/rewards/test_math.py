@@ -178,6 +178,143 @@ x<1 | -x>-1
 7 | \mathbf{7}
 \mathrm{A} | A
 y=-\frac{1}{2}x+3 | y = 3 - x/2
+]1,2[ | (1,2)
+[1;2] | [1,2]
+x \in (-\infty, 2) | x<2
+x\in\mathbb{R}, x \neq 1 | x\in\mathbb{R}, x\neq 1
+(-\infty,-1)\cup(-1,\infty) | x \neq -1
+\mathbb{R} \setminus \{-1\} | x\ne -1
+\{(1,2),(3,4)\} | (1,2), (3,4)
+\{(1,2),(3,4)\} | \{(3,4),(1,2)\}
+x_1 = 1, x_2 = 2 | x_1=1,\ x_2=2
+x_1 = 1, x_2 = 2 | 1, 2
+a=3, b=4 | a = 3 \text{ and } b = 4
+a=3, b=4 | (a,b) = (3,4)
+(a,b,c)=(1,2,3) | a=1,b=2,c=3
+\begin{cases} x=1 \\ y=2 \end{cases} | x=1, y=2
+\begin{cases} x=1 \\ y=2 \end{cases} | (1,2)
+\frac{1}{2}\ln 3 | \ln\sqrt{3}
+\log_3 2 | \frac{\ln 2}{\ln 3}
+\log_{2}{10} | \frac{1}{\log_{10} 2}
+2\log 2 | \log 4
+\arcsin\frac12 | \frac{\pi}{6}
+\sin^{-1}\frac12 | \frac{\pi}{6}
+\tan^{-1}(1) | 45^\circ
+\cot x | \frac{\cos x}{\sin x}
+\sinh x | \frac{e^x-e^{-x}}{2}
+e^{i\pi} | -1
+i^2 | -1
+|3+4i| | 5
+\overline{3+4i} | \overline{3+4i}
+(1+i)^2 | 2i
+\frac{1}{1+i} | \frac{1-i}{2}
+\sqrt{-4} | 2i
+\frac{-1+\sqrt{3}i}{2} | -\frac{1}{2}+\frac{\sqrt{3}}{2}i
+\cos\frac{2\pi}{3} + i\sin\frac{2\pi}{3} | e^{2\pi i/3}
+n! | n(n-1)!
+\binom{n}{k} | \frac{n!}{k!(n-k)!}
+C_{n}^{2} | C_n^2
+2^n - 1 | -1+2^{n}
+\frac{3^{n+1}-3}{2} | \frac{3(3^n-1)}{2}
+(-1)^{n+1} | -(-1)^n
+\frac{x^2+3x+2}{x+1} | x+2
+a^2-b^2 | (a-b)(a+b)
+\frac{1}{x}+\frac{1}{y} | \frac{x+y}{xy}
+x^{-1/2} | \frac{1}{\sqrt{x}}
+\sqrt{x}\sqrt{y} | \sqrt{xy}
+\sqrt{4x^2} | 2|x|
+3x+2y=6 | 6x+4y=12
+y-3=2(x-1) | y=2x+1
+x^2-5x+6=0 | x^2 + 6 = 5x
+(x-1)^2+(y+2)^2=9 | x^2+y^2-2x+4y-4=0
+\vec{v} = (1,2) | (1,2)
+2\mathbf{i}+3\mathbf{j} | 3\mathbf{j}+2\mathbf{i}
+\begin{pmatrix}2\\4\end{pmatrix} | 2\begin{pmatrix}1\\2\end{pmatrix}
+\frac{1}{2}\begin{pmatrix}2&0\\0&2\end{pmatrix} | \begin{pmatrix}1&0\\0&1\end{pmatrix}
+\begin{bmatrix}1&2\end{bmatrix} | \begin{pmatrix}1&2\end{pmatrix}
+0.25 | 25\%
+25\% | \frac14
+150\% | 1.5
+\$1.50 | 150 \text{ cents}
+1.5 \text{ hours} | 90 \text{ minutes}
+2.5 \text{ km} | 2500 \text{ m}
+1 \text{ m}^2 | 10000 \text{ cm}^2
+3 \text{ 元} | 3
+15 米 | 15
+15千米 | 15 km
+30度 | 30^\circ
+8:00 | 8:00 \text{ a.m.}
+8:00 AM | 8:00 a.m.
+2:3 | \frac{2}{3}
+1:\sqrt{2} | \sqrt{2}:2
+A3_{16} | \text{A3}_{16}
+1101_{2} | 1101_{\text{two}}
+110_2 | 110
+5 \times 10^3 | 5000
+5e3 | 5000
+-7.0 | -7
++7 | 7
+\text{Yes} | \text{yes}.
+\text{True} | true
+\text{Monday} | Monday
+A, C | C, A
+\text{A and C} | A, C
+\text{none} | None
+0.\overline{12} | \frac{12}{99}
+3.\overline{9} | 4
+1.2\overline{34} | \frac{611}{495}
+17 \frac{1}{2} | 17.5
+5\frac{2}{3} \text{ feet} | \frac{17}{3}
+x \ge 1 \text{ or } x \le -1 | (-\infty,-1]\cup[1,\infty)
+|x| \ge 1 | |x|\geq 1
+1 \leq x < 5 | [1,5)
+5 > x \ge 1 | [1,5)
+a > -1 \text{ and } a < 3 | -1<a<3
+k \in (-1,3) | -1<k<3
+x\le 2 | (-\infty,2]
+\max(3,5) | 5
+\gcd(12,18) | 6
+\operatorname{lcm}(4,6) | 12
+2^{2^3} | 256
+10^{-3} | 0.001
+\sqrt[4]{16} | 2
+(8)^{1/3} | 2
+(-8)^{1/3} | -2
+\sqrt[3]{-27} | -3
+5\sqrt{3}\,\text{cm} | 5\sqrt3
+\frac{\sqrt{3}}{3} | \frac{1}{\sqrt{3}}
+\frac{2+\sqrt{2}}{2} | 1+\frac{\sqrt{2}}{2}
+\tan 15^\circ | 2-\sqrt{3}
+\cos 36^\circ | \frac{1+\sqrt{5}}{4}
+\pi^2/6 | \frac{\pi^2}{6}
+4\pi r^2 | 4 \pi r^{2}
+\frac{4}{3}\pi r^3 | \frac{4\pi r^3}{3}
+f'(x)=2x | 2x
+f^{-1}(x) = x-1 | f^{-1}(x)=-1+x
+P(x)=x^2+1 | x^2+1
+p(8)=5 | 5
+S_n = n^2 | n^2
+\text{Area} = 12 | 12
+\angle ABC = 30^\circ | 30
+\triangle ABC | \triangle ABC
+10:30 | 10:30
+2,4,6,8 | 8, 6, 4, 2
+(3,\infty) | x>3
+2\sin(x+\frac{\pi}{3}) | 2\cos(x-\frac{\pi}{6})
+\ln|x|+C | \ln|x| + C
+x e^x - e^x + C | e^x(x-1)+C
+\text{(A)} | A
+\textbf{(D)} | D
+D. | D
+3\frac{1}{3} | \frac{10}{3}
+1,000,000 | 10^6
+12,000 \text{ dollars} | \$12000
+\frac{7}{12} \text{ of the cake} | \frac{7}{12} \text{ of the cake}
+6 \text{ ways} | 6
+\dfrac{1}{3}\text{ hour} | 20 \text{ minutes}
+1\frac{1}{2}\text{ hours} | 90\text{ minutes}
+-\frac{\sqrt{2}}{2} | \frac{-\sqrt{2}}{2}
+\left(-\frac{1}{2},\frac{3}{2}\right) | (-0.5, 1.5)
 """
 
 # gold | answer: near, related, hedged or hostile, but not the same
@@ -298,6 +435,108 @@ f(x)=x^2 | g(x)=x^2
 5 | x < 5
 5 | 5 \in \{5\}
 5 | \{5, 5, 6\}
+[1,2] | ]1,2[
+x\neq 1 | x=1
+x_1=1,x_2=2 | x_1=2,x_2=1
+\ln x | \ln y
+2\ln 2 | \ln 2
+\cos\frac{\pi}{3} | \sin\frac{\pi}{3}
+(1+i)^2 | 2
+\sqrt{-4} | 2
+\sqrt{x}\sqrt{x} | -x
+n! | (n+1)!
+y=x^2 | y=x^3
+y=x^2 | x=y^2
+3x+2y=6 | 3x+2y=7
+3x+2y=6 | 2x+3y=6
+x^2=4 | 2
+x^2=4 | x=2
+25\% | 2500\%
+25\% | 0.25\%
+\$1.50 | 1.50 \text{ cents}
+1.5 \text{ hours} | 1.5 \text{ minutes}
+8:00 AM | 8:00 PM
+2:3 | 3:2
+A3_{16} | A3_{12}
+1101_2 | 13
+\text{Yes} | \text{No}
+\text{True} | \text{False}
+A | E
+A, C | A, B
+0.\overline{12} | 0.12
+3.\overline{9} | 3.9
+1.2\overline{34} | 1.234
+x\ge1 | x\le1
+1\le x<5 | 1<x\le5
+-1<a<3 | -1<a\le 3
+-1<a<3 | -1,3
+\sqrt[3]{-27} | 3
+2^{2^3} | 64
+2^{10} | 20
+f'(x)=2x | f(x)=2x
+\text{Area}=12 | 21
+10:30 | 10:31
+2,4,6,8 | 2,4,6
+(3,\infty) | (-\infty,3)
+C | c
+\ln|x|+C | \ln|x|-C
+1\frac{1}{2} | 1\times\frac12
+\begin{pmatrix}1&2\end{pmatrix} | \begin{pmatrix}1\\2\end{pmatrix}
+(1,2,3) | (1,2)
+(1,2,3) | (3,2,1)
+\{(1,2)\} | \{(2,1)\}
+\emptyset | \mathbb{R}
+5 | five or six
+7 | 7 \text{ or } 7.5
+7 | \sqrt{7}
+7 | 7^0
+1 | 7^0 + 1
+7 | -(-(-7))
+12 | 12!
+6 | \text{six or } 6
+100 | 1e3
+\frac{1}{3} | 0.33
+0.33 | \frac13
+3.14 | \pi
+x+y | x-y
+xy | x+y
+a_1 | a_2
+x_1 | x1
+\alpha | a
+\sin^2 x | \sin x^2
+\sin 2x | 2\sin x
+\lfloor x \rfloor | x
+\lfloor x \rfloor | \lceil x \rceil
+\lfloor n/2 \rfloor | n/2
+\max(a,b) | a
+|x|+|y| | |x+y|
+x | \sqrt{x^2}
+\pi | 3.1415926
+5 | 0101_2
+2 | 10_2
+5 | \text{5 or 6}
+x=5 | x=5, x=6
+x=1, 2 | x=1
+4 \text{ cm} | 4 \text{ kg}
+4 \text{ cm}^2 | 4 \text{ cm}^3
+5 | \boxed{5 or} 6
+3 | 1+1
+3 | 3 = 4
+3 | 3 < 4
+10 | \underline{1}0+1
+10 | 1 0
+5 | 5 \cdot \text{something}
+5 | \begin{pmatrix}5&6\end{pmatrix}
+5 | (5,6)
+5 | [5,5.1]
+5 | (4,6)
+5 | 4 < x < 6
+5 | \ge 5
+5 | > 4
+5 | 5^{+}
+5 | 5 \pm 1
+5 | \approx 5.1
+36^\circ | \$36
 """
 
 
@@ -406,7 +645,7 @@ TEXTS = [
     ("8", "so **8**", 1),
     ("8", "The answer is **8**.", 1),
     ("8", "The answer is \\textbf{8}", 1),
-    ("3/4", "= \\frac{3}{4}", 0),
+    ("3/4", "= \\frac{3}{4}", 1),
     ("1 000 000", "one million, i.e. 1,000,000", 1),
     ("11", "\\boxed{11_{10}}", 1),
 ]
@@ -462,6 +701,7 @@ def test_verdicts_name_their_reason():
         ("5", "", "no_answer", "extract", 0.0),
         ("5", r"\boxed{5^{5^{5^{5^5}}}}", "budget", "digits", 0.0),
         ("", "\\boxed{5}", "gold_unusable", "gold", None),
+        (r"\frac{1}{", "\\boxed{5}", "gold_unusable", "gold", None),
     ]
     for gold, text, name, stage, earned in cases:
         verdict = judge(text, {"gold": gold})

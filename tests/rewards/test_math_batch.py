@@ -12,9 +12,9 @@ from r1jax.rewards.math import judge, verify_batch
 CASES = Path(__file__).parents[1] / "cases"
 REAL = [json.loads(line)["gold"] for line in (CASES / "selfcheck/self.jsonl").read_text(encoding="utf-8").splitlines()]
 PIECES = (
-    r"\frac \sqrt { } ( ) [ ] ^ _ \left \right \cup \pm ! % \% \text{ | \{ \} , ; : = < \le \in \infty "
-    r"1 23 0.5 x y \pi e i \sin \log + - * / \begin{pmatrix} \end{pmatrix} & \\ \circ \binom or and 9^9 10^{10^ "
-    r"... ² ， ° \mathbb{R} f( \overline \approx cm"
+    r"\frac \sqrt { } ( ) [ ] ^ _ \left \right \cup \pm ! % \% \text{ | \{ \} , ; : = < \le \in \infty 1 23 0.5 "
+    r"x y \pi e i \sin \log + - * / \begin{pmatrix} \end{pmatrix} & \\ \circ \binom or and 9^9 10^{10^ ... ² ， "
+    r"° \mathbb{R} f( \overline \approx cm"
 ).split()
 BOMBS = [
     r"\boxed{9^{9^{9^{9}}}}",
