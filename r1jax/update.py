@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -81,9 +81,30 @@ def score(learner: Learner, params: dict, rows: PackedRows) -> tuple[Float[Array
     return packed_logprobs(learner.cfg, params, rows, learner.temperature, dtype=learner.dtype)
 
 
-@functools.partial(jax.jit, static_argnames=("learner",), donate_argnames=("sums",))
-def accumulate(learner: Learner, params: dict, frozen: dict | None, sums: Sums | None, batch: tuple) -> Sums:
-    """`sums` with the gradient and metrics of one micro-batch added; None starts a minibatch."""
+def places(tree: Any) -> tuple[jax.sharding.Sharding, ...]:
+    """Where each array of a tree lies, as `jit` can specialise on it."""
+    return tuple(x.sharding for x in jax.tree.leaves(tree))
+
+
+def keep_place(tree: Any, where: tuple[jax.sharding.Sharding, ...]) -> Any:
+    """The arrays held to their places: left alone, XLA would choose a layout of its own for each result."""
+    leaves, structure = jax.tree.flatten(tree)
+    held = [
+        jax.lax.with_sharding_constraint(x, place) if isinstance(place, NamedSharding) else x
+        for x, place in zip(leaves, where, strict=True)
+    ]
+    return jax.tree.unflatten(structure, held)
+
+
+@functools.partial(jax.jit, static_argnames=("learner", "where"), donate_argnames=("sums",))
+def accumulate(
+    learner: Learner, params: dict, frozen: dict | None, sums: Sums | None, batch: tuple, where: tuple = ()
+) -> Sums:
+    """`sums` with the gradient and metrics of one micro-batch added; None starts a minibatch.
+
+    Args:
+        where: `places(params)`; the gradients lie as the parameters do.
+    """
 
     def total(params: dict) -> tuple[Array, dict[str, Array]]:
         logp, entropy = packed_logprobs(
@@ -93,14 +114,17 @@ def accumulate(learner: Learner, params: dict, frozen: dict | None, sums: Sums |
         return loss, metrics | {"loss": loss}
 
     grads, metrics = jax.grad(total, has_aux=True)(params)
+    grads = keep_place(grads, where) if where else grads
     if sums is None:
         return Sums(grads, metrics)
     merged = {k: jnp.maximum(v, sums.metrics[k]) if k.endswith("/max") else v + sums.metrics[k] for k, v in metrics.items()}
     return Sums(jax.tree.map(jnp.add, sums.grads, grads), merged)
 
 
-@functools.partial(jax.jit, static_argnames=("learner",), donate_argnames=("state", "sums"))
-def apply(learner: Learner, state: TrainState, sums: Sums) -> tuple[TrainState, dict[str, Array]]:
+@functools.partial(jax.jit, static_argnames=("learner", "where"), donate_argnames=("state", "sums"))
+def apply(
+    learner: Learner, state: TrainState, sums: Sums, where: tuple = ()
+) -> tuple[TrainState, dict[str, Array]]:
     """One optimizer step; a non-finite loss or gradient leaves parameters and moments as they were.
 
     The step counter advances either way. Metrics gain "grad_norm" and "skipped" (0 or 1).
@@ -114,17 +138,18 @@ def apply(learner: Learner, state: TrainState, sums: Sums) -> tuple[TrainState, 
 
     params, opt_state = jax.lax.cond(finite, take, lambda: (state.params, state.opt_state))
     metrics = sums.metrics | {"grad_norm": norm, "skipped": 1 - finite.astype(jnp.int32)}
-    return TrainState(state.step + 1, params, opt_state), metrics
+    new = TrainState(state.step + 1, params, opt_state)
+    return keep_place(new, where) if where else new, metrics
 
 
 def update(
     learner: Learner, state: TrainState, batches: Sequence[tuple], frozen: dict | None = None
 ) -> tuple[TrainState, dict[str, Array]]:
     """One optimizer step on a minibatch given as micro-batches of equal shape. Donates `state`."""
-    sums = None
+    sums, where = None, places(state.params)
     for batch in batches:
-        sums = accumulate(learner, state.params, frozen, sums, batch)
-    return apply(learner, state, sums)
+        sums = accumulate(learner, state.params, frozen, sums, batch, where)
+    return apply(learner, state, sums, places(state))
 
 
 def grpo_objective(clip_eps: float, kl_coef: float) -> Callable:

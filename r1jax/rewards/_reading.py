@@ -20,8 +20,8 @@ _DECIMAL_COMMA = re.compile(r"([-+]?\d+),(\d{2}|\d{4,})|([-+]?0),(\d+)")
 _NUMBER = re.compile(
     r"([-+]?)\s*(?:\\\$|\$)?\s*(?:(\d+(?:,\d{3})*|\d+)?(\.\d+)?|(\d+)\s*/\s*(\d+)|\\frac\{(-?\d+)\}\{(-?\d+)\})"
 )
-_MARKED = re.compile(r"\$|\\[(\[]|\*\*|</?\w+>")
-_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}|[\u4e00-\u9fff]")
+_MARKED = re.compile(r"\$[^$]*\$|\\[(\[]|\*\*|</?\w+>")
+_WORD = re.compile(r"(?<![\\A-Za-z{])(?!and\b)[A-Za-z]{3,}|[\u4e00-\u9fff]")
 _BRACES = re.compile(r"\\.|[{}]")
 _MONEY = re.compile(r"^\W{0,4}\\\$\s*[\d.]")
 _SIGNS = re.compile(r"\\[()\[\]]|\\?\$|[€£¥₹]")
@@ -50,6 +50,8 @@ class Reading:
         """
         if len(self.tidied) > LONGEST:
             raise OverBudget("length")
+        if not _is_balanced(self.tidied):
+            return [Node("false", ())]
         found = []
         for commas in (True, False) if COMMAS.search(self.tidied) else (True,):
             try:
@@ -68,7 +70,9 @@ class Reading:
             tree = self.trees[0]
         except OverBudget:
             return True
-        return tree.kind != "text" and not (tree.kind == "list" and any(item.kind == "text" for item in tree.args))
+        return tree.kind not in ("text", "false") and not (
+            tree.kind == "list" and any(item.kind == "text" for item in tree.args)
+        )
 
 
 def reading(extracted: str) -> Reading | None:
@@ -152,7 +156,8 @@ def _automatic(text: str) -> list[str | None]:
         return [_extract.hashed(region)]
     region = region.strip()
     whole = [region] if len(region) <= LONGEST or plain_number(region) is not None else []
-    if not _WORD.search(region) and not _MARKED.search(region):  # no sentence: nothing is picked out of it
+    is_sentence = _WORD.search(region) or _MARKED.search(region)
+    if not is_sentence or (len(region) < PROSE and not _is_balanced(region)):  # nothing is picked out of a formula
         return [_decimal_comma(found) for found in whole]
     said, stated = _extract.free(region)
     # a statement goes before the whole, and both before the last formula of no statement

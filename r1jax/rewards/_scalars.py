@@ -42,9 +42,10 @@ def terms_equal(a: Node, b: Node) -> tuple[bool, str]:
 
 
 def _exact(node: Node) -> Fraction | None:
+    """The rational value, None where it is too large to write out: residues may still tell."""
     try:
         return exact(node)
-    except OverBudget:  # residues may still tell
+    except OverBudget:
         return None
 
 

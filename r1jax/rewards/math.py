@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from r1jax.rewards import _reading
 from r1jax.rewards._ast import OverBudget
 from r1jax.rewards._compare import Comparison
+from r1jax.rewards._exact import Undefined
 from r1jax.rewards._extract import RULES
 from r1jax.rewards._reading import Reading
 from r1jax.rewards._scalars import LONG_DECIMAL
@@ -155,6 +156,8 @@ def _compare(references: list[Reading], answer: Reading) -> tuple[float, str, st
             over, stage = True, str(error)
         except RecursionError:
             over, stage = True, "depth"
+        except Undefined:
+            stage = "undefined"
     return (0.0, "budget", stage) if over else (0.0, "wrong", stage)
 
 
