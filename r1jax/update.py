@@ -149,7 +149,11 @@ def update(
     sums, where = None, places(state.params)
     for batch in batches:
         sums = accumulate(learner, state.params, frozen, sums, batch, where)
-    return apply(learner, state, sums, places(state))
+    where = places(state)
+    new, metrics = apply(learner, state, sums, where)
+    # On a mesh of one device jit names the same place differently, and the next step would compile anew.
+    leaves, structure = jax.tree.flatten(new)
+    return jax.tree.unflatten(structure, jax.device_put(leaves, list(where))), metrics
 
 
 def grpo_objective(clip_eps: float, kl_coef: float) -> Callable:

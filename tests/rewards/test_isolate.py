@@ -49,6 +49,15 @@ def children(parent=None):
     return found
 
 
+def first_worker(before):
+    """The oldest child that was not there before: the worker that serves; its spare is younger."""
+    started = {
+        pid: int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+        for pid in set(children()) - before
+    }
+    return min(started, key=started.get)
+
+
 @pytest.fixture
 def pool():
     with Pool(2, item_s=30.0) as pool:
@@ -102,9 +111,10 @@ def test_killing_workers_at_random_loses_no_verdict(pool):
 
 
 def test_a_worker_that_stops_answering_costs_at_most_the_job_under_way():
+    before = set(children())
     with Pool(1, item_s=0.4) as pool:
         pool.run(sums(1))
-        worker = min(children(), key=lambda pid: (Path(f"/proc/{pid}").stat().st_ctime, pid))
+        worker = first_worker(before)
         future = pool.submit(sums(5000))
         time.sleep(0.05)
         os.kill(worker, signal.SIGSTOP)
@@ -182,13 +192,16 @@ def alive(pid):
         return False
 
 
-def test_a_worker_sees_no_accelerator_has_limits_and_imports_no_jax(pool):
-    pool.run([*sums(40)])
-    environ = Path(f"/proc/{children()[0]}/environ").read_text().split("\0")
+def test_a_worker_sees_no_accelerator_has_limits_and_imports_no_jax():
+    before = set(children())
+    with Pool(1) as pool:
+        pool.run(sums(1))
+        proc = Path(f"/proc/{first_worker(before)}")
+        environ = (proc / "environ").read_text().split("\0")
+        (address_space,) = (line for line in (proc / "limits").read_text().splitlines() if "Max address space" in line)
     assert "CUDA_VISIBLE_DEVICES=" in environ
     assert not any(variable.startswith("PYTHON") for variable in environ)
-    limits = Path(f"/proc/{children()[0]}/limits").read_text()
-    assert any("Max address space" in line and "unlimited" not in line for line in limits.splitlines())
+    assert "unlimited" not in address_space
     program = (
         "import sys, json; sys.path.insert(0, sys.argv[1])\n"
         "import r1jax.rewards, r1jax.rewards.isolate, r1jax.rewards._worker\n"
