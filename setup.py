@@ -36,6 +36,7 @@ setup(
         "grain>=0.2.16",
         "sentencepiece>=0.2.2",
         "sympy>=1.13",
+        "mpmath>=1.3",
         "numpy",
         "tyro>=1.0",
         "jaxtyping>=0.3",

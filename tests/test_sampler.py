@@ -63,7 +63,7 @@ def test_neither_chunks_nor_compaction_nor_growth_matter(cfg, params, one, rolle
     shrink, grow = decode.shrink, decode.grow
     monkeypatch.setattr(decode, "shrink", lambda *a, **k: shrunk.append(1) or shrink(*a, **k))
     monkeypatch.setattr(decode, "grow", lambda *a, **k: grown.append(1) or grow(*a, **k))
-    for name, value in (("CHUNK", 8), ("LEAST_ROWS", 4), ("LEAST_SLOTS", 16)):
+    for name, value in (("CHUNK", 4), ("LEAST_ROWS", 1), ("LEAST_SLOTS", 8)):
         monkeypatch.setattr(sampler, name, value)
     got = draw(cfg, sync(params, one), one, prompts(), keys(4))
     assert_same(got, rolled)
@@ -150,8 +150,8 @@ def test_a_mesh_of_eight_samples_the_tokens_of_one_device(cfg, params, eight, ro
     monkeypatch.setattr(decode, "decode", watched)
     got = draw(cfg, sync(params, eight), eight, prompts(), keys(4))
     assert_same(got, rolled)
-    # After every chunk: rows over data and fsdp, the two key heads over tensor.
-    assert set(caches) == {(("data", "fsdp"), "tensor")}
+    # After every chunk: rows over data (of size 1, which jit leaves out) and fsdp, the two key heads over tensor.
+    assert set(caches) <= {(("data", "fsdp"), "tensor"), ("fsdp", "tensor")} and caches
 
 
 def test_prompts_that_do_not_fill_the_shards_are_padded_and_the_padding_is_dropped(cfg, params, eight, rolled):
