@@ -22,6 +22,7 @@ from r1jax import checkpoint, launch, lineage, log, report, sampler
 from r1jax.alarms import Alarms
 from r1jax.data import prompts as questions
 from r1jax.evaluate import judge, summary
+from r1jax.log import cut_back
 from r1jax.metrics import pooled, round_rows, sample_lines, step_metrics
 from r1jax.model.config import ModelConfig
 from r1jax.progress import Progress
@@ -161,8 +162,8 @@ def train(recipe: RLRecipe, options: RunOptions, stage: str) -> Path:
     ):
         def evaluated(step: int) -> dict:
             progress.say(f"step {step}: evaluating on {len(held_out)} held-out problems")
-            line = evaluate(policy, state.params, held_out, mesh, pool, **judged)
-            logs.write("eval", {"step": step, **line})
+            line = {"step": step} | evaluate(policy, state.params, held_out, mesh, pool, **judged)
+            logs.write("eval", line)
             shown = ", ".join(f"{k} {line[k]:.3f}" for k in ("accuracy", "format", "length", "reflective_words") if line[k] is not None)
             progress.say(f"step {step}: held-out {shown}")
             return line
