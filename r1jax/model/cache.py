@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -37,23 +38,23 @@ def read(
     n, queries, heads, width = q.shape
     kv_heads = parts[0][0].shape[1]
     m = heads // kv_heads * queries  # queries that share one key head
-    grouped = q.reshape(n, queries, kv_heads, -1, width).transpose(0, 2, 3, 1, 4).reshape(n, kv_heads, m, width)
+    grouped = (q * width**-0.5).reshape(n, queries, kv_heads, -1, width).transpose(0, 2, 3, 1, 4).reshape(n, kv_heads, m, width)
     scores = []
     for k, _, mask in parts:
         shared = grouped.reshape(k.shape[0], -1, kv_heads, m, width)
-        score = jnp.einsum("prkme,pkes->prkms", shared, k, preferred_element_type=jnp.float32) * width**-0.5
+        score = jnp.einsum("prkme,pkes->prkms", shared, k, preferred_element_type=jnp.float32)
         score = score.reshape(mask.shape[0], n // mask.shape[0], kv_heads, m // queries, queries, -1)
         score = jnp.where(mask[:, None, None, None], score, -1e30)
         scores.append(score.reshape(n, kv_heads, m, -1))
-    weights = jax.nn.softmax(jnp.concatenate(scores, axis=-1), axis=-1)
-    out, start = 0.0, 0
-    for k, v, _ in parts:
-        part = weights[..., start : start + v.shape[2]].astype(v.dtype)
-        start += v.shape[2]
-        part = part.reshape(k.shape[0], -1, kv_heads, m, v.shape[2])
-        read_part = jnp.einsum("prkms,pkse->prkme", part, v, preferred_element_type=jnp.float32)
-        out = out + read_part.reshape(n, kv_heads, m, width)
-    out = out.reshape(n, kv_heads, -1, queries, width).transpose(0, 3, 1, 2, 4)
+    top = functools.reduce(jnp.maximum, [score.max(axis=-1, keepdims=True) for score in scores])
+    out, total = 0.0, 0.0
+    for (k, v, _), score in zip(parts, scores, strict=True):
+        weight = jnp.exp(score - top)
+        total = total + weight.sum(axis=-1, keepdims=True)
+        shared = weight.astype(v.dtype).reshape(k.shape[0], -1, kv_heads, m, v.shape[2])
+        part = jnp.einsum("prkms,pkse->prkme", shared, v, preferred_element_type=jnp.float32)
+        out = out + part.reshape(n, kv_heads, m, width)
+    out = (out / total).reshape(n, kv_heads, -1, queries, width).transpose(0, 3, 1, 2, 4)
     return out.reshape(q.shape).astype(q.dtype)
 
 
