@@ -7,6 +7,7 @@ process 0 writes the files.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,15 +50,19 @@ class RLState(NamedTuple):
     reference: dict
 
 
+@functools.cache
+def adamw(learning_rate: float, warmup_steps: int, grad_clip: float, b1: float, b2: float, weight_decay: float) -> optax.GradientTransformation:
+    """AdamW behind a clip by global norm, with a linear warm-up. Cached: equal recipes share their compiled updates."""
+    schedule = optax.linear_schedule(0.0, learning_rate, warmup_steps) if warmup_steps else learning_rate
+    return optax.chain(optax.clip_by_global_norm(grad_clip), optax.adamw(schedule, b1, b2, weight_decay=weight_decay))
+
+
 def learner(recipe: RLRecipe, cfg: ModelConfig, mesh: Mesh) -> Learner:
     """The compiled side of a recipe."""
-    schedule = optax.linear_schedule(0.0, recipe.learning_rate, recipe.warmup_steps)
-    optimizer = optax.chain(
-        optax.clip_by_global_norm(recipe.grad_clip),
-        optax.adamw(schedule if recipe.warmup_steps else recipe.learning_rate, recipe.adam_b1, recipe.adam_b2, weight_decay=recipe.weight_decay),
-    )  # fmt: skip
-    objective = grpo_objective(recipe.clip_eps, recipe.kl_coef)
-    return Learner(cfg, optimizer, objective, recipe.temperature, remat=recipe.remat, row_shards=rows_in_turn(mesh))
+    r = recipe
+    optimizer = adamw(r.learning_rate, r.warmup_steps, r.grad_clip, r.adam_b1, r.adam_b2, r.weight_decay)
+    objective = grpo_objective(r.clip_eps, r.kl_coef)
+    return Learner(cfg, optimizer, objective, r.temperature, remat=r.remat, row_shards=rows_in_turn(mesh))
 
 
 def evaluate(policy: Policy, params: dict, examples: Sequence[dict], mesh: Mesh, pool: Pool, *, seed: int, max_tokens: int) -> dict:

@@ -1,22 +1,30 @@
-"""Throughput of the mathematics verifier, with math-verify beside it where it is installed.
+"""Throughput of the mathematics verifier with math-verify beside it, on the same pairs in the same run.
 
-Run: python -m experiments.bench.verify_math    (one JSON line; rates are checks a second with all workers)
-Cost: a minute on 2 cores. Pairs are distinct, caches cold, workers started.
+Run: python -m experiments.bench.verify_math --peer-python=~/venv_mv/bin/python
+One JSON line. Pairs are distinct, caches cold (new workers for every repeat, warmed with other pairs); the two take
+turns, and the medians of the repeats are compared. `value`, `baseline` and `ratio` are checks a second on the
+MATH-like mix with half of the answers wrong. CPU milliseconds a check stand beside, since a loaded machine stretches
+the wall time of both. math-verify comes from the interpreter `--peer-python`; where it has none, it is "missing".
+Cost: a minute on 2 cores.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import platform
 import random
+import resource
+import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import tyro
 
-from r1jax.rewards import _reading
+from r1jax.rewards._watch import usage
 from r1jax.rewards.isolate import Pool
-from r1jax.rewards.math import verify_batch
 from r1jax.rewards.verdict import Verdict
 
 CASES = Path(__file__).parents[2] / "tests" / "cases"
@@ -27,6 +35,20 @@ BOMBS = (
     r"\sum_{k=1}^{10^{12}}\sin(k^2)",
     "(" * 900 + "1",
 )
+# Its documented use: the gold in math signs, the default extraction and time limits. One process a core.
+PEER = r"""
+import json, logging, sys, time
+logging.disable(logging.CRITICAL)
+from importlib.metadata import version
+from math_verify import parse, verify
+verify(parse("$1$"), parse("\\boxed{2}"))
+print(json.dumps({"math-verify": version("math-verify"), "sympy": version("sympy")}), flush=True)
+for line in sys.stdin:
+    begun, spent, right = time.perf_counter(), time.process_time(), 0
+    for gold, text in json.loads(line):
+        right += bool(verify(parse(f"${gold}$"), parse(text)))
+    print(json.dumps([time.perf_counter() - begun, time.process_time() - spent, right]), flush=True)
+"""
 Pair = tuple[str, str]
 
 
@@ -46,7 +68,7 @@ def grade_school(count: int, draw: random.Random) -> list[Pair]:
 
 
 def mathematics(count: int, draw: random.Random) -> list[Pair]:
-    """Answers of competition problems: half rewritten, half that of another problem, made distinct by a term."""
+    """Answers of competition problems: half rewritten, half that of another problem, made distinct by a case number."""
     right = [(row["gold"], row["pred"]) for row in rows("selfcheck/rewrites.jsonl") + rows("selfcheck/self.jsonl")]
     wrong = [(row["gold"], row["pred"]) for row in rows("selfcheck/mutants.jsonl") + rows("selfcheck/pairs.jsonl")]
     pairs = []
@@ -63,60 +85,131 @@ def hostile() -> list[Pair]:
     return [(part(row, "gold"), part(row, "pred")) for row in rows("adversarial.jsonl")]
 
 
-def timed(check: Callable[[list[Pair]], list[Verdict]], pairs: list[Pair]) -> tuple[float, list[Verdict]]:
-    _reading.references.cache_clear()
-    start = time.perf_counter()
-    verdicts = check(pairs)
-    return time.perf_counter() - start, verdicts
+def cpu_s() -> float:
+    """CPU seconds of this process and of all its children, dead and alive."""
+    spent = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return usage(os.getpid())[0] + sum(each.ru_utime + each.ru_stime for each in spent)
 
 
-def main(count: int = 4096, workers: int = 2, seed: int = 0) -> None:
+def timed(pairs: list[Pair], workers: int) -> tuple[float, float, list[Verdict]]:
+    """Wall seconds, CPU seconds, verdicts, of new workers that have started."""
+    with Pool(workers) as pool:
+        pool.run(jobs(grade_school(workers * 256, random.Random(-1))))
+        spent, start = cpu_s(), time.perf_counter()
+        verdicts = pool.run(jobs(pairs))
+        return time.perf_counter() - start, cpu_s() - spent, verdicts
+
+
+def jobs(pairs: list[Pair]) -> list[tuple[str, str, dict]]:
+    return [("math", text, {"gold": gold}) for gold, text in pairs]
+
+
+class Peer:
+    """math-verify in processes of its own. `versions` is None where the interpreter has none."""
+
+    def __init__(self, python: str, workers: int):
+        options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+        command = [os.path.expanduser(python), "-c", PEER]
+        self.workers = [subprocess.Popen(command, **options) for _ in range(workers)]
+        said = [worker.stdout.readline() for worker in self.workers]
+        self.versions = json.loads(said[0]) if all(said) else None
+
+    def run(self, pairs: list[Pair]) -> tuple[float, float]:
+        """Wall seconds and CPU seconds."""
+        start = time.perf_counter()
+        for i, worker in enumerate(self.workers):
+            worker.stdin.write(json.dumps(pairs[i :: len(self.workers)]) + "\n")
+            worker.stdin.flush()
+        said = [json.loads(worker.stdout.readline()) for worker in self.workers]
+        return time.perf_counter() - start, sum(spent for _, spent, _ in said)
+
+    def close(self) -> None:
+        for worker in self.workers:
+            worker.stdin.close()
+            worker.wait()
+
+
+def rates(runs: list[tuple[int, float, float]]) -> dict:
+    """Medians of (checks, wall seconds, CPU seconds), and the range of the rates over their median."""
+    each = [count / wall for count, wall, _ in runs]
+    median = statistics.median(each)
+    cpu = statistics.median(1e3 * spent / count for count, _, spent in runs)
+    return {
+        "per_s": round(median, 1),
+        "cpu_ms": round(cpu, 3),
+        "per_cpu_s": round(1e3 / cpu),
+        "spread": round((max(each) - min(each)) / median, 3),
+    }
+
+
+def measure(count: int, peer_count: int, workers: int, repeats: int, peer_python: str, seed: int) -> dict:
+    draw = random.Random(seed)
+    peer = Peer(peer_python, workers)
+    ours: dict[str, list] = {"grade_school": [], "mathematics": []}
+    theirs: dict[str, list] = {"grade_school": [], "mathematics": []}
+    make = {"grade_school": grade_school, "mathematics": mathematics}
+    checked: list[Verdict] = []
+    for _ in range(repeats):
+        for name in make:
+            wall, spent, verdicts = timed(make[name](count, draw), workers)
+            ours[name].append((count, wall, spent))
+            checked += verdicts if name == "mathematics" else []
+            if peer.versions:
+                theirs[name].append((peer_count, *peer.run(make[name](peer_count, draw))))
+    hostile_s, hostile_cpu_s, bad = timed(hostile(), workers)
+    mixed = mathematics(8192, draw)
+    plain = timed(mixed, workers)[2]
+    bombs = range(0, 8192, 100)
+    for i in bombs:
+        mixed[i] = ("5", f"Case {i}: \\boxed{{{draw.choice(BOMBS)}+{i}}}")
+    mixed_s, mixed_cpu_s, verdicts = timed(mixed, workers)
+    peer.close()
+    value = {name: rates(runs) for name, runs in ours.items()}
+    baseline = {name: rates(runs) if runs else "missing" for name, runs in theirs.items()}
+    has_peer = peer.versions is not None
+    return {
+        "name": "verify_math",
+        "value": value["mathematics"]["per_s"],
+        "baseline": baseline["mathematics"]["per_s"] if has_peer else "missing",
+        "ratio": round(value["mathematics"]["per_s"] / baseline["mathematics"]["per_s"], 1) if has_peer else "missing",
+        "spread": value["mathematics"]["spread"],
+        "ours": value,
+        "math_verify": baseline,
+        "cpu_ratio": {
+            name: round(baseline[name]["cpu_ms"] / value[name]["cpu_ms"], 1) if has_peer else "missing" for name in make
+        },
+        "p99_ms": sorted(v.ms for v in checked)[int(len(checked) * 0.99)],
+        "hostile": {"s": round(hostile_s, 2), "cpu_s": round(hostile_cpu_s, 2), "worst_ms": max(v.ms for v in bad)},
+        "batch_8192_with_bombs": {
+            "s": round(mixed_s, 2), "cpu_s": round(mixed_cpu_s, 2),
+            "bombs_paid": sum(bool(verdicts[i].reward) for i in bombs),
+            "others_changed": sum(
+                plain[i].reward != verdicts[i].reward for i in range(8192) if i not in bombs
+            ),
+        },
+        "timeouts": sum(v.verdict == "timeout" for v in [*checked, *verdicts, *bad]),
+        "workers": workers, "repeats": repeats, "load": round(os.getloadavg()[0], 1),
+        "versions": {"python": platform.python_version(), "cores": os.cpu_count(), **(peer.versions or {})},
+    }  # fmt: skip
+
+
+def main(
+    count: int = 4096,
+    peer_count: int = 256,
+    workers: int = 2,
+    repeats: int = 3,
+    peer_python: str = sys.executable,
+    seed: int = 0,
+) -> None:
     """Measures and prints.
 
     Args:
-        count: checks of each kind.
-        workers: processes of the pool.
+        count: checks of each kind in one repeat.
+        peer_count: the same for math-verify.
+        workers: processes on each side.
+        peer_python: an interpreter that can import math_verify.
     """
-    draw = random.Random(seed)
-    with Pool(workers) as pool:
-
-        def in_pool(pairs: list[Pair]) -> list[Verdict]:
-            return pool.run([("math", text, {"gold": gold}) for gold, text in pairs])
-
-        in_pool(grade_school(workers * 256, random.Random(seed + 1)))  # starts the workers
-        easy_s, _ = timed(in_pool, grade_school(count, draw))
-        hard_s, hard = timed(in_pool, mathematics(count, draw))
-        hostile_s, _ = timed(in_pool, hostile())
-        mixed = mathematics(8192, draw)
-        bombs = range(0, 8192, 100)
-        for i in bombs:
-            mixed[i] = ("5", f"Case {i}: \\boxed{{{draw.choice(BOMBS)}+{i}}}")
-        mixed_s, verdicts = timed(in_pool, mixed)
-    verify_batch([("1", "2")])
-    figures = {
-        "grade_school_per_s": round(count / easy_s),
-        "mathematics_per_s": round(count / hard_s),
-        "p99_ms": sorted(v.ms for v in hard)[int(len(hard) * 0.99)],
-        "hostile_s": round(hostile_s, 2),
-        "batch_8192_with_bombs_s": round(mixed_s, 2),
-        "bombs_paid": sum(bool(verdicts[i].reward) for i in bombs),
-        "timeouts": sum(v.verdict == "timeout" for v in [*hard, *verdicts]),
-        "workers": workers,
-        "math_verify": peer(mathematics(256, draw)),
-    }
-    print(json.dumps(figures))
-
-
-def peer(pairs: list[Pair]) -> dict | str:
-    """math-verify on one core, on the same kind of pairs."""
-    try:
-        import math_verify
-    except ImportError:
-        return "missing"
-    start = time.perf_counter()
-    for gold, text in pairs:
-        math_verify.verify(math_verify.parse(f"${gold}$"), math_verify.parse(text))
-    return {"mathematics_per_s_and_core": round(len(pairs) / (time.perf_counter() - start), 1)}
+    print(json.dumps(measure(count, peer_count, workers, repeats, peer_python, seed)))
 
 
 if __name__ == "__main__":

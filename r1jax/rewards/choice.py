@@ -43,7 +43,11 @@ _STATEMENTS = tuple(  # the first kind found decides
         r"\b(?:[Cc]hoose|[Ss]elect|[Pp]ick)|(?<![不别没])选择?\s*:?",
     )
 )
-_NEGATION = re.compile(r"\b(?:not|n't|never|neither|isnt|except)\b|n't|[不非没别]", re.IGNORECASE)
+_NEGATION = re.compile(
+    r"\b(?:not|never|neither|nor|except|cannot|(?:ca|is|wo|do|does|did|was|should|could|would)nt)\b|[不非没别]",
+    re.IGNORECASE,
+)
+_REFUSED = re.compile(r"\b(?:not|rather\s+than|instead\s+of)\s+(?:option\s+)?\(?[A-Z](?![A-Za-z0-9])|不[是选]?\s*[A-Z]")
 
 
 def verify(text: str, example: Mapping) -> Verdict:
@@ -108,7 +112,7 @@ def _letters(option: str) -> set[str]:
     match = _WHOLE.match(option)
     if not match:
         return set(_LETTER.findall(option))
-    return {match[1].upper()} | set(_LETTER.findall(match[2] or ""))
+    return {match[1].upper()} | set(_LETTER.findall(_REFUSED.sub("", match[2] or "")))
 
 
 def _joined(rest: str) -> set[str]:

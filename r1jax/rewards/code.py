@@ -187,6 +187,8 @@ def _function(program: str, task: Task, tier: Tier) -> tuple[int, str, bool]:
         job["may_die"] = 1 if task.score == "all" else PATIENCE - over
         outcome = sandbox.run(job, task.limits, tier=tier, by_line=True)
         lines = outcome.stdout.split(b"\n")[:-1]
+        if len(lines) > len(task.inputs) - first:  # it wrote to the channel itself
+            return 0, "more answers than calls", False
         for number in range(first, len(task.inputs)):
             line = lines[number - first] if number - first < len(lines) else b"!"
             if same_value(line, task.outputs[number], task.tolerance):

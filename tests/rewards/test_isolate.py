@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from r1jax.rewards import code, sandbox
 from r1jax.rewards.isolate import Pool
 
 ROOT = str(Path(__file__).parents[2])
@@ -201,7 +202,7 @@ def test_a_worker_sees_no_accelerator_has_limits_and_imports_no_jax():
         (address_space,) = (line for line in (proc / "limits").read_text().splitlines() if "Max address space" in line)
     assert "CUDA_VISIBLE_DEVICES=" in environ
     assert not any(variable.startswith("PYTHON") for variable in environ)
-    assert "unlimited" not in address_space
+    assert f" {1500 << 20} " in address_space  # the soft limit
     program = (
         "import sys, json; sys.path.insert(0, sys.argv[1])\n"
         "import r1jax.rewards, r1jax.rewards.isolate, r1jax.rewards._worker\n"
@@ -209,3 +210,12 @@ def test_a_worker_sees_no_accelerator_has_limits_and_imports_no_jax():
     )
     shown = subprocess.run([sys.executable, "-c", program, ROOT], capture_output=True, check=True)
     assert json.loads(shown.stdout) == []
+
+
+@pytest.mark.skipif(sandbox.probe().letter > code.MINIMUM, reason=f"no sandbox here: {sandbox.probe()}")
+def test_the_memory_limit_of_a_worker_does_not_bind_the_sandboxes_it_starts():
+    # 2 GiB: more than a worker may map, less than four times the memory of this task, which is the limit inside
+    room = "import mmap; print(len(mmap.mmap(-1, 2 << 30)) >> 30)"
+    task = {"tests": [["", "2"]], "limits": {"memory_mb": 1024, "wall_s": 60}}
+    with Pool(1) as pool:
+        assert [v.reward for v in pool.run([("code", f"```python\n{room}\n```", task)])] == [1.0]
