@@ -23,7 +23,6 @@ from r1jax import checkpoint, launch, lineage, log, report, sampler
 from r1jax.alarms import Alarms
 from r1jax.data import prompts as questions
 from r1jax.evaluate import judge, summary
-from r1jax.log import cut_back
 from r1jax.metrics import pooled, round_rows, sample_lines, step_metrics
 from r1jax.model.config import ModelConfig
 from r1jax.progress import Progress
@@ -183,7 +182,7 @@ def train(recipe: RLRecipe, options: RunOptions, stage: str) -> Path:
         skipped = 0
         while step < recipe.steps:
             began, first = time.monotonic(), step
-            if 0 < step and recipe.steps - step < recipe.minibatches:
+            if step > 0 and recipe.steps - step < recipe.minibatches:
                 logs.sync()
                 # The run ends inside this round; a longer one will go on from the round's beginning.
                 saver.save(step, RLState(*state, reference), {"round": step // recipe.minibatches})

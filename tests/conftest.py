@@ -65,8 +65,9 @@ def eight():
 @pytest.fixture(scope="session")
 def rolled(cfg, params, one):
     """A rollout of four prompts, four completions each, at temperature 0.7."""
-    from r1jax.sampler import sync
     from tiny import draw, keys, prompts
+
+    from r1jax.sampler import sync
 
     return draw(cfg, sync(params, one), one, prompts(), keys(4))
 

@@ -43,4 +43,4 @@ def test_every_public_name_resolves_where_it_says_it_lives():
     for name in r1jax.__all__:
         assert getattr(r1jax, name) is not None, name
     with pytest.raises(AttributeError, match="grpo_los"):
-        r1jax.grpo_los  # noqa: B018
+        r1jax.grpo_los

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny import dense_logp
 
 from r1jax.logprobs import CHUNK, packed_logprobs, token_logprobs
 from r1jax.rollout import pack
-from tiny import dense_logp
 
 
 def dense(hidden, matrix, targets, temperature):

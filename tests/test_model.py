@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny import dense_logp, hidden, prompts, sharp
 
 from r1jax import decode
 from r1jax.model import transformer
@@ -13,7 +14,6 @@ from r1jax.model.attention import QUERY_BLOCK, attend_full, rope, rotate
 from r1jax.model.cache import attend_decode
 from r1jax.model.config import ModelConfig
 from r1jax.sampler import sync
-from tiny import dense_logp, hidden, prompts, sharp
 
 
 def attention(q, k, v, mask):

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
+from tiny import HEAT, STOPS, dense_logp, draw, in_rows, keys, laid, prompts
 
 from r1jax import decode, sampler
 from r1jax.sampler import row_keys, sync
-from tiny import HEAT, STOPS, dense_logp, draw, in_rows, keys, laid, prompts
 
 
 def assert_same(got, want, rows=slice(None)):

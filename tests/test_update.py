@@ -7,14 +7,23 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from tiny import HEAT, dense_logp, draw, hidden, in_rows, keys, laid, prompts
 
 from r1jax.rollout import Minibatch, PackedRows, pack, spread
 from r1jax.sampler import sync
 from r1jax.sharding import param_specs, place, shard_rows
 from r1jax.update import (
-    Learner, TokenBatch, accumulate, apply, cross_entropy, grpo_objective, merge, score, start, update,
+    Learner,
+    TokenBatch,
+    accumulate,
+    apply,
+    cross_entropy,
+    grpo_objective,
+    merge,
+    score,
+    start,
+    update,
 )  # fmt: skip
-from tiny import HEAT, dense_logp, draw, hidden, in_rows, keys, laid, prompts
 
 ROW = 96  # slots
 BATCH = 4  # rows of a micro-batch, on 4x2 one for each row shard

@@ -7,10 +7,10 @@ import sys
 import jax
 import numpy as np
 import pytest
+from tiny import dense_logp, hidden, laid, sharp
 
 from r1jax.sharding import param_specs
 from r1jax.weights import config_from_hf, config_to_hf, from_hf, read_config, to_hf
-from tiny import dense_logp, hidden, laid, sharp
 
 if os.environ.get("CI") == "true" and sys.version_info[:2] == (3, 11):
     import torch
@@ -19,7 +19,7 @@ else:
     torch = pytest.importorskip("torch", reason="parity wants the extra 'parity'")
     transformers = pytest.importorskip("transformers", reason="parity wants the extra 'parity'")
 
-from safetensors.numpy import load_file, save_file  # noqa: E402
+from safetensors.numpy import load_file, save_file
 
 SIZES = dict(
     vocab_size=67, hidden_size=24, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4,

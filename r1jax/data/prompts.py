@@ -25,7 +25,8 @@ def stream(path: str, seed: int) -> tuple[Take, dict]:
         ValueError: the file cannot be read or holds a bad row; it names the line.
     """
     if not path:
-        return functools.partial(tasks.prompt, seed), {"sha256": fingerprint(tasks.prompt(seed, i) for i in range(64)), "counts": {"generated": -1}}
+        sample = fingerprint(tasks.prompt(seed, i) for i in range(64))
+        return functools.partial(tasks.prompt, seed), {"sha256": sample, "counts": {"generated": -1}}
     examples = read(path, "--prompts")
 
     @functools.lru_cache(maxsize=4)
@@ -49,7 +50,10 @@ def read(path: str, flag: str) -> list[dict]:
     try:
         return list(rows(path))
     except OSError as error:
-        raise ValueError(f"{flag}={path} cannot be read ({error.strerror}). Give a .jsonl, .json or .parquet file of {{id, problem, gold, kind}}") from error
+        raise ValueError(
+            f"{flag}={path} cannot be read ({error.strerror}). "
+            "Give a .jsonl, .json or .parquet file of {id, problem, gold, kind}"
+        ) from error
     except ValueError as error:
         raise ValueError(f"{flag}: {error}") from error
 

@@ -47,8 +47,9 @@ _HELD_OUT = (
 _REWARD = (
     Plot("Accuracy", "share right", _both("reward/accuracy", "accuracy"), share=True),
     Plot("Format", "share well formed", _both("reward/format", "format"), share=True),
-    Plot("Reward", "mean and spread within a group", (
+    Plot("Reward", "mean, largest, and spread within a group", (
         Line("mean", "train", "reward/mean"), Line("standard deviation", "soft", "reward/std"),
+        Line("largest", "right", "reward/max"),
     )),
     Plot("Groups that teach nothing", "share of groups", (
         Line("zero variance", "wrong", "group/zero_variance"),
@@ -85,6 +86,7 @@ _POLICY = (
     Plot("Left out", "per step", (
         Line("rows without a verdict", "soft", "rows/invalid"),
         Line("updates skipped", "wrong", "update/skipped"),
+        Line("held out, without a verdict", "held", None, "no_verdict"),
     ), raw=True),
 )
 _MACHINE = (

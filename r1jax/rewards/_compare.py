@@ -5,6 +5,7 @@ from __future__ import annotations
 from r1jax.rewards._ast import Node, OverBudget, holds, negative, symbols
 from r1jax.rewards._exact import Undefined, exact
 from r1jax.rewards._parse import words_of
+from r1jax.rewards._quantities import clock_hours, is_clock, with_unit_letters
 from r1jax.rewards._scalars import (
     is_term,
     long_decimal_of,
@@ -81,6 +82,11 @@ class Comparison:
 
     def rule_quantity(self, x: Node, y: Node) -> bool:
         value, unit = x.args
+        if (hour := clock_hours(x)) or clock_hours(y):
+            other = clock_hours(y) or (y.args if y.kind == "ratio" and is_clock(y) else None)
+            if hour and other:
+                return self.each(hour, other) or (y.kind == "ratio" and self.equal(value, y))
+        y = with_unit_letters(y) if measure(unit) else y
         if y.kind == "quantity":
             left, right = measure(unit), measure(y.args[1])
             if left and right and left != right:
@@ -221,11 +227,11 @@ class Comparison:
                 return False
             if self.each(x.args, y.args):
                 return True
-            if (_clock(x) and _clock(y)) or any(exact_or_none(t) == 0 for t in (*x.args, *y.args)):
+            if (is_clock(x) and is_clock(y)) or any(exact_or_none(t) == 0 for t in (*x.args, *y.args)):
                 return False
             pairs = zip(x.args[1:], y.args[1:], strict=False)
             return all(self.equal(Node("mul", (x.args[0], v)), Node("mul", (y.args[0], u))) for u, v in pairs)
-        if is_term(y) and len(x.args) == 2 and not _clock(x):
+        if is_term(y) and len(x.args) == 2 and not is_clock(x):
             return self.equal(Node("mul", (x.args[0], Node("pow", (x.args[1], Node("num", (-1, "")))))), y)
         return None if y.kind in ("quantity", "named") else False
 
@@ -279,10 +285,6 @@ def exact_or_none(node: Node):
         return exact(node) if is_term(node) else None
     except (OverBudget, Undefined):
         return None
-
-
-def _clock(ratio: Node) -> bool:
-    return len(ratio.args) == 2 and all(t.kind == "num" for t in ratio.args) and len(ratio.args[1].args[1]) == 2
 
 
 def _difference(a: Node, b: Node) -> Node:

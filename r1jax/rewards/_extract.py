@@ -87,7 +87,9 @@ def joined_boxes(text: str) -> str | None:
             break
         parts.append(before)
     if len(parts) == 1:
-        return found[-1][2]
+        content = found[-1][2]
+        inner = boxes(content)[0] if content.startswith("\\boxed") and content.endswith("}") else []
+        return inner[0][2] if len(inner) == 1 and inner[0][:2] == (0, len(content)) else content
     if len({content for _, _, content in parts}) == 1:
         return parts[0][2]
     return " ; ".join(content for _, _, content in reversed(parts))

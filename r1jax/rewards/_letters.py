@@ -30,6 +30,7 @@ for _many, _one in (
     ("⌉", r"\rceil "), ("⟨〈", r"\langle "), ("⟩〉", r"\rangle "), ("“”„″", '"'), ("‘’′", "'"), ("％", r"\%"),
     ("½", r"\frac{1}{2}"), ("⅓", r"\frac{1}{3}"), ("⅔", r"\frac{2}{3}"), ("¼", r"\frac{1}{4}"),
     ("¾", r"\frac{3}{4}"), ("⅕", r"\frac{1}{5}"), ("⅛", r"\frac{1}{8}"), ("⅙", r"\frac{1}{6}"), ("∠", r"\angle "),
+    ("¢", r"\text{ cents}"),
     ("△", r"\triangle "), ("。", ".\n"), ("⊂", r"\subset "), ("∧", r"\text{ and }"), ("∨", r"\text{ or }"),
     ("α", r"\alpha "), ("β", r"\beta "), ("γ", r"\gamma "), ("δ", r"\delta "), ("θ", r"\theta "),
     ("λ", r"\lambda "), ("μ", r"\mu "), ("φϕ", r"\phi "), ("ω", r"\omega "), ("ρ", r"\rho "), ("σ", r"\sigma "),
@@ -77,6 +78,8 @@ _RENAMED = (
     (re.compile(r"\\(?:lvert|rvert|vert|mid)(?![a-zA-Z])"), "|"),
     (re.compile(r"\\(?:lVert|rVert|Vert)(?![a-zA-Z])"), r"\\|"),
     (re.compile(r"\\(?:varnothing)(?![a-zA-Z])"), r"\\emptyset "),
+    (re.compile(r"\\(?:backslash|smallsetminus)(?![a-zA-Z])"), r"\\setminus "),
+    (re.compile(r"\\surd(?![a-zA-Z])"), r"\\sqrt "),
     (re.compile(r"\\(?:dots[a-z]?|cdots)(?![a-zA-Z])|\.\.\.+"), r"\\ldots "),
     (re.compile(r"\\(?:land|wedge)(?![a-zA-Z])"), r"\\text{ and }"),
     (re.compile(r"\\(?:lor|vee)(?![a-zA-Z])"), r"\\text{ or }"),
@@ -86,12 +89,13 @@ _RENAMED = (
 )
 # a brace that is closed by \right. holds the lines of a system
 _SYSTEM = re.compile(
-    r"\\left\s*\\(?:\{|lbrace)\s*\\begin\{(array|aligned|matrix|gathered|align\*?)\}(?:\{[lcr| ]*\})?(.*?)\\end\{\1\}\s*"
-    r"\\right\s*\.",
+    r"\\left\s*\\(?:\{|lbrace)\s*\\begin\{(array|aligned|matrix|gathered|align\*?)\}(?:\{[lcr| ]*\})?"
+    r"(.*?)\\end\{\1\}\s*\\right\s*\.",
     re.DOTALL,
 )
 _GOES_ON = re.compile(r"(?:\\\\)?\s*&\s*(=|<|>|\\(?:le|ge|ne|approx|equiv|in)(?![a-zA-Z]))|\\\\\s*(?==)")
 LONGEST_SYSTEM = 4096
+_TIMES_TEN = re.compile(r"(?<=\d)\s*[xX]\s*(?=10\s*(?:\^|\*\*))")  # 7.2 x 10^3
 _PLAIN_ROOT = re.compile(r"(?<![\\A-Za-z])sqrt\s*(\d+(?:\.\d+)?)")
 # between digits: 28,800 28{,}800 28\,800 12,\!000 1 000
 _SURE = r"(?:\{,\}|,\s*\\!\s*|\\[,;:! ]\s*|~|\s(?=\d{3}))"
@@ -115,13 +119,17 @@ def tidy(latex: str) -> str:
             text = _GOES_ON.sub(r"\1", text)
     if "sqrt" in text:
         text = _PLAIN_ROOT.sub(r"\\sqrt{\1}", text)
+    if "x" in text:
+        text = _TIMES_TEN.sub(r"\\times ", text)
+    if "per cent" in text:
+        text = text.replace("per cent", "percent")
     if ".m" in text:
         text = _HALF_DAY.sub(r"\1m", text)
     return THOUSANDS.sub(lambda m: _NOT_DIGIT.sub("", m[0]), text).strip()
 
 
 MOST_WRAPPERS = 12
-_WRAPPERS = (("```", "```"), ("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("`", "`"), ('"', '"'))
+_WRAPPERS = (*((mark, mark) for mark in ("```", "$$", "$", "**", "`", '"')), (r"\(", r"\)"), (r"\[", r"\]"))
 
 
 def unwrap(text: str) -> str:

@@ -145,6 +145,8 @@ class Numeric:
             if len(values) > 1:
                 return value / mp.log(values[1])
             return value / mp.log(10) if name == "lg" or (name == "log" and self.ten) else value
+        if name == "cis":
+            return mp.cos(x) + mp.mpc(0, 1) * mp.sin(x)
         if name == "abs":
             return abs(x)
         if name in ("floor", "ceil") and _real(x):

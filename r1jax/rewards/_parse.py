@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 
 from r1jax.rewards._ast import Node, Unreadable, num, over
+from r1jax.rewards._labels import is_filler, may_be_label, may_be_unit
 from r1jax.rewards._letters import spelling
 from r1jax.rewards._terms import Terms
 from r1jax.rewards._tokens import END, Token, scan
-from r1jax.rewards._units import DEGREES, PERCENT, is_filler, may_be_label, may_be_unit, times
+from r1jax.rewards._units import DEGREES, PERCENT, measure, times
 
 _RELATIONS = {
     "=": "=",
@@ -33,7 +34,8 @@ _OUTWARD = re.compile(r"(?:(?<=^)|(?<=cup)|(?<=cup ))([\[\]])([^\[\](){}]*[,;][^
 _STRONG = {";", "and", "or", "\\\\", "和", "或"}
 _WEAK = {",", "quad"}
 _BASED = re.compile(
-    r"\(?(?:\\text\{|\\mathrm\{|\{)?([0-9A-Z]+)\}?\)?_(?:\{?(\d{1,2})\}?|\{?(?:\\text\{|\\mathrm\{)?([a-z]+)\}?\}?)"
+    r"\(?(?:\\text\{|\\mathrm\{|\{)?([0-9A-Z]+|[0-9][0-9a-f]+)\}?\)?"
+    r"_(?:\{?\(?(\d{1,2})\)?\}?|\{?(?:\\text\{|\\mathrm\{)?([a-z]+)\}?\}?)"
 )
 _BASE_WORDS = {
     "two": 2,
@@ -61,7 +63,7 @@ def parse(tidied: str, commas: bool = True) -> Node:
         base = int(based[2]) if based[2] else _BASE_WORDS.get(based[3] or "", 0)
         is_number = based[1][0].isdigit() or (len(based[1]) > 1 and base > 10)  # A_{16} is a letter with an index
         if is_number and 2 <= base <= 36 and all(int(digit, 36) < base for digit in based[1]):
-            return Node("based", (based[1].lstrip("0") or "0", base))
+            return Node("based", (based[1].upper().lstrip("0") or "0", base))
     parser = Answer(scan(_OUTWARD.sub(_inward, tidied), commas))
     node = parser.answer()
     if parser.peek() is not END:
@@ -81,8 +83,12 @@ class Answer(Terms):
     def answer(self) -> Node:
         """Items between separators: a single item, or a `list`; items of one group of assignments stay together."""
         groups: list[list[Node]] = [[]]
+        continued = False
         while self.peek() is not END and not self.at_close():
             groups[-1].append(self.item())
+            if continued and not _is_smaller(*groups[-1][-2:]):
+                raise Unreadable("two numbers side by side")
+            continued = False
             strong = weak = joined = False
             while self.peek().value in _STRONG | _WEAK and self.peek().kind == "op":
                 token = self.next()
@@ -93,6 +99,8 @@ class Answer(Terms):
                 raise Unreadable("nothing after and, or")
             if strong and self.peek() is not END:
                 groups.append([])
+            elif not weak and self.continues(groups[-1][-1]):  # 2 hours 30 minutes
+                weak = continued = True
             elif not weak and self.peek() is not END and not self.at_close():
                 raise Unreadable(f"no separator before {self.peek().value}")
         groups = [group for group in groups if group]
@@ -102,6 +110,10 @@ class Answer(Terms):
             return Node("list", tuple(Node("list", tuple(group)) if len(group) > 1 else group[0] for group in groups))
         items = [item for group in groups for item in group]
         return items[0] if len(items) == 1 else Node("list", tuple(items))
+
+    def continues(self, item: Node) -> bool:
+        """Whether a smaller unit may follow."""
+        return item.kind == "quantity" and self.peek().kind == "num" and measure(item.args[1]) is not None
 
     def item(self) -> Node:
         """A relation, a chain of relations, or one value with what stands beside it."""
@@ -266,6 +278,12 @@ def _is_system(group: list[Node]) -> bool:
     return len(names) == len(group) == len(set(names))
 
 
+def _is_smaller(big: Node, small: Node) -> bool:
+    """Whether the second is a quantity in a smaller unit of the dimension of the first."""
+    left, right = (measure(node.args[1]) if node.kind == "quantity" else None for node in (big, small))
+    return bool(left and right) and left[0] == right[0] and left[1] > right[1]
+
+
 def _missing() -> Node:
     raise Unreadable("nothing after a relation sign")
 
@@ -275,4 +293,5 @@ def words_of(text: str) -> str:
     plain = re.sub(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox|operatorname)\s*(?![a-zA-Z])", "", text)
     plain = re.sub(r"\\[,;:! ]|[~${}\"'.,]", " ", plain)
     plain = re.sub(r"\b(?:the|a|an)\b", " ", plain.lower())
+    plain = re.sub(r"\b([a-z]{3,}[^s\W])s\b", r"\1", plain)  # solutions, solution
     return spelling(re.sub(r"\s+", "", plain))

@@ -24,12 +24,14 @@ _NUMBER = re.compile(
 _MARKED = re.compile(r"\$[^$]*\$|\\[(\[]|\*\*|</?\w+>")
 _WORD = re.compile(r"(?<![\\A-Za-z{])(?!and\b)[A-Za-z]{3,}|[\u4e00-\u9fff]")
 _BRACES = re.compile(r"\\.|[{}]")
-_MONEY = re.compile(r"^\W{0,4}\\\$\s*[\d.]")
+_MONEY = re.compile(r"^\W{0,4}(?:\\\$|USD)\s*[\d.]")
 _FONT = r"(?:\\(?:text|textbf|textrm|mathbf|mathrm|bf)\s*\{\s*)?"
 _OPTION = re.compile(_FONT + r"(?:\(\s*)?([A-J])\s*[).:]\s*\}?(?:\\[ ,;:]|\\q?quad|[\s~}])*(\S.*)")
-_BARE_OPTION = re.compile(_FONT + r"\(?([A-J])\)?\}?")
+_BARE_OPTION = re.compile(
+    _FONT + r"(?:(?:option|choice|answer)\s*)?\}?\s*" + _FONT + r"\(?([A-J])\)?\.?\s*\}?", re.IGNORECASE
+)
 _NAME = re.compile(r"[a-z]{3,}")
-_SIGNS = re.compile(r"\\[()\[\]]|\\?\$|[€£¥₹]")
+_SIGNS = re.compile(r"\\[()\[\]]|(?:\b(?:US|HK))?\\?\$|[€£¥₹]|\bUSD\s*(?=\d)")
 
 
 @dataclass
@@ -93,6 +95,9 @@ def same_word(one: Reading, other: Reading) -> bool:
 
 def same_option(one: Reading, other: Reading) -> bool:
     """(B) 42 says B, and says 42: against a bare letter the letter counts, against a number the value."""
+    letters = [_BARE_OPTION.fullmatch(reading.tidied) for reading in (one, other)]
+    if all(letters) and any(letter[0] != letter[1] for letter in letters):
+        return letters[0][1] == letters[1][1]
     for labelled, bare in ((one, other), (other, one)):
         option = _OPTION.fullmatch(labelled.tidied)
         value = plain_number(unwrap(option[2])) if option else None

@@ -11,6 +11,7 @@ from r1jax.rewards._scalars import is_term
 
 INFINITY = Node("const", ("inf",))
 MINUS_INFINITY = negative(INFINITY)
+LINE_NODE = Node("sym", ("mathbbR",))
 LINE = (MINUS_INFINITY, INFINITY, "()")
 Piece = tuple[Node, Node, str]
 
@@ -45,6 +46,8 @@ def _solutions(operators: tuple, sides: tuple) -> list[Piece] | None:
     if len(sides) == 2:
         for flipped in (False, True):
             letter, bound = sides if not flipped else sides[::-1]
+            if letter.kind == "fn" and letter.args[0] == "abs" and letter.args[1].kind == "sym":
+                return _of_absolute(operators[0], bound, inside=not flipped)
             factor = _multiple_of_letter(letter)
             if factor is None or symbols(bound) or not is_term(bound):
                 continue
@@ -58,6 +61,16 @@ def _solutions(operators: tuple, sides: tuple) -> list[Piece] | None:
     if len(sides) == 3 and sides[1].kind in ("sym", "apply") and not symbols(sides[0]) and not symbols(sides[2]):
         return [(sides[0], sides[2], ("(" if operators[0] == "<" else "[") + (")" if operators[1] == "<" else "]"))]
     return None
+
+
+def _of_absolute(operator: str, bound: Node, inside: bool) -> list[Piece] | None:
+    """|x| < 3 for a positive number."""
+    if symbols(bound) or not is_term(bound) or operator == "!=" or _size(bound) <= 0:
+        return None
+    if inside:
+        return [(negative(bound), bound, "()" if operator == "<" else "[]")]
+    low, high = ("()", "()") if operator == "<" else ("(]", "[)")
+    return [(MINUS_INFINITY, negative(bound), low), (bound, INFINITY, high)]
 
 
 def _multiple_of_letter(node: Node) -> Node | None:
@@ -75,6 +88,8 @@ def _together(items: tuple) -> list[Piece] | None:
         return None
     if len({frozenset(symbols(item)) for item in items}) != 1:
         return None
+    if all(item.args[0] == ("!=",) and item.args[1].kind == "sym" for item in items):
+        return _without_points(LINE_NODE, Node("set", tuple(item.args[2] for item in items)))
     parts = [pieces(item) for item in items]
     if None in parts:
         return None

@@ -5,15 +5,19 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 
-from r1jax.rewards._ast import Node, holds, negative, rebuild, symbols, walk
+from r1jax.rewards._ast import Node, holds, negative, num, rebuild, sym, symbols, walk
 from r1jax.rewards._exact import Undefined
+from r1jax.rewards._matrices import determinant, matrix_value, nested
 from r1jax.rewards._numeric import rounds_to
+from r1jax.rewards._parse import words_of
 from r1jax.rewards._scalars import is_term
+from r1jax.rewards._units import measure
 
 FALSE = Node("false", ())
 _ASCENDING = {"<": "<", "<=": "<=", ">": "<", ">=": "<="}
 _STATEMENTS = {"equation", "order", "member", "relation", "false", "text"}
 MOST_SIGNS = 4
+ALL_REALS = {words_of(words) for words in ("all real numbers", "all reals", "all real", "全体实数")}
 Equal = Callable[[Node, Node], bool]
 
 
@@ -33,14 +37,20 @@ def normal(node: Node, equal: Equal) -> Node:
             item = normal(item, equal)
             spread = item.kind == "list" and all(i.kind != "named" or node.kind == "set" for i in item.args)
             items.extend(item.args if spread else (item,))
-        items = _values(items) if node.kind == "list" else items
+        items = _one_quantity(_values(_unequal(items))) if node.kind == "list" else items
         return items[0] if len(items) == 1 and node.kind == "list" else Node(node.kind, tuple(items))
+    if node.kind == "det":
+        return determinant(node.args) or node
+    if node.kind == "tuple" and (rows := nested(node)):
+        return Node("matrix", rows)
+    if node.kind == "text" and words_of(node.args[0]) in ALL_REALS:
+        return sym("mathbbR")
     if node.kind in ("tuple", "union", "ratio", "quantity"):
         return Node(node.kind, tuple(normal(arg, equal) if isinstance(arg, Node) else arg for arg in node.args))
     if node.kind == "apply" and not is_term(node):
         return Node("apply", tuple(normal(arg, equal) if isinstance(arg, Node) else arg for arg in node.args))
-    if holds(node, "matrix") and node.kind in ("add", "mul"):
-        return _matrix_value(node) or node
+    if holds(node, "matrix") and node.kind in ("add", "mul", "pow"):
+        return matrix_value(node) or node
     if holds(node, "pm"):
         return _both_signs(node)
     return node
@@ -119,6 +129,8 @@ def is_name(node: Node) -> bool:
         return all(part.kind == "sym" and part.args[0][0].isupper() for part in node.args)
     if node.kind == "ratio":
         return all(map(is_name, node.args))
+    if node.kind == "matrix":
+        return all(cell.kind == "sym" for row in node.args for cell in row)
     if node.kind == "tuple":
         return node.args[:2] == ("(", ")") and all(part.kind in ("sym", "const") for part in node.args[2:])
     return False
@@ -135,11 +147,33 @@ def _values(items: list[Node]) -> list[Node]:
     return [item.args[1] if item.kind == "named" else item for item in items]
 
 
+def _one_quantity(items: list[Node]) -> list[Node]:
+    """2 hours and 30 minutes is one quantity: known units of one dimension, each smaller than the one before."""
+    known = [measure(item.args[1]) if item.kind == "quantity" else None for item in items]
+    if len(items) < 2 or None in known or len({dimension for dimension, _ in known}) > 1:
+        return items
+    sizes = [size for _, size in known]
+    if any(big <= small for big, small in itertools.pairwise(sizes)):
+        return items
+    terms = tuple(Node("mul", (item.args[0], num(size / sizes[-1]))) for item, size in zip(items, sizes, strict=True))
+    return [Node("quantity", (Node("add", terms), items[-1].args[1]))]
+
+
 def _spread(node: Node) -> Node:
     """x = ±2 as x = 2, x = -2."""
     if node.kind == "named" and node.args[1].kind == "list":
         return node.args[1]
+    if node.kind == "order" and node.args[0] == ("!=",) and node.args[2].kind == "list":
+        return Node("list", tuple(Node("order", (("!=",), node.args[1], value)) for value in node.args[2].args))
     return node
+
+
+def _unequal(items: list[Node]) -> list[Node]:
+    """x ≠ 0, 1 as x ≠ 0, x ≠ 1."""
+    first = items[0] if items else FALSE
+    if first.kind != "order" or first.args[0] != ("!=",) or first.args[1].kind != "sym":
+        return items
+    return [item if not is_term(item) or symbols(item) else Node("order", (*first.args[:2], item)) for item in items]
 
 
 def _both_signs(node: Node) -> Node:
@@ -161,42 +195,3 @@ def _with_signs(node: Node, choice: tuple, together: bool) -> Node:
         return part.args[1] if sign > 0 else negative(part.args[1])
 
     return rebuild(node, change)
-
-
-def _matrix_value(node: Node) -> Node | None:
-    """Sums of matrices, and their multiples by terms."""
-    if node.kind == "matrix":
-        return node
-    if node.kind == "add":
-        parts = [_matrix_value(part) for part in node.args]
-        if any(part is None or [len(r) for r in part.args] != [len(r) for r in parts[0].args] for part in parts):
-            return None
-        rows = zip(*(part.args for part in parts), strict=False)
-        return Node("matrix", tuple(tuple(Node("add", cells) for cells in zip(*row, strict=False)) for row in rows))
-    if node.kind == "mul":
-        matrices = [part for part in node.args if part.kind == "matrix"]
-        factors = tuple(part for part in node.args if part.kind != "matrix")
-        if matrices and all(map(is_term, factors)):
-            product = matrices[0].args
-            for matrix in matrices[1:]:
-                product = _product(product, matrix.args)
-            return product and Node(
-                "matrix", tuple(tuple(Node("mul", (*factors, cell)) for cell in row) for row in product)
-            )
-    return None
-
-
-def _product(left: tuple, right: tuple) -> tuple | None:
-    """Rows by columns; None where the shapes do not fit."""
-    if (
-        not left
-        or any(len(row) != len(right) for row in left)
-        or len({len(row) for row in right}) != 1
-        or len(right) > 8
-    ):
-        return None
-    columns = list(zip(*right, strict=False))
-    return tuple(
-        tuple(Node("add", tuple(Node("mul", pair) for pair in zip(row, column, strict=False))) for column in columns)
-        for row in left
-    )

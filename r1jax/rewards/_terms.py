@@ -11,6 +11,12 @@ from r1jax.rewards._tokens import END, Token
 _UNKNOWN_FUNCTIONS = set("fghFGH")
 
 
+def _of_combination(base: Node) -> str:
+    """5 of C_5, which with an exponent is a binomial coefficient."""
+    name = base.args[0] if base.kind == "sym" else ""
+    return name[2:] if name[:2] == "C_" and name[2:].isdigit() else ""
+
+
 class Terms(Commands):
     """Recursive descent over tokens; one method per level of binding."""
 
@@ -116,6 +122,8 @@ class Terms(Commands):
             if token.value == "^":
                 self.next()
                 node = self.raised(node)
+                if node.kind == "pow" and node.args[1].kind == "num" and (lower := _of_combination(node.args[0])):
+                    node = Node("fn", ("binom", number(lower), node.args[1]))
             elif token.value == "!" and not (
                 self.peek(1).value == "=" and (self.peek(1).spaced is False) and (token.spaced or node.kind == "sym")
             ):
@@ -142,6 +150,8 @@ class Terms(Commands):
             return name
         start = self.at
         known = name.args[0][0] in _UNKNOWN_FUNCTIONS
+        if name.args[0] == "C" and (chosen := self.combinations()):
+            return chosen
         if not known and self.tokens[self.item_at].value != name.args[0][0]:
             return name
         inner = self.bracket()
@@ -150,6 +160,14 @@ class Terms(Commands):
             return Node("apply", (name.args[0], *args))
         self.at = start
         return name
+
+    def combinations(self) -> Node | None:
+        """C(5, 2)."""
+        numbers = [self.peek(ahead) for ahead in range(1, 5)]
+        if [token.value if token.kind == "op" else token.kind for token in numbers] != ["num", ",", "num", ")"]:
+            return None
+        self.at += 5
+        return Node("fn", ("binom", number(numbers[0].value), number(numbers[2].value)))
 
     def subscript(self) -> str:
         if self.peek().value != "{":

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from r1jax.rewards._ast import OverBudget, Unreadable
 from r1jax.rewards._letters import COMMAS
-from r1jax.rewards._units import DEGREES, PERCENT, TIMES, UNITS, singular
+from r1jax.rewards._units import DEGREES, PERCENT, SPEEDS, TIMES, UNITS, singular
 
 MOST_TOKENS = 1500
 LONGEST_NUMBER = 3000  # digits of one number that is more than text
@@ -22,7 +22,7 @@ class Token(NamedTuple):
 END = Token("end", "")
 FUNCTIONS = set(
     "sin cos tan cot sec csc arcsin arccos arctan arccot arcsec arccsc sinh cosh tanh coth ln log lg exp "
-    "gcd lcm max min det arg re im deg sgn sign".split()
+    "gcd lcm max min det arg re im deg sgn sign cis".split()
 )
 _ALIASES = {
     "asin": "arcsin",
@@ -39,22 +39,9 @@ _ALIASES = {
     "acosh": "arccosh",
     "atanh": "arctanh",
 }
-_PLAIN_COMMANDS = FUNCTIONS - {"arg", "re", "im", "deg", "sign", "det", "max", "min"} | {
-    "sqrt",
-    "cbrt",
-    "pi",
-    "infty",
-    "abs",
-    "floor",
-    "ceil",
-    "cup",
-    "arcsinh",
-    "arccosh",
-    "arctanh",
-    "theta",
-    "alpha",
-    "beta",
-}
+_PLAIN_COMMANDS = FUNCTIONS - {"arg", "re", "im", "deg", "sign", "det", "max", "min"} | set(
+    "sqrt cbrt pi infty abs floor ceil cup arcsinh arccosh arctanh theta alpha beta".split()
+)
 _SHORT_WORDS = set(
     "no yes the is all any for if not odd two one ten six are of to it he she we an as by on at be do us up "
     "true false none".split()
@@ -69,35 +56,11 @@ _LETTERS_APART = re.compile(r"[A-Z](?:[\s,;]+(?:(?:and|or)\s+)?[A-Z])+")
 _CJK = re.compile(r"[\u4e00-\u9fff]+")
 _COMMAND = re.compile(r"\\([A-Za-z]+\*?|.)", re.DOTALL)
 _TEXTS = {"text", "textbf", "textit", "textrm", "textsf", "mbox", "hbox", "textnormal", "texttt"}
-_FONTS = {
-    "mathrm",
-    "mathbf",
-    "mathit",
-    "mathsf",
-    "mathcal",
-    "operatorname",
-    "boldsymbol",
-    "bm",
-    "mathfrak",
-    "operatorname*",
-    "mathscr",
-}
+_FONTS = set("mathrm mathbf mathit mathsf mathcal operatorname boldsymbol bm mathfrak operatorname* mathscr".split())
 _COMPOUND = re.compile(r"[A-Za-z]+(?:\^\{?-?\d\}?)?(?:\s*(?:/|\\cdot|\s)\s*[A-Za-z]+(?:\^\{?-?\d\}?)?)+")  # m/s^2
 _SPACES = {",", ";", ":", "!", ">", " ", "quad", "qquad", "thinspace", "enspace"}
 _DROPPED_GROUPS = {"color", "label", "tag", "hspace", "vspace", "textcolor"}
-_UNWRAPPED = {
-    "boxed",
-    "fbox",
-    "underline",
-    "vec",
-    "overrightarrow",
-    "hat",
-    "widehat",
-    "tilde",
-    "cancel",
-    "mathop",
-    "ensuremath",
-}
+_UNWRAPPED = set("boxed fbox underline vec overrightarrow hat widehat tilde cancel mathop ensuremath".split())
 _CASED = {"vec", "overrightarrow", "hat", "widehat", "tilde"}
 
 
@@ -271,7 +234,7 @@ def _add_letters(add, tokens: list[Token], run: str, spaced: bool) -> None:
         if run.startswith(function) and len(run) == len(function) + 1 and function != "sin" * (run == "sing"):
             add("cmd", function)
             return add("let", run[-1])
-    is_unit = lower in UNITS or singular(run) in UNITS or lower in DEGREES or lower in TIMES
+    is_unit = lower in UNITS or lower in SPEEDS or singular(run) in UNITS or lower in DEGREES or lower in TIMES
     if (after_number and (is_unit or (spaced and len(run) > 3))) or _is_word(run, tokens):
         return add("word", run)
     for letter in run:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from fractions import Fraction
 
 # fmt: off
@@ -14,7 +15,7 @@ _TABLE = {  # dimension: {names: size}
         "mile mi": Fraction(1609344, 1000),
     },
     "time": {
-        "millisecond ms": Fraction(1, 1000), "second sec s 秒": 1, "minute min 分钟": 60, "hour hr h 小时": 3600,
+        "millisecond ms": Fraction(1, 1000), "second sec s 秒": 1, "minute min 分钟": 60, "hour hr h 小时 时": 3600,
         "day 天": 86400, "week 周": 604800,
     },
     "mass": {
@@ -26,8 +27,10 @@ _TABLE = {  # dimension: {names: size}
         "jiao 角": "¥/10", "pence": "p",
     },
     "volume": {
-        "ml milliliter millilitre 毫升": Fraction(1, 1000), "l liter litre 升": 1, "gallon gal": "gallon", "cup": "cup",
+        "ml milliliter millilitre 毫升": Fraction(1, 10**6), "cl centiliter centilitre": Fraction(1, 10**5),
+        "l liter litre 升": Fraction(1, 1000), "gallon gal": "gallon", "cup": "cup",
     },
+    "area": {"hectare ha 公顷": 10**4},
     "half of the day": {"am": "am", "pm": "pm"},
     "angle": {"radian rad": "radian"},
 }
@@ -38,8 +41,12 @@ UNITS = {
     for key, size in names.items()
     for name in key.split()
 }
+_DERIVED = {"volume": ("length", 3), "area": ("length", 2)}  # in cubic and square meters
+SPEEDS = {"mph": Fraction(1609344, 1000), "kph": Fraction(1000), "kmh": Fraction(1000), "kmph": Fraction(1000)}
 _POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3, "平方": 2, "立方": 3}
 TIMES = {
+    "dozen": 12,
+    "dozens": 12,
     "hundred": 10**2,
     "thousand": 10**3,
     "million": 10**6,
@@ -56,37 +63,7 @@ TIMES = {
 _TIMES_ZH = re.compile("万亿|千万|百万|万|亿")
 DEGREES = {"degree", "degrees", "deg", "度"}
 PERCENT = {"percent", "pct", "percentage", "percents", "per cent"}
-# words that change what a number says: never a unit
-STOP = set(
-    "if else or and not no nor where when for is are was be wait yes maybe perhaps but unless except more "
-    "less than least most import lambda in from to with without over under above below only exactly half "
-    "double triple twice squared cubed dozen dozens negative minus plus times divided either neither "
-    "infinity undefined none both all any every some other another possibly probably otherwise instead "
-    "until true false impossible unknown th st nd rd pi mod even odd prime wrong incorrect mistake error guess "
-    "alternatively x k one two three four five six seven eight nine ten eleven twelve twenty thirty forty fifty sixty "
-    "seventy eighty ninety hundred thousand million billion trillion tens hundreds halves thirds quarters fourths "
-    "fifths sixths sevenths eighths ninths tenths hundredths thousandths remainder".split()
-)
-_STOP_ZH = re.compile("以上|以下|以内|以外|左右|多|余|至|到|或|不|非|成|折|分之|半|百|十|[零一二三四五六七八九]")
-_DENIES = re.compile(r"\b(?:not|no|never|neither|nor|cannot|but|except|wrong|incorrect|false|unlike)\b|n['’]t\b|不|非|错|除")
-_BOUNDS = re.compile(
-    r"\b(?:least|most|less|more|fewer|greater|larger|smaller|above|below|over|under|minus|negative|than|half|twice|or)\b"
-)
-FILLER = set("approximately about exactly roughly around approx answer the is a an us usd rs hk".split())
-_FILLER_ZH = re.compile("(?:答案|结果|最终|所以|因此|共有|一共|总共|大约|等于|共|约|有|得|即|应|是|为|的|值)+")
 _WORD = re.compile(r"[A-Za-z]+|[\u4e00-\u9fff]+|\^\{?-?\d\}?|/|²|³")
-
-
-def is_filler(words: str) -> bool:
-    """Whether words before a value leave it what it is. 小于 (less than) and 不是 (is not) do not."""
-    parts = re.findall(r"[A-Za-z]+|[\u4e00-\u9fff]+", words)
-    return all(part.lower() in FILLER or _FILLER_ZH.fullmatch(part) for part in parts)
-
-
-def may_be_label(words: str, of_equation: bool) -> bool:
-    """Whether words before a colon or an equal sign only name the value."""
-    lower = words.lower()
-    return not _DENIES.search(lower) and (of_equation or not _BOUNDS.search(lower))
 
 
 def times(words: str) -> tuple[int, str]:
@@ -106,43 +83,43 @@ def singular(word: str) -> str:
     return word
 
 
-def may_be_unit(words: str) -> bool:
-    """Whether these words only name what is counted: no condition, no negation, no second answer."""
-    plain = re.sub(r"\^\{?-?\d\}?", "", words.replace(".", "").replace("-", " ")).strip()
-    parts = [part for part in re.split(r"[\s/^{}()·*]+", plain) if part]
-    if len(parts) > 6 or any(part.lower() in STOP for part in parts):
-        return False
-    if _STOP_ZH.search(plain) and plain not in UNITS:
-        return False
-    return all(part.isalpha() or part == "°" for part in parts)
-
-
 def measure(words: str) -> tuple[str, Fraction] | None:
     """The dimension of a known unit and its size, None for what we do not know: a noun, a currency sign.
 
-    Square and cubic forms belong to a dimension of their own.
+    km/h and meters per second have one dimension, square and cubic forms another than the plain ones.
     """
-    plain = words.replace(".", "").replace("\\", "").strip()
-    parts = [part for part in _WORD.findall(plain) if part not in ("per",)]
-    if not parts or "/" in parts or "per" in plain.split():
+    plain = words.replace(".", "").replace("\\", "").replace("每", " per ").strip()
+    if _WORD.sub("", plain).strip(" ·*()-"):
         return None
-    exponent, known = 1, None
-    for part in parts:
-        for cjk, value in (("平方", 2), ("立方", 3)):
-            if part.startswith(cjk):
-                exponent, part = value, part[2:]
-        if part.startswith("^"):
-            exponent = int(part.strip("^{}"))
-        elif part.lower() in _POWERS:
-            exponent = _POWERS[part.lower()]
-        else:
-            found = UNITS.get(part.lower()) or UNITS.get(singular(part)) or UNITS.get(part)
-            if not found or known:
+    factors: list[tuple[str, Fraction, int]] = []
+    sign, waiting = 1, 1
+    for part in _WORD.findall(plain):
+        lower = part.lower()
+        if part == "/" or lower == "per":
+            sign = -1
+        elif part.startswith("^"):
+            if not factors:
                 return None
-            known = found
-    if not known or not exponent:
-        return None
-    dimension, size = known
-    if isinstance(size, str):
-        return f"{dimension} {size}^{exponent}", Fraction(1)
-    return f"{dimension}^{exponent}", size**exponent
+            dimension, size, exponent = factors.pop()
+            factors.append((dimension, size, exponent * int(part.strip("^{}"))))
+        elif lower in _POWERS:
+            waiting = _POWERS[lower]
+        elif lower in SPEEDS:
+            factors += [("length", SPEEDS[lower], 1), ("time", Fraction(3600), -1)]
+        else:
+            for cjk, exponent in (("平方", 2), ("立方", 3)):
+                if part.startswith(cjk):
+                    waiting, part = exponent, part[2:]
+            found = UNITS.get(part.lower()) or UNITS.get(singular(part)) or UNITS.get(part)
+            if not found:
+                return None
+            dimension, size = found
+            factors.append((dimension, size, sign * waiting))
+            waiting = 1
+    sizes, exponents = Fraction(1), Counter()
+    for dimension, size, exponent in factors:
+        name, power = (f"{dimension} {size}", 1) if isinstance(size, str) else _DERIVED.get(dimension, (dimension, 1))
+        sizes *= 1 if isinstance(size, str) else size**exponent
+        exponents[name] += power * exponent
+    known = sorted((name, exponent) for name, exponent in exponents.items() if exponent)
+    return (" ".join(f"{name}^{exponent}" for name, exponent in known), sizes) if known else None

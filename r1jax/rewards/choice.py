@@ -31,12 +31,7 @@ _WHOLE = re.compile(
 )
 _IS = r"(?:\s*(?:is|are|was|be|must\s+be|should\s+be|would\s+be|has\s+to\s+be)\s*:?|\s*[:=])"
 _STATEMENTS = tuple(  # the first kind found decides
-    re.compile(
-        f"(?:{pattern})"
-        + r"\s*(?:option|choice|letter|选项)?\s*[(\[<]?\s*(?P<letter>"
-        + _LETTER.pattern
-        + ")"
-    )
+    re.compile(f"(?:{pattern})" + r"\s*(?:option|choice|letter|选项)?\s*[(\[<]?\s*(?P<letter>" + _LETTER.pattern + ")")
     for pattern in (
         r"(?:\b[Aa]nswer|\bANSWER|[Cc]orrect\s+(?:option|choice))" + _IS,
         r"(?<!不)(?:答案|正确选项|正确答案)\s*(?:应该|应当|应|就|只能)?\s*(?:是|为|选)?\s*:?|(?:故|因此|所以|应|应该|综上)\s*,?\s*选择?",
@@ -96,9 +91,7 @@ def _settled(text: str) -> tuple[str, set[str]]:
         return "whole", _letters(plain)
     for pattern in _STATEMENTS:
         if found := list(pattern.finditer(plain)):
-            return "statement", set().union(
-                *({m["letter"]} | _joined(plain[m.end() :]) for m in found)
-            )
+            return "statement", set().union(*({m["letter"]} | _joined(plain[m.end() :]) for m in found))
     lines = plain.split("\n")
     if len(lines) > 1 and _WHOLE.match(lines[-1]):
         return "last line", _letters(lines[-1])

@@ -20,9 +20,7 @@ from r1jax.rewards.verdict import Verdict
 LONGEST = 4096  # characters of an answer; below Python's limit of 4300 digits for int(str)
 
 # One character for one, never NFKC: it turns 3² into 32.
-_FOLD = {c: chr(c - 0xFEE0) for c in range(0xFF01, 0xFF5F)} | str.maketrans(
-    "×✕✖∗·⋅∙÷∕⁄−–﹣➖﹢➕", "*******///----++"
-)
+_FOLD = {c: chr(c - 0xFEE0) for c in range(0xFF01, 0xFF5F)} | str.maketrans("×✕✖∗·⋅∙÷∕⁄−–﹣➖﹢➕", "*******///----++")
 _LATEX = (
     (re.compile(r"\\(?:times|cdot|ast)(?![a-zA-Z])"), "*"),
     (re.compile(r"\\div(?![a-zA-Z])"), "/"),
@@ -140,9 +138,7 @@ def _uses_exactly(tokens: list[str], numbers: list[Fraction]) -> bool:
     for i, token in enumerate(tokens):
         if token[0].isdigit():
             literals[Fraction(token)] += 1
-            signed[Fraction(token)] += tokens[i - 1 : i] == ["-"] and (
-                i == 1 or tokens[i - 2] in "+-*/("
-            )
+            signed[Fraction(token)] += tokens[i - 1 : i] == ["-"] and (i == 1 or tokens[i - 2] in "+-*/(")
     given = Counter(abs(n) for n in numbers)
     return literals == given and all(signed[-n] >= k for n, k in Counter(numbers).items() if n < 0)
 

@@ -111,9 +111,7 @@ def consistency(cot: str, target: str) -> float | None:
     """
     code = _code(target)
     if code is None:
-        raise ValueError(
-            f"target={target!r} is no language; use an ISO 639-1 code such as 'en' or 'zh'"
-        )
+        raise ValueError(f"target={target!r} is no language; use an ISO 639-1 code such as 'en' or 'zh'")
     words = languages(cot, code)
     total = words.total()
     return words[code] / total if total else None
@@ -169,9 +167,7 @@ def _kind(token: str) -> tuple[str, str]:
         return "", ""
     lower = word.lower()
     if word.isascii():
-        symbol = lower in _SYMBOLS or (
-            len(word) <= 3 and word.isupper() and lower not in _LANGUAGES
-        )
+        symbol = lower in _SYMBOLS or (len(word) <= 3 and word.isupper() and lower not in _LANGUAGES)
         return ("", "") if symbol else ("latin", lower)
     scripts = [name for name, letter in _ALPHABETS.items() if letter.search(word)]
     return (scripts[0] if len(scripts) == 1 else "other"), lower
@@ -180,9 +176,7 @@ def _kind(token: str) -> tuple[str, str]:
 def _latin(sentences: list[list[str]], target: str) -> Counter[str]:
     """The languages of Latin words, given sentence by sentence."""
     elsewhere = target == "zh" or any(target in owners for owners in _SCRIPTS.values())
-    overall = _leader(
-        {word for sentence in sentences for word in sentence}, "en" if elsewhere else target
-    )
+    overall = _leader({word for sentence in sentences for word in sentence}, "en" if elsewhere else target)
     counts: Counter[str] = Counter()
     for sentence in sentences:
         language = _leader(set(sentence), overall)

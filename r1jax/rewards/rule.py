@@ -33,7 +33,8 @@ class Scores(NamedTuple):
 def accuracy_job(text: str, example: Mapping, *, lenient: bool = False) -> tuple[str, str, Mapping] | None:
     """The pool's job for the answer of one completion; None if it has none.
 
-    Strictly an answer is the content of an answer block; leniently, for evaluation only, whatever stands where one should.
+    Strictly an answer is the content of an answer block; leniently, for evaluation only, whatever stands where one
+    should.
     """
     given = format_reward.lenient_answer(text) if lenient else format_reward.answer(text)
     return None if not given else (example["kind"], f"<answer>{given}</answer>", {"gold": example["gold"]})

@@ -35,9 +35,7 @@ def unusable(rows: Sequence[Mapping]) -> list[tuple[Mapping, str]]:
     if pairs:
         from r1jax.rewards.math import verify_batch
 
-        for (_, text), (i, right), verdict in zip(
-            pairs, expected, verify_batch(pairs), strict=True
-        ):
+        for (_, text), (i, right), verdict in zip(pairs, expected, verify_batch(pairs), strict=True):
             if (verdict.reward == 1) != right:
                 found.setdefault(i, _complaint(text, right, verdict))
     return [(rows[i], found[i]) for i in sorted(found)]
@@ -54,9 +52,7 @@ def _math_texts(gold: str | Sequence[str]) -> Iterator[tuple[str, bool]]:
     golds = [gold] if isinstance(gold, str) else list(gold)
     for text in golds:
         yield text, True
-        mutant = re.sub(
-            r"[0-9](?=[^0-9]*$)", lambda digit: str((int(digit[0]) + 1) % 10), text, count=1
-        )
+        mutant = re.sub(r"[0-9](?=[^0-9]*$)", lambda digit: str((int(digit[0]) + 1) % 10), text, count=1)
         if mutant not in golds:
             yield mutant, False
 
