@@ -22,7 +22,7 @@ from r1jax.decode import Rows, Weights
 from r1jax.model.config import ModelConfig
 from r1jax.model.transformer import unstack
 from r1jax.rollout import Rollout
-from r1jax.sharding import decode_specs, empty_cache, local_rows, local_shards, shard_rows
+from r1jax.sharding import decode_specs, empty_cache, local_rows, local_shards, name_of, shard_rows
 
 CHUNK = 16  # tokens between two looks at who is finished
 LADDER = 2  # rows and time axis change by this factor
@@ -40,9 +40,12 @@ def row_keys(seed: int, round_: int, prompts: Sequence[int] | np.ndarray, sample
 
 @functools.partial(jax.jit, static_argnames=("mesh", "dtype"))
 def sync(params: dict, mesh: Mesh, dtype: DTypeLike = jnp.float32) -> Weights:
-    """The policy as decoding wants it: cast, whole over the row axes, sharded over `tensor`, layers in a list."""
-    params = jax.tree.map(lambda x: x.astype(dtype), params)
-    weights = Weights({k: v for k, v in params.items() if k != "layers"}, unstack(params))
+    """The policy as decoding wants it: cast, whole over the row axes, sharded over `tensor`, layers in a list.
+
+    Routers stay float32: a choice of experts that differs from the trainer's is the largest gap there can be.
+    """
+    params = jax.tree_util.tree_map_with_path(lambda path, x: x if "router" in name_of(path) else x.astype(dtype), params)
+    weights = Weights({k: v for k, v in params.items() if k not in ("layers", "mtp")}, unstack(params))
     return jax.lax.with_sharding_constraint(weights, decode_specs(weights, mesh))
 
 

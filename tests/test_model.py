@@ -9,9 +9,10 @@ import pytest
 
 from r1jax import decode
 from r1jax.model import transformer
-from r1jax.model.attention import QUERY_BLOCK, attend_full, rope, rotate
+from r1jax.model.attention import QUERY_BLOCK, How, attend_full
 from r1jax.model.cache import attend_decode
 from r1jax.model.config import ModelConfig
+from r1jax.model.rope import rope, rotate
 from r1jax.sampler import sync
 from tiny import dense_logp, hidden, prompts, sharp
 
@@ -34,7 +35,8 @@ def test_attention_in_query_blocks_is_attention(length):
     q = rng.standard_normal((2, length, 4, 6)).astype(np.float32)
     k, v = rng.standard_normal((2, 2, length, 2, 6)).astype(np.float32)
     mask = np.tril(rng.random((2, length, length)) < 0.7) | np.eye(length, dtype=bool)
-    out, kept = jax.jit(lambda q, k, v, mask: attend_full(mask)(q, k, v))(q, k, v, mask)
+    how = How(jnp.broadcast_to(jnp.arange(length), (2, length)), 6**-0.5)
+    out, kept = jax.jit(lambda q, k, v, mask: attend_full(mask)(q, k, v, how))(q, k, v, mask)
     assert kept is None
     np.testing.assert_allclose(out, attention(q, k, v, mask), atol=1e-5)
 
@@ -42,7 +44,8 @@ def test_attention_in_query_blocks_is_attention(length):
 def test_a_query_that_may_read_nothing_gets_a_number_and_harms_no_gradient():
     q = jnp.ones((1, 3, 2, 4))
     nothing = jnp.zeros((1, 3, 3), bool)
-    out, grad = jax.value_and_grad(lambda k: attend_full(nothing)(q, k, k)[0].sum())(jnp.ones((1, 3, 1, 4)))
+    how = How(jnp.arange(3)[None], 0.5)
+    out, grad = jax.value_and_grad(lambda k: attend_full(nothing)(q, k, k, how)[0].sum())(jnp.ones((1, 3, 1, 4)))
     assert np.isfinite(out)
     assert np.isfinite(grad).all()
 
@@ -136,8 +139,8 @@ def test_decoding_with_the_cache_gives_the_logprobs_of_one_full_forward(cfg, one
     def feed(cache, clock, tokens):
         attends = [attend_decode([shared[i], own[i]], k, v, clock) for i, (k, v) in enumerate(cache)]
         positions = jnp.repeat(jnp.asarray(lengths) + prefix, group)[:, None] + clock
-        hidden, cache = transformer.step(cfg, weights.params, weights.layers, tokens[:, None], positions, attends)
-        return cache, decode.logits_of(weights, hidden[:, 0])
+        hidden, cache, _ = transformer.step(cfg, weights.params, weights.layers, tokens[:, None], positions, attends)
+        return cache, transformer.logits(cfg, weights.params, hidden[:, 0])
 
     n = len(forced)
     shape = (n, cfg.kv_heads, cfg.head_width, 8)

@@ -1,25 +1,139 @@
-"""The gated MLP."""
+"""Feed-forward kinds: the gated MLP, and a mixture of them."""
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
-from r1jax.model.config import ModelConfig
+from r1jax.model.config import Experts, ModelConfig
+from r1jax.model.layers import ACTIVATIONS, Kernel, Linear
 
 
 class GatedMLP(nn.Module):
-    """down(silu(gate x) * up x), without biases (Shazeer 2020)."""
+    """down(act(gate x) * up x), without biases (Shazeer 2020)."""
+
+    cfg: ModelConfig
+    dtype: DTypeLike = jnp.float32
+    width: int = 0  # 0 = the model's
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*rows D"]) -> Float[Array, "*rows D"]:
+        def dense(name: str, width: int) -> Linear:
+            return Linear(width, dtype=self.dtype, name=name)
+
+        width = self.width or self.cfg.mlp_width
+        hidden = ACTIVATIONS[self.cfg.activation](dense("gate", width)(x)) * dense("up", width)(x)
+        return dense("down", self.cfg.width)(hidden)
+
+
+class Routing(NamedTuple):
+    """Where the tokens of one layer went.
+
+    Attributes:
+        chosen: [.., k] experts of each token.
+        load: [X] tokens each expert was chosen by, as float32.
+    """
+
+    chosen: Int[Array, "*rows k"]
+    load: Float[Array, " X"]
+
+
+class ExpertKernels(nn.Module):
+    """The matrices of all experts, [X, D, F] twice and [X, F, D]."""
+
+    cfg: ModelConfig
+
+    @nn.compact
+    def __call__(self) -> tuple[Array, Array, Array]:
+        x, width = self.cfg.experts, self.cfg.width
+        up = (x.count, width, x.width)
+        return Kernel(up, name="gate")(), Kernel(up, name="up")(), Kernel((x.count, x.width, width), name="down")()
+
+
+class Router(nn.Module):
+    """Scores of the experts, and the bias that corrects the choice without touching the scores (Wang et al. 2024). float32."""
+
+    cfg: ModelConfig
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "M D"]) -> tuple[Float[Array, "M X"], Float[Array, " X"]]:
+        experts = self.cfg.experts
+        kernel = self.param("kernel", nn.initializers.zeros, (x.shape[-1], experts.count)).astype(jnp.float32)
+        logits = jnp.dot(x.astype(jnp.float32), kernel, precision="highest")
+        if experts.scores == "softmax":
+            return jax.nn.softmax(logits), jnp.zeros(experts.count)
+        bias = self.param("bias", nn.initializers.zeros, (experts.count,)).astype(jnp.float32)
+        return jax.nn.sigmoid(logits), jax.lax.stop_gradient(bias)
+
+
+class MoE(nn.Module):
+    """Σ gate · expert(x) over the experts each token chooses, plus the shared ones. No token is ever dropped.
+
+    Args of the call:
+        chosen: [.., k] replays the choice of an earlier pass; the gates are this pass's scores of those experts.
+    """
 
     cfg: ModelConfig
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*rows D"]) -> Float[Array, "*rows D"]:
-        def dense(name: str, width: int) -> nn.Dense:
-            return nn.Dense(width, use_bias=False, dtype=self.dtype, name=name)
+    def __call__(self, x: Float[Array, "*rows D"], chosen: Any = None) -> tuple[Float[Array, "*rows D"], Routing]:
+        experts = self.cfg.experts
+        flat = x.reshape(-1, x.shape[-1])
+        scores, bias = Router(self.cfg, name="router")(flat)
+        if chosen is None:
+            choice = choose(scores + bias.reshape(1, -1), experts)
+        else:
+            choice = chosen.reshape(-1, experts.per_token).astype(jnp.int32)
+        gates = jnp.take_along_axis(scores, choice, axis=-1)
+        if experts.normalise:
+            gates = gates / (gates.sum(axis=-1, keepdims=True) + 1e-20)
+        kernels = [kernel.astype(self.dtype) for kernel in ExpertKernels(self.cfg, name="experts")()]
+        out = visit(flat, choice, gates * experts.scale, kernels, self.cfg.activation).reshape(x.shape)
+        if experts.shared:
+            out = out + GatedMLP(self.cfg, self.dtype, experts.shared * experts.width, name="shared")(x)
+        load = jnp.zeros(experts.count).at[choice.reshape(-1)].add(1.0)
+        return out, Routing(choice.reshape(*x.shape[:-1], -1), load)
 
-        hidden = nn.silu(dense("gate", self.cfg.mlp_width)(x)) * dense("up", self.cfg.mlp_width)(x)
-        return dense("down", self.cfg.width)(hidden)
+
+def choose(scores: Float[Array, "M X"], experts: Experts) -> Int[Array, "M k"]:
+    """The experts of each token: its best `per_token`, within its best groups.
+
+    A group counts by its best score (DeepSeek-V2), or by the sum of its two best (V3, whose scores are sigmoids).
+    """
+    if experts.groups > 1:
+        grouped = scores.reshape(-1, experts.groups, experts.count // experts.groups)
+        best = jax.lax.top_k(grouped, 2 if experts.scores == "sigmoid" else 1)[0].sum(-1)
+        kept = jax.lax.top_k(best, experts.groups_kept)[1]
+        inside: Bool[Array, "M g"] = (kept[:, :, None] == jnp.arange(experts.groups)[None, None, :]).any(1)
+        scores = jnp.where(inside[:, :, None], grouped, -jnp.inf).reshape(scores.shape)
+    return jax.lax.top_k(scores, experts.per_token)[1]
+
+
+def visit(
+    x: Float[Array, "M D"], chosen: Int[Array, "M k"], gates: Float[Array, "M k"], kernels: list[Array], activation: str
+) -> Float[Array, "M D"]:
+    """Every token through its experts, weighted by its gates: tokens sorted by expert, one ragged product a matrix."""
+    gate, up, down = kernels
+    order = jnp.argsort(chosen.reshape(-1), stable=True)
+    sizes = jnp.bincount(chosen.reshape(-1), length=gate.shape[0]).astype(jnp.int32)
+    rows = x[order // chosen.shape[1]]
+    hidden = ACTIVATIONS[activation](jax.lax.ragged_dot(rows, gate, sizes)) * jax.lax.ragged_dot(rows, up, sizes)
+    out = jax.lax.ragged_dot(hidden, down, sizes)
+    back = out[jnp.argsort(order)].reshape(*chosen.shape, -1)
+    return jnp.sum(back * gates[..., None].astype(back.dtype), axis=1)
+
+
+def rebalanced(bias: Float[Array, "*layers X"], load: Float[Array, "*layers X"], rate: float) -> Float[Array, "*layers X"]:
+    """The router's bias after a step: busy experts are chosen a little less often, idle ones more (DeepSeek-V3, section 2.1.2)."""
+    return bias + rate * jnp.sign(load.mean(-1, keepdims=True) - load)
+
+
+def imbalance(load: Float[Array, "*layers X"]) -> Float[Array, ""]:
+    """Tokens of the busiest expert over the mean, in the worst layer: 1 is even."""
+    return (load.max(-1) / jnp.maximum(load.mean(-1), 1.0)).max()
