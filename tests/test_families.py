@@ -1,6 +1,5 @@
 """Every family against transformers itself, on random tiny models: logits, greedy decoding, routing, files."""
 
-import dataclasses
 import json
 
 import jax
@@ -14,6 +13,7 @@ import families
 from families import FAMILIES, TOKENS, torch, transformers
 from r1jax import sampler
 from r1jax.model import transformer
+from r1jax.model.attention import attend_full, causal
 from r1jax.weights import export, from_hf, read_config
 from tiny import hidden
 
@@ -57,6 +57,25 @@ def test_greedy_decoding_is_that_of_transformers_and_reports_its_logprobs(saved,
     logp = logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)
     chosen = np.take_along_axis(logp, rollout.tokens[..., None].astype(int), axis=-1)[..., 0]
     np.testing.assert_allclose(rollout.logp, chosen, atol=2e-5)
+
+
+@pytest.mark.parametrize("family", ["qwen3 moe", "deepseek v2", "deepseek v2, groups", "deepseek v3"])
+def test_every_token_visits_the_experts_that_transformers_sends_it_to(family, tmp_path, one):
+    model = families.model(family)
+    model.save_pretrained(tmp_path)
+    cfg, params = from_hf(tmp_path, one)
+    theirs = []
+    for layer in model.model.layers[cfg.experts.dense_layers :]:
+        layer.mlp.gate.register_forward_hook(lambda _module, _inputs, out: theirs.append(out[2].numpy()))
+    families.logits(model)
+    positions = jnp.broadcast_to(jnp.arange(TOKENS.shape[1]), TOKENS.shape)
+    attend = attend_full(causal(TOKENS.shape[1]))
+    routings = jax.jit(lambda params: transformer.forward(cfg, params, jnp.asarray(TOKENS), positions, attend)[2])(params)
+    chosen = np.asarray(routings[0].chosen).reshape(len(theirs), TOKENS.size, -1)
+    np.testing.assert_array_equal(np.sort(chosen), np.sort(theirs))
+    assert len(np.unique(chosen)) > cfg.experts.per_token + 1  # tokens differ in whom they visit
+    counts = np.stack([np.bincount(layer.reshape(-1), minlength=cfg.experts.count) for layer in chosen])
+    np.testing.assert_array_equal(routings[0].load, counts)
 
 
 def tensors(directory):

@@ -11,9 +11,10 @@ from r1jax import decode
 from r1jax.model import transformer
 from r1jax.model.attention import QUERY_BLOCK, How, attend_full
 from r1jax.model.cache import attend_decode
-from r1jax.model.config import ModelConfig
+from r1jax.model.config import Experts, Latent, ModelConfig, RopeScaling
 from r1jax.model.rope import rope, rotate
 from r1jax.sampler import sync
+from r1jax.sharding import empty_cache
 from tiny import dense_logp, hidden, prompts, sharp
 
 
@@ -111,12 +112,24 @@ VARIANTS = {
     "qwen3": {},
     "qwen2": dict(qk_norm=False, qkv_bias=True, tie_embeddings=False),
     "one key head, llama": dict(qk_norm=False, kv_heads=1),
-}
+    "gemma": dict(
+        windows=(5, 0), local_rope_theta=1e2, rope_scaling=RopeScaling("linear", 2.0), attention_cap=3.0, logit_cap=9.0,
+        norm_plus_one=True, post_norms=True, embed_scale=32**0.5, query_scale=0.4, activation="gelu_tanh",
+    ),
+    "deepseek": dict(
+        qk_norm=False, kv_heads=4, head_width=14, tie_embeddings=False, latent=Latent(12, 6, 8, 10, q_rank=20),
+        rope_scaling=RopeScaling("yarn", 4.0, 16, mscale=1.0, mscale_all_dim=0.7),
+        experts=Experts(8, 3, 16, shared=1, dense_layers=1, scores="sigmoid", normalise=True, scale=2.5, groups=4, groups_kept=2),
+    ),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_decoding_with_the_cache_gives_the_logprobs_of_one_full_forward(cfg, one, variant):
-    """Shared prefix, ragged prompts, two rows a prompt, then tokens one by one: every level of the cache at once."""
+    """Shared prefix, ragged prompts, two rows a prompt, then tokens one by one: every level of the cache at once.
+
+    The full forward expands DeepSeek's latents, the cached ones absorb them.
+    """
     cfg = dataclasses.replace(cfg, **VARIANTS[variant])
     params = sharp(cfg, seed=3)
     rng = np.random.default_rng(3)
@@ -143,8 +156,7 @@ def test_decoding_with_the_cache_gives_the_logprobs_of_one_full_forward(cfg, one
         return cache, transformer.logits(cfg, weights.params, hidden[:, 0])
 
     n = len(forced)
-    shape = (n, cfg.kv_heads, cfg.head_width, 8)
-    cache = [(jnp.zeros(shape), jnp.zeros((*shape[:2], 8, cfg.head_width))) for _ in range(cfg.layers)]
+    cache = [empty_cache(cfg, n, 8, one, jnp.float32) for _ in range(cfg.layers)]
     table = [np.repeat(np.asarray(logits), group, axis=0)]
     for t in range(steps):
         cache, logits = feed(cache, jnp.int32(t), jnp.asarray(forced[:, t]))

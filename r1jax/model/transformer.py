@@ -14,6 +14,7 @@ position only, a reward head not at all.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -94,7 +95,7 @@ def init(cfg: ModelConfig, key: Array) -> dict:
         return jax.tree_util.tree_map_with_path(leaf, params)
 
     def stacked(group: Group) -> dict:
-        return jax.vmap(lambda key: layer(group.feed, key))(jnp.stack(layer_keys[group.start : group.stop]))
+        return jax.lax.map(functools.partial(layer, group.feed), jnp.stack(layer_keys[group.start : group.stop]))
 
     scale = jnp.zeros(cfg.width) if cfg.norm_plus_one else jnp.ones(cfg.width)
     params = {
@@ -108,7 +109,7 @@ def init(cfg: ModelConfig, key: Array) -> dict:
         params["unembed"] = {"kernel": 0.02 * jax.random.normal(unembed_key, (cfg.width, cfg.vocab_size))}
     if cfg.mtp_layers:
         mtp_keys = jax.random.split(jax.random.fold_in(key, 1), cfg.mtp_layers)
-        block = jax.vmap(lambda key: layer(cfg.groups[-1].feed, key))(mtp_keys)
+        block = jax.lax.map(functools.partial(layer, cfg.groups[-1].feed), mtp_keys)
         norms = {name: {"scale": jnp.stack([scale] * cfg.mtp_layers)} for name in ("embed_norm", "hidden_norm", "final_norm")}
         project = {"kernel": jnp.zeros((cfg.mtp_layers, 2 * cfg.width, cfg.width))}
         params["mtp"] = {"block": block, "project": project, **norms}
