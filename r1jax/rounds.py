@@ -53,7 +53,7 @@ def complete(
     keys = sampler.row_keys(seed, round_, ids, np.tile(np.arange(samples), len(examples)))
     rollout = sampler.sample(
         policy.cfg, weights, prompts, keys, mesh,
-        max_tokens=max_tokens, temperature=temperature, stop_ids=(tokenizer.eos_id,), pad_id=tokenizer.pad_id,
+        max_tokens=max_tokens, temperature=temperature, stop_ids=tokenizer.stop_ids, pad_id=tokenizer.pad_id,
     )  # fmt: skip
     texts = [tokenizer.decode(row[:length]) for row, length in zip(rollout.tokens, rollout.lengths, strict=True)]
     return rollout, texts
