@@ -22,7 +22,7 @@ import tyro
 
 from r1jax.train_sft import SFTRecipe
 
-MODEL = dict(width=192, layers=4, heads=6, kv_heads=3, head_width=32, mlp_width=512, qk_norm=True, rope_theta=1e4)
+MODEL = dict(width=192, layers=4, heads=6, kv_heads=3, head_width=32, mlp_width=512, qk_norm=True, rope_theta=1e4, max_positions=1024)
 VOCABULARY = 640
 TOKENIZER_DOCUMENTS = 20_000
 RECIPE = SFTRecipe(

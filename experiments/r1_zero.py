@@ -17,6 +17,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from r1jax.lora import TARGETS
 from r1jax.recipe import RLRecipe
 from r1jax.run import RunOptions, explained
 
@@ -38,6 +39,8 @@ PAPER = RLRecipe(
     adam_b1=0.9, adam_b2=0.95, weight_decay=0.0,  # not published
     old_logp="trainer", row_length=34_816, batch_rows=64, remat="full",
     eval_every=200, eval_problems=512, save_every=400, log_samples=64, max_skips=3,
+    lora_rank=0, lora_alpha=32.0, lora_targets=TARGETS,  # the paper trains every parameter
+    replay_routes=False, balance_rate=0.0,  # not published
 )  # fmt: skip
 
 NANO = dataclasses.replace(

@@ -94,14 +94,9 @@ PRESETS = (
 )
 
 
-def shapes(cfg: ModelConfig) -> dict:
-    """The parameters of a model without values."""
-    return jax.eval_shape(lambda: transformer.init(cfg, jax.random.key(0)))
-
-
 def count(cfg: ModelConfig, *, mtp: bool = False) -> int:
     """Number of parameters, the multi-token-prediction layers apart unless asked for."""
-    return sum(x.size for x in jax.tree.leaves(shapes(cfg if mtp else dataclasses.replace(cfg, mtp_layers=0))))
+    return sum(x.size for x in jax.tree.leaves(transformer.shapes(cfg if mtp else dataclasses.replace(cfg, mtp_layers=0))))
 
 
 def check(name: str, cfg: ModelConfig, weights: str) -> None:
@@ -109,5 +104,5 @@ def check(name: str, cfg: ModelConfig, weights: str) -> None:
     if name not in PRESETS:
         return
     bare, ours = (dataclasses.replace(c, mtp_layers=0) for c in (cfg, PRESETS[name]))
-    if shapes(bare) != shapes(ours):
+    if transformer.shapes(bare) != transformer.shapes(ours):
         raise ValueError(f"--weights={weights} has other shapes than --model={name}: width {cfg.width} and {ours.width}, layers {cfg.layers} and {ours.layers}")

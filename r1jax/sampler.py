@@ -17,7 +17,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
-from r1jax import decode
+from r1jax import decode, lora
 from r1jax.decode import Rows, Weights
 from r1jax.model.config import ModelConfig
 from r1jax.model.transformer import unstack
@@ -40,10 +40,11 @@ def row_keys(seed: int, round_: int, prompts: Sequence[int] | np.ndarray, sample
 
 @functools.partial(jax.jit, static_argnames=("mesh", "dtype"))
 def sync(params: dict, mesh: Mesh, dtype: DTypeLike = jnp.float32) -> Weights:
-    """The policy as decoding wants it: cast, whole over the row axes, sharded over `tensor`, layers in a list.
+    """The policy as decoding wants it: adapters folded in, cast, whole over the row axes, sharded over `tensor`, layers in a list.
 
     Routers stay float32: a choice of experts that differs from the trainer's is the largest gap there can be.
     """
+    params = lora.merged(params)
     params = jax.tree_util.tree_map_with_path(lambda path, x: x if "router" in name_of(path) else x.astype(dtype), params)
     weights = Weights({k: v for k, v in params.items() if k not in ("layers", "mtp")}, unstack(params))
     return jax.lax.with_sharding_constraint(weights, decode_specs(weights, mesh))

@@ -43,6 +43,7 @@ PARAM_RULES: Rules = (
     (r"mtp/project/kernel$", P(None, "fsdp", "tensor")),
     (r"reward_head/kernel$", P("fsdp")),
     (r"norm/scale$", P()),
+    (r"lora_[ab]$", P()),
 )
 
 log = logging.getLogger(__name__)

@@ -116,6 +116,11 @@ def init(cfg: ModelConfig, key: Array) -> dict:
     return params
 
 
+def shapes(cfg: ModelConfig) -> dict:
+    """The parameters of a model without values."""
+    return jax.eval_shape(lambda: init(cfg, jax.random.key(0)))
+
+
 def untouched(q: Array, k: Array, v: Array | None, how: Any) -> tuple[Array, None]:
     """An `attend` of the right shape, for counting parameters."""
     return jnp.zeros((*q.shape[:-1], how.values if v is None else v.shape[-1]), q.dtype), None
