@@ -57,9 +57,10 @@ def main(command: Command) -> None:
     from r1jax.nano import corpus
     from r1jax.progress import Progress
     from r1jax.saver import Saver
-    from r1jax.sharding import abstract, make_mesh, place
+    from r1jax.sharding import abstract, make_mesh, place, rows_in_turn
     from r1jax.update import Learner, cross_entropy, start, update
 
+    launch.share_cpu(command.mesh)
     launch.start()
     recipe, workdir, seed = command.recipe, Path(command.workdir), command.seed
     fields = dataclasses.asdict(command)
@@ -75,7 +76,7 @@ def main(command: Command) -> None:
         return tokens, [1.0] * len(tokens)
 
     data = train_sft.batches(train_sft.Documents(1 << 40, document, recipe.row_length), recipe)
-    learner = Learner(cfg, train_sft.optimizer(recipe), cross_entropy)
+    learner = Learner(cfg, train_sft.optimizer(recipe), cross_entropy, row_shards=rows_in_turn(mesh))
     manifest = lineage.Manifest("nano_base", fields, seed, lineage.versions(), data={"tokenizer_documents": TOKENIZER_DOCUMENTS})
     last = checkpoint.latest(workdir / "checkpoints")
     if last is None:

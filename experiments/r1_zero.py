@@ -3,6 +3,7 @@
 Source:  DeepSeek-AI 2025 (arXiv 2501.12948; Nature 645, 633), sections 2 and Methods
 Run:     python -m experiments.r1_zero                       (nano, on a laptop)
          python -m experiments.r1_zero --recipe=paper --weights=DIR --mesh=8x8
+         ... --model=qwen2.5-1.5b --dry-run                  (what it would need; nothing is read)
 Departs: 1. the paper's reward for format has no printed size; "the same weight" is read as 1 and 1
          2. clip ε is printed for R1's stage 1 only, as 10; Zero is taken to use the same
          3. optimizer, betas, weight decay, warm-up and gradient clipping are not published: AdamW (0.9, 0.95), 0, none, 1.0
@@ -18,6 +19,7 @@ from typing import Annotated, Literal
 import tyro
 
 from r1jax.lora import TARGETS
+from r1jax.plan import PlanOptions, dry_run
 from r1jax.recipe import RLRecipe
 from r1jax.run import RunOptions, explained
 
@@ -46,7 +48,7 @@ PAPER = RLRecipe(
 NANO = dataclasses.replace(
     PAPER,
     steps=100, questions_per_round=16, minibatches=1, learning_rate=3e-4, max_tokens=320, ref_every=40, warmup_steps=5,
-    row_length=512, batch_rows=8, remat="dots", eval_every=25, save_every=25, log_samples=8,
+    row_length=512, batch_rows=8, eval_every=25, save_every=25, log_samples=8,
 )  # fmt: skip
 
 RECIPES = {"nano": NANO, "paper": PAPER}
@@ -58,12 +60,14 @@ class Command:
 
     numbers: Annotated[RLRecipe, tyro.conf.arg(name="")]
     options: Annotated[RunOptions, tyro.conf.arg(name="")] = RunOptions()
+    plan: Annotated[PlanOptions, tyro.conf.arg(name="")] = PlanOptions()
     recipe: Literal["nano", "paper"] = "nano"
     """Whose numbers are the defaults."""
 
 
 def parse(arguments: list[str]) -> Command:
     """The command line. `--recipe` chooses the defaults; every other flag overrides one of them."""
+    arguments = ["--dry-run=True" if argument == "--dry-run" else argument for argument in arguments]
     chosen = "nano"
     for i, argument in enumerate(arguments):
         name, _, value = argument.partition("=")
@@ -78,6 +82,10 @@ def main() -> None:
     from r1jax.train_rl import train
 
     try:
+        if command.plan.dry_run:
+            title = f"R1-Zero, recipe {command.recipe}"
+            print(dry_run(command.options.model, command.options.weights, command.numbers, command.options.mesh, command.plan, title))
+            return
         train(command.numbers, command.options, "r1_zero")
     except (ValueError, OSError, FloatingPointError) as error:
         sys.exit(explained(error))

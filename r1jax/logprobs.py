@@ -45,13 +45,14 @@ def token_logprobs(
 
 def packed_logprobs(
     cfg: ModelConfig, params: dict, rows: PackedRows, temperature: ArrayLike = 1.0, *,
-    dtype: DTypeLike = jnp.float32, remat: str = "none",
+    dtype: DTypeLike = jnp.float32, remat: str = "none", row_shards: int | None = None,
 ) -> tuple[Float[Array, "R S"], Float[Array, "R S"]]:
     """log π of every token of packed rows, each given what it may read, and the entropy of its distribution.
 
     The first token of a row has no source; its value means nothing and no weight may lie on it.
     """  # fmt: skip
-    hidden, _, _ = forward(cfg, params, rows.tokens, rows.positions, attend_full(visible(rows)), dtype=dtype, remat=remat)
+    attend = attend_full(visible(rows), row_shards=row_shards)
+    hidden, _, _ = forward(cfg, params, rows.tokens, rows.positions, attend, dtype=dtype, remat=remat)
     predicting = jnp.take_along_axis(hidden, rows.source[..., None], axis=1)
     shape = rows.tokens.shape
     logp, entropy = token_logprobs(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+import zlib
 from typing import Any
 
 import jax
@@ -26,39 +27,52 @@ def inputs(name: str) -> int:
     return 2 if name.endswith("attention/o/kernel") else 1
 
 
-def attach(params: dict, rank: int, alpha: float, targets: str, mesh: Mesh, key: Array) -> dict:
-    """The parameters with a fresh adapter beside every kernel of the layers whose path `targets` matches.
+def shapes(params: dict, rank: int, targets: str) -> dict:
+    """`params` with the shapes of an adapter beside every kernel of the layers whose path `targets` matches.
 
     Raises:
         ValueError: no kernel matches.
     """
-    kernels = {}
+    found = {}
     for path, x in jax.tree_util.tree_leaves_with_path(params["layers"]):
-        name = f"layers/{name_of(path)}"
-        if re.search(targets, name) and name.endswith("kernel"):
-            kernels[name] = (path, x.shape)
-    if not kernels:
+        name = name_of(path)
+        if name.endswith("/kernel") and re.search(targets, name):
+            n = 1 + inputs(name)
+            found[name.removesuffix("kernel")] = ((*x.shape[:n], rank), (x.shape[0], rank, *x.shape[n:]))
+    if not found:
         raise ValueError(f"--lora-targets={targets} matches no kernel of the layers; the default is {TARGETS}")
 
-    def fresh(key: Array) -> dict:
-        out = {}
-        for i, (name, (_, shape)) in enumerate(kernels.items()):
-            n = 1 + inputs(name)
-            scale = alpha / rank / math.prod(shape[1:n]) ** 0.5
-            a = scale * jax.random.normal(jax.random.fold_in(key, i), (*shape[:n], rank))
-            folder = name.removesuffix("kernel")
-            out |= {f"{folder}lora_a": a, f"{folder}lora_b": jnp.zeros((shape[0], rank, *shape[n:]))}
+    def beside(tree: Any, folder: str) -> Any:
+        if isinstance(tree, list):
+            return [beside(x, f"{i}/") for i, x in enumerate(tree)]
+        if not isinstance(tree, dict):
+            return tree
+        out = {name: beside(x, f"{folder}{name}/") for name, x in tree.items()}
+        if folder in found:
+            out["lora_a"], out["lora_b"] = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in found[folder])
         return out
 
-    adapters = jax.jit(fresh, out_shardings=shardings(jax.eval_shape(fresh, key), mesh))(key)
-    whole = jax.tree.map(lambda x: x, params)  # new containers around the same arrays
-    for name, (path, _) in kernels.items():
-        folder = whole["layers"]
-        for step in path[:-1]:
-            folder = folder[getattr(step, "key", getattr(step, "idx", None))]
-        for leaf in ("lora_a", "lora_b"):
-            folder[leaf] = adapters[name.removesuffix("kernel") + leaf]
-    return whole
+    return params | {"layers": beside(params["layers"], "")}
+
+
+def attach(params: dict, rank: int, alpha: float, targets: str, mesh: Mesh, key: Array) -> dict:
+    """The parameters with a fresh adapter beside every kernel that `targets` matches. Raises as `shapes`."""
+    wanted = shapes(params, rank, targets)
+
+    def fresh(path: tuple, x: Any) -> Any:
+        name = name_of(path)
+        if "lora_" not in name:
+            return None
+        if name.endswith("lora_b"):
+            return jnp.zeros(x.shape)
+        scale = alpha / rank / math.prod(x.shape[1:-1]) ** 0.5
+        return scale * jax.random.normal(jax.random.fold_in(key, zlib.crc32(name.encode())), x.shape)
+
+    def all_fresh() -> dict:
+        return jax.tree_util.tree_map_with_path(fresh, wanted)
+
+    adapters = jax.jit(all_fresh, out_shardings=shardings(jax.eval_shape(all_fresh), mesh))()
+    return jax.tree.map(lambda x, a: x if a is None else a, wanted, adapters, is_leaf=lambda x: x is None)
 
 
 def partition(params: dict) -> tuple[dict, dict | None]:

@@ -54,14 +54,20 @@ class PackedRows(NamedTuple):
 
 
 class Minibatch(NamedTuple):
-    """Packed rows and what the loss needs of each token; weight 0 where nothing was sampled."""
+    """Packed rows and what the loss needs of each token; weight 0 where nothing was sampled.
+
+    Attributes:
+        rollout_logp: the sampler's.
+        old_logp: None where the update's own forward pass gives them: before the first step of a round.
+        ref_logp: None without a reference.
+    """
 
     rows: PackedRows
     weight: Float[Array, "R S"]
     advantage: Float[Array, "R S"]
     rollout_logp: Float[Array, "R S"]
-    old_logp: Float[Array, "R S"]
-    ref_logp: Float[Array, "R S"]
+    old_logp: Float[Array, "R S"] | None
+    ref_logp: Float[Array, "R S"] | None
 
 
 def visible(rows: PackedRows) -> Bool[Array, "R S S"]:

@@ -79,16 +79,20 @@ def minibatches(
 ) -> list[list[Minibatch]]:
     """The round split by whole groups: for each optimizer step its micro-batches on the mesh.
 
-    Every log-probability is taken here, before the first step: one definition of old for all minibatches of the round.
+    Every old log-probability is the trainer's under `params`: taken here for all minibatches but the first, whose own
+    forward pass is under `params` still.
     """
     members = np.arange(len(round_.texts)).reshape(recipe.minibatches, -1)
-    return [micro_batches(recipe, round_, rows, ours, params, reference, mesh) for rows in members]
+    return [
+        micro_batches(recipe, round_, rows, ours, params, reference, mesh, first=i == 0) for i, rows in enumerate(members)
+    ]
 
 
 def micro_batches(
-    recipe: RLRecipe, round_: Round, members: np.ndarray, ours: Learner, params: dict, reference: dict, mesh: Mesh
+    recipe: RLRecipe, round_: Round, members: np.ndarray, ours: Learner, params: dict, reference: dict, mesh: Mesh,
+    *, first: bool,
 ) -> list[Minibatch]:
-    """One optimizer step's rows, packed, weighted and scored."""
+    """One optimizer step's rows, packed, weighted and scored."""  # fmt: skip
     rollout, valid = round_.rollout, round_.scores.valid
     completions = [(int(i) // recipe.group_size, rollout.tokens[i, : rollout.lengths[i]]) for i in members]
     rows, places = pack(rollout.prompts, completions, recipe.row_length)
@@ -109,7 +113,10 @@ def micro_batches(
     batches = []
     for start in range(0, total, size):
         piece_rows, piece = shard_rows(jax.tree.map(lambda x, s=start: x[s : s + size], (rows, arrays)), mesh)
-        old = piece["rollout_logp"] if recipe.old_logp == "sampler" else score(ours, params, piece_rows)[0]
-        ref = score(ours, reference, piece_rows)[0] if recipe.kl_coef else old
+        if recipe.old_logp == "sampler":
+            old = piece["rollout_logp"]
+        else:
+            old = None if first else score(ours, params, piece_rows)[0]
+        ref = score(ours, reference, piece_rows)[0] if recipe.kl_coef else None
         batches.append(Minibatch(PackedRows(*piece_rows), piece["weight"], piece["advantage"], piece["rollout_logp"], old, ref))
     return batches

@@ -149,7 +149,7 @@ def restored(
     shapes = transformer.shapes(cfg)
     recipe = manifest.recipe if manifest else {}
     if rank := recipe.get("lora_rank"):
-        shapes = jax.eval_shape(lambda p: lora.attach(p, rank, 1.0, recipe["lora_targets"], mesh, jax.random.key(0)), shapes)
+        shapes = lora.shapes(shapes, rank, recipe["lora_targets"])
     trained, frozen = lora.partition(shapes)
     params = checkpoint.restore_params(found, abstract(trained, mesh), dtype)
     if frozen is None:

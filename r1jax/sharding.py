@@ -53,8 +53,8 @@ def make_mesh(spec: str = "auto", devices: Sequence[jax.Device] | None = None) -
     """The mesh that `--mesh=spec` names.
 
     Args:
-        spec: "auto" (all devices on fsdp), "AxB" (fsdp=A, tensor=B), or the long form
-            "data:2,fsdp:2,tensor:2,expert:1", where an axis left out is 1.
+        spec: "auto" (all devices on fsdp; CPUs, which share one memory, on data), "AxB" (fsdp=A, tensor=B), or the long
+            form "data:2,fsdp:2,tensor:2,expert:1", where an axis left out is 1.
         devices: all of them by default. One process may use fewer, and is told so; several must
             use all.
 
@@ -62,7 +62,9 @@ def make_mesh(spec: str = "auto", devices: Sequence[jax.Device] | None = None) -
         ValueError: the spec cannot be read, or there are too few devices; it says what to type.
     """
     devices = list(jax.devices() if devices is None else devices)
-    sizes = mesh_sizes(spec, len(devices))
+    if spec == "auto":
+        spec = f"{'data' if devices[0].platform == 'cpu' else 'fsdp'}:{len(devices)}"
+    sizes = mesh_sizes(spec)
     needed = math.prod(sizes)
     processes = len({d.process_index for d in devices})
     if needed > len(devices) or (needed < len(devices) and processes > 1):
@@ -80,10 +82,8 @@ def make_mesh(spec: str = "auto", devices: Sequence[jax.Device] | None = None) -
     )
 
 
-def mesh_sizes(spec: str, devices: int) -> tuple[int, ...]:
+def mesh_sizes(spec: str) -> tuple[int, ...]:
     """Sizes of the four axes."""
-    if spec == "auto":
-        return (1, devices, 1, 1)
     if short := re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", spec, re.ASCII):
         return (1, int(short[1]), int(short[2]), 1)
     parts = [part.partition(":") for part in spec.split(",")]
@@ -201,6 +201,11 @@ def notice(axis: str, size: int, dimension: int) -> None:
 def row_shards(mesh: Mesh) -> int:
     """Shards that rows are cut into; a multiple of it can be sharded."""
     return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def rows_in_turn(mesh: Mesh) -> int | None:
+    """`row_shards` for `attend_full`: on CPUs rows go one after the other, on accelerators all at once."""
+    return row_shards(mesh) if mesh.devices.flat[0].platform == "cpu" else None
 
 
 def local_shards(mesh: Mesh) -> int:

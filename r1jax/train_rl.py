@@ -32,7 +32,7 @@ from r1jax.rollout import Minibatch
 from r1jax.rounds import check_row_length, complete, minibatches, roll
 from r1jax.run import Logs, Policy, RunOptions, load_policy, new_workdir, write_policy
 from r1jax.saver import Saver, remove
-from r1jax.sharding import abstract, make_mesh, row_shards
+from r1jax.sharding import abstract, make_mesh, row_shards, rows_in_turn
 from r1jax.update import Learner, TrainState, grpo_objective, merge, start, update
 
 MAY_CHANGE = frozenset({"steps", "mesh", "eval_every", "save_every", "log_samples", "workdir", "resume", "coordinator", "processes", "process_id"})
@@ -50,14 +50,15 @@ class RLState(NamedTuple):
     reference: dict
 
 
-def learner(recipe: RLRecipe, cfg: ModelConfig) -> Learner:
+def learner(recipe: RLRecipe, cfg: ModelConfig, mesh: Mesh) -> Learner:
     """The compiled side of a recipe."""
     schedule = optax.linear_schedule(0.0, recipe.learning_rate, recipe.warmup_steps)
     optimizer = optax.chain(
         optax.clip_by_global_norm(recipe.grad_clip),
         optax.adamw(schedule if recipe.warmup_steps else recipe.learning_rate, recipe.adam_b1, recipe.adam_b2, weight_decay=recipe.weight_decay),
     )  # fmt: skip
-    return Learner(cfg, optimizer, grpo_objective(recipe.clip_eps, recipe.kl_coef), recipe.temperature, remat=recipe.remat)
+    objective = grpo_objective(recipe.clip_eps, recipe.kl_coef)
+    return Learner(cfg, optimizer, objective, recipe.temperature, remat=recipe.remat, row_shards=rows_in_turn(mesh))
 
 
 def evaluate(policy: Policy, params: dict, examples: Sequence[dict], mesh: Mesh, pool: Pool, *, seed: int, max_tokens: int) -> dict:
@@ -120,6 +121,7 @@ def train(recipe: RLRecipe, options: RunOptions, stage: str) -> Path:
         ValueError: a flag, file or checkpoint that cannot be used.
         FloatingPointError: `max_skips` non-finite updates in a row; the last one's batch is in the working directory.
     """
+    launch.share_cpu(options.mesh)
     launch.start(options.coordinator, options.processes, options.process_id)
     launch.keep_compilations()
     workdir = Path(options.workdir or new_workdir(stage))
@@ -141,7 +143,7 @@ def train(recipe: RLRecipe, options: RunOptions, stage: str) -> Path:
         return merge(trained, frozen)
 
     check_row_length(recipe, policy, map(take, range(data["counts"].get("rows", GENERATED))))
-    ours = learner(recipe, policy.cfg)
+    ours = learner(recipe, policy.cfg, mesh)
     manifest = lineage.Manifest(stage, fields, options.seed, lineage.versions(), parent, data)
     last = resume_point(workdir, recipe.minibatches, recipe.steps)
     if last is None:
@@ -243,5 +245,5 @@ def train(recipe: RLRecipe, options: RunOptions, stage: str) -> Path:
 def save_batch(workdir: Path, step: int, batches: Sequence[Minibatch]) -> None:
     """A minibatch whose update was not finite, for a look at it: this process's part of it."""
     local = jax.tree.map(lambda x: np.concatenate([np.asarray(s.data) for s in x.addressable_shards if s.replica_id == 0]), list(batches))
-    arrays = {f"{name}/{i}": value for i, b in enumerate(local) for name, value in (b._asdict() | b.rows._asdict()).items() if name != "rows"}
-    np.savez_compressed(workdir / f"nonfinite-{step}.npz", **arrays)
+    named = [(f"{name}/{i}", value) for i, b in enumerate(local) for name, value in (b._asdict() | b.rows._asdict()).items()]
+    np.savez_compressed(workdir / f"nonfinite-{step}.npz", **{name: x for name, x in named if isinstance(x, np.ndarray)})

@@ -49,6 +49,7 @@ class Learner:
         loss: `(logp, entropy, batch) -> (sum, metric sums)` on per-token arrays [R, S]; metrics named ".../max" are
             combined by maximum, the others by sum.
         temperature: of sampling; log-probabilities are taken at it.
+        row_shards: see `attend_full`.
     """
 
     cfg: ModelConfig
@@ -57,6 +58,7 @@ class Learner:
     temperature: float = 1.0
     dtype: DTypeLike = jnp.float32
     remat: str = "dots"
+    row_shards: int | None = None
 
 
 def start(learner: Learner, params: dict, mesh: Mesh | None = None) -> TrainState:
@@ -78,7 +80,7 @@ def merge(params: dict, frozen: dict | None) -> dict:
 @functools.partial(jax.jit, static_argnames=("learner",))
 def score(learner: Learner, params: dict, rows: PackedRows) -> tuple[Float[Array, "R S"], Float[Array, "R S"]]:
     """log π and entropy of every token of packed rows: the old or reference log-probabilities of a rollout."""
-    return packed_logprobs(learner.cfg, params, rows, learner.temperature, dtype=learner.dtype)
+    return packed_logprobs(learner.cfg, params, rows, learner.temperature, dtype=learner.dtype, row_shards=learner.row_shards)
 
 
 def places(tree: Any) -> tuple[jax.sharding.Sharding, ...]:
@@ -108,7 +110,8 @@ def accumulate(
 
     def total(params: dict) -> tuple[Array, dict[str, Array]]:
         logp, entropy = packed_logprobs(
-            learner.cfg, merge(params, frozen), batch.rows, learner.temperature, dtype=learner.dtype, remat=learner.remat
+            learner.cfg, merge(params, frozen), batch.rows, learner.temperature,
+            dtype=learner.dtype, remat=learner.remat, row_shards=learner.row_shards,
         )
         loss, metrics = learner.loss(logp, entropy, batch)
         return loss, metrics | {"loss": loss}
@@ -121,7 +124,7 @@ def accumulate(
     return Sums(jax.tree.map(jnp.add, sums.grads, grads), merged)
 
 
-@functools.partial(jax.jit, static_argnames=("learner", "where"), donate_argnames=("state", "sums"))
+@functools.partial(jax.jit, static_argnames=("learner", "where"), donate_argnames=("state",))
 def apply(
     learner: Learner, state: TrainState, sums: Sums, where: tuple = ()
 ) -> tuple[TrainState, dict[str, Array]]:
@@ -161,11 +164,13 @@ def grpo_objective(clip_eps: float, kl_coef: float) -> Callable:
 
     @functools.wraps(policy_loss)
     def loss(logp: Array, entropy: Array, batch: Minibatch) -> tuple[Array, dict[str, Array]]:
+        old_logp = jax.lax.stop_gradient(logp) if batch.old_logp is None else batch.old_logp
+        ref_logp = old_logp if batch.ref_logp is None else batch.ref_logp
         value, metrics = policy_loss(
-            logp, batch.old_logp, batch.ref_logp, batch.advantage, batch.weight, clip_eps=clip_eps, kl_coef=kl_coef
+            logp, old_logp, ref_logp, batch.advantage, batch.weight, clip_eps=clip_eps, kl_coef=kl_coef
         )
         counted = batch.weight != 0
-        gap = jnp.where(counted, batch.old_logp - batch.rollout_logp, 0.0)
+        gap = jnp.where(counted, old_logp - batch.rollout_logp, 0.0)
         return value, metrics | {
             "entropy": jnp.sum(batch.weight * jnp.where(counted, entropy, 0.0)),
             "sampler_gap/max": jnp.max(jnp.abs(gap)),

@@ -40,7 +40,7 @@ def params():
 @pytest.mark.parametrize(
     ("spec", "sizes"),
     [
-        ("auto", (1, 8, 1, 1)),
+        ("auto", (8, 1, 1, 1)),
         ("8x1", (1, 8, 1, 1)),
         ("4x2", (1, 4, 2, 1)),
         ("data:2,fsdp:2,tensor:2,expert:1", (2, 2, 2, 1)),

@@ -129,34 +129,51 @@ def latent_scale(cfg: ModelConfig) -> float:
 QUERY_BLOCK = 128
 
 
-def attend_full(mask: Bool[Array, "R S S"], *, keep: bool = False) -> Attend:
+def attend_full(mask: Bool[Array, "R S S"], *, keep: bool = False, row_shards: int | None = None) -> Attend:
     """Every query reads the keys of its own call that `mask[r, query, key]` allows; no later key may be allowed.
 
-    Queries go in blocks, each against the keys up to its end: the upper triangle is never computed, and the scores of a block
-    stay in cache. Scores, softmax and sums are float32. A query that may read nothing (padding) gets a mean, never nan.
+    Queries go in blocks, each against the keys up to its end: the upper triangle is never computed. Scores, softmax and sums
+    are float32, and the backward pass makes them again. A query that may read nothing (padding) gets a mean, never nan.
 
     Args:
         mask: causal; [1, S, S] serves all rows.
         keep: hand back (k, v).
+        row_shards: shards the rows lie on; each then works through its rows one after the other, so that the scores of a row
+            stay in a CPU's cache. None takes all rows at once.
     """
 
     def attend(q: Array, k: Array, v: Array, how: How) -> tuple[Array, Any]:
-        grouped = q.reshape(*q.shape[:-2], k.shape[-2], -1, q.shape[-1])  # [R, S, K, H/K, E]
-        blocks = []
-        for start in range(0, q.shape[1], QUERY_BLOCK):
-            end = min(start + QUERY_BLOCK, q.shape[1])
-            scores = jnp.einsum(
-                "rqkge,rske->rkgqs", grouped[:, start:end], k[:, :end], preferred_element_type=jnp.float32
-            )
-            allowed = mask[:, start:end, :end]
-            if how.window is not None:
-                allowed = allowed & how.near(how.positions[:, start:end, None] - how.positions[:, None, :end])
-            scores = jnp.where(allowed[:, None, None], soft_cap(scores * how.scale, how.cap), -1e30)
-            weights = jax.nn.softmax(scores, axis=-1)
-            blocks.append(jnp.einsum(
-                "rkgqs,rske->rqkge", weights.astype(v.dtype), v[:, :end], preferred_element_type=jnp.float32
-            ))  # fmt: skip
-        out = jnp.concatenate(blocks, axis=1).reshape(*q.shape[:-1], v.shape[-1]).astype(q.dtype)
+        allowed = mask
+        if how.window is not None:
+            allowed = mask & how.near(how.positions[:, :, None] - how.positions[:, None, :])
+
+        @jax.checkpoint
+        def some_rows(q: Array, k: Array, v: Array, mask: Array) -> Array:
+            rows, length, kv_heads, width = k.shape
+            queries = (q * how.scale).reshape(rows, length, kv_heads, -1, width).transpose(0, 2, 3, 1, 4)  # [R, K, H/K, S, E]
+            keys, values = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
+            blocks = []
+            for start in range(0, length, QUERY_BLOCK):
+                end = min(start + QUERY_BLOCK, length)
+                scores = jnp.einsum(
+                    "rkgqe,rkse->rkgqs", queries[..., start:end, :], keys[:, :, :end], preferred_element_type=jnp.float32
+                )
+                scores = jnp.where(mask[:, None, None, start:end, :end], soft_cap(scores, how.cap), -1e30)
+                weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
+                read = jnp.einsum(
+                    "rkgqs,rkse->rkgqe", weights.astype(v.dtype), values[:, :, :end], preferred_element_type=jnp.float32
+                )
+                blocks.append(read / weights.sum(axis=-1, keepdims=True))
+            out = jnp.concatenate(blocks, axis=3).transpose(0, 3, 1, 2, 4)
+            return out.reshape(*q.shape[:-1], v.shape[-1]).astype(q.dtype)
+
+        rows = q.shape[0]
+        if row_shards is None or rows % row_shards:
+            out = some_rows(q, k, v, allowed)
+        else:
+            whole = jnp.broadcast_to(allowed, (rows, *allowed.shape[1:]))
+            in_turn = [x.reshape(row_shards, -1, *x.shape[1:]).swapaxes(0, 1) for x in (q, k, v, whole)]
+            out = jax.lax.map(lambda row: some_rows(*row), in_turn).swapaxes(0, 1).reshape(*q.shape[:-1], v.shape[-1])
         return out, (k, v) if keep else None
 
     return attend

@@ -6,6 +6,7 @@ numbers are its value, and caches k alone: v is None.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -49,27 +50,26 @@ def read(q: Float[Array, "N Q H E"], parts: Sequence[Part], how: How) -> Float[A
     n, queries, heads, width = q.shape
     kv_heads = parts[0][0].shape[1]
     m = heads // kv_heads * queries  # queries that share one key head
-    grouped = q.reshape(n, queries, kv_heads, -1, width).transpose(0, 2, 3, 1, 4).reshape(n, kv_heads, m, width)
+    grouped = (q * how.scale).reshape(n, queries, kv_heads, -1, width).transpose(0, 2, 3, 1, 4).reshape(n, kv_heads, m, width)
     scores = []
     for k, _, mask in parts:
         shared = grouped.reshape(k.shape[0], -1, kv_heads, m, width)
-        score = jnp.einsum("prkme,pkes->prkms", shared, k, preferred_element_type=jnp.float32) * how.scale
+        score = jnp.einsum("prkme,pkes->prkms", shared, k, preferred_element_type=jnp.float32)
         score = soft_cap(score, how.cap).reshape(mask.shape[0], n // mask.shape[0], kv_heads, m // queries, queries, -1)
         score = jnp.where(mask[:, None, None, None], score, -1e30)
         scores.append(score.reshape(n, kv_heads, m, -1))
-    weights = jax.nn.softmax(jnp.concatenate(scores, axis=-1), axis=-1)
-    out, start = 0.0, 0
-    for k, v, _ in parts:
-        slots = k.shape[-1]
-        part = weights[..., start : start + slots].astype(k.dtype)
-        start += slots
-        part = part.reshape(k.shape[0], -1, kv_heads, m, slots)
+    top = functools.reduce(jnp.maximum, [score.max(axis=-1, keepdims=True) for score in scores])
+    out, total = 0.0, 0.0
+    for (k, v, _), score in zip(parts, scores, strict=True):
+        weight = jnp.exp(score - top)
+        total = total + weight.sum(axis=-1, keepdims=True)
+        shared = weight.astype(k.dtype).reshape(k.shape[0], -1, kv_heads, m, k.shape[-1])
         if v is None:
-            read_part = jnp.einsum("prkms,pkes->prkme", part, k[:, :, : how.values], preferred_element_type=jnp.float32)
+            part = jnp.einsum("prkms,pkes->prkme", shared, k[:, :, : how.values], preferred_element_type=jnp.float32)
         else:
-            read_part = jnp.einsum("prkms,pkse->prkme", part, v, preferred_element_type=jnp.float32)
-        out = out + read_part.reshape(n, kv_heads, m, -1)
-    out = out.reshape(n, kv_heads, -1, queries, out.shape[-1]).transpose(0, 3, 1, 2, 4)
+            part = jnp.einsum("prkms,pkse->prkme", shared, v, preferred_element_type=jnp.float32)
+        out = out + part.reshape(n, kv_heads, m, -1)
+    out = (out / total).reshape(n, kv_heads, -1, queries, out.shape[-1]).transpose(0, 3, 1, 2, 4)
     return out.reshape(n, queries, heads, -1).astype(q.dtype)
 
 

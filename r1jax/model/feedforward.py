@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
@@ -27,8 +29,10 @@ class GatedMLP(nn.Module):
             return Linear(width, dtype=self.dtype, name=name)
 
         width = self.width or self.cfg.mlp_width
-        hidden = ACTIVATIONS[self.cfg.activation](dense("gate", width)(x)) * dense("up", width)(x)
-        return dense("down", self.cfg.width)(hidden)
+        # One axis of tokens: with two, XLA's CPU backend transposes copies for every weight gradient, at twice the time.
+        flat = x.reshape(-1, x.shape[-1])
+        hidden = ACTIVATIONS[self.cfg.activation](dense("gate", width)(flat)) * dense("up", width)(flat)
+        return dense("down", self.cfg.width)(hidden).reshape(x.shape)
 
 
 class Routing(NamedTuple):
@@ -75,7 +79,8 @@ class MoE(nn.Module):
     """Σ gate · expert(x) over the experts each token chooses, plus the shared ones. No token is ever dropped.
 
     Args of the call:
-        chosen: [.., k] replays the choice of an earlier pass; the gates are this pass's scores of those experts.
+        chosen: [.., k] replays the choice of an earlier pass, where it is not negative; the gates are this pass's scores of
+            those experts.
     """
 
     cfg: ModelConfig
@@ -89,7 +94,8 @@ class MoE(nn.Module):
         if chosen is None:
             choice = choose(scores + bias.reshape(1, -1), experts)
         else:
-            choice = chosen.reshape(-1, experts.per_token).astype(jnp.int32)
+            replayed = chosen.reshape(-1, experts.per_token).astype(jnp.int32)
+            choice = jnp.where(replayed < 0, choose(scores + bias.reshape(1, -1), experts), replayed)
         gates = jnp.take_along_axis(scores, choice, axis=-1)
         if experts.normalise:
             gates = gates / (gates.sum(axis=-1, keepdims=True) + 1e-20)
@@ -116,15 +122,44 @@ def choose(scores: Float[Array, "M X"], experts: Experts) -> Int[Array, "M k"]:
 
 
 def visit(
-    x: Float[Array, "M D"], chosen: Int[Array, "M k"], gates: Float[Array, "M k"], kernels: list[Array], activation: str
+    x: Float[Array, "M D"], chosen: Int[Array, "M k"], gates: Float[Array, "M k"], kernels: Sequence[Array], activation: str
 ) -> Float[Array, "M D"]:
-    """Every token through its experts, weighted by its gates: tokens sorted by expert, one ragged product a matrix."""
+    """Every token through its experts, weighted by its gates, on the ambient mesh (`jax.set_mesh`) if there is one.
+
+    Each shard of rows sorts its own tokens; each shard of experts takes those that are its own and the shares are added up. So
+    the weights of an expert stay where they are, and nothing is dropped however uneven the choice.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return visit_here(x, chosen, gates, kernels, activation)
+    rows = ("data", "fsdp") if x.shape[0] % (mesh.shape["data"] * mesh.shape["fsdp"]) == 0 else None
+    count, _, width = kernels[0].shape
+    expert = "expert" if count % mesh.shape["expert"] == 0 else None
+    tensor = "tensor" if width % mesh.shape["tensor"] == 0 else None
+    summed = tuple(axis for axis in (expert, tensor) if axis)
+
+    def share(x: Array, chosen: Array, gates: Array, *kernels: Array) -> Array:
+        held = kernels[0].shape[0]
+        first = jax.lax.axis_index("expert") * held if expert else 0
+        mine = (chosen >= first) & (chosen < first + held)
+        out = visit_here(x, jnp.where(mine, chosen - first, held), jnp.where(mine, gates, 0.0), kernels, activation)
+        return jax.lax.psum(out, summed) if summed else out
+
+    return jax.shard_map(
+        share, mesh=mesh, out_specs=P(rows), check_vma=False,
+        in_specs=(P(rows), P(rows), P(rows), P(expert, None, tensor), P(expert, None, tensor), P(expert, tensor)),
+    )(x, chosen, gates, *kernels)  # fmt: skip
+
+
+def visit_here(x: Array, chosen: Array, gates: Array, kernels: Sequence[Array], activation: str) -> Array:
+    """`visit` on one device: tokens sorted by expert, one ragged product a matrix. An expert beyond the last is nobody's."""
     gate, up, down = kernels
     order = jnp.argsort(chosen.reshape(-1), stable=True)
     sizes = jnp.bincount(chosen.reshape(-1), length=gate.shape[0]).astype(jnp.int32)
     rows = x[order // chosen.shape[1]]
     hidden = ACTIVATIONS[activation](jax.lax.ragged_dot(rows, gate, sizes)) * jax.lax.ragged_dot(rows, up, sizes)
     out = jax.lax.ragged_dot(hidden, down, sizes)
+    out = jnp.where(jnp.arange(len(order))[:, None] < sizes.sum(), out, 0)  # what lies behind the last group is undefined
     back = out[jnp.argsort(order)].reshape(*chosen.shape, -1)
     return jnp.sum(back * gates[..., None].astype(back.dtype), axis=1)
 

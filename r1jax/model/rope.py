@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from r1jax.model.config import ModelConfig, RopeScaling
@@ -14,9 +15,11 @@ Turn = tuple[Array, Array]
 
 def rope(positions: Int[Array, "*rows Q"], width: int, theta: float, scaling: RopeScaling | None = None) -> Turn:
     """cos and sin, [.., Q, 1, width/2], of rotary positions. float32: bfloat16 cannot tell position 257 from 256."""
-    frequency = theta ** (-jnp.arange(0, width, 2, dtype=jnp.float32) / width)
+    # Constants of every program: computed inside, two programs could differ in the last bit, times the position.
+    frequency = theta ** (-np.arange(0, width, 2) / width)
     if scaling:
         frequency = stretched(frequency, width, theta, scaling)
+    frequency = frequency.astype(np.float32)
     angle = positions[..., None, None].astype(jnp.float32) * frequency.reshape((1,) * (positions.ndim + 1) + (-1,))
     cos, sin = jnp.cos(angle), jnp.sin(angle)
     if scaling and (sharpness := attention_factor(scaling)) != 1.0:
@@ -42,7 +45,7 @@ def apart(x: Float[Array, "*rows E"]) -> Float[Array, "*rows E"]:
     return jnp.concatenate([x[..., ::2], x[..., 1::2]], axis=-1)
 
 
-def stretched(frequency: Float[Array, "E"], width: int, theta: float, s: RopeScaling) -> Float[Array, "E"]:
+def stretched(frequency: np.ndarray, width: int, theta: float, s: RopeScaling) -> np.ndarray:
     """Frequencies, some of them slowed by the factor.
 
     Source: `modeling_rope_utils.py` of transformers; Llama 3.1 and YaRN reference code.
@@ -51,15 +54,15 @@ def stretched(frequency: Float[Array, "E"], width: int, theta: float, s: RopeSca
         return frequency / s.factor
     if s.kind == "llama3":
         turned = s.original_positions * frequency / (2 * math.pi)  # turns within the first context
-        keep = jnp.clip((turned - s.low_freq_factor) / (s.high_freq_factor - s.low_freq_factor), 0.0, 1.0)
+        keep = np.clip((turned - s.low_freq_factor) / (s.high_freq_factor - s.low_freq_factor), 0.0, 1.0)
     else:
 
         def pair(turned: float) -> float:  # the pair that turns this often within the first context
             return width * math.log(s.original_positions / (turned * 2 * math.pi)) / (2 * math.log(theta))
 
         low, high = max(math.floor(pair(s.beta_fast)), 0), min(math.ceil(pair(s.beta_slow)), width - 1)
-        pairs = jnp.arange(width // 2, dtype=jnp.float32)
-        keep = 1.0 - jnp.clip((pairs - low) / (max(high - low, 0) or 0.001), 0.0, 1.0)
+        pairs = np.arange(width // 2)
+        keep = 1.0 - np.clip((pairs - low) / (max(high - low, 0) or 0.001), 0.0, 1.0)
     return frequency / s.factor * (1.0 - keep) + frequency * keep
 
 

@@ -5,7 +5,14 @@ from __future__ import annotations
 from r1jax.rewards._ast import Node, OverBudget, holds, negative, symbols
 from r1jax.rewards._exact import Undefined, exact
 from r1jax.rewards._parse import words_of
-from r1jax.rewards._scalars import is_term, long_decimal_of, proportional, terms_equal, without
+from r1jax.rewards._scalars import (
+    is_term,
+    long_decimal_of,
+    proportional,
+    terms_equal,
+    without,
+    without_denominators,
+)
 from r1jax.rewards._sets import pieces
 from r1jax.rewards._statements import normal
 from r1jax.rewards._units import measure
@@ -113,7 +120,7 @@ class Comparison:
             return any(self.each(p, q) for p, q in pairs)
         self.stage = "equation"
         try:
-            return proportional(_difference(*x.args), _difference(*y.args))
+            return proportional(*(without_denominators(_difference(*sides)) for sides in (x.args, y.args)))
         except Undefined:
             return False
 

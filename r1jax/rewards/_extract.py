@@ -9,7 +9,7 @@ TAIL = 65_536
 RULES = ("auto", "boxed", "answer_tag", "hash")
 
 _BRACES = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
-_BARE_BOX = re.compile(r"\\(?:boxed|fbox)\s+([^\s{$][^$\n]*)")
+_BARE_BOX = re.compile(r"\\(?:boxed|fbox)(?:\s+|(?=\d))([^\s{$][^$\n]*)")
 _BETWEEN_BOXES = re.compile(
     r"(?:\$+|\\[()\[\],;:! ]|\\q?quad|[\s,;.]|(?:\\text\s*\{)?\s*(?:and|or|和|或)\s*\}?"
     r"|[A-Za-z](?:_\{?\w{1,3}\}?)?\s*=)*"
@@ -18,7 +18,7 @@ _WORD_BETWEEN = re.compile(r"and|or|[,;和或]|=")
 _STATEMENT = re.compile(
     r"(?:final\s+answer|the\s+answer|answer|result)\s*(?:to\s+[^.\n]{0,60}\s)?(?:is|are|:|=)+"
     r"(?:\s*(?:that|:|equal to))?"
-    r"|答案\s*(?:是|为|:|选)+|故选|最终答案",
+    r"|答案\s*(?:是|为|:|：|选|应)+|(?:故|应|本题|因此|所以)选\s*[:：]?|最终答案\s*[:：]?|答[:：]",
     re.IGNORECASE,
 )
 _DELIMITER = re.compile(r"\\\$|\$\$|\$|\\[()\[\]]")
@@ -29,6 +29,9 @@ _NUMBER = re.compile(
 )
 _CHAT = re.compile(r"<\|[a-z_]+\|>")
 _SENTENCE_END = re.compile(r"(?<![\d\s][A-Za-z])\.(?=\s+[A-Z\u4e00-\u9fff]|\s*$)|\n\s*\n|。")
+_NOT = re.compile(r"\b(?:not|never|neither|nor|cannot)\b|n['’]t\b|不|没", re.IGNORECASE)
+_CLAUSE = re.compile(r"[,.;:!?\n，。；：！？]|\b(?:so|then|but|hence|thus|therefore)\b|所以|因此|而是|那么", re.IGNORECASE)
+_DENIED = re.compile(r"\W{0,3}\s*(?:is|was|are|would be)\s+(?:not|wrong|incorrect)\b|\W{0,3}\s*(?:isn|wasn|aren)['’]t|\s*(?:不对|不是|错)")
 _HOPE = re.compile(r"I hope (?:it|this) is correct", re.IGNORECASE)
 
 
@@ -138,12 +141,12 @@ def free(text: str) -> tuple[list[str], bool]:
 
 
 def last_formula(text: str) -> list[str]:
-    """The formula between math signs or the number that ends last."""
+    """The formula between math signs or the number that ends last; nothing where the sentence denies it."""
     span, covered = last_span(text)
     number = _last(_NUMBER, text, covered)
-    if number:
-        return [number[0].strip()]
-    return [span] if span else []
+    found, start, end = (number[0].strip(), *number.span()) if number else (span, covered - len(span), covered)
+    clause = _CLAUSE.split(text[max(0, start - 200) : start].rstrip("$ \\([*_"))[-1]
+    return [] if not found or _NOT.search(clause) or _DENIED.match(text, end) else [found]
 
 
 def last_span(text: str) -> tuple[str, int]:

@@ -11,6 +11,7 @@ _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿ", "012
 _SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉₊₋ₙ", "0123456789+-n")
 _RAISED = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿ]+")
 _LOWERED = re.compile("[₀₁₂₃₄₅₆₇₈₉₊₋ₙ]+")
+_ROOT_OF_NUMBER = re.compile(r"√\s*(\d+(?:\.\d+)?)")  # all of it, unlike \sqrt12
 
 # fmt: off
 _FOLD: dict[int, str | None] = {c: chr(c - 0xFEE0) for c in range(0xFF01, 0xFF5F)}  # full width
@@ -46,6 +47,7 @@ def fold(text: str) -> str:
         return text
     text = _RAISED.sub(lambda m: "^{" + m[0].translate(_SUPERSCRIPTS) + "}", text)
     text = _LOWERED.sub(lambda m: "_{" + m[0].translate(_SUBSCRIPTS) + "}", text)
+    text = _ROOT_OF_NUMBER.sub(r"\\sqrt{\1}", text)
     return text.translate(_FOLD)
 
 
@@ -60,7 +62,8 @@ _DROPPED = re.compile(
 )
 _RENAMED = (
     (re.compile(_TWICE_ESCAPED), r"\\"),
-    (re.compile(r"\\[dtc]frac(?![a-zA-Z])"), r"\\frac"),
+    (re.compile(r"\\(?:[dtc]|nice|s)frac(?![a-zA-Z])"), r"\\frac"),
+    (re.compile(r"\\\{\s*\\\}"), r"\\emptyset "),
     (re.compile(r"\\[dt]binom(?![a-zA-Z])"), r"\\binom"),
     (re.compile(r"\\(?:leqslant|leqq|leq|le)(?![a-zA-Z])"), r"\\le "),
     (re.compile(r"\\(?:geqslant|geqq|geq|ge)(?![a-zA-Z])"), r"\\ge "),
@@ -81,6 +84,15 @@ _RENAMED = (
     (re.compile(r"\\(?:degree|textdegree)(?![a-zA-Z])"), r"^\\circ "),
     (re.compile(r"\\h?phantom\s*\{[^{}]*\}|\\[hv]space\*?\s*\{[^{}]*\}"), " "),
 )
+# a brace that is closed by \right. holds the lines of a system
+_SYSTEM = re.compile(
+    r"\\left\s*\\(?:\{|lbrace)\s*\\begin\{(array|aligned|matrix|gathered|align\*?)\}(?:\{[lcr| ]*\})?(.*?)\\end\{\1\}\s*"
+    r"\\right\s*\.",
+    re.DOTALL,
+)
+_GOES_ON = re.compile(r"(?:\\\\)?\s*&\s*(=|<|>|\\(?:le|ge|ne|approx|equiv|in)(?![a-zA-Z]))|\\\\\s*(?==)")
+LONGEST_SYSTEM = 4096
+_PLAIN_ROOT = re.compile(r"(?<![\\A-Za-z])sqrt\s*(\d+(?:\.\d+)?)")
 # between digits: 28,800 28{,}800 28\,800 12,\!000 1 000
 _SURE = r"(?:\{,\}|,\s*\\!\s*|\\[,;:! ]\s*|~|\s(?=\d{3}))"
 THOUSANDS = re.compile(rf"(?<![\d.])\d{{1,3}}(?:{_SURE}\d{{3}})+(?![\d])")
@@ -93,31 +105,37 @@ _NOT_DIGIT = re.compile(r"[^\d.]+")
 def tidy(latex: str) -> str:
     """The same LaTeX without sizes, synonyms and thousands separators other than the bare comma."""
     text = fold(latex)
+    if "left" in text and len(text) < LONGEST_SYSTEM:
+        text = _SYSTEM.sub(r"\\begin{aligned}\2\\end{aligned}", text)
     if "\\" in text or "..." in text:
         text = _DROPPED.sub("", text)
         for pattern, plain in _RENAMED:
             text = pattern.sub(plain, text)
+        if "align" in text or "split" in text:  # a new line that begins with a relation goes on with the one before
+            text = _GOES_ON.sub(r"\1", text)
+    if "sqrt" in text:
+        text = _PLAIN_ROOT.sub(r"\\sqrt{\1}", text)
     if ".m" in text:
         text = _HALF_DAY.sub(r"\1m", text)
     return THOUSANDS.sub(lambda m: _NOT_DIGIT.sub("", m[0]), text).strip()
 
 
 MOST_WRAPPERS = 12
-_WRAPPERS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("`", "`"), ('"', '"'))
+_WRAPPERS = (("```", "```"), ("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("`", "`"), ('"', '"'))
 
 
 def unwrap(text: str) -> str:
     """Without the math delimiters, emphasis and closing punctuation around the whole."""
     for _ in range(MOST_WRAPPERS):
         before = text
-        text = text.strip().rstrip("\n")
+        text = text.strip().rstrip("\\\n")  # a line break, or what is left of "\\ "
         for _ in range(MOST_WRAPPERS):
             if not text or text[-1] not in ".,;:!。" or text.endswith((r"\.", r"\!", r"\,", r"\;", r"\:")):
                 break
             if text[-1] == "!" and re.match(r"[\w)}]", text.rstrip("!")[-1:]):
                 break  # a factorial
-            if text.endswith("..."):
-                break  # an ellipsis
+            if text.endswith(("...", "\\right.")):
+                break  # an ellipsis, a bracket that is not drawn
             text = text[:-1].rstrip()
         for start, end in _WRAPPERS:
             inner = text[len(start) : -len(end)]

@@ -150,6 +150,8 @@ class Numeric:
             return (max if name == "max" else min)(v.real for v in values)
         if name in ("sgn", "sign") and _real(x):
             return mp.sign(x.real)
+        if name == "doublefact" and _real(x) and x == mp.nint(x) and 0 <= x < 10**4:
+            return mp.fac2(x)
         if name == "fact" and abs(x) < 10**4:
             return mp.gamma(x + 1)
         if name == "binom" and all(abs(v) < 10**4 for v in values):
@@ -174,7 +176,7 @@ def whole_letters(*nodes: Node) -> frozenset[str]:
         for part in walk(node):
             if part.kind == "pow" and part.args[0].kind == "num" and part.args[0].args[0] < 0:
                 found |= {n.args[0] for n in walk(part.args[1]) if n.kind == "sym"}
-            elif part.kind == "fn" and part.args[0] in ("fact", "binom"):
+            elif part.kind == "fn" and part.args[0] in ("fact", "doublefact", "binom"):
                 found |= {n.args[0] for n in walk(part) if n.kind == "sym"}
     return frozenset(found)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from r1jax.rewards._ast import Node, Unreadable, num
+from r1jax.rewards._ast import Node, Unreadable, num, over
 from r1jax.rewards._letters import spelling
 from r1jax.rewards._terms import Terms
 from r1jax.rewards._tokens import END, Token, scan
@@ -57,9 +57,10 @@ def parse(tidied: str, commas: bool = True) -> Node:
         Unreadable, OverBudget.
     """
     based = _BASED.fullmatch(re.sub(r"\s|\\[,;!]", "", tidied))
-    if based and any(c.isdigit() for c in based[1]):
+    if based:
         base = int(based[2]) if based[2] else _BASE_WORDS.get(based[3] or "", 0)
-        if 2 <= base <= 36:
+        is_number = based[1][0].isdigit() or (len(based[1]) > 1 and base > 10)  # A_{16} is a letter with an index
+        if is_number and 2 <= base <= 36 and all(int(digit, 36) < base for digit in based[1]):
             return Node("based", (based[1].lstrip("0") or "0", base))
     parser = Answer(scan(_OUTWARD.sub(_inward, tidied), commas))
     node = parser.answer()
@@ -164,6 +165,10 @@ class Answer(Terms):
 
     def ratio(self) -> Node:
         terms = [self.additive()]
+        if self.peek().kind == "cmd" and self.peek().value in ("over", "choose"):  # {a \over b}
+            kind = self.next().value
+            other = self.additive()
+            terms = [over(terms[0], other) if kind == "over" else Node("fn", ("binom", terms[0], other))]
         while self.peek().kind == "op" and self.peek().value == ":" and not self.bars_colon:
             self.next()
             terms.append(self.additive())

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import re
+import string
 from dataclasses import dataclass
 from fractions import Fraction
 
 from r1jax.rewards import _extract
 from r1jax.rewards._ast import Node, OverBudget, Unreadable
 from r1jax.rewards._letters import COMMAS, spelling, tidy, unwrap
-from r1jax.rewards._parse import parse
+from r1jax.rewards._parse import parse, words_of
 
 LONGEST = 4096  # characters of an answer that is read as more than its letters
 SHORT_DIGITS = 1000
@@ -24,6 +25,7 @@ _MARKED = re.compile(r"\$[^$]*\$|\\[(\[]|\*\*|</?\w+>")
 _WORD = re.compile(r"(?<![\\A-Za-z{])(?!and\b)[A-Za-z]{3,}|[\u4e00-\u9fff]")
 _BRACES = re.compile(r"\\.|[{}]")
 _MONEY = re.compile(r"^\W{0,4}\\\$\s*[\d.]")
+_NAME = re.compile(r"[a-z]{3,}")
 _SIGNS = re.compile(r"\\[()\[\]]|\\?\$|[€£¥₹]")
 
 
@@ -73,6 +75,16 @@ class Reading:
         return tree.kind not in ("text", "false") and not (
             tree.kind == "list" and any(item.kind == "text" for item in tree.args)
         )
+
+
+def same_word(one: Reading, other: Reading) -> bool:
+    """\\text{red} and Red, which could also be products of letters. Never abc and ABC."""
+    if words_of(one.tidied) != words_of(other.tidied):
+        return False
+    word = words_of(one.tidied)
+    if not _NAME.fullmatch(word) or word in string.ascii_lowercase:
+        return False
+    return any(text.startswith("\\text") or (text.isalpha() and text.istitle()) for text in (one.tidied, other.tidied))
 
 
 def reading(extracted: str) -> Reading | None:

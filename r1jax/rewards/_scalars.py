@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from r1jax.rewards._ast import Node, OverBudget, holds, rebuild, symbols, walk
+from r1jax.rewards._ast import Node, OverBudget, holds, mul, num, power, symbols, walk
 from r1jax.rewards._exact import PRIME, Residues, Undefined, exact
 from r1jax.rewards._numeric import ALL, FIRST_BITS, POSITIVE, STEPS, Numeric, agree, rounds_to, whole_letters
 
@@ -117,8 +117,23 @@ def long_decimal_of(a: Node, b: Node) -> bool:
 
 
 def without(node: Node, mark: str) -> Node:
-    """The term with every `percent` or `deg` taken as the bare number."""
-    return rebuild(node, lambda n: n.args[1] if n.kind == "fn" and n.args[0] == mark else n)
+    """The term with `percent` or `deg` taken as the bare number; not inside a function: sin 1° is not sin 1."""
+    if node.kind in ("add", "mul"):
+        return Node(node.kind, tuple(without(term, mark) for term in node.args))
+    return node.args[1] if node.kind == "fn" and node.args[0] == mark else node
+
+
+def without_denominators(difference: Node) -> Node:
+    """y - 4/x as xy - 4: a sum times the denominators with letters in its terms."""
+    found: dict[Node, Fraction] = {}
+    waiting = [difference]
+    while waiting:
+        node = waiting.pop()
+        if node.kind in ("add", "mul"):
+            waiting.extend(node.args)
+        elif node.kind == "pow" and node.args[1].kind == "num" and node.args[1].args[0] < 0 and symbols(node.args[0]):
+            found[node.args[0]] = max(found.get(node.args[0], Fraction(0)), -node.args[1].args[0])
+    return mul(difference, *(power(base, num(exponent)) for base, exponent in found.items()))
 
 
 def proportional(f: Node, g: Node, positive: bool = False) -> bool:

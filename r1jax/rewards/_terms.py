@@ -122,7 +122,7 @@ class Terms(Commands):
                 double = self.peek().value == "!" and not self.peek().spaced
                 self.at += double
                 node = Node("fn", ("doublefact" if double else "fact", node))
-            elif token.value == "%":
+            elif token.value == "%" and not (node.kind == "fn" and node.args[0] == "percent"):
                 self.next()
                 node = Node("fn", ("percent", node))
             elif token.value == "'" and node.kind in ("sym", "apply"):
@@ -204,8 +204,9 @@ class Terms(Commands):
         if token.value == "{" and token.kind == "op":
             return self.bracket()
         if token.kind == "num" and token.value.isdigit() and len(token.value) > 1:
-            self.tokens[self.at] = Token("num", token.value[1:], False)
-            return number(token.value[0])
+            # two tokens from now on: another reading may begin before this place
+            self.tokens[self.at : self.at + 1] = [Token("num", token.value[0]), Token("num", token.value[1:])]
+            return number(self.next().value)
         if token.kind == "num":
             return number(self.next().value)
         if token.kind == "op" and token.value not in ("(", "[", "|"):

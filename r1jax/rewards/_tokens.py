@@ -56,7 +56,8 @@ _PLAIN_COMMANDS = FUNCTIONS - {"arg", "re", "im", "deg", "sign", "det", "max", "
     "beta",
 }
 _SHORT_WORDS = set(
-    "no yes the is all any for if not odd two one ten six are of to it he she we an as by on at be do us up".split()
+    "no yes the is all any for if not odd two one ten six are of to it he she we an as by on at be do us up "
+    "true false none".split()
 )
 _NUMBER = re.compile(r"\d+(?:\.\d+)?(?:[eE][+-]?\d{1,6}(?![\d.]))?|\.\d+")
 _REPEATING = re.compile(
@@ -81,6 +82,7 @@ _FONTS = {
     "operatorname*",
     "mathscr",
 }
+_COMPOUND = re.compile(r"[A-Za-z]+(?:\^\{?-?\d\}?)?(?:\s*(?:/|\\cdot|\s)\s*[A-Za-z]+(?:\^\{?-?\d\}?)?)+")  # m/s^2
 _SPACES = {",", ";", ":", "!", ">", " ", "quad", "qquad", "thinspace", "enspace"}
 _DROPPED_GROUPS = {"color", "label", "tag", "hspace", "vspace", "textcolor"}
 _UNWRAPPED = {
@@ -220,6 +222,10 @@ def _add_text(add, tokens: list[Token], name: str, content: str) -> None:
     if "\\text" in plain:
         raise Unreadable("text in text")
     after_number = bool(tokens) and (tokens[-1].kind == "num" or tokens[-1].value in (")", "}"))
+    if after_number and _COMPOUND.fullmatch(plain) and all(w in UNITS for w in re.findall("[A-Za-z]+", plain)):
+        return add("text", plain)
+    if after_number and plain == "to":
+        return add("op", ":")
     if name in _FONTS:
         lower = _ALIASES.get(plain.lower(), plain.lower())
         if plain in FUNCTIONS or (lower in _PLAIN_COMMANDS and len(lower) > 2):
@@ -253,6 +259,8 @@ def _add_letters(add, tokens: list[Token], run: str, spaced: bool) -> None:
         return add("cmd", lower)
     if lower in ("and", "or"):
         return add("op", lower)
+    if lower == "to" and spaced and after_number:
+        return add("op", ":")
     if lower == "in" and spaced:
         return add("cmd", "in")
     if lower == "mod":
