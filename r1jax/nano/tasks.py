@@ -20,7 +20,11 @@ from typing import NamedTuple
 LIMIT = 99  # no value on the way exceeds it
 LANGUAGES = ("en", "zh")
 TASKS = ("countdown3", "countdown4", "chain", "compare")
-MIX = (0.40, 0.10, 0.25, 0.25)  # share of each task among prompts
+MIX = {  # share of each task in a split
+    "corpus": (0.40, 0.10, 0.25, 0.25),
+    "rl": (0.30, 0.05, 0.35, 0.30),
+    "eval": (0.30, 0.05, 0.35, 0.30),
+}
 LETTERS = "ABCD"
 
 
@@ -119,7 +123,7 @@ def compare(rng: random.Random, language: str) -> dict:
 
 def draw(rng: random.Random, wanted_split: str, task: str | None = None) -> dict:
     """A random problem of one split, without its id."""
-    task = task or rng.choices(TASKS, MIX)[0]
+    task = task or rng.choices(TASKS, MIX[wanted_split])[0]
     language = rng.choice(LANGUAGES)
     while True:
         if task.startswith("countdown"):
@@ -142,7 +146,7 @@ def held_out(count: int) -> list[dict]:
         seen: set[str] = set()
         rng = random.Random("held out")
         while True:
-            task = rng.choices(TASKS, MIX)[0]
+            task = rng.choices(TASKS, MIX["eval"])[0]
             for _ in range(100):  # a small family keeps its share until it runs dry
                 row = draw(rng, "eval", task)
                 if row["canonical"] not in seen:

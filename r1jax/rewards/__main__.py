@@ -1,21 +1,23 @@
-"""Grade a file: `python -m r1jax.rewards KIND FILE`, or test a data set: `python -m r1jax.rewards
-check DATASET`.
+"""Grade a file: `python -m r1jax.rewards KIND FILE`, or test a data set: `python -m r1jax.rewards check DATASET`.
 
-FILE holds one JSON object a line; one verdict a line comes out, in order, with `reward`, `verdict`,
-`stage` and `ms`, and with the row's `id` where it has one.
+FILE holds one JSON object a line; one verdict a line comes out, in order, with `reward`, `verdict`, `stage` and `ms`,
+and with the row's `id` where it has one.
 
     math       gold (string or list of strings: any of them), pred
     extract    text, rule: auto (default), boxed, answer_tag, hash; the verdict has `extracted`
     countdown  numbers, target, pred
     choice     gold, pred
-    format     completion, style: r1_zero (default), r1; prefilled_think: false (default), true;
-    think: none language   cot, target
-    code       program, mode: stdin, function; entry, tests: [[input, output], ...], limits, score:
-    all (default), fraction proof      backend, preamble, goal, proof, allowed_axioms
+    format     completion, style: r1_zero (default), r1; prefilled_think: false (default), true; think: none
+    language   cot, target
+    code       program, mode: stdin, function; entry, tests: [[input, output], ...], limits, score: all (default),
+               fraction
+    proof      backend: coq, lean4, metamath; preamble, goal, proof, allowed_axioms
 
-`check` takes rows {id, problem, gold, kind}, or a file of GSM8K, MATH, AIME, AMC or OlympiadBench
-form, as jsonl or parquet: every gold must verify against itself and none of its mutants may. It
-prints the rows that fail, and exits with 1 if there are any.
+Programs and proofs are graded one on each core; `ms` is the time of the check alone, without waiting for its turn.
+
+`check` takes rows {id, problem, gold, kind}, or a file of GSM8K, MATH, AIME, AMC or OlympiadBench form, as jsonl or
+parquet: every gold must verify against itself and none of its mutants may. It prints the rows that fail, and exits
+with 1 if there are any.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,9 +56,7 @@ def is_text(x: object) -> bool:
 
 
 def is_number(x: object) -> bool:
-    return (isinstance(x, int) and not isinstance(x, bool)) or (
-        isinstance(x, float) and math.isfinite(x)
-    )
+    return (isinstance(x, int) and not isinstance(x, bool)) or (isinstance(x, float) and math.isfinite(x))
 
 
 def is_pair(x: object) -> bool:
@@ -107,6 +108,9 @@ ROWS: dict[str, tuple[str, dict[str, Rule], dict[str, Rule]]] = {
 }
 
 
+SANDBOXED = ("code", "proof")
+
+
 def main(arguments: list[str] | None = None) -> int:
     """The exit status: 0; 1 where `check` found unusable rows; 2, with a reason, for bad input."""
     parser = argparse.ArgumentParser(
@@ -114,9 +118,7 @@ def main(arguments: list[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "kind", metavar="KIND", choices=[*ROWS, "check"], help=", ".join([*ROWS, "check"])
-    )
+    parser.add_argument("kind", metavar="KIND", choices=[*ROWS, "check"], help=", ".join([*ROWS, "check"]))
     parser.add_argument("file", metavar="FILE", type=Path)
     chosen = parser.parse_args(arguments)
     try:
@@ -149,26 +151,17 @@ def read(kind: str, path: Path) -> list[dict]:
             try:
                 row = json.loads(line.decode("utf-8-sig"))
             except (ValueError, RecursionError) as problem:
-                raise ValueError(
-                    f"{where} is not JSON in UTF-8 ({problem}); write one JSON object a line"
-                ) from None
+                raise ValueError(f"{where} is not JSON in UTF-8 ({problem}); write one JSON object a line") from None
             if not isinstance(row, dict):
-                raise ValueError(
-                    f"{where} is a JSON {type(row).__name__}; write one JSON object a line"
-                )
+                raise ValueError(f"{where} is a JSON {type(row).__name__}; write one JSON object a line")
             if text_key in row and row[text_key] is None:
                 row[text_key] = ""  # null: the model wrote nothing
             rules = (
-                {text_key: TEXT}
-                | required
-                | {key: rule for key, rule in optional.items() if row.get(key) is not None}
+                {text_key: TEXT} | required | {key: rule for key, rule in optional.items() if row.get(key) is not None}
             )
             for key, rule in rules.items():
                 if row.get(key) is None:
-                    raise ValueError(
-                        f"{where} has no {key!r}; "
-                        f"a {kind} row needs {', '.join([text_key, *required])}"
-                    )
+                    raise ValueError(f"{where} has no {key!r}; a {kind} row needs {', '.join([text_key, *required])}")
                 if not rule.holds(row[key]):
                     raise ValueError(f"{where} has {key}={row[key]!r:.80}; it must be {rule.words}")
             rows.append(row)
@@ -178,9 +171,7 @@ def read(kind: str, path: Path) -> list[dict]:
 def grade(kind: str, rows: list[dict]) -> Iterator[dict]:
     """One line of output for each row, in order."""
     key = ROWS[kind][0]
-    for row, (verdict, extracted) in zip(
-        rows, verdicts(kind, [row[key] for row in rows], rows), strict=True
-    ):
+    for row, (verdict, extracted) in zip(rows, verdicts(kind, [row[key] for row in rows], rows), strict=True):
         line = {"id": row["id"]} if "id" in row else {}
         line |= {
             "reward": verdict.reward,
@@ -216,10 +207,10 @@ def verdicts(kind: str, texts: list[str], rows: list[dict]) -> Iterator[tuple[Ve
                 found,
             )
     else:
-        verify = verifier(kind)
-        for text, row in zip(texts, rows, strict=True):
-            verdict = verify(text, row)
-            yield verdict, verdict.extracted
+        threads = len(os.sched_getaffinity(0)) if kind in SANDBOXED and hasattr(os, "sched_getaffinity") else 1
+        with ThreadPoolExecutor(threads) as pool:  # each waits for sandboxes of its own
+            for verdict in pool.map(verifier(kind), texts, rows):
+                yield verdict, verdict.extracted
 
 
 def verifier(kind: str) -> Callable[..., Verdict]:

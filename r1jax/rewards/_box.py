@@ -66,7 +66,8 @@ class Box:
             f"import os,marshal\nd=b''\nwhile len(d)<{len(start)}:d+=os.read({theirs.fileno()},{len(start)}-len(d))\n"
             "c,g=marshal.loads(d)\nv=dict(globals(),config=g)\ndel d,g\nfor x in c:exec(x,v)\ndel x,c\nv['start']()"
         )
-        python = [_python(tier), "-I", "-B", "-X", "utf8", "-c", loader]
+        # without site, which takes 4 of 11 ms; `_inside` brings what programs know from it
+        python = [_python(tier), "-I", "-S", "-B", "-X", "utf8", "-c", loader]
         command, options, fds = python, {}, [theirs.fileno()]
         if tier == "A":
             command = _bubblewrap(file_mb, shown)

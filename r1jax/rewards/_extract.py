@@ -29,9 +29,14 @@ _NUMBER = re.compile(
 )
 _CHAT = re.compile(r"<\|[a-z_]+\|>")
 _SENTENCE_END = re.compile(r"(?<![\d\s][A-Za-z])\.(?=\s+[A-Z\u4e00-\u9fff]|\s*$)|\n\s*\n|。")
-_NOT = re.compile(r"\b(?:not|never|neither|nor|cannot)\b|n['’]t\b|不|没", re.IGNORECASE)
-_CLAUSE = re.compile(r"[,.;:!?\n，。；：！？]|\b(?:so|then|but|hence|thus|therefore)\b|所以|因此|而是|那么", re.IGNORECASE)
-_DENIED = re.compile(r"\W{0,3}\s*(?:is|was|are|would be)\s+(?:not|wrong|incorrect)\b|\W{0,3}\s*(?:isn|wasn|aren)['’]t|\s*(?:不对|不是|错)")
+# "not 5", "cannot be equal to $5": at most two words before the formula; "5 is wrong" behind it
+_NOT = re.compile(
+    r"(?:\b(?:not|never|neither|nor|cannot)\b|n['’]t\b)(?:\s+[a-z]+){0,2}[\s$\\([*_]*\Z|不(?:是|等于|会是)?[\s$\\([*_]*\Z",
+    re.IGNORECASE,
+)
+_DENIED = re.compile(
+    r"\W{0,3}\s*(?:(?:is|was|are|would be)\s+(?:not|wrong|incorrect)\b|(?:isn|wasn|aren)['’]t)|\s*(?:不对|不是|错)"
+)
 _HOPE = re.compile(r"I hope (?:it|this) is correct", re.IGNORECASE)
 
 
@@ -144,9 +149,9 @@ def last_formula(text: str) -> list[str]:
     """The formula between math signs or the number that ends last; nothing where the sentence denies it."""
     span, covered = last_span(text)
     number = _last(_NUMBER, text, covered)
-    found, start, end = (number[0].strip(), *number.span()) if number else (span, covered - len(span), covered)
-    clause = _CLAUSE.split(text[max(0, start - 200) : start].rstrip("$ \\([*_"))[-1]
-    return [] if not found or _NOT.search(clause) or _DENIED.match(text, end) else [found]
+    found, start, end = (number[0].strip(), *number.span()) if number else (span, text.rfind(span, 0, covered), covered)
+    denied = _NOT.search(text[max(0, start - 40) : start]) or _DENIED.match(text, end)
+    return [found] if found and not denied else []
 
 
 def last_span(text: str) -> tuple[str, int]:

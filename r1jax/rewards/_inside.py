@@ -4,11 +4,13 @@ A job holds a program, inputs and limits, never an expected value: what leaves i
 The candidate may do what it likes to this code in its own process; it can only spoil what it says itself.
 """
 
+import builtins
 import marshal
 import os
 import resource
 import sys
 from _json import encode_basestring_ascii
+from _sitebuiltins import Quitter
 
 MAX_DEPTH, MAX_NODES = 200, 1_000_000
 FETCH_BYTES = 64 << 20
@@ -82,6 +84,7 @@ def limit(limits):
 def work(job):
     """The candidate's process. For a program and for a command it does not come back the usual way."""
     sys.argv[:] = ["main.py"]
+    builtins.exit, builtins.quit = Quitter("exit", "Ctrl-D"), Quitter("quit", "Ctrl-D")
     if hasattr(sys, "set_int_max_str_digits"):
         sys.set_int_max_str_digits(0)
     sys.path[:] = [path for path in sys.path if path] + job.get("path", [])

@@ -118,25 +118,33 @@ class Numeric:
         if abs(x) and mp.mag(abs(x)) > 4000:
             raise OverBudget("size")
         try:
-            if name in ("sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh", "coth"):
-                if name.endswith("h") and mp.mag(abs(x) + 1) > 30:
-                    raise OverBudget("size")
-                return getattr(mp, name)(x)
-            if name.startswith("arc"):
-                short = {"arccot": "acot", "arcsec": "asec", "arccsc": "acsc"}.get(name, "a" + name[3:])
-                if short == "acot":
-                    return mp.pi / 2 - mp.atan(x)
-                return getattr(mp, short)(x)
-            if name in ("ln", "log", "lg"):
-                if not x or (len(values) > 1 and (not values[1] or values[1] == 1)):
-                    raise Undefined
-                self.left_reals |= _real(x) and x.real < 0
-                value = mp.log(x)
-                if len(values) > 1:
-                    return value / mp.log(values[1])
-                return value / mp.log(10) if name == "lg" or (name == "log" and self.ten) else value
-        except (ValueError, ZeroDivisionError) as error:
+            value = self.elementary(name, values)
+        except (ValueError, ArithmeticError) as error:  # a pole
             raise Undefined from error
+        if value is None:
+            raise Undefined
+        return value
+
+    def elementary(self, name: str, values: list):
+        """The value of a function, None where it has none here. Raises what mpmath raises at a pole."""
+        mp, x = self.mp, values[0]
+        if name in ("sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh", "coth"):
+            if name.endswith("h") and mp.mag(abs(x) + 1) > 30:
+                raise OverBudget("size")
+            return getattr(mp, name)(x)
+        if name.startswith("arc"):
+            short = {"arccot": "acot", "arcsec": "asec", "arccsc": "acsc"}.get(name, "a" + name[3:])
+            if short == "acot":
+                return mp.pi / 2 - mp.atan(x)
+            return getattr(mp, short)(x)
+        if name in ("ln", "log", "lg"):
+            if not x or (len(values) > 1 and (not values[1] or values[1] == 1)):
+                raise Undefined
+            self.left_reals |= _real(x) and x.real < 0
+            value = mp.log(x)
+            if len(values) > 1:
+                return value / mp.log(values[1])
+            return value / mp.log(10) if name == "lg" or (name == "log" and self.ten) else value
         if name == "abs":
             return abs(x)
         if name in ("floor", "ceil") and _real(x):
@@ -156,7 +164,7 @@ class Numeric:
             return mp.gamma(x + 1)
         if name == "binom" and all(abs(v) < 10**4 for v in values):
             return mp.binomial(*values)
-        raise Undefined
+        return None
 
 
 def _real(value) -> bool:

@@ -8,7 +8,7 @@ from r1jax.rewards._ast import Node, Unreadable, num, over
 from r1jax.rewards._letters import spelling
 from r1jax.rewards._terms import Terms
 from r1jax.rewards._tokens import END, Token, scan
-from r1jax.rewards._units import DEGREES, FILLER, PERCENT, TIMES, may_be_unit
+from r1jax.rewards._units import DEGREES, PERCENT, is_filler, may_be_label, may_be_unit, times
 
 _RELATIONS = {
     "=": "=",
@@ -111,7 +111,7 @@ class Answer(Terms):
         words = self.leading_words()
         if words is not None and (self.peek() is END or self.at_close() or self.at_separator()):
             return Node("text", (words,))
-        if words is not None and self.peek().value == ":" and all(word.lower() in FILLER for word in words.split()):
+        if words is not None and self.peek().value == ":" and is_filler(words):
             self.next()  # "Answer: 5"
             words = None
         side = Node("text", (words,)) if words is not None and self.peek_relation() else self.side()
@@ -133,9 +133,11 @@ class Answer(Terms):
             return None
         text = " ".join(words)
         token = self.peek()
+        if self.peek_relation() and not may_be_label(text, of_equation=True):
+            raise Unreadable("words that deny")
         if token is END or self.at_close() or self.at_separator() or self.peek_relation() or token.value == ":":
             return text
-        if text.endswith(":") or all(word.lower() in FILLER for word in re.findall(r"[A-Za-z]+", text)):
+        if is_filler(text) or (text.endswith(":") and may_be_label(text, of_equation=False)):
             return None
         self.at = start
         raise Unreadable("words before an expression")
@@ -182,8 +184,10 @@ class Answer(Terms):
             token = self.peek()
             if token.kind in ("word", "text"):
                 lower = token.value.lower().strip(".")
-                if not words and lower in TIMES:
-                    factor *= TIMES[lower]
+                more, rest = (1, token.value) if words else times(token.value)
+                if more != 1:
+                    factor *= more
+                    words += [rest] if rest else []
                 elif not words and lower in PERCENT:
                     node = Node("fn", ("percent", node))
                 elif not words and lower in DEGREES:

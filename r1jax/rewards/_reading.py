@@ -25,6 +25,9 @@ _MARKED = re.compile(r"\$[^$]*\$|\\[(\[]|\*\*|</?\w+>")
 _WORD = re.compile(r"(?<![\\A-Za-z{])(?!and\b)[A-Za-z]{3,}|[\u4e00-\u9fff]")
 _BRACES = re.compile(r"\\.|[{}]")
 _MONEY = re.compile(r"^\W{0,4}\\\$\s*[\d.]")
+_FONT = r"(?:\\(?:text|textbf|textrm|mathbf|mathrm|bf)\s*\{\s*)?"
+_OPTION = re.compile(_FONT + r"(?:\(\s*)?([A-J])\s*[).:]\s*\}?(?:\\[ ,;:]|\\q?quad|[\s~}])*(\S.*)")
+_BARE_OPTION = re.compile(_FONT + r"\(?([A-J])\)?\}?")
 _NAME = re.compile(r"[a-z]{3,}")
 _SIGNS = re.compile(r"\\[()\[\]]|\\?\$|[€£¥₹]")
 
@@ -55,7 +58,8 @@ class Reading:
         if not _is_balanced(self.tidied):
             return [Node("false", ())]
         found = []
-        for commas in (True, False) if COMMAS.search(self.tidied) else (True,):
+        grouped = COMMAS.search(self.tidied)
+        for commas in (True, False) if grouped and ",0" not in grouped[0] else (True,):
             try:
                 tree = parse(self.tidied, commas)
                 found.append(Node("quantity", (tree, "dollars")) if self.is_money and tree.kind == "num" else tree)
@@ -85,6 +89,19 @@ def same_word(one: Reading, other: Reading) -> bool:
     if not _NAME.fullmatch(word) or word in string.ascii_lowercase:
         return False
     return any(text.startswith("\\text") or (text.isalpha() and text.istitle()) for text in (one.tidied, other.tidied))
+
+
+def same_option(one: Reading, other: Reading) -> bool:
+    """(B) 42 says B, and says 42: against a bare letter the letter counts, against a number the value."""
+    for labelled, bare in ((one, other), (other, one)):
+        option = _OPTION.fullmatch(labelled.tidied)
+        value = plain_number(unwrap(option[2])) if option else None
+        if value is None or _OPTION.fullmatch(bare.tidied):
+            continue
+        letter = _BARE_OPTION.fullmatch(bare.tidied)
+        if letter[1] == option[1] if letter else bare.number == value:
+            return True
+    return False
 
 
 def reading(extracted: str) -> Reading | None:

@@ -117,8 +117,8 @@ def long_decimal_of(a: Node, b: Node) -> bool:
 
 
 def without(node: Node, mark: str) -> Node:
-    """The term with `percent` or `deg` taken as the bare number; not inside a function: sin 1° is not sin 1."""
-    if node.kind in ("add", "mul"):
+    """The term with `percent` or `deg` taken as the bare number; not where it tells: in sin 1°, in x + 4%."""
+    if node.kind == "mul" or (node.kind == "add" and all(holds(term, "fn", mark) for term in node.args)):
         return Node(node.kind, tuple(without(term, mark) for term in node.args))
     return node.args[1] if node.kind == "fn" and node.args[0] == mark else node
 

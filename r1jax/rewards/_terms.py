@@ -64,7 +64,8 @@ class Terms(Commands):
         """3 1/2 is three and a half: a whole number with a proper fraction of whole numbers after it."""
         if part.kind == "fn" and part.args[0] in ("percent", "deg"):
             inner = self.mixed(whole, part.args[1])
-            return num(inner.args[0] / 100, "mixed") if inner.kind == "num" and part.args[0] == "percent" else part
+            is_mixed = inner.kind == "num" and inner.args[1] == "mixed"
+            return num(inner.args[0] / 100, "mixed") if is_mixed and part.args[0] == "percent" else part
         if whole.kind == "num" and whole.args[1].isdigit() and part.kind == "mul" and len(part.args) == 2:
             top, bottom = part.args
             if (

@@ -90,15 +90,16 @@ def _confine(memory_mb: int) -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     limits = {
-        resource.RLIMIT_CORE: 0,
-        resource.RLIMIT_CPU: LONGEST_LIFE_S,
-        resource.RLIMIT_AS: memory_mb << 20,
+        resource.RLIMIT_CORE: (0, True),
+        resource.RLIMIT_CPU: (LONGEST_LIFE_S, True),
+        # soft: what runs here is ours, and a sandbox started from here sets itself the limit of its task
+        resource.RLIMIT_AS: (memory_mb << 20, False),
     }
-    for name, value in limits.items():
+    for name, (value, for_children) in limits.items():
         hard = resource.getrlimit(name)[1]
         value = value if hard == resource.RLIM_INFINITY else min(value, hard)
         with contextlib.suppress(ValueError, OSError):  # macOS refuses RLIMIT_AS
-            resource.setrlimit(name, (value, value))
+            resource.setrlimit(name, (value, value if for_children else hard))
     sys.setrecursionlimit(3000)
     if hasattr(sys, "set_int_max_str_digits"):
         sys.set_int_max_str_digits(0)  # lengths are bounded before any int is built

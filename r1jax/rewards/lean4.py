@@ -108,9 +108,8 @@ def sources(preamble: str, goal: str, proof: str) -> tuple[str, str, str]:
 @functools.lru_cache(maxsize=4)
 def _project(project: str) -> tuple[str, str]:
     """The prefix of the project's toolchain, and its LEAN_PATH. Lake runs unconfined: the project is the user's."""
-    said = subprocess.run(
-        ["lake", "env", "printenv"], cwd=project, capture_output=True, text=True, check=True, timeout=120
-    )
+    command = ["sh", "-c", "ulimit -S -v unlimited; exec lake env printenv"]  # a worker's own limit is too low for it
+    said = subprocess.run(command, cwd=project, capture_output=True, text=True, check=True, timeout=120)
     values = dict(line.split("=", 1) for line in said.stdout.splitlines() if "=" in line)
     return values["LEAN_SYSROOT"], values["LEAN_PATH"]
 

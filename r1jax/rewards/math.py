@@ -145,7 +145,7 @@ def _compare(references: list[Reading], answer: Reading) -> tuple[float, str, st
     for reference in references:
         if reference.spelling == answer.spelling:
             return 1.0, "correct", "string"
-        if _reading.same_word(reference, answer):
+        if _reading.same_word(reference, answer) or _reading.same_option(reference, answer):
             return 1.0, "correct", "text"
         try:
             for gold_tree in reference.trees:

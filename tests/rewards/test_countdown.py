@@ -11,11 +11,7 @@ from hypothesis import strategies as st
 from r1jax.rewards.countdown import verify
 
 CASES = Path(__file__).parents[1] / "cases" / "countdown"
-ROWS = [
-    json.loads(line)
-    for file in sorted(CASES.glob("*.jsonl"))
-    for line in file.open(encoding="utf-8")
-]
+ROWS = [json.loads(line) for file in sorted(CASES.glob("*.jsonl")) for line in file.open(encoding="utf-8")]
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[row["id"] for row in ROWS])
@@ -129,9 +125,7 @@ def test_anything_else_is_wrong(text, numbers, target):
     assert (verdict.reward, verdict.verdict) == (0.0, "wrong")
 
 
-@pytest.mark.parametrize(
-    "text", ["", "  \n", "<think>1+2", "<think>1+2</think>", "<answer>1+2", "<answer> </answer>"]
-)
+@pytest.mark.parametrize("text", ["", "  \n", "<think>1+2", "<think>1+2</think>", "<answer>1+2", "<answer> </answer>"])
 def test_a_text_with_tags_and_no_complete_answer_block_holds_no_answer(text):
     assert verify(text, {"numbers": [1, 2], "target": 3}).verdict == "no_answer"
 

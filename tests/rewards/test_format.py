@@ -20,9 +20,7 @@ def test_a_format_case_gets_the_expected_verdict(row):
     assert verify(row["completion"], row).reward == float(row["expected"])
 
 
-@pytest.mark.parametrize(
-    "row", [r for r in PEERS if r["style"] in STYLES], ids=lambda row: row["id"]
-)
+@pytest.mark.parametrize("row", [r for r in PEERS if r["style"] in STYLES], ids=lambda row: row["id"])
 def test_a_peers_case_agrees_except_that_an_empty_thought_is_none(row):
     empty_thought = "<think></think>" in row["completion"]
     expected = bool(row["expected"]) and not empty_thought

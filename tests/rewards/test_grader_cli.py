@@ -11,9 +11,7 @@ from r1jax.rewards.selfcheck import solve, unusable
 
 
 def written(path, *rows):
-    path.write_text(
-        "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows), "utf-8"
-    )
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows), "utf-8")
     return path
 
 
@@ -54,9 +52,7 @@ def test_math_is_graded_as_one_batch_and_extract_shows_what_it_found(tmp_path, c
         {"gold": ["3", "4"], "pred": "4"},
         {"gold": "5", "pred": "6"},
     ]
-    assert [
-        line["reward"] for line in graded(capsys, "math", written(tmp_path / "a.jsonl", *rows))
-    ] == [1, 1, 0]
+    assert [line["reward"] for line in graded(capsys, "math", written(tmp_path / "a.jsonl", *rows))] == [1, 1, 0]
     rows = [
         {"text": r"so \boxed{7}"},
         {"text": "#### 8", "rule": "hash"},
@@ -68,9 +64,7 @@ def test_math_is_graded_as_one_batch_and_extract_shows_what_it_found(tmp_path, c
 
 
 def test_a_null_text_is_a_model_that_wrote_nothing_and_blank_lines_are_left_out(tmp_path, capsys):
-    path = written(
-        tmp_path / "a.jsonl", {"gold": "B", "pred": None}, "", {"gold": "B", "pred": "B"}
-    )
+    path = written(tmp_path / "a.jsonl", {"gold": "B", "pred": None}, "", {"gold": "B", "pred": "B"})
     assert [line["verdict"] for line in graded(capsys, "choice", path)] == ["no_answer", "correct"]
 
 
@@ -156,9 +150,7 @@ def test_the_command_runs_as_a_module_and_needs_no_jax(tmp_path):
         "except SystemExit as end: assert end.code == 0\n"
         "assert not {'jax', 'numpy', 'sympy'} & set(sys.modules)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["reward"] == 1.0
 
 
@@ -210,9 +202,7 @@ def test_check_prints_the_unusable_rows_and_fails(tmp_path, capsys):
     assert "broken.jsonl:1" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "numbers, target", [([3, 3, 8, 8], 24), ([1, 5, 5, 5], 24), ([2, 3], -1), ([7], 7)]
-)
+@pytest.mark.parametrize("numbers, target", [([3, 3, 8, 8], 24), ([1, 5, 5, 5], 24), ([2, 3], -1), ([7], 7)])
 def test_a_solution_is_found_where_there_is_one(numbers, target):
     from fractions import Fraction
 

@@ -88,11 +88,7 @@ def test_a_text_without_words_has_no_share_and_pays_nothing(text):
 
 
 def test_a_target_may_be_a_code_with_a_region_or_a_name():
-    assert (
-        verify("五", {"language": "zh-CN"}).reward
-        == verify("五", {"target": "Chinese"}).reward
-        == 1.0
-    )
+    assert verify("五", {"language": "zh-CN"}).reward == verify("五", {"target": "Chinese"}).reward == 1.0
 
 
 def test_a_target_that_is_no_language_is_named():
@@ -111,9 +107,7 @@ def test_no_text_raises_and_every_share_lies_between_0_and_1(text, target):
     assert share is None or 0 <= share <= 1
 
 
-@pytest.mark.parametrize(
-    "piece", ["\\(", "\\[", "$", "$$a", "`", "```a", "\\begin{a}", "<a", "a$ "]
-)
+@pytest.mark.parametrize("piece", ["\\(", "\\[", "$", "$$a", "`", "```a", "\\begin{a}", "<a", "a$ "])
 def test_unclosed_marks_are_read_in_one_pass(piece):
     # the marks that hold no word leave the words beside them alone
     assert consistency(piece * 20_000 + "\n the sum", "en") == 1.0

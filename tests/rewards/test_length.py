@@ -25,9 +25,7 @@ def test_an_overlong_case_gets_the_expected_penalty(row):
 
 
 # DAPO: L_max 20480, L_cache 4096, so free up to 16384; half of the cache used at 18432
-@pytest.mark.parametrize(
-    "length, expected", [(0, 0), (16384, 0), (18432, -0.5), (20480, -1), (20481, -1), (10**6, -1)]
-)
+@pytest.mark.parametrize("length, expected", [(0, 0), (16384, 0), (18432, -0.5), (20480, -1), (20481, -1), (10**6, -1)])
 def test_the_penalty_grows_linearly_over_the_cache(length, expected):
     assert overlong(length, max_length=20480, cache=4096) == expected
 

@@ -13,9 +13,7 @@ ROWS = [r for r in map(json.loads, CASES.open(encoding="utf-8")) if r["fn"] == "
 
 @pytest.mark.parametrize("row", ROWS, ids=[row["id"] for row in ROWS])
 def test_a_repetition_case_gets_the_expected_penalty(row):
-    found = penalty(
-        row["completion"], n=row["config"]["ngram_size"], max_penalty=row["config"]["max_penalty"]
-    )
+    found = penalty(row["completion"], n=row["config"]["ngram_size"], max_penalty=row["config"]["max_penalty"])
     assert found == pytest.approx(row["expected"], abs=1e-12)
 
 
