@@ -6,6 +6,7 @@ process 0 writes the files.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Sequence
@@ -58,7 +59,7 @@ def learner(recipe: RLRecipe, cfg: ModelConfig, mesh: Mesh) -> Learner:
         optax.adamw(schedule if recipe.warmup_steps else recipe.learning_rate, recipe.adam_b1, recipe.adam_b2, weight_decay=recipe.weight_decay),
     )  # fmt: skip
     objective = grpo_objective(recipe.clip_eps, recipe.kl_coef)
-    return Learner(cfg, optimizer, objective, recipe.temperature, remat=recipe.remat, row_shards=rows_in_turn(mesh))
+    return Learner(cfg, optimizer, objective, recipe.temperature, remat=recipe.remat, row_shards=rows_in_turn(mesh), balance_rate=recipe.balance_rate)
 
 
 def evaluate(policy: Policy, params: dict, examples: Sequence[dict], mesh: Mesh, pool: Pool, *, seed: int, max_tokens: int) -> dict:
@@ -142,6 +143,8 @@ def train(recipe: RLRecipe, options: RunOptions, stage: str) -> Path:
     def whole(trained: dict) -> dict:
         return merge(trained, frozen)
 
+    if recipe.replay_routes and not policy.cfg.experts:
+        raise ValueError("--replay-routes=True needs a model with experts; leave it out")
     check_row_length(recipe, policy, map(take, range(data["counts"].get("rows", GENERATED))))
     ours = learner(recipe, policy.cfg, mesh)
     manifest = lineage.Manifest(stage, fields, options.seed, lineage.versions(), parent, data)
@@ -171,6 +174,7 @@ def train(recipe: RLRecipe, options: RunOptions, stage: str) -> Path:
         Saver(workdir / "checkpoints") as saver,
         launch.stop_requests() as stopping,
         Progress(recipe.steps, last or 0) as progress,
+        jax.set_mesh(mesh) if policy.cfg.experts else contextlib.nullcontext(),  # experts read it where they are visited
     ):
         def evaluated(step: int) -> dict:
             progress.say(f"step {step}: evaluating on {len(held_out)} held-out problems")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from r1jax.model.config import Experts, ModelConfig
-from r1jax.model.feedforward import MoE, choose, imbalance, rebalanced
+from r1jax.model.feedforward import MoE, choose, imbalance, loads, rebalanced
 
 EXPERTS = Experts(6, 2, 5, scores="sigmoid", normalise=True, scale=1.5)
 CFG = ModelConfig(vocab_size=9, width=8, layers=1, heads=2, kv_heads=1, head_width=4, mlp_width=7, experts=EXPERTS)
@@ -36,26 +36,37 @@ def by_hand(params, x, chosen):
 
 def test_each_token_gets_the_gated_sum_of_its_experts(moe):
     params, x = moe
-    out, routing = MoE(CFG).apply({"params": params}, x)
-    np.testing.assert_allclose(out, by_hand(params, x, np.asarray(routing.chosen)), atol=1e-4)
-    assert routing.load.sum() == 3 * 4 * 2
+    out, chosen = MoE(CFG).apply({"params": params}, x)
+    np.testing.assert_allclose(out, by_hand(params, x, np.asarray(chosen)), atol=1e-4)
+    assert chosen.shape == (3, 4, 2)
 
 
 def test_a_replayed_choice_is_obeyed_with_the_scores_of_now(moe):
     params, x = moe
     chosen = np.random.default_rng(1).permuted(np.tile(np.arange(6), (3, 4, 1)), axis=-1)[..., :2]
-    out, routing = MoE(CFG).apply({"params": params}, x, jnp.asarray(chosen))
-    np.testing.assert_array_equal(routing.chosen, chosen)
+    out, obeyed = MoE(CFG).apply({"params": params}, x, jnp.asarray(chosen))
+    np.testing.assert_array_equal(obeyed, chosen)
     np.testing.assert_allclose(out, by_hand(params, x, chosen), atol=1e-4)
+
+
+def test_where_no_choice_is_known_the_router_chooses_anew(moe):
+    params, x = moe
+    out, own = MoE(CFG).apply({"params": params}, x)
+    known = jnp.asarray(own).at[1, 2].set(-1)
+    again, chosen = MoE(CFG).apply({"params": params}, x, known)
+    np.testing.assert_array_equal(chosen, own)
+    np.testing.assert_array_equal(again, out)
 
 
 def test_a_choice_of_one_expert_by_all_drops_nobody(moe):
     params, x = moe
     chosen = np.broadcast_to([4, 0], (3, 4, 2))
-    out, routing = MoE(CFG).apply({"params": params}, x, jnp.asarray(chosen))
-    np.testing.assert_array_equal(routing.load, [12, 0, 0, 0, 12, 0])
+    out, _ = MoE(CFG).apply({"params": params}, x, jnp.asarray(chosen))
     np.testing.assert_allclose(out, by_hand(params, x, chosen), atol=1e-4)
-    assert float(imbalance(routing.load)) == 3.0  # 12 tokens against a mean of 24/6
+    counted = jnp.ones((3, 4), bool).at[0].set(False)
+    load = loads(jnp.asarray(chosen)[None], counted, 6)
+    np.testing.assert_array_equal(load, [[8, 0, 0, 0, 8, 0]])
+    assert float(imbalance(load)) == 3.0  # 8 tokens against a mean of 16/6
 
 
 def test_the_bias_corrects_the_choice_but_not_the_gates_and_has_no_gradient(moe):
@@ -65,9 +76,9 @@ def test_the_bias_corrects_the_choice_but_not_the_gates_and_has_no_gradient(moe)
     assert np.all(grads["router"]["bias"] == 0)
     assert np.any(grads["router"]["kernel"] != 0)
     params = params | {"router": params["router"] | {"bias": bias}}
-    out, routing = MoE(CFG).apply({"params": params}, x)
-    assert (routing.chosen == 3).any(-1).all()
-    np.testing.assert_allclose(out, by_hand(params, x, np.asarray(routing.chosen)), atol=1e-4)
+    out, chosen = MoE(CFG).apply({"params": params}, x)
+    assert (chosen == 3).any(-1).all()
+    np.testing.assert_allclose(out, by_hand(params, x, np.asarray(chosen)), atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +104,8 @@ def test_balancing_lowers_the_bias_of_busy_experts_and_evens_the_load(moe):
 
     @jax.jit
     def load(bias):
-        return MoE(CFG).apply({"params": params | {"router": params["router"] | {"bias": bias}}}, x)[1].load
+        chosen = MoE(CFG).apply({"params": params | {"router": params["router"] | {"bias": bias}}}, x)[1]
+        return loads(chosen[None], jnp.ones(x.shape[:-1], bool), 6)[0]
 
     bias = jnp.linspace(-0.3, 0.3, 6)
     before = float(imbalance(load(bias)))

@@ -146,7 +146,7 @@ def test_decoding_with_the_cache_gives_the_logprobs_of_one_full_forward(cfg, one
     for row, tokens in zip(padded, rest, strict=True):
         row[: len(tokens)] = tokens
     lengths = np.asarray([len(p) for p in rest], np.int32)
-    own, logits = decode.prefill(cfg, weights, padded, lengths, [shared], prefix, dtype=jnp.float32)
+    own, logits, _ = decode.prefill(cfg, weights, padded, lengths, [shared], prefix, dtype=jnp.float32)
 
     @jax.jit
     def feed(cache, clock, tokens):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -35,18 +35,6 @@ class GatedMLP(nn.Module):
         return dense("down", self.cfg.width)(hidden).reshape(x.shape)
 
 
-class Routing(NamedTuple):
-    """Where the tokens of one layer went.
-
-    Attributes:
-        chosen: [.., k] experts of each token.
-        load: [X] tokens each expert was chosen by, as float32.
-    """
-
-    chosen: Int[Array, "*rows k"]
-    load: Float[Array, " X"]
-
-
 class ExpertKernels(nn.Module):
     """The matrices of all experts, [X, D, F] twice and [X, F, D]."""
 
@@ -76,7 +64,7 @@ class Router(nn.Module):
 
 
 class MoE(nn.Module):
-    """Σ gate · expert(x) over the experts each token chooses, plus the shared ones. No token is ever dropped.
+    """Σ gate · expert(x) over the experts each token chooses, plus the shared ones; and that choice. No token is ever dropped.
 
     Args of the call:
         chosen: [.., k] replays the choice of an earlier pass, where it is not negative; the gates are this pass's scores of
@@ -87,7 +75,7 @@ class MoE(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*rows D"], chosen: Any = None) -> tuple[Float[Array, "*rows D"], Routing]:
+    def __call__(self, x: Float[Array, "*rows D"], chosen: Any = None) -> tuple[Float[Array, "*rows D"], Int[Array, "*rows k"]]:
         experts = self.cfg.experts
         flat = x.reshape(-1, x.shape[-1])
         scores, bias = Router(self.cfg, name="router")(flat)
@@ -103,8 +91,7 @@ class MoE(nn.Module):
         out = visit(flat, choice, gates * experts.scale, kernels, self.cfg.activation).reshape(x.shape)
         if experts.shared:
             out = out + GatedMLP(self.cfg, self.dtype, experts.shared * experts.width, name="shared")(x)
-        load = jnp.zeros(experts.count).at[choice.reshape(-1)].add(1.0)
-        return out, Routing(choice.reshape(*x.shape[:-1], -1), load)
+        return out, choice.reshape(*x.shape[:-1], -1)
 
 
 def choose(scores: Float[Array, "M X"], experts: Experts) -> Int[Array, "M k"]:
@@ -162,6 +149,12 @@ def visit_here(x: Array, chosen: Array, gates: Array, kernels: Sequence[Array], 
     out = jnp.where(jnp.arange(len(order))[:, None] < sizes.sum(), out, 0)  # what lies behind the last group is undefined
     back = out[jnp.argsort(order)].reshape(*chosen.shape, -1)
     return jnp.sum(back * gates[..., None].astype(back.dtype), axis=1)
+
+
+def loads(chosen: Int[Array, "L *rows k"], counted: Bool[Array, "*rows"], count: int) -> Float[Array, "L X"]:
+    """How many of the counted tokens chose each expert of each layer."""
+    weight = jnp.broadcast_to(counted[..., None], chosen.shape[1:]).astype(jnp.float32).reshape(-1)
+    return jax.vmap(lambda layer: jnp.zeros(count).at[layer.reshape(-1)].add(weight))(chosen)
 
 
 def rebalanced(bias: Float[Array, "*layers X"], load: Float[Array, "*layers X"], rate: float) -> Float[Array, "*layers X"]:

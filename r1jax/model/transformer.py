@@ -25,7 +25,7 @@ from jaxtyping import Array, Float, Int
 
 from r1jax.model.attention import Attend, Attention, LatentAttention
 from r1jax.model.config import Group, ModelConfig
-from r1jax.model.feedforward import GatedMLP, MoE, Routing
+from r1jax.model.feedforward import GatedMLP, MoE
 from r1jax.model.layers import norm, soft_cap
 from r1jax.model.rope import Turn, turns
 
@@ -51,7 +51,7 @@ class Block(nn.Module):
     @nn.compact
     def __call__(
         self, x: Array, turn: Turn, positions: Array, attend: Attend, window: Any = None, chosen: Any = None
-    ) -> tuple[Array, Any, Routing | None]:
+    ) -> tuple[Array, Any, Array | None]:
         c = self.cfg
 
         def after(name: str, out: Array) -> Array:
@@ -65,10 +65,10 @@ class Block(nn.Module):
         x = x + after("attention_post_norm", out)
         fed = norm(c, self.dtype, "mlp_norm")(x)
         if self.feed == "experts":
-            out, routing = MoE(c, self.dtype, name="mlp")(fed, chosen)
+            out, chosen = MoE(c, self.dtype, name="mlp")(fed, chosen)
         else:
-            out, routing = GatedMLP(c, self.dtype, name="mlp")(fed), None
-        return x + after("mlp_post_norm", out), kept, routing
+            out, chosen = GatedMLP(c, self.dtype, name="mlp")(fed), None
+        return x + after("mlp_post_norm", out), kept, chosen
 
 
 def init(cfg: ModelConfig, key: Array) -> dict:
@@ -134,15 +134,15 @@ def embed(cfg: ModelConfig, params: dict, tokens: Int[Array, "R S"], dtype: DTyp
 def forward(
     cfg: ModelConfig, params: dict, tokens: Int[Array, "R S"], positions: Int[Array, "R S"], attend: Attend,
     *, chosen: Int[Array, "L R S k"] | None = None, dtype: DTypeLike = jnp.float32, remat: str = "none",
-) -> tuple[Float[Array, "R S D"], list[Any], list[Routing]]:
-    """Final hidden states; per group what `attend` kept; and per group of experts the routing. All stacked over layers.
+) -> tuple[Float[Array, "R S D"], list[Any], Int[Array, "L R S k"] | None]:
+    """Final hidden states; per group what `attend` kept, stacked; and the experts that each layer of experts chose.
 
     Args:
         chosen: the experts of each token in the layers that have experts, to be visited again. Layers are scanned.
     """  # fmt: skip
     x = embed(cfg, params, tokens, dtype)
     far, near = turns(cfg, positions)
-    kept, routings = [], []
+    kept, routes = [], None
     for group, weights in zip(cfg.groups, params["layers"], strict=True):
         block = Block(cfg, group.feed, dtype=dtype)
         windows = cfg.windows[group.start : group.stop]
@@ -158,16 +158,16 @@ def forward(
         if remat != "none":
             layer = jax.checkpoint(layer, policy=REMAT[remat], prevent_cse=False)
         parts = (weights, jnp.asarray(windows) if any(windows) else None, chosen if group.feed == "experts" else None)
-        x, (group_kept, routing) = jax.lax.scan(layer, x, parts)
+        x, (group_kept, visited) = jax.lax.scan(layer, x, parts)
         kept.append(group_kept)
-        routings += [] if routing is None else [routing]
-    return final_norm(cfg, params, x, dtype), kept, routings
+        routes = visited if group.feed == "experts" else routes
+    return final_norm(cfg, params, x, dtype), kept, routes
 
 
 def step(
     cfg: ModelConfig, params: dict, layers: list[dict], tokens: Int[Array, "N Q"], positions: Int[Array, "N Q"],
     attends: list[Attend], *, dtype: DTypeLike = jnp.float32,
-) -> tuple[Float[Array, "N Q D"], list[Any], list[Routing]]:
+) -> tuple[Float[Array, "N Q D"], list[Any], Int[Array, "L N Q k"] | None]:
     """`forward` with the layers unrolled, one `attend` each, and the cache in latents where there are any: what decoding wants.
 
     Args:
@@ -175,17 +175,17 @@ def step(
     """  # fmt: skip
     x = embed(cfg, params, tokens, dtype)
     far, near = turns(cfg, positions)
-    kept, routings = [], []
+    kept, routes = [], []
     for group in cfg.groups:
         block = Block(cfg, group.feed, cached=True, dtype=dtype)
         for i in range(group.start, group.stop):
             window = (cfg.windows[i] or None) if cfg.windows else None
-            x, layer_kept, routing = block.apply(
+            x, layer_kept, visited = block.apply(
                 {"params": layers[i]}, x, near if window else far, positions, attends[i], window
             )
             kept.append(layer_kept)
-            routings += [] if routing is None else [routing]
-    return final_norm(cfg, params, x, dtype), kept, routings
+            routes += [] if visited is None else [visited]
+    return final_norm(cfg, params, x, dtype), kept, jnp.stack(routes) if routes else None
 
 
 def final_norm(cfg: ModelConfig, params: dict, x: Array, dtype: DTypeLike) -> Array:
