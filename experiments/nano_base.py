@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -21,7 +22,7 @@ import tyro
 
 from r1jax.train_sft import SFTRecipe
 
-MODEL = dict(width=192, layers=4, heads=6, kv_heads=3, head_width=32, mlp_width=512, qk_norm=True, rope_theta=1e4)
+MODEL = dict(width=192, layers=4, heads=6, kv_heads=3, head_width=32, mlp_width=512, qk_norm=True, rope_theta=1e4, max_positions=1024)
 VOCABULARY = 640
 TOKENIZER_DOCUMENTS = 20_000
 RECIPE = SFTRecipe(
@@ -125,16 +126,11 @@ def main(command: Command) -> None:
 def export(directory: Path, cfg, params: dict, pieces) -> None:
     """The base as a Hugging Face directory in bfloat16."""
     import ml_dtypes
-    from safetensors.numpy import save_file
 
     from r1jax import weights
-    from r1jax.nano.base import TOKENIZER
 
-    directory.mkdir(parents=True, exist_ok=True)
-    save_file(weights.to_hf(cfg, params, ml_dtypes.bfloat16), directory / "model.safetensors", metadata={"format": "pt"})
-    config = weights.config_to_hf(cfg, pieces.eos_id, pieces.pad_id, max_positions=1024)
-    (directory / "config.json").write_text(json.dumps(config, indent=1) + "\n")
-    (directory / TOKENIZER).write_bytes(pieces.model)
+    shutil.rmtree(directory, ignore_errors=True)  # a resumed run writes its base again
+    weights.export(directory, cfg, params, ml_dtypes.bfloat16, tokenizer=pieces)
 
 
 def measure(directory: Path, mesh, problems: int = 512, samples: int = 16) -> dict:

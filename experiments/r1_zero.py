@@ -3,6 +3,7 @@
 Source:  DeepSeek-AI 2025 (arXiv 2501.12948; Nature 645, 633), sections 2 and Methods
 Run:     python -m experiments.r1_zero                       (nano, on a laptop)
          python -m experiments.r1_zero --recipe=paper --weights=DIR --mesh=8x8
+         ... --model=qwen2.5-1.5b --dry-run                  (what it would need; nothing is read)
 Departs: 1. the paper's reward for format has no printed size; "the same weight" is read as 1 and 1
          2. clip ε is printed for R1's stage 1 only, as 10; Zero is taken to use the same
          3. optimizer, betas, weight decay, warm-up and gradient clipping are not published: AdamW (0.9, 0.95), 0, none, 1.0
@@ -17,6 +18,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from r1jax.lora import TARGETS
+from r1jax.plan import PlanOptions, dry_run
 from r1jax.recipe import RLRecipe
 from r1jax.run import RunOptions, explained
 
@@ -38,6 +41,8 @@ PAPER = RLRecipe(
     adam_b1=0.9, adam_b2=0.95, weight_decay=0.0,  # not published
     old_logp="trainer", row_length=34_816, batch_rows=64, remat="full",
     eval_every=200, eval_problems=512, save_every=400, log_samples=64, max_skips=3,
+    lora_rank=0, lora_alpha=32.0, lora_targets=TARGETS,  # the paper trains every parameter
+    replay_routes=False, balance_rate=0.0,  # not published
 )  # fmt: skip
 
 NANO = dataclasses.replace(
@@ -55,12 +60,14 @@ class Command:
 
     numbers: Annotated[RLRecipe, tyro.conf.arg(name="")]
     options: Annotated[RunOptions, tyro.conf.arg(name="")] = RunOptions()
+    plan: Annotated[PlanOptions, tyro.conf.arg(name="")] = PlanOptions()
     recipe: Literal["nano", "paper"] = "nano"
     """Whose numbers are the defaults."""
 
 
 def parse(arguments: list[str]) -> Command:
     """The command line. `--recipe` chooses the defaults; every other flag overrides one of them."""
+    arguments = ["--dry-run=True" if argument == "--dry-run" else argument for argument in arguments]
     chosen = "nano"
     for i, argument in enumerate(arguments):
         name, _, value = argument.partition("=")
@@ -75,6 +82,10 @@ def main() -> None:
     from r1jax.train_rl import train
 
     try:
+        if command.plan.dry_run:
+            title = f"R1-Zero, recipe {command.recipe}"
+            print(dry_run(command.options.model, command.options.weights, command.numbers, command.options.mesh, command.plan, title))
+            return
         train(command.numbers, command.options, "r1_zero")
     except (ValueError, OSError, FloatingPointError) as error:
         sys.exit(explained(error))

@@ -15,9 +15,9 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from r1jax.model.cache import Segment, attend_decode, attend_prefill
+from r1jax.model.cache import Segment, attend_decode, attend_prefill, widened
 from r1jax.model.config import ModelConfig
-from r1jax.model.transformer import step, unembedding
+from r1jax.model.transformer import logits, step
 
 
 class Weights(NamedTuple):
@@ -36,7 +36,7 @@ class Rows(NamedTuple):
         done: [N] rows that sampled a stop token.
         base: [N] prompt length, the position of slot 0.
         key: [N] the row's random key.
-        cache: per layer (k [N, K, E, S], v [N, K, S, E]).
+        cache: per layer (k [N, K, E, S], v [N, K, S, E] or None).
     """
 
     clock: Int[Array, ""]
@@ -44,7 +44,7 @@ class Rows(NamedTuple):
     done: Bool[Array, N]
     base: Int[Array, N]
     key: Array
-    cache: list[tuple[Array, Array]]
+    cache: list[tuple[Array, Array | None]]
 
 
 def draw(
@@ -84,18 +84,18 @@ def draw(
 def prefill(
     cfg: ModelConfig, weights: Weights, tokens: Int[Array, "P Q"], length: Int[Array, P],
     before: list[list[Segment]], start: Int[Array, ""], *, dtype: DTypeLike,
-) -> tuple[list[Segment], Float[Array, "P V"]]:
-    """Keys and values of prompts (right-padded), layer by layer, and the logits after each prompt's last token."""  # fmt: skip
+) -> tuple[list[Segment], Float[Array, "P V"], Int[Array, "P Q L k"] | None]:
+    """Keys and values of prompts (right-padded), layer by layer, the logits after each prompt's last token, and the routes."""  # fmt: skip
     positions = start + jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
     attends = [attend_prefill([s[i] for s in before], length) for i in range(len(weights.layers))]
-    hidden, kept = step(cfg, weights.params, weights.layers, tokens, positions, attends, dtype=dtype)
+    hidden, kept, routes = step(cfg, weights.params, weights.layers, tokens, positions, attends, dtype=dtype)
     last = jnp.take_along_axis(hidden, (length - 1)[:, None, None], axis=1)[:, 0]
-    return kept, logits_of(weights, last)
+    return kept, logits(cfg, weights.params, last), by_token(routes)
 
 
-def logits_of(weights: Weights, hidden: Float[Array, "N D"]) -> Float[Array, "N V"]:
-    matrix = unembedding(weights.params).astype(hidden.dtype)
-    return jnp.einsum("nd,dv->nv", hidden, matrix, preferred_element_type=jnp.float32)
+def by_token(routes: Int[Array, "L N Q k"] | None) -> Int[Array, "N Q L k"] | None:
+    """The experts of each token, small enough to send to the host."""
+    return None if routes is None else jnp.moveaxis(routes, 0, 2).astype(jnp.int16)
 
 
 @functools.partial(jax.jit, static_argnames=("greedy", "stop_ids"))
@@ -108,25 +108,29 @@ def first(
     return token, logp, jnp.isin(token, jnp.asarray(stop_ids))
 
 
-@functools.partial(jax.jit, static_argnames=("cfg", "dtype", "steps", "greedy", "stop_ids", "pad_id"), donate_argnames=("rows",))
+@functools.partial(jax.jit, static_argnames=("cfg", "dtype", "steps", "greedy", "stop_ids", "pad_id", "replay"), donate_argnames=("rows",))
 def decode(
     cfg: ModelConfig, weights: Weights, segments: list[list[Segment]], rows: Rows, temperature: Array, *,
-    steps: int, greedy: bool, stop_ids: tuple[int, ...], pad_id: int, dtype: DTypeLike,
-) -> tuple[Rows, tuple[Array, Array]]:
-    """`steps` more tokens a row: the rows, and (tokens, logp) [steps, N]; finished rows emit pad and 0."""  # fmt: skip
+    steps: int, greedy: bool, stop_ids: tuple[int, ...], pad_id: int, dtype: DTypeLike, replay: bool = False,
+) -> tuple[Rows, tuple[Array, Array, Array | None]]:
+    """`steps` more tokens a row: the rows, and (tokens, logp) [steps, N]; finished rows emit pad and 0.
 
-    def one(rows: Rows, _: None) -> tuple[Rows, tuple[Array, Array]]:
+    Args:
+        replay: also the experts [steps, N, 1, L, k] of the tokens fed, which are those of the step before.
+    """  # fmt: skip
+
+    def one(rows: Rows, _: None) -> tuple[Rows, tuple[Array, Array, Array | None]]:
         attends = [
             attend_decode([s[i] for s in segments], k, v, rows.clock) for i, (k, v) in enumerate(rows.cache)
         ]
-        hidden, cache = step(
+        hidden, cache, routes = step(
             cfg, weights.params, weights.layers, rows.token[:, None], (rows.base + rows.clock)[:, None], attends, dtype=dtype
         )
-        token, logp = draw(logits_of(weights, hidden[:, 0]), rows.key, rows.clock + 1, temperature, greedy=greedy)
+        token, logp = draw(logits(cfg, weights.params, hidden[:, 0]), rows.key, rows.clock + 1, temperature, greedy=greedy)
         token = jnp.where(rows.done, pad_id, token)
         logp = jnp.where(rows.done, 0.0, logp)
         done = rows.done | jnp.isin(token, jnp.asarray(stop_ids))
-        return rows._replace(clock=rows.clock + 1, token=token, done=done, cache=cache), (token, logp)
+        return rows._replace(clock=rows.clock + 1, token=token, done=done, cache=cache), (token, logp, by_token(routes) if replay else None)
 
     return jax.lax.scan(one, rows, None, length=steps)
 
@@ -150,9 +154,4 @@ def shrink(rows: Rows, segments: list[list[Segment]], keep: Int[Array, "shards n
 def grow(rows: Rows, *, slots: int) -> Rows:
     """The same rows with room for `slots` sampled tokens."""
 
-    def wider(cache: tuple[Array, Array]) -> tuple[Array, Array]:
-        k, v = cache
-        more = slots - k.shape[-1]
-        return jnp.pad(k, ((0, 0), (0, 0), (0, 0), (0, more))), jnp.pad(v, ((0, 0), (0, 0), (0, more), (0, 0)))
-
-    return rows._replace(cache=[wider(c) for c in rows.cache])
+    return rows._replace(cache=[widened(k, v, slots) for k, v in rows.cache])

@@ -9,6 +9,8 @@ from jaxtyping import Array, ArrayLike, Float, Int
 
 from r1jax.model.attention import attend_full
 from r1jax.model.config import ModelConfig
+from r1jax.model.feedforward import loads
+from r1jax.model.layers import soft_cap
 from r1jax.model.transformer import forward, unembedding
 from r1jax.rollout import PackedRows, visible
 
@@ -16,7 +18,8 @@ CHUNK = 1024  # tokens whose logits exist at one time
 
 
 def token_logprobs(
-    hidden: Float[Array, "M D"], unembedding: Float[Array, "D V"], targets: Int[Array, M], temperature: ArrayLike = 1.0
+    hidden: Float[Array, "M D"], unembedding: Float[Array, "D V"], targets: Int[Array, M], temperature: ArrayLike = 1.0,
+    *, cap: float = 0.0,
 ) -> tuple[Float[Array, M], Float[Array, M]]:
     """log softmax(hidden · unembedding / temperature) at `targets`, and the entropy there, both in nats and float32.
 
@@ -26,7 +29,8 @@ def token_logprobs(
     @jax.checkpoint
     def chunk(args: tuple[Array, Array]) -> tuple[Array, Array]:
         h, y = args
-        logits = jnp.einsum("md,dv->mv", h, unembedding.astype(h.dtype), preferred_element_type=jnp.float32) / temperature
+        logits = jnp.einsum("md,dv->mv", h, unembedding.astype(h.dtype), preferred_element_type=jnp.float32)
+        logits = soft_cap(logits, cap) / temperature
         normaliser = jax.nn.logsumexp(logits, axis=-1)
         logp = jnp.take_along_axis(logits, y[:, None], axis=-1)[:, 0] - normaliser
         frozen = jax.lax.stop_gradient(logits - normaliser[:, None])
@@ -43,16 +47,20 @@ def token_logprobs(
 def packed_logprobs(
     cfg: ModelConfig, params: dict, rows: PackedRows, temperature: ArrayLike = 1.0, *,
     dtype: DTypeLike = jnp.float32, remat: str = "none", row_shards: int | None = None,
-) -> tuple[Float[Array, "R S"], Float[Array, "R S"]]:
-    """log π of every token of packed rows, each given what it may read, and the entropy of its distribution.
+) -> tuple[Float[Array, "R S"], Float[Array, "R S"], Float[Array, "L X"] | None]:
+    """log π of every token of packed rows, each given what it may read, the entropy of its distribution, and the experts' loads.
 
     The first token of a row has no source; its value means nothing and no weight may lie on it.
     """  # fmt: skip
     attend = attend_full(visible(rows), row_shards=row_shards)
-    hidden, _ = forward(cfg, params, rows.tokens, rows.positions, attend, dtype=dtype, remat=remat)
+    replayed = None if rows.routes is None else jnp.moveaxis(rows.routes, 2, 0)
+    hidden, _, routes = forward(
+        cfg, params, rows.tokens, rows.positions, attend, chosen=replayed, dtype=dtype, remat=remat
+    )
+    load = None if routes is None else loads(routes, rows.group > 0, cfg.experts.count)
     predicting = jnp.take_along_axis(hidden, rows.source[..., None], axis=1)
     shape = rows.tokens.shape
     logp, entropy = token_logprobs(
-        predicting.reshape(-1, hidden.shape[-1]), unembedding(params), rows.tokens.reshape(-1), temperature
+        predicting.reshape(-1, hidden.shape[-1]), unembedding(params), rows.tokens.reshape(-1), temperature, cap=cfg.logit_cap
     )
-    return logp.reshape(shape), entropy.reshape(shape)
+    return logp.reshape(shape), entropy.reshape(shape), load

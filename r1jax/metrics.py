@@ -66,6 +66,7 @@ def step_metrics(rows: Mapping[str, np.ndarray], update: Mapping[str, float], gr
         "sampler_gap/max": update["sampler_gap/max"],
         "grad_norm": update["grad_norm"],
         "update/skipped": update["skipped"],
+        **{name: update[name] for name in ("experts/imbalance",) if name in update},
     }
 
 

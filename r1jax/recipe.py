@@ -58,3 +58,13 @@ class RLRecipe:
     """Completions of a round written to samples.jsonl."""
     max_skips: int
     """Non-finite updates after which the run stops."""
+    lora_rank: int
+    """Rank of the adapters that are trained in place of the parameters; 0 trains the parameters."""
+    lora_alpha: float
+    """The adapters' scale is alpha / rank."""
+    lora_targets: str
+    """Regular expression over parameter paths: the matrices that get an adapter."""
+    replay_routes: bool
+    """The experts a token visited while it was sampled are those it visits in training."""
+    balance_rate: float
+    """How far a router's bias moves in each step towards an even load; 0 leaves it."""

@@ -30,6 +30,9 @@ class Rollout(NamedTuple):
         lengths: [N] number of sampled tokens, the stop token included.
         logp: [N, T] float32 log-probabilities of the sampled tokens at the sampling temperature, 0 off the mask.
         stopped: [N] whether a stop token was sampled; False means truncated.
+        routes: [N, T, L, k] experts that each token visited in each layer of experts, -1 where none is known (a row's last token
+            was never fed), if asked for.
+        prompt_routes: the same of each prompt.
     """
 
     prompts: list[list[int]]
@@ -37,6 +40,8 @@ class Rollout(NamedTuple):
     lengths: np.ndarray
     logp: np.ndarray
     stopped: np.ndarray
+    routes: np.ndarray | None = None
+    prompt_routes: list[np.ndarray] | None = None
 
     @property
     def group_size(self) -> int:
@@ -44,13 +49,17 @@ class Rollout(NamedTuple):
 
 
 class PackedRows(NamedTuple):
-    """Token arrays [R, S] as in the module's drawing; `source` is the slot whose hidden state predicts this token."""
+    """Token arrays [R, S] as in the module's drawing; `source` is the slot whose hidden state predicts this token.
+
+    `routes` are experts to be visited again, -1 where the router chooses anew.
+    """
 
     tokens: Int[Array, "R S"]
     positions: Int[Array, "R S"]
     group: Int[Array, "R S"]
     segment: Int[Array, "R S"]
     source: Int[Array, "R S"]
+    routes: Int[Array, "R S L k"] | None = None
 
 
 class Minibatch(NamedTuple):
@@ -122,7 +131,7 @@ def pack(
                     mine.append(i)
                 used[r] += cost
                 break
-    rows = PackedRows(*(np.zeros((len(used), row_length), np.int32) for _ in PackedRows._fields))
+    rows = PackedRows(*(np.zeros((len(used), row_length), np.int32) for _ in range(5)))
     places: list[Place] = [Place(0, 0)] * len(completions)
     for r, groups in enumerate(holds):
         cursor = 0
@@ -157,6 +166,23 @@ def spread(values: Sequence[np.ndarray], places: Sequence[Place], shape: tuple[i
     out = np.zeros(shape, np.float32)
     for value, place in zip(values, places, strict=True):
         out[place.row, place.start : place.start + len(value)] = value
+    return out
+
+
+def spread_routes(
+    rollout: Rollout, completions: Sequence[tuple[int, int]], rows: PackedRows, places: Sequence[Place]
+) -> np.ndarray:
+    """The experts of packed tokens, [R, S, L, k].
+
+    Args:
+        completions: (index of its prompt, index of its row in the rollout) each, as packed.
+    """
+    out = np.full((*rows.tokens.shape, *rollout.routes.shape[2:]), -1, np.int16)
+    for (prompt, i), place in zip(completions, places, strict=True):
+        length = rollout.lengths[i]
+        out[place.row, place.start : place.start + length] = rollout.routes[i, :length]
+        mine = (rows.group[place.row] == rows.group[place.row, place.start]) & (rows.segment[place.row] == 0)
+        out[place.row, mine] = rollout.prompt_routes[prompt]
     return out
 
 

@@ -16,7 +16,7 @@ from r1jax.prompts import fill
 from r1jax.recipe import RLRecipe
 from r1jax.rewards import rule
 from r1jax.rewards.isolate import Pool
-from r1jax.rollout import Minibatch, PackedRows, Rollout, pack, spread
+from r1jax.rollout import Minibatch, PackedRows, Rollout, pack, spread, spread_routes
 from r1jax.run import Policy
 from r1jax.sharding import row_shards, shard_rows
 from r1jax.update import Learner, score
@@ -44,7 +44,7 @@ def check_row_length(recipe: RLRecipe, policy: Policy, examples: Iterable[Mappin
 
 def complete(
     policy: Policy, weights: sampler.Weights, examples: Sequence[Mapping], samples: int, mesh: Mesh, *,
-    seed: int, round_: int, temperature: float, max_tokens: int,
+    seed: int, round_: int, temperature: float, max_tokens: int, replay: bool = False,
 ) -> tuple[Rollout, list[str]]:
     """`samples` completions of each example, and their texts."""  # fmt: skip
     tokenizer = policy.tokenizer
@@ -53,7 +53,7 @@ def complete(
     keys = sampler.row_keys(seed, round_, ids, np.tile(np.arange(samples), len(examples)))
     rollout = sampler.sample(
         policy.cfg, weights, prompts, keys, mesh,
-        max_tokens=max_tokens, temperature=temperature, stop_ids=(tokenizer.eos_id,), pad_id=tokenizer.pad_id,
+        max_tokens=max_tokens, temperature=temperature, stop_ids=tokenizer.stop_ids, pad_id=tokenizer.pad_id, replay=replay,
     )  # fmt: skip
     texts = [tokenizer.decode(row[:length]) for row, length in zip(rollout.tokens, rollout.lengths, strict=True)]
     return rollout, texts
@@ -64,7 +64,7 @@ def roll(recipe: RLRecipe, policy: Policy, params: dict, examples: list[dict], r
     weights = sampler.sync(params, mesh)
     rollout, texts = complete(
         policy, weights, examples, recipe.group_size, mesh,
-        seed=seed, round_=round_, temperature=recipe.temperature, max_tokens=recipe.max_tokens,
+        seed=seed, round_=round_, temperature=recipe.temperature, max_tokens=recipe.max_tokens, replay=recipe.replay_routes,
     )  # fmt: skip
     repeated = [example for example in examples for _ in range(recipe.group_size)]
     parts = {"accuracy": recipe.accuracy_weight, "format": recipe.format_weight}
@@ -96,6 +96,9 @@ def micro_batches(
     rollout, valid = round_.rollout, round_.scores.valid
     completions = [(int(i) // recipe.group_size, rollout.tokens[i, : rollout.lengths[i]]) for i in members]
     rows, places = pack(rollout.prompts, completions, recipe.row_length)
+    if recipe.replay_routes:
+        of = [(int(i) // recipe.group_size, int(i)) for i in members]
+        rows = rows._replace(routes=spread_routes(rollout, of, rows, places))
     count = sampler.agreed(int(valid[members].sum()), sum)
     # 1/(N·|oᵢ|), made in float64 from the whole minibatch: micro-batches, packing and shards change nothing.
     lengths = rollout.lengths[members].astype(np.float64)
@@ -109,7 +112,7 @@ def micro_batches(
     arrays = {name: spread(values, places, shape) for name, values in per_token.items()}
     size = max(recipe.batch_rows, row_shards(mesh)) // jax.process_count()
     total = sampler.agreed(-(-shape[0] // size)) * size
-    rows, arrays = jax.tree.map(lambda x: np.pad(x, ((0, total - x.shape[0]), (0, 0))), (rows, arrays))
+    rows, arrays = jax.tree.map(lambda x: np.pad(x, [(0, total - x.shape[0])] + [(0, 0)] * (x.ndim - 1)), (rows, arrays))
     batches = []
     for start in range(0, total, size):
         piece_rows, piece = shard_rows(jax.tree.map(lambda x, s=start: x[s : s + size], (rows, arrays)), mesh)

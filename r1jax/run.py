@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
+from jax.typing import DTypeLike
 
-from r1jax import checkpoint, lineage, weights
+from r1jax import checkpoint, lineage, lora, presets, tokenizer, weights
 from r1jax.digest import params_sha256
 from r1jax.launch import is_main
 from r1jax.log import JsonLines, cut_back
@@ -25,10 +26,12 @@ from r1jax.nano import base
 from r1jax.prompts import TEMPLATES
 from r1jax.saver import is_disk_full
 from r1jax.sharding import abstract
-from r1jax.tokenizer import SentencePiece, Tokenizer
+from r1jax.tokenizer import Tokenizer
+from r1jax.update import merge
 
+SHIPPED = "r1jax/nano/"  # how manifests call the bases of the package
 LOGS = ("metrics", "eval", "samples")
-MODEL, TOKENIZER = "model.json", "tokenizer.model"  # beside the checkpoints, so that a run can be another run's --weights
+MODEL = "model.json"  # beside the checkpoints, with the tokenizer's files, so that a run can be another run's --weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,38 +104,89 @@ def template_of(name: str) -> str:
     return text
 
 
-def load_policy(options: RunOptions, mesh: Mesh) -> tuple[Policy, dict, dict[str, str]]:
+def load_policy(options: RunOptions, mesh: Mesh, *, frozen: bool = False) -> tuple[Policy, dict, dict[str, str]]:
     """The policy, its parameters on the mesh, and the parent {path, sha256} for the manifest.
 
+    Args:
+        frozen: the parameters will not be trained: accelerators then hold them in bfloat16.
+
     Raises:
-        ValueError: nothing at --weights, a damaged or foreign checkpoint.
+        ValueError: nothing at --weights, a damaged or foreign checkpoint, shapes that are not those of --model.
     """
     template = template_of(options.template)
+    dtype = jnp.bfloat16 if frozen and mesh.devices.flat[0].platform != "cpu" else jnp.float32
+    preset = options.model in presets.PRESETS
+    if preset and not options.weights:
+        raise ValueError(f"--model={options.model} needs --weights=DIR, its Hugging Face directory; --dry-run=True plans without it")
     path = Path(options.weights) if options.weights else base.directory(options.model)
-    shown = options.weights or f"r1jax/nano/{options.model}"
+    shown = options.weights or SHIPPED + options.model
     if (path / "config.json").exists():
-        try:
-            tokenizer = SentencePiece.load(path / TOKENIZER)
-        except (OSError, RuntimeError) as error:
-            raise ValueError(f"--weights={shown}: {TOKENIZER} cannot be read ({error})") from error
-        cfg, params = weights.from_hf(path, mesh)
-        return Policy(cfg, tokenizer, template), params, {"path": shown, "sha256": params_sha256(params) if jax.process_count() == 1 else ""}
+        cfg = weights.read_config(path)
+        pieces = tokenizer_of(path, cfg, shown)
+        presets.check(options.model, cfg, shown)
+        cfg, params = weights.from_hf(path, mesh, dtype)
+        return Policy(cfg, pieces, template), params, {"path": shown, "sha256": params_sha256(params) if jax.process_count() == 1 else ""}
     found = checkpoint.find(path)
     home = found.parent.parent
     try:
-        cfg = ModelConfig(**json.loads((home / MODEL).read_text()))
-        tokenizer = SentencePiece.load(home / TOKENIZER)
-    except (OSError, RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(f"--weights={options.weights}: {home} lacks a readable {MODEL} or {TOKENIZER} ({error})") from error
-    shapes = jax.eval_shape(lambda: transformer.init(cfg, jax.random.key(0)))
-    params = checkpoint.restore_params(found, abstract(shapes, mesh), jnp.float32)
-    return Policy(cfg, tokenizer, template), params, {"path": shown, "sha256": checkpoint.sha256(found)}
+        cfg = ModelConfig.from_dict(json.loads((home / MODEL).read_text()))
+    except (OSError, TypeError, ValueError) as error:
+        raise ValueError(f"--weights={options.weights}: {home} lacks a readable {MODEL} ({error})") from error
+    pieces = tokenizer_of(home, cfg, shown)
+    manifest = lineage.read(home)
+    params = restored(found, cfg, manifest, options, mesh, dtype)
+    return Policy(cfg, pieces, template), params, {"path": shown, "sha256": checkpoint.sha256(found)}
+
+
+def restored(
+    found: Path, cfg: ModelConfig, manifest: lineage.Manifest | None, options: RunOptions, mesh: Mesh, dtype: DTypeLike
+) -> dict:
+    """The parameters of a run: what it trained from its checkpoint, what it left frozen from its parent.
+
+    Raises:
+        ValueError: a damaged checkpoint, or a parent that is gone.
+    """
+    shapes = transformer.shapes(cfg)
+    recipe = manifest.recipe if manifest else {}
+    if rank := recipe.get("lora_rank"):
+        shapes = lora.shapes(shapes, rank, recipe["lora_targets"])
+    trained, frozen = lora.partition(shapes)
+    params = checkpoint.restore_params(found, abstract(trained, mesh), dtype)
+    if frozen is None:
+        return params
+    parent = manifest.parent["path"] if manifest and manifest.parent else "nowhere"
+    if parent.startswith(SHIPPED):
+        parent = str(base.directory(parent.removeprefix(SHIPPED)))
+    if not Path(parent).exists():
+        raise ValueError(f"--weights={options.weights} holds only what it trained; the rest was at {parent}, which is gone. Restore it")
+    _, rest, _ = load_policy(dataclasses.replace(options, weights=parent, model="nano"), mesh)
+    kept = jax.tree_util.tree_map_with_path(lambda path, x: None if x is None else pick(rest, path), frozen, is_leaf=lambda x: x is None)
+    return lora.merged(merge(params, kept))
+
+
+def pick(tree: Any, path: tuple) -> jax.Array:
+    for step in path:
+        tree = tree[getattr(step, "key", getattr(step, "idx", None))]
+    return tree
+
+
+def tokenizer_of(directory: Path, cfg: ModelConfig, shown: str) -> Tokenizer:
+    """The tokenizer beside a model. Raises ValueError where it is unreadable or has tokens that the model has not."""
+    try:
+        pieces = tokenizer.load(directory)
+    except ValueError as error:
+        raise ValueError(f"--weights={shown}: {error}") from error
+    if pieces.vocab_size > cfg.vocab_size:
+        raise ValueError(
+            f"--weights={shown}: the tokenizer has {pieces.vocab_size} tokens, the model {cfg.vocab_size}: they do not belong together"
+        )
+    return pieces
 
 
 def write_policy(workdir: Path, policy: Policy) -> None:
     """Shapes and tokenizer beside the checkpoints."""
     lineage.write_atomically(workdir / MODEL, json.dumps(policy.cfg.as_dict(), indent=1) + "\n")
-    (workdir / TOKENIZER).write_bytes(policy.tokenizer.model)
+    policy.tokenizer.save(workdir)
 
 
 class Logs:

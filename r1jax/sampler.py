@@ -17,12 +17,12 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
-from r1jax import decode
+from r1jax import decode, lora
 from r1jax.decode import Rows, Weights
 from r1jax.model.config import ModelConfig
 from r1jax.model.transformer import unstack
 from r1jax.rollout import Rollout
-from r1jax.sharding import decode_specs, empty_cache, local_rows, local_shards, shard_rows
+from r1jax.sharding import decode_specs, empty_cache, local_rows, local_shards, name_of, shard_rows
 
 CHUNK = 16  # tokens between two looks at who is finished
 LADDER = 2  # rows and time axis change by this factor
@@ -40,9 +40,13 @@ def row_keys(seed: int, round_: int, prompts: Sequence[int] | np.ndarray, sample
 
 @functools.partial(jax.jit, static_argnames=("mesh", "dtype"))
 def sync(params: dict, mesh: Mesh, dtype: DTypeLike = jnp.float32) -> Weights:
-    """The policy as decoding wants it: cast, whole over the row axes, sharded over `tensor`, layers in a list."""
-    params = jax.tree.map(lambda x: x.astype(dtype), params)
-    weights = Weights({k: v for k, v in params.items() if k != "layers"}, unstack(params))
+    """The policy as decoding wants it: adapters folded in, cast, whole over the row axes, sharded over `tensor`, layers in a list.
+
+    Routers stay float32: a choice of experts that differs from the trainer's is the largest gap there can be.
+    """
+    params = lora.merged(params)
+    params = jax.tree_util.tree_map_with_path(lambda path, x: x if "router" in name_of(path) else x.astype(dtype), params)
+    weights = Weights({k: v for k, v in params.items() if k not in ("layers", "mtp")}, unstack(params))
     return jax.lax.with_sharding_constraint(weights, decode_specs(weights, mesh))
 
 
@@ -84,6 +88,7 @@ def sample(
     stop_ids: tuple[int, ...],
     pad_id: int,
     dtype: DTypeLike = jnp.float32,
+    replay: bool = False,
 ) -> Rollout:
     """Completions of this process's prompts, N / len(prompts) of each.
 
@@ -94,6 +99,7 @@ def sample(
         max_tokens: a completion is cut here, the stop token included.
         temperature: 0 is greedy. Log-probabilities are of the full softmax at this temperature (greedy: at 1).
         stop_ids: tokens that end a completion; they belong to it.
+        replay: keep the experts that each token visits, so that the trainer can send it there again.
 
     Raises:
         ValueError: no stop id, an empty prompt, or keys that do not divide by the prompts.
@@ -110,21 +116,22 @@ def sample(
     prefix = shared_prefix(prompts)
     rest = [p[prefix:] for p in prompts]
     slots = -(-agreed(max(map(len, rest))) // PREFIX) * PREFIX
-    segments = []
+    segments, shared_routes = [], None
     if prefix:
         shared = np.asarray([prompts[0][:prefix]], np.int32)
-        segments.append(decode.prefill(cfg, weights, shared, np.asarray([prefix], np.int32), [], 0, dtype=dtype)[0])
+        kept, _, shared_routes = decode.prefill(cfg, weights, shared, np.asarray([prefix], np.int32), [], 0, dtype=dtype)
+        segments.append(kept)
     tokens = np.full((len(rest), slots), pad_id, np.int32)
     for row, p in zip(tokens, rest, strict=True):
         row[: len(p)] = p
     lengths = np.asarray([len(p) for p in rest], np.int32)
-    kept, logits = decode.prefill(cfg, weights, *shard_rows((tokens, lengths), mesh), segments, prefix, dtype=dtype)
+    kept, logits, own_routes = decode.prefill(cfg, weights, *shard_rows((tokens, lengths), mesh), segments, prefix, dtype=dtype)
     segments.append(kept)
 
     options = dict(greedy=temperature == 0, stop_ids=tuple(stop_ids))
     keys_on_mesh = jax.random.wrap_key_data(shard_rows(keys, mesh))
     token, logp, done = decode.first(logits, keys_on_mesh, temperature, **options)
-    out = Collector(rows_total, max_tokens, pad_id, stop_ids)
+    out = Collector(rows_total, max_tokens, pad_id, stop_ids, own_routes.shape[2:] if replay else None)
     alive = np.arange(rows_total).reshape(shards, -1)  # [shards, n] the rows each shard still holds
     finished = np.arange(rows_total) >= real * group_size
     out.add(alive.reshape(-1), local_rows(token)[None], local_rows(logp)[None], finished)
@@ -149,27 +156,46 @@ def sample(
         if clock + CHUNK > capacity:
             capacity = rung(clock + CHUNK, capacity)
             rows = decode.grow(rows, slots=capacity)
-        rows, (tokens, logps) = decode.decode(
-            cfg, weights, segments, rows, temperature, steps=CHUNK, pad_id=pad_id, dtype=dtype, **options
+        rows, (tokens, logps, routes) = decode.decode(
+            cfg, weights, segments, rows, temperature, steps=CHUNK, pad_id=pad_id, dtype=dtype, replay=replay, **options
         )
-        out.add(alive.reshape(-1), local_rows(tokens, 1), local_rows(logps, 1), finished)
+        fed = local_rows(routes, 1)[:, :, 0] if replay else None
+        out.add(alive.reshape(-1), local_rows(tokens, 1), local_rows(logps, 1), finished, fed)
         clock += CHUNK
     n = real * group_size
-    return Rollout(prompts[:real], out.tokens[:n], out.lengths[:n], out.logp[:n], out.finished[:n])
+    rollout = Rollout(prompts[:real], out.tokens[:n], out.lengths[:n], out.logp[:n], out.finished[:n])
+    if not replay:
+        return rollout
+    own = [row[:length] for row, length in zip(local_rows(own_routes), lengths, strict=True)][:real]
+    both = own if shared_routes is None else [np.concatenate([local_rows(shared_routes)[0], row]) for row in own]
+    return rollout._replace(routes=out.routes[:n], prompt_routes=both)
 
 
 class Collector:
     """Sampled tokens of all rows on the host, filled chunk by chunk."""
 
-    def __init__(self, rows: int, max_tokens: int, pad_id: int, stop_ids: Sequence[int]):
+    def __init__(
+        self, rows: int, max_tokens: int, pad_id: int, stop_ids: Sequence[int], routes: tuple[int, ...] | None = None
+    ):
+        """
+        Args:
+            routes: (L, k) where routes are kept.
+        """
+        self.routes = None if routes is None else np.full((rows, max_tokens, *routes), -1, np.int16)
         self.tokens = np.full((rows, max_tokens), pad_id, np.int32)
         self.logp = np.zeros((rows, max_tokens), np.float32)
         self.lengths = np.zeros(rows, np.int32)
         self.finished = np.zeros(rows, bool)
         self._stop_ids = np.asarray(stop_ids)
 
-    def add(self, alive: np.ndarray, tokens: np.ndarray, logp: np.ndarray, ignored: np.ndarray) -> None:
-        """A chunk [steps, n] of the rows `alive`, up to and with each row's first stop token."""
+    def add(
+        self, alive: np.ndarray, tokens: np.ndarray, logp: np.ndarray, ignored: np.ndarray, routes: np.ndarray | None = None
+    ) -> None:
+        """A chunk [steps, n] of the rows `alive`, up to and with each row's first stop token.
+
+        Args:
+            routes: [steps, n, L, k] of the tokens that were fed: each the one before the token sampled in that step.
+        """
         for column, row in enumerate(alive):
             if self.finished[row] or ignored[row]:
                 continue
@@ -178,5 +204,7 @@ class Collector:
             count = min(len(tokens) if not len(stops) else stops[0] + 1, self.tokens.shape[1] - start)
             self.tokens[row, start : start + count] = tokens[:count, column]
             self.logp[row, start : start + count] = logp[:count, column]
+            if routes is not None:
+                self.routes[row, start - 1 : start - 1 + count] = routes[:count, column]
             self.lengths[row] += count
             self.finished[row] = bool(len(stops)) and count == stops[0] + 1

@@ -31,15 +31,19 @@ Rules = Sequence[tuple[str, P]]
 PARAM_RULES: Rules = (
     (r"embed/embedding$", P("tensor", "fsdp")),
     (r"unembed/kernel$", P("fsdp", "tensor")),
-    (r"attention/[qkv]/kernel$", P(None, "fsdp", "tensor")),
+    (r"attention/([qkv]|q_up|kv_up)/kernel$", P(None, "fsdp", "tensor")),
+    (r"attention/(q|kv)_down/kernel$", P(None, "fsdp")),
     (r"attention/[qkv]/bias$", P(None, "tensor")),
     (r"attention/o/kernel$", P(None, "tensor", None, "fsdp")),
     (r"experts/(gate|up)/kernel$", P(None, "expert", "fsdp", "tensor")),
     (r"experts/down/kernel$", P(None, "expert", "tensor", "fsdp")),
-    (r"mlp/(gate|up)/kernel$", P(None, "fsdp", "tensor")),
-    (r"mlp/down/kernel$", P(None, "tensor", "fsdp")),
+    (r"(mlp|shared)/(gate|up)/kernel$", P(None, "fsdp", "tensor")),
+    (r"(mlp|shared)/down/kernel$", P(None, "tensor", "fsdp")),
+    (r"router/(kernel|bias)$", P()),
+    (r"mtp/project/kernel$", P(None, "fsdp", "tensor")),
     (r"reward_head/kernel$", P("fsdp")),
     (r"norm/scale$", P()),
+    (r"lora_[ab]$", P()),
 )
 
 log = logging.getLogger(__name__)
@@ -227,15 +231,14 @@ def local_rows(array: jax.Array, axis: int = 0) -> np.ndarray:
 
 def empty_cache(
     cfg: ModelConfig, rows: int, slots: int, mesh: Mesh, dtype: DTypeLike
-) -> tuple[jax.Array, jax.Array]:
-    """Zero keys [N, K, E, S] and values [N, K, S, E] of one layer, K over `tensor`.
+) -> tuple[jax.Array, jax.Array | None]:
+    """Zero keys [N, K, E, S] and values [N, K, S, E] of one layer, K over `tensor`; latents [N, 1, E, S] and None.
 
     Args:
         rows: of this process; N is that of all.
     """
     total = rows // local_shards(mesh) * row_shards(mesh)
-    heads, width = cfg.kv_heads, cfg.head_width
-    where = NamedSharding(mesh, fit(P(*ROWS, "tensor"), (total, heads), mesh))
+    heads, width = (1, cfg.cache_width) if cfg.latent else (cfg.kv_heads, cfg.head_width)
+    where = NamedSharding(mesh, fit(P(*ROWS, None if cfg.latent else "tensor"), (total, heads), mesh))
     k = jnp.zeros((total, heads, width, slots), dtype, device=where)
-    v = jnp.zeros((total, heads, slots, width), dtype, device=where)
-    return k, v
+    return k, None if cfg.latent else jnp.zeros((total, heads, slots, width), dtype, device=where)

@@ -6,6 +6,7 @@ process 0 writes the files.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import time
@@ -19,7 +20,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from r1jax import checkpoint, launch, lineage, log, report, sampler
+from r1jax import checkpoint, launch, lineage, log, lora, report, sampler
 from r1jax.alarms import Alarms
 from r1jax.data import prompts as questions
 from r1jax.evaluate import judge, summary
@@ -33,10 +34,11 @@ from r1jax.rounds import check_row_length, complete, minibatches, roll
 from r1jax.run import Logs, Policy, RunOptions, load_policy, new_workdir, write_policy
 from r1jax.saver import Saver, remove
 from r1jax.sharding import abstract, make_mesh, row_shards, rows_in_turn
-from r1jax.update import Learner, TrainState, grpo_objective, start, update
+from r1jax.update import Learner, TrainState, grpo_objective, merge, start, update
 
 MAY_CHANGE = frozenset({"steps", "mesh", "eval_every", "save_every", "log_samples", "workdir", "resume", "coordinator", "processes", "process_id"})
 GENERATED = 256  # questions of the generator whose length is looked at before a run begins
+ADAPTERS = 0xADA7  # fresh adapters are a function of the seed
 EVAL_ROUND = 0xE7A1  # evaluation draws its noise from a round of its own, the same at every step
 
 
@@ -61,7 +63,7 @@ def learner(recipe: RLRecipe, cfg: ModelConfig, mesh: Mesh) -> Learner:
     r = recipe
     optimizer = adamw(r.learning_rate, r.warmup_steps, r.grad_clip, r.adam_b1, r.adam_b2, r.weight_decay)
     objective = grpo_objective(r.clip_eps, r.kl_coef)
-    return Learner(cfg, optimizer, objective, r.temperature, remat=r.remat, row_shards=rows_in_turn(mesh))
+    return Learner(cfg, optimizer, objective, r.temperature, remat=r.remat, row_shards=rows_in_turn(mesh), balance_rate=r.balance_rate)
 
 
 def evaluate(policy: Policy, params: dict, examples: Sequence[dict], mesh: Mesh, pool: Pool, *, seed: int, max_tokens: int) -> dict:
@@ -92,6 +94,7 @@ def check(recipe: RLRecipe, mesh: Mesh) -> None:
          f"--batch-rows={recipe.batch_rows} does not fit {shards} row shards of the mesh: use a multiple, such as {shards}"),
         (recipe.old_logp in ("trainer", "sampler"), f"--old-logp={recipe.old_logp} must be trainer or sampler"),
         (recipe.temperature > 0, f"--temperature={recipe.temperature} must be above 0: greedy rows of a group are all the same"),
+        (recipe.lora_rank >= 0, f"--lora-rank={recipe.lora_rank} must be 0, which trains every parameter, or more"),
         (recipe.steps >= 1, f"--steps={recipe.steps} must be at least 1"),
         (recipe.eval_problems >= 1, f"--eval-problems={recipe.eval_problems} must be at least 1"),
     )  # fmt: skip
@@ -135,7 +138,17 @@ def train(recipe: RLRecipe, options: RunOptions, stage: str) -> Path:
     held_out = questions.held_out(options.eval_prompts, recipe.eval_problems)
     if before is not None and before.data != data:
         raise ValueError(f"--prompts={options.prompts} gives other questions than those {workdir} began with. Restore them, or name a new directory")
-    policy, params, parent = load_policy(options, mesh)
+    policy, params, parent = load_policy(options, mesh, frozen=recipe.lora_rank > 0)
+    if recipe.lora_rank:
+        key = jax.random.fold_in(jax.random.key(options.seed), ADAPTERS)
+        params = lora.attach(params, recipe.lora_rank, recipe.lora_alpha, recipe.lora_targets, mesh, key)
+    params, frozen = lora.partition(params)
+
+    def whole(trained: dict) -> dict:
+        return merge(trained, frozen)
+
+    if recipe.replay_routes and not policy.cfg.experts:
+        raise ValueError("--replay-routes=True needs a model with experts; leave it out")
     check_row_length(recipe, policy, map(take, range(data["counts"].get("rows", GENERATED))))
     ours = learner(recipe, policy.cfg, mesh)
     manifest = lineage.Manifest(stage, fields, options.seed, lineage.versions(), parent, data)
@@ -165,10 +178,11 @@ def train(recipe: RLRecipe, options: RunOptions, stage: str) -> Path:
         Saver(workdir / "checkpoints") as saver,
         launch.stop_requests() as stopping,
         Progress(recipe.steps, last or 0) as progress,
+        jax.set_mesh(mesh) if policy.cfg.experts else contextlib.nullcontext(),  # experts read it where they are visited
     ):
         def evaluated(step: int) -> dict:
             progress.say(f"step {step}: evaluating on {len(held_out)} held-out problems")
-            line = {"step": step} | evaluate(policy, state.params, held_out, mesh, pool, **judged)
+            line = {"step": step} | evaluate(policy, whole(state.params), held_out, mesh, pool, **judged)
             logs.write("eval", line)
             shown = ", ".join(f"{k} {line[k]:.3f}" for k in ("accuracy", "format", "length", "reflective_words") if line[k] is not None)
             progress.say(f"step {step}: held-out {shown}")
@@ -189,12 +203,12 @@ def train(recipe: RLRecipe, options: RunOptions, stage: str) -> Path:
             number = step // recipe.minibatches
             index = number * recipe.questions_per_round + np.arange(recipe.questions_per_round)
             mine = [take(int(i)) for i in index[jax.process_index() :: jax.process_count()]]
-            round_ = roll(recipe, policy, state.params, mine, number, options.seed, mesh, pool)
+            round_ = roll(recipe, policy, whole(state.params), mine, number, options.seed, mesh, pool)
             rows = round_rows(round_, recipe.group_size)
             rolled = time.monotonic()
-            batches = minibatches(recipe, round_, ours, state.params, reference, mesh)
+            batches = minibatches(recipe, round_, ours, whole(state.params), whole(reference), mesh)
             for part, batch in enumerate(batches[: recipe.steps - step]):
-                state, figures = update(ours, state, batch)
+                state, figures = update(ours, state, batch, frozen)
                 figures = {k: float(v) for k, v in jax.device_get(figures).items()}
                 step += 1
                 size = len(rows["total"]) // recipe.minibatches

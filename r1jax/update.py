@@ -22,8 +22,12 @@ from jaxtyping import Array, Float, Int
 from r1jax.grpo import policy_loss
 from r1jax.logprobs import packed_logprobs
 from r1jax.model.config import ModelConfig
+from r1jax.model.feedforward import imbalance, rebalanced
 from r1jax.rollout import Minibatch, PackedRows
-from r1jax.sharding import shardings
+from r1jax.sharding import name_of, shardings
+
+
+LOAD = "experts/load"  # [L, X], summed over micro-batches like a metric, until `apply` reads it
 
 
 class TrainState(NamedTuple):
@@ -50,6 +54,7 @@ class Learner:
             combined by maximum, the others by sum.
         temperature: of sampling; log-probabilities are taken at it.
         row_shards: see `attend_full`.
+        balance_rate: step of the routers' biases towards an even load of experts.
     """
 
     cfg: ModelConfig
@@ -59,6 +64,7 @@ class Learner:
     dtype: DTypeLike = jnp.float32
     remat: str = "dots"
     row_shards: int | None = None
+    balance_rate: float = 0.0
 
 
 def start(learner: Learner, params: dict, mesh: Mesh | None = None) -> TrainState:
@@ -80,7 +86,9 @@ def merge(params: dict, frozen: dict | None) -> dict:
 @functools.partial(jax.jit, static_argnames=("learner",))
 def score(learner: Learner, params: dict, rows: PackedRows) -> tuple[Float[Array, "R S"], Float[Array, "R S"]]:
     """log π and entropy of every token of packed rows: the old or reference log-probabilities of a rollout."""
-    return packed_logprobs(learner.cfg, params, rows, learner.temperature, dtype=learner.dtype, row_shards=learner.row_shards)
+    return packed_logprobs(
+        learner.cfg, params, rows, learner.temperature, dtype=learner.dtype, row_shards=learner.row_shards
+    )[:2]
 
 
 def places(tree: Any) -> tuple[jax.sharding.Sharding, ...]:
@@ -109,12 +117,12 @@ def accumulate(
     """
 
     def total(params: dict) -> tuple[Array, dict[str, Array]]:
-        logp, entropy = packed_logprobs(
+        logp, entropy, load = packed_logprobs(
             learner.cfg, merge(params, frozen), batch.rows, learner.temperature,
             dtype=learner.dtype, remat=learner.remat, row_shards=learner.row_shards,
         )
         loss, metrics = learner.loss(logp, entropy, batch)
-        return loss, metrics | {"loss": loss}
+        return loss, metrics | {"loss": loss} | ({} if load is None else {LOAD: load})
 
     grads, metrics = jax.grad(total, has_aux=True)(params)
     grads = keep_place(grads, where) if where else grads
@@ -130,7 +138,7 @@ def apply(
 ) -> tuple[TrainState, dict[str, Array]]:
     """One optimizer step; a non-finite loss or gradient leaves parameters and moments as they were.
 
-    The step counter advances either way. Metrics gain "grad_norm" and "skipped" (0 or 1).
+    The step counter advances either way. Metrics gain "grad_norm", "skipped" (0 or 1), and with experts "experts/imbalance".
     """
     norm = optax.global_norm(sums.grads)
     finite = jnp.isfinite(norm) & jnp.isfinite(sums.metrics["loss"])
@@ -141,8 +149,20 @@ def apply(
 
     params, opt_state = jax.lax.cond(finite, take, lambda: (state.params, state.opt_state))
     metrics = sums.metrics | {"grad_norm": norm, "skipped": 1 - finite.astype(jnp.int32)}
+    if (load := metrics.pop(LOAD, None)) is not None:
+        metrics["experts/imbalance"] = imbalance(load)
+        params = balanced(params, load, learner.balance_rate)
     new = TrainState(state.step + 1, params, opt_state)
     return keep_place(new, where) if where else new, metrics
+
+
+def balanced(params: dict, load: Float[Array, "L X"], rate: float) -> dict:
+    """The parameters with every router's bias a step nearer to an even load; those that have none, or are frozen, as they are."""
+
+    def leaf(path: tuple, x: Array) -> Array:
+        return rebalanced(x, load, rate) if rate and name_of(path).endswith("router/bias") and "mtp" not in name_of(path) else x
+
+    return jax.tree_util.tree_map_with_path(leaf, params)
 
 
 def update(

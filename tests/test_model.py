@@ -6,14 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import dense_logp, hidden, prompts, sharp
 
 from r1jax import decode
 from r1jax.model import transformer
-from r1jax.model.attention import QUERY_BLOCK, attend_full, rope, rotate
+from r1jax.model.attention import QUERY_BLOCK, How, attend_full
 from r1jax.model.cache import attend_decode
-from r1jax.model.config import ModelConfig
+from r1jax.model.config import Experts, Latent, ModelConfig, RopeScaling
+from r1jax.model.rope import rope, rotate
 from r1jax.sampler import sync
+from r1jax.sharding import empty_cache
+from tiny import dense_logp, hidden, prompts, sharp
 
 
 def attention(q, k, v, mask):
@@ -34,7 +36,8 @@ def test_attention_in_query_blocks_is_attention(length):
     q = rng.standard_normal((2, length, 4, 6)).astype(np.float32)
     k, v = rng.standard_normal((2, 2, length, 2, 6)).astype(np.float32)
     mask = np.tril(rng.random((2, length, length)) < 0.7) | np.eye(length, dtype=bool)
-    out, kept = jax.jit(lambda q, k, v, mask: attend_full(mask)(q, k, v))(q, k, v, mask)
+    how = How(jnp.broadcast_to(jnp.arange(length), (2, length)), 6**-0.5)
+    out, kept = jax.jit(lambda q, k, v, mask: attend_full(mask)(q, k, v, how))(q, k, v, mask)
     assert kept is None
     np.testing.assert_allclose(out, attention(q, k, v, mask), atol=1e-5)
 
@@ -42,7 +45,8 @@ def test_attention_in_query_blocks_is_attention(length):
 def test_a_query_that_may_read_nothing_gets_a_number_and_harms_no_gradient():
     q = jnp.ones((1, 3, 2, 4))
     nothing = jnp.zeros((1, 3, 3), bool)
-    out, grad = jax.value_and_grad(lambda k: attend_full(nothing)(q, k, k)[0].sum())(jnp.ones((1, 3, 1, 4)))
+    how = How(jnp.arange(3)[None], 0.5)
+    out, grad = jax.value_and_grad(lambda k: attend_full(nothing)(q, k, k, how)[0].sum())(jnp.ones((1, 3, 1, 4)))
     assert np.isfinite(out)
     assert np.isfinite(grad).all()
 
@@ -108,12 +112,24 @@ VARIANTS = {
     "qwen3": {},
     "qwen2": dict(qk_norm=False, qkv_bias=True, tie_embeddings=False),
     "one key head, llama": dict(qk_norm=False, kv_heads=1),
-}
+    "gemma": dict(
+        windows=(5, 0), local_rope_theta=1e2, rope_scaling=RopeScaling("linear", 2.0), attention_cap=3.0, logit_cap=9.0,
+        norm_plus_one=True, post_norms=True, embed_scale=32**0.5, query_scale=0.4, activation="gelu_tanh",
+    ),
+    "deepseek": dict(
+        qk_norm=False, kv_heads=4, head_width=14, tie_embeddings=False, latent=Latent(12, 6, 8, 10, q_rank=20),
+        rope_scaling=RopeScaling("yarn", 4.0, 16, mscale=1.0, mscale_all_dim=0.7),
+        experts=Experts(8, 3, 16, shared=1, dense_layers=1, scores="sigmoid", normalise=True, scale=2.5, groups=4, groups_kept=2),
+    ),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_decoding_with_the_cache_gives_the_logprobs_of_one_full_forward(cfg, one, variant):
-    """Shared prefix, ragged prompts, two rows a prompt, then tokens one by one: every level of the cache at once."""
+    """Shared prefix, ragged prompts, two rows a prompt, then tokens one by one: every level of the cache at once.
+
+    The full forward expands DeepSeek's latents, the cached ones absorb them.
+    """
     cfg = dataclasses.replace(cfg, **VARIANTS[variant])
     params = sharp(cfg, seed=3)
     rng = np.random.default_rng(3)
@@ -130,18 +146,17 @@ def test_decoding_with_the_cache_gives_the_logprobs_of_one_full_forward(cfg, one
     for row, tokens in zip(padded, rest, strict=True):
         row[: len(tokens)] = tokens
     lengths = np.asarray([len(p) for p in rest], np.int32)
-    own, logits = decode.prefill(cfg, weights, padded, lengths, [shared], prefix, dtype=jnp.float32)
+    own, logits, _ = decode.prefill(cfg, weights, padded, lengths, [shared], prefix, dtype=jnp.float32)
 
     @jax.jit
     def feed(cache, clock, tokens):
         attends = [attend_decode([shared[i], own[i]], k, v, clock) for i, (k, v) in enumerate(cache)]
         positions = jnp.repeat(jnp.asarray(lengths) + prefix, group)[:, None] + clock
-        hidden, cache = transformer.step(cfg, weights.params, weights.layers, tokens[:, None], positions, attends)
-        return cache, decode.logits_of(weights, hidden[:, 0])
+        hidden, cache, _ = transformer.step(cfg, weights.params, weights.layers, tokens[:, None], positions, attends)
+        return cache, transformer.logits(cfg, weights.params, hidden[:, 0])
 
     n = len(forced)
-    shape = (n, cfg.kv_heads, cfg.head_width, 8)
-    cache = [(jnp.zeros(shape), jnp.zeros((*shape[:2], 8, cfg.head_width))) for _ in range(cfg.layers)]
+    cache = [empty_cache(cfg, n, 8, one, jnp.float32) for _ in range(cfg.layers)]
     table = [np.repeat(np.asarray(logits), group, axis=0)]
     for t in range(steps):
         cache, logits = feed(cache, jnp.int32(t), jnp.asarray(forced[:, t]))

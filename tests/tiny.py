@@ -57,7 +57,8 @@ def dense_logp(cfg: ModelConfig, params: dict, tokens: np.ndarray, temperature: 
     length = tokens.shape[1]
     positions = np.broadcast_to(np.arange(length), tokens.shape)
     states = hidden(cfg, params, tokens, positions, np.asarray(causal(length)))
-    logits = np.asarray(states, np.float64) @ np.asarray(transformer.unembedding(params), np.float64) / temperature
+    logits = np.asarray(states, np.float64) @ np.asarray(transformer.unembedding(params), np.float64)
+    logits = (cfg.logit_cap * np.tanh(logits / cfg.logit_cap) if cfg.logit_cap else logits) / temperature
     return logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)
 
 

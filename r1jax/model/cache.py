@@ -1,4 +1,8 @@
-"""Cached keys and values, and the `attend` closures that read them."""
+"""Cached keys and values, and the `attend` closures that read them.
+
+What one layer caches is (k, v): k [.., K, E, S] transposed, v [.., K, S, E]. Latent attention has one key head, whose first
+numbers are its value, and caches k alone: v is None.
+"""
 
 from __future__ import annotations
 
@@ -10,40 +14,48 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from r1jax.model.attention import Attend, causal
+from r1jax.model.attention import Attend, How, causal
+from r1jax.model.layers import soft_cap
 
 
 class Segment(NamedTuple):
     """Keys and values of one layer that several rows may share, head-major, keys transposed.
 
     Attributes:
-        k: [P, K, E, S]; v: [P, K, S, E]. P divides the rows N: row n reads entry n // (N / P).
+        k: [P, K, E, S]; v: [P, K, S, E] or None. P divides the rows N: row n reads entry n // (N / P).
         length: [P] int32, slots filled.
     """
 
     k: Array
-    v: Array
+    v: Array | None
     length: Array
 
 
-def lay_out(k: Float[Array, "N Q K E"], v: Float[Array, "N Q K E"]) -> tuple[Array, Array]:
+Part = tuple[Array, Array | None, Array]
+
+
+def lay_out(k: Float[Array, "N Q K E"], v: Float[Array, "N Q K E"] | None) -> tuple[Array, Array | None]:
     """Projected keys and values in the cache's order: [N, K, E, Q] and [N, K, Q, E]."""
-    return k.transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3)
+    return k.transpose(0, 2, 3, 1), None if v is None else v.transpose(0, 2, 1, 3)
 
 
-def read(
-    q: Float[Array, "N Q H E"], parts: Sequence[tuple[Array, Array, Array]]
-) -> Float[Array, "N Q H E"]:
-    """softmax(q·k/√E)·v over the concatenation of parts `(k [P, K, E, S], v [P, K, S, E], mask [P or N, Q or 1, S])`."""
+def widened(k: Float[Array, "N K E S"], v: Float[Array, "N K S E"] | None, slots: int) -> tuple[Array, Array | None]:
+    """The same cache with room for `slots` tokens."""
+    more = slots - k.shape[-1]
+    return jnp.pad(k, ((0, 0), (0, 0), (0, 0), (0, more))), None if v is None else jnp.pad(v, ((0, 0), (0, 0), (0, more), (0, 0)))
+
+
+def read(q: Float[Array, "N Q H E"], parts: Sequence[Part], how: How) -> Float[Array, "N Q H W"]:
+    """softmax(scores)·v over the concatenation of parts `(k [P, K, E, S], v [P, K, S, W], mask [P or N, Q or 1, S])`."""
     n, queries, heads, width = q.shape
     kv_heads = parts[0][0].shape[1]
     m = heads // kv_heads * queries  # queries that share one key head
-    grouped = (q * width**-0.5).reshape(n, queries, kv_heads, -1, width).transpose(0, 2, 3, 1, 4).reshape(n, kv_heads, m, width)
+    grouped = (q * how.scale).reshape(n, queries, kv_heads, -1, width).transpose(0, 2, 3, 1, 4).reshape(n, kv_heads, m, width)
     scores = []
     for k, _, mask in parts:
         shared = grouped.reshape(k.shape[0], -1, kv_heads, m, width)
         score = jnp.einsum("prkme,pkes->prkms", shared, k, preferred_element_type=jnp.float32)
-        score = score.reshape(mask.shape[0], n // mask.shape[0], kv_heads, m // queries, queries, -1)
+        score = soft_cap(score, how.cap).reshape(mask.shape[0], n // mask.shape[0], kv_heads, m // queries, queries, -1)
         score = jnp.where(mask[:, None, None, None], score, -1e30)
         scores.append(score.reshape(n, kv_heads, m, -1))
     top = functools.reduce(jnp.maximum, [score.max(axis=-1, keepdims=True) for score in scores])
@@ -51,38 +63,59 @@ def read(
     for (k, v, _), score in zip(parts, scores, strict=True):
         weight = jnp.exp(score - top)
         total = total + weight.sum(axis=-1, keepdims=True)
-        shared = weight.astype(v.dtype).reshape(k.shape[0], -1, kv_heads, m, v.shape[2])
-        part = jnp.einsum("prkms,pkse->prkme", shared, v, preferred_element_type=jnp.float32)
-        out = out + part.reshape(n, kv_heads, m, width)
-    out = (out / total).reshape(n, kv_heads, -1, queries, width).transpose(0, 3, 1, 2, 4)
-    return out.reshape(q.shape).astype(q.dtype)
+        shared = weight.astype(k.dtype).reshape(k.shape[0], -1, kv_heads, m, k.shape[-1])
+        if v is None:
+            part = jnp.einsum("prkms,pkes->prkme", shared, k[:, :, : how.values], preferred_element_type=jnp.float32)
+        else:
+            part = jnp.einsum("prkms,pkse->prkme", shared, v, preferred_element_type=jnp.float32)
+        out = out + part.reshape(n, kv_heads, m, -1)
+    out = (out / total).reshape(n, kv_heads, -1, queries, out.shape[-1]).transpose(0, 3, 1, 2, 4)
+    return out.reshape(n, queries, heads, -1).astype(q.dtype)
 
 
 def filled(length: Int[Array, P], slots: int) -> Bool[Array, "P 1 S"]:
     return jnp.arange(slots)[None, None, :] < length[:, None, None]
 
 
+def readable(segments: Sequence[Segment], how: How) -> list[Part]:
+    """The segments with what may be read of each. They follow one another: the first begins at position 0."""
+    parts, start = [], jnp.zeros(1, jnp.int32)
+    for s in segments:
+        mask = filled(s.length, s.k.shape[-1])
+        if how.window is not None:
+            rows = how.positions.shape[0]
+            position = jnp.repeat(start, rows // start.shape[0])[:, None, None] + jnp.arange(s.k.shape[-1])[None, None, :]
+            near = how.near(how.positions[:, :, None] - position)
+            mask = jnp.repeat(mask, rows // mask.shape[0], axis=0) & near
+        parts.append((s.k, s.v, mask))
+        start = start + s.length
+    return parts
+
+
 def attend_prefill(segments: Sequence[Segment], length: Int[Array, N]) -> Attend:
     """Queries read the given segments and, causally, their own call. Keeps its keys and values as a `Segment`."""
 
-    def attend(q: Array, k: Array, v: Array) -> tuple[Array, Segment]:
+    def attend(q: Array, k: Array, v: Array | None, how: How) -> tuple[Array, Segment]:
         mine = Segment(*lay_out(k, v), length)
         own = causal(q.shape[1])
-        parts = [(s.k, s.v, filled(s.length, s.k.shape[-1])) for s in segments]
-        return read(q, [*parts, (mine.k, mine.v, own)]), mine
+        if how.window is not None:
+            slot = jnp.arange(q.shape[1])
+            own = own & how.near(slot[None, :, None] - slot[None, None, :])
+        return read(q, [*readable(segments, how), (mine.k, mine.v, own)], how), mine
 
     return attend
 
 
-def attend_decode(segments: Sequence[Segment], k_cache: Array, v_cache: Array, slot: Array) -> Attend:
+def attend_decode(segments: Sequence[Segment], k_cache: Array, v_cache: Array | None, slot: Array) -> Attend:
     """One new token a row: writes slot `slot` of the row's own cache, reads the segments and slots 0..slot. Keeps the cache."""
 
-    def attend(q: Array, k: Array, v: Array) -> tuple[Array, tuple[Array, Array]]:
-        k_new, v_new = lay_out(k.astype(k_cache.dtype), v.astype(v_cache.dtype))
+    def attend(q: Array, k: Array, v: Array | None, how: How) -> tuple[Array, tuple[Array, Array | None]]:
+        k_new, v_new = lay_out(k.astype(k_cache.dtype), v if v is None else v.astype(v_cache.dtype))
         k_all = jax.lax.dynamic_update_slice(k_cache, k_new, (0, 0, 0, slot))
-        v_all = jax.lax.dynamic_update_slice(v_cache, v_new, (0, 0, slot, 0))
-        parts = [(s.k, s.v, filled(s.length, s.k.shape[-1])) for s in segments]
+        v_all = None if v is None else jax.lax.dynamic_update_slice(v_cache, v_new, (0, 0, slot, 0))
         own = filled(slot[None] + 1, k_all.shape[-1])
-        return read(q, [*parts, (k_all, v_all, own)]), (k_all, v_all)
+        if how.window is not None:
+            own = own & how.near(slot - jnp.arange(k_all.shape[-1]))[None, None, :]
+        return read(q, [*readable(segments, how), (k_all, v_all, own)], how), (k_all, v_all)
 
     return attend

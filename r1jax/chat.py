@@ -1,0 +1,39 @@
+"""Chat templates: messages to the text a model was trained to read. A template is foreign code, so it runs in jinja2's sandbox."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+
+def render(template: str, messages: Sequence[Mapping[str, Any]], *, generate: bool = True, **names: Any) -> str:
+    """The text of a conversation, as transformers' `apply_chat_template` writes it.
+
+    Args:
+        template: jinja2, as in chat_template.jinja.
+        messages: {"role": .., "content": ..} each.
+        generate: end where the assistant begins to speak.
+        names: what else the template may read: bos_token, eos_token, tools, enable_thinking, ..
+
+    Raises:
+        ValueError: the template is broken, reaches outside the sandbox, or refuses these messages.
+    """
+    import jinja2
+    from jinja2.ext import loopcontrols
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    def refuse(message: str) -> NoReturn:
+        raise jinja2.TemplateError(message)
+
+    def as_json(value: Any, indent: int | None = None) -> str:
+        return json.dumps(value, ensure_ascii=False, indent=indent)
+
+    world = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+    world.filters["tojson"] = as_json
+    world.globals |= {"raise_exception": refuse, "strftime_now": lambda form: datetime.datetime.now().strftime(form)}
+    try:
+        return world.from_string(template).render(messages=list(messages), add_generation_prompt=generate, **names)
+    except (jinja2.TemplateError, TypeError, ArithmeticError, LookupError, OverflowError) as error:
+        raise ValueError(f"the chat template cannot render these messages: {error}") from error

@@ -1,0 +1,231 @@
+"""What a run would need, from shapes alone: no weights are read and no device is touched.
+
+Memory is counted from the same tables that place the arrays; activations are an estimate. Time is a *limit*: what the
+hardware's own speed allows when everything else is free, communication included. A good run takes about twice that.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import AbstractMesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from r1jax import lora
+from r1jax.logprobs import CHUNK
+from r1jax.model import transformer
+from r1jax.model.attention import QUERY_BLOCK
+from r1jax.model.config import ModelConfig
+from r1jax.nano import base
+from r1jax.presets import PRESETS
+from r1jax.recipe import RLRecipe
+from r1jax.sharding import AXES, PARAM_RULES, fit, mesh_sizes, row_shards, rule_for
+from r1jax.weights.config import read_config
+
+WAY_OUT = "take more devices, --lora-rank, a smaller --batch-rows, fewer --questions-per-round or a shorter --max-tokens"
+PROMPT = 256  # tokens of a prompt, template included
+LADDER_WASTE = 1.08  # of the wave: room allocated over tokens sampled, by simulation
+
+
+class Device(NamedTuple):
+    """Memory in bytes, bandwidth in bytes/s, bfloat16 products in FLOP/s."""
+
+    memory: float
+    bandwidth: float
+    flops: float
+
+
+DEVICES = {
+    "h200": Device(141e9, 4.3e12, 7.9e14),  # measured on one; the others are data sheets
+    "h100": Device(80e9, 3.35e12, 9.9e14),
+    "a100": Device(80e9, 2.0e12, 3.12e14),
+    "v5e": Device(16e9, 0.82e12, 1.97e14),
+    "v5p": Device(95e9, 2.77e12, 4.59e14),
+    "v6e": Device(32e9, 1.64e12, 9.18e14),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class PlanOptions:
+    """Flags of a dry run."""
+
+    dry_run: bool = False
+    """Print what the run would need, and stop: neither weights nor devices are wanted."""
+    device: str = "h200"
+    """What a dry run plans for: h200, h100, a100, v5e, v5p or v6e."""
+    mean_tokens: int = 0
+    """Mean length of a completion that a dry run assumes. 0: an eighth of --max-tokens."""
+
+
+class Plan(NamedTuple):
+    """Bytes are of one device, seconds of one optimizer step at the limit."""
+
+    cfg: ModelConfig
+    mesh: AbstractMesh
+    device: str
+    parameters: int
+    trained: int
+    held: dict[str, float]  # all the time
+    rollout: dict[str, float]
+    update: dict[str, float]
+    rows: int
+    mean_tokens: int
+    step_tokens: float
+    seconds: dict[str, float]
+
+    @property
+    def peak(self) -> float:
+        return sum(self.held.values()) + max(sum(self.rollout.values()), sum(self.update.values()))
+
+
+def plan(cfg: ModelConfig, recipe: RLRecipe, mesh: str, options: PlanOptions) -> Plan:
+    """The plan of a run.
+
+    Raises:
+        ValueError: an unknown device or a mesh that cannot be read.
+    """
+    if options.device not in DEVICES:
+        raise ValueError(f"--device={options.device} is not known; there are {', '.join(DEVICES)}")
+    abstract = AbstractMesh(mesh_sizes("1x1" if mesh == "auto" else mesh), AXES)
+    shapes = transformer.shapes(cfg)
+    adapted = shapes
+    if recipe.lora_rank:
+        adapted = lora.shapes(shapes, recipe.lora_rank, recipe.lora_targets)
+    trained, frozen = lora.partition(adapted)
+    mean = options.mean_tokens or max(1, recipe.max_tokens // 8)
+    rows = recipe.questions_per_round * recipe.group_size
+    held = {
+        "trained parameters, float32": placed(trained, abstract) * 4,
+        "Adam's moments, float32": placed(trained, abstract) * 8,
+        "reference, float32": placed(trained, abstract) * 4,
+    }
+    if frozen is not None:
+        held["frozen parameters, bfloat16"] = placed(frozen, abstract) * 2
+    sampled = {k: v for k, v in shapes.items() if k != "mtp"}
+    rollout = {
+        "sampler's copy, bfloat16": placed(sampled, abstract, ("tensor", "expert")) * 2,
+        "keys and values, bfloat16": cache_bytes(cfg, abstract, rows, recipe.questions_per_round, mean),
+    }
+    update = {
+        "gradients, float32": placed(trained, abstract) * 4,
+        "activations": activation_bytes(cfg, recipe, abstract),
+        "logits": 2 * CHUNK * cfg.vocab_size / whole(cfg.vocab_size, abstract, "tensor") * 4,
+    }
+    return Plan(
+        cfg, abstract, options.device, count(shapes), count(trained), held, rollout, update, rows, mean,
+        rows / recipe.minibatches * mean, limits(cfg, recipe, abstract, DEVICES[options.device], rows, mean),
+    )  # fmt: skip
+
+
+def count(tree: Any) -> int:
+    return sum(x.size for x in jax.tree.leaves(tree))
+
+
+def placed(tree: Any, mesh: AbstractMesh, axes: tuple[str, ...] = AXES) -> int:
+    """Numbers of a tree that one device holds, where only `axes` cut them."""
+    total = 0
+    for path, x in jax.tree_util.tree_leaves_with_path(tree):
+        spec = fit(P(*(axis if axis in axes else None for axis in rule_for(path, x, PARAM_RULES))), x.shape, mesh)
+        shard = NamedSharding(mesh, spec).shard_shape(x.shape)
+        size = 1
+        for n in shard:
+            size *= n
+        total += size
+    return total
+
+
+def whole(dimension: int, mesh: AbstractMesh, axis: str) -> int:
+    """Parts that a mesh axis cuts a dimension into: 1 where it does not divide."""
+    return mesh.shape[axis] if dimension % mesh.shape[axis] == 0 else 1
+
+
+def cache_bytes(cfg: ModelConfig, mesh: AbstractMesh, rows: int, questions: int, mean: int) -> float:
+    """Keys and values of one device's rows at the wave's fullest, each prompt once."""
+    token = cfg.layers * cfg.cache_width * 2 / (1 if cfg.latent else whole(cfg.kv_heads, mesh, "tensor"))
+    return (rows * mean * LADDER_WASTE + questions * PROMPT) / row_shards(mesh) * token
+
+
+def activation_bytes(cfg: ModelConfig, recipe: RLRecipe, mesh: AbstractMesh) -> float:
+    """An estimate: what the layers keep for the backward pass of a micro-batch, and what one layer holds while it runs."""
+    rows = max(1, recipe.batch_rows // row_shards(mesh))
+    tensor = whole(cfg.heads, mesh, "tensor")
+    x = cfg.experts
+    mlp = (x.per_token + x.shared) * x.width if x else cfg.mlp_width
+    outputs = (2 * cfg.heads * cfg.head_width + 2 * cfg.kv_heads * cfg.head_width + 3 * mlp) / tensor + 3 * cfg.width
+    scores = 3 * cfg.heads / tensor * QUERY_BLOCK * recipe.row_length * 4 * rows
+    kept = {"none": 3 * outputs, "dots": outputs, "full": cfg.width}[recipe.remat]
+    return rows * recipe.row_length * 2 * (cfg.layers * kept + 2 * outputs) + scores
+
+
+def limits(cfg: ModelConfig, recipe: RLRecipe, mesh: AbstractMesh, device: Device, rows: int, mean: int) -> dict[str, float]:
+    """Seconds of one optimizer step that the hardware cannot undercut.
+
+    Completion lengths are taken as exponential, cut at `max_tokens`: E[T²] = 2·mean². A round's sampling and scoring are shared
+    out to its optimizer steps.
+    """
+    devices, n = mesh.size, cfg.matmul_params
+    body = n - cfg.vocab_size * cfg.width
+    m = cfg.latent
+    head = (m.nope_width + m.rope_width + m.value_width) / 2 if m else cfg.head_width
+    cached_head = (2 * m.kv_rank + m.rope_width) / 2 if m else cfg.head_width
+    tokens, squares = rows * mean, rows * 2 * mean**2
+    read = squares / 2 + tokens * PROMPT  # Σ over sampled tokens of the tokens they read
+    prefill = recipe.questions_per_round * (2 * body * PROMPT + 2 * cfg.layers * cfg.heads * head * PROMPT**2)
+    products = 2 * n * tokens + 4 * cfg.layers * cfg.heads * cached_head * read + prefill
+    copy = placed({k: v for k, v in transformer.shapes(cfg).items() if k != "mtp"}, mesh, ("tensor", "expert")) * 2
+    live = min(cfg.experts.count, rows / row_shards(mesh) * cfg.experts.per_token) / cfg.experts.count if cfg.experts else 1.0
+    weights = recipe.max_tokens * copy * live / device.bandwidth
+    lanes = row_shards(mesh) * (1 if m else whole(cfg.kv_heads, mesh, "tensor"))
+    cached = cfg.layers * cfg.cache_width * 2 * read / lanes / device.bandwidth
+    forward = 2 * n * tokens + 4 * cfg.layers * cfg.heads * head * read
+    passes = (recipe.old_logp == "trainer") * (1 - 1 / recipe.minibatches) + (recipe.kl_coef > 0)
+    backward = (4.0 if recipe.remat == "full" else 3.0) - (1.0 if recipe.lora_rank else 0.0)  # frozen kernels have no gradient
+    share = 1 / recipe.minibatches
+    return {
+        "sampling": (max(weights, products / devices / device.flops) + cached) * share,
+        "scoring": passes * forward / devices / device.flops * share,
+        "update": backward * forward / devices / device.flops * share,
+    }
+
+
+def text(found: Plan, title: str) -> str:
+    """The plan as a table."""
+    device = DEVICES[found.device]
+    axes = " ".join(f"{name}:{size}" for name, size in found.mesh.shape.items())
+    active = found.cfg.matmul_params + (0 if found.cfg.tie_embeddings else found.cfg.vocab_size * found.cfg.width)
+    seconds = found.seconds | {"together": sum(found.seconds.values())}
+    verdict = "fits" if found.peak < device.memory else f"does not fit {found.device}: {WAY_OUT}"
+    rows = [
+        ("parameters", f"{found.parameters:,}"),
+        ("  visited by one token", f"{active:,}"),
+        ("  trained", f"{found.trained:,}"),
+        (f"memory of one device, of {device.memory / 1e9:.0f} GB", ""),
+        *((f"  always    {part}", f"{size / 1e9:.2f} GB") for part, size in found.held.items()),
+        *((f"  sampling  {part}", f"{size / 1e9:.2f} GB") for part, size in found.rollout.items()),
+        *((f"  update    {part}", f"{size / 1e9:.2f} GB") for part, size in found.update.items()),
+        ("  peak", f"{found.peak / 1e9:.2f} GB  {verdict}"),
+        ("completions of a round", f"{found.rows:,}"),
+        ("mean tokens of one, assumed", f"{found.mean_tokens:,}"),
+        ("completion tokens of a step", f"{found.step_tokens:,.0f}"),
+        ("seconds of a step, at the limit", ""),
+        *((f"  {name}", f"{value:.2f}") for name, value in seconds.items()),
+    ]
+    table = [f"{name:44}{value}" for name, value in rows]
+    return "\n".join([title, f"mesh {axes} = {found.mesh.size} x {found.device}", "", *table])
+
+
+def dry_run(model: str, weights: str, recipe: RLRecipe, mesh: str, options: PlanOptions, title: str) -> str:
+    """What `--dry-run` prints: for a preset by name, else for the config.json at `weights`, else for a shipped base.
+
+    Raises:
+        ValueError: none of these.
+    """
+    if model in PRESETS:
+        cfg = PRESETS[model]
+    else:
+        cfg = read_config(Path(weights) if weights else base.directory(model))
+        model = weights or model
+    return text(plan(cfg, recipe, mesh, options), f"{title}: {model}")

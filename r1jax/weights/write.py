@@ -1,0 +1,115 @@
+"""Parameters -> a directory that transformers and vLLM load, shard by shard."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.typing import DTypeLike
+
+from r1jax.model.config import ModelConfig
+from r1jax.weights.config import config_to_hf
+from r1jax.weights.files import INDEX
+from r1jax.weights.names import Leaf, copies, leaves, pick
+
+SHARD_BYTES = 5 * 10**9
+
+
+def to_hf(cfg: ModelConfig, params: dict, dtype: DTypeLike) -> dict[str, np.ndarray]:
+    """The tensors of a Hugging Face checkpoint by name, all at once: for small models."""
+    return dict(stream(cfg, params, dtype))
+
+
+def stream(cfg: ModelConfig, params: dict, dtype: DTypeLike) -> Iterator[tuple[str, np.ndarray]]:
+    """Their tensors in the order of the layers, one of ours on the host at a time. All processes must go through it together."""
+    repeated: dict[str, list[str]] = {}
+    for copy, original in copies(cfg).items():
+        repeated.setdefault(original, []).append(copy)
+    every = leaves(cfg)
+    for leaf in (leaf for leaf in every if leaf.layers is None):
+        for name, tensor in theirs(leaf, cfg, params, None, dtype):
+            yield name, tensor
+            for copy in repeated.get(name, []):
+                yield copy, tensor
+    for layer in range(cfg.layers + cfg.mtp_layers):
+        for leaf in every:
+            if leaf.layers is not None and layer in leaf.layers:
+                yield from theirs(leaf, cfg, params, layer, dtype)
+
+
+def theirs(leaf: Leaf, cfg: ModelConfig, params: dict, layer: int | None, dtype: DTypeLike) -> Iterator[tuple[str, np.ndarray]]:
+    """One leaf (of one layer) as their tensors. The bias of a router stays float32."""
+    array = pick(params, leaf.path)
+    if layer is not None:
+        array = array[layer - leaf.layers.start]
+    if isinstance(array, jax.Array) and not array.is_fully_addressable:
+        array = multihost_utils.process_allgather(array, tiled=True)
+    array = np.asarray(array)
+    if leaf.path[-2:] != ("router", "bias"):
+        array = array.astype(dtype)
+    shape = leaf.theirs(cfg)
+    names = leaf.keys(cfg, layer)
+    for name, one in zip(names, array if "{x}" in leaf.name.theirs else [array], strict=True):
+        matrix = one.reshape(shape[::-1]).T if leaf.name.split else one.reshape(shape)
+        yield name, np.ascontiguousarray(matrix)
+
+
+def shards(cfg: ModelConfig, params: dict, dtype: DTypeLike, limit: int) -> Iterator[dict[str, np.ndarray]]:
+    """The tensors in runs of at most `limit` bytes, at least one a run."""
+    held: dict[str, np.ndarray] = {}
+    for name, tensor in stream(cfg, params, dtype):
+        if held and sum(x.nbytes for x in held.values()) + tensor.nbytes > limit:
+            yield held
+            held = {}
+        held[name] = tensor
+    yield held
+
+
+def export(
+    directory: Path, cfg: ModelConfig, params: dict, dtype: DTypeLike, *, tokenizer: Any = None, shard_bytes: int = SHARD_BYTES
+) -> None:
+    """Writes config.json, the safetensors files with their index, and the tokenizer's files.
+
+    Args:
+        dtype: of the weights; it is also what loading them again gives.
+        tokenizer: of `r1jax.tokenizer`; its generation_config and chat template go along.
+        shard_bytes: of one file; no more than this and the largest parameter of one layer is on the host at a time.
+
+    Raises:
+        ValueError: the directory holds a checkpoint already.
+    """
+    from safetensors.numpy import save_file
+
+    directory = Path(directory)
+    if any(directory.glob("*.safetensors")):
+        raise ValueError(f"{directory} holds a checkpoint already: name a new directory")
+    main = jax.process_index() == 0
+    if main:
+        directory.mkdir(parents=True, exist_ok=True)
+    written: list[list[str]] = []
+    total = 0
+    for held in shards(cfg, params, dtype, shard_bytes):
+        if main:
+            save_file(held, directory / f"part-{len(written)}.safetensors", metadata={"format": "pt"})
+        written.append(list(held))
+        total += sum(x.nbytes for x in held.values())
+        held.clear()  # or two shards would be on the host
+    if not main:
+        return
+    count = len(written)
+    names = ["model.safetensors"] if count == 1 else [f"model-{i + 1:05}-of-{count:05}.safetensors" for i in range(count)]
+    for i, name in enumerate(names):
+        (directory / f"part-{i}.safetensors").rename(directory / name)
+    if count > 1:
+        where = {tensor: names[i] for i, held in enumerate(written) for tensor in held}
+        (directory / INDEX).write_text(json.dumps({"metadata": {"total_size": total}, "weight_map": where}, indent=1) + "\n")
+    ids = dict(eos_id=None, pad_id=None) if tokenizer is None else dict(eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id)
+    config = config_to_hf(cfg, **ids, max_positions=cfg.max_positions, dtype=np.dtype(dtype).name)
+    (directory / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+    if tokenizer is not None:
+        tokenizer.save(directory)

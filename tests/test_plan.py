@@ -1,0 +1,90 @@
+"""The dry run: what it counts, against arrays that were really placed, and against worked examples."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.r1_zero import PAPER, parse
+from r1jax.model import transformer
+from r1jax.plan import DEVICES, PlanOptions, dry_run, placed, plan, text
+from r1jax.presets import PRESETS
+from r1jax.sharding import AXES, place
+from r1jax.sampler import sync
+
+
+def test_the_numbers_of_one_device_are_those_that_lie_on_it(cfg, params, eight):
+    abstract = jax.sharding.AbstractMesh((1, 4, 2, 1), AXES)
+    held = sum(x.addressable_shards[0].data.size for x in jax.tree.leaves(place(params, eight)))
+    assert placed(transformer.shapes(cfg), abstract) == held
+    copy = sum(x.addressable_shards[0].data.size for x in jax.tree.leaves(sync(params, eight)))
+    assert placed(transformer.shapes(cfg), abstract, ("tensor", "expert")) == copy
+
+
+def test_a_plan_agrees_with_the_worked_example():
+    """Qwen2.5-1.5B on one H200, float32 training: 4 + 8 + 4 + 4 bytes a parameter, 2 for the sampler's copy."""
+    recipe = dataclasses.replace(PAPER, questions_per_round=16, minibatches=1, max_tokens=4096, row_length=4608, batch_rows=4)
+    found = plan(PRESETS["qwen2.5-1.5b"], recipe, "1x1", PlanOptions(mean_tokens=1024))
+    n = 1_543_714_304
+    assert found.parameters == found.trained == n
+    assert sum(found.held.values()) == 16 * n
+    assert found.update["gradients, float32"] == 4 * n
+    assert found.rollout["sampler's copy, bfloat16"] == 2 * n
+    # 28 layers x 2 x 2 heads x 128 x 2 bytes = 28 KiB a token; 256 rows of 1,024 (and 8 %), 16 prompts of 256.
+    assert found.rollout["keys and values, bfloat16"] == pytest.approx(28 * 1024 * (256 * 1024 * 1.08 + 16 * 256))
+    # 6 N flops a token, a third more for full remat, and attention: 262,144 tokens at 790 TFLOP/s take 4.1 s and some.
+    assert found.seconds["update"] == pytest.approx(8 * 1.544e9 * 262_144 / 7.9e14, rel=0.12)
+    assert found.peak < DEVICES["h200"].memory
+
+
+def test_adapters_leave_no_moments_for_the_frozen():
+    recipe = dataclasses.replace(PAPER, lora_rank=16, questions_per_round=32, minibatches=2, max_tokens=4096, row_length=4608, batch_rows=2)
+    found = plan(PRESETS["qwen2.5-7b"], recipe, "1x1", PlanOptions())
+    # q: 3584 + 3584, k and v: 3584 + 512 each, o: 3584 + 3584, gate, up and down: 3584 + 18944 each; 16 numbers a row or column.
+    assert found.trained == 28 * 16 * (2 * 7168 + 2 * 4096 + 3 * 22_528)
+    assert found.held["frozen parameters, bfloat16"] == 2 * found.parameters
+    assert found.peak < DEVICES["h200"].memory
+    whole = plan(PRESETS["qwen2.5-7b"], dataclasses.replace(recipe, lora_rank=0), "1x1", PlanOptions())
+    assert whole.peak > DEVICES["h200"].memory
+    assert "does not fit h200: take more devices" in text(whole, "")
+
+
+def test_a_latent_cache_is_not_cut_by_tensor_and_experts_are_cut_by_theirs():
+    one, four = (plan(PRESETS["deepseek-v3"], PAPER, f"tensor:{n},expert:8", PlanOptions()) for n in (1, 4))
+    assert one.rollout["keys and values, bfloat16"] == four.rollout["keys and values, bfloat16"]
+    # (512 + 64) numbers x 61 layers x 2 bytes.
+    assert one.rollout["keys and values, bfloat16"] == pytest.approx(70_272 * (8192 * 4096 * 1.08 + 512 * 256))
+    cfg = PRESETS["deepseek-v3"]
+    kernels = transformer.shapes(cfg)["layers"][1]["mlp"]["experts"]
+    whole = sum(x.size for x in jax.tree.leaves(kernels))
+    assert placed({"layers": [{"mlp": {"experts": kernels}}]}, jax.sharding.AbstractMesh((1, 1, 1, 8), AXES)) == whole // 8
+
+
+@pytest.mark.parametrize("spec", ["1x1", "8x8", "data:2,fsdp:4,tensor:1,expert:16"])
+@pytest.mark.parametrize("model", ["qwen2.5-1.5b", "qwen3-30b-a3b", "deepseek-v3", "llama-3.1-405b"])
+def test_every_plan_adds_up(model, spec):
+    found = plan(PRESETS[model], PAPER, spec, PlanOptions())
+    parts = [*found.held.values(), *found.rollout.values(), *found.update.values(), *found.seconds.values()]
+    assert all(np.isfinite(parts)) and min(parts) >= 0
+    # Cutting 64 ways leaves a device at least a 64th of what is trained.
+    assert found.held["trained parameters, float32"] >= 4 * found.trained / found.mesh.size
+
+
+def test_the_command_plans_without_weights_or_devices(capsys, monkeypatch):
+    from experiments import r1_zero
+
+    flags = ["--model=qwen2.5-1.5b", "--weights=nowhere", "--recipe=paper", "--mesh=8x8", "--dry-run"]
+    monkeypatch.setattr("sys.argv", ["r1_zero", *flags])
+    r1_zero.main()
+    said = capsys.readouterr().out
+    assert "1,543,714,304" in said and "= 64 x h200" in said and "seconds of a step, at the limit" in said
+
+
+def test_the_shipped_base_and_a_directory_have_plans_too(tmp_path):
+    command = parse(["--dry-run"])
+    assert "nano" in dry_run("nano", "", command.numbers, "auto", command.plan, "")
+    with pytest.raises(ValueError, match="config.json cannot be read"):
+        dry_run("nano", str(tmp_path), command.numbers, "auto", command.plan, "")
+    with pytest.raises(ValueError, match="--device=abacus"):
+        plan(PRESETS["qwen3-8b"], command.numbers, "1x1", PlanOptions(device="abacus"))
