@@ -4,9 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import product
+from typing import NamedTuple
 
 MAX_SYMBOLS = 20_000_000  # read or written while one theorem is verified, seconds of work
 Expression = tuple[str, ...]
+
+
+class Assertion(NamedTuple):
+    """An axiom or a theorem with its mandatory frame.
+
+    Attributes:
+        apart: pairs of variables that must not share a variable after substitution.
+        floating: (type code, variable) of each mandatory variable. essential: hypotheses.
+        order: labels of the hypotheses in the order a proof supplies them.
+        uses: labels its proof names; empty for an axiom.
+    """
+
+    apart: frozenset[tuple[str, str]]
+    floating: tuple[tuple[str, str], ...]
+    essential: tuple[Expression, ...]
+    order: tuple[str, ...]
+    statement: Expression
+    uses: frozenset[str]
+    axiom: bool
+
+    def says(self) -> tuple:
+        return self.apart, self.floating, self.essential, self.statement
+
+
+class Scope:
+    """What `${` opens and `$}` closes."""
+
+    def __init__(self):
+        self.variables: set[str] = set()
+        self.floating: dict[str, tuple[str, str]] = {}  # variable -> (label, type code)
+        self.hypotheses: list[str] = []  # labels, floating and essential, in order
+        self.apart: set[tuple[str, str]] = set()
 
 
 class Wrong(Exception):

@@ -10,11 +10,12 @@ import functools
 import re
 from collections.abc import Iterable
 from itertools import combinations
-from typing import NamedTuple
 
 from r1jax.rewards._metamath import (
     MAX_SYMBOLS,
+    Assertion,
     Expression,
+    Scope,
     TooCostly,
     Wrong,
     apart_in,
@@ -26,38 +27,6 @@ from r1jax.rewards._metamath import (
 )  # fmt: skip
 
 LABEL = re.compile(r"[A-Za-z0-9._-]+")
-
-
-class Assertion(NamedTuple):
-    """An axiom or a theorem with its mandatory frame.
-
-    Attributes:
-        apart: pairs of variables that must not share a variable after substitution.
-        floating: (type code, variable) of each mandatory variable. essential: hypotheses.
-        order: labels of the hypotheses in the order a proof supplies them.
-        uses: labels its proof names; empty for an axiom.
-    """
-
-    apart: frozenset[tuple[str, str]]
-    floating: tuple[tuple[str, str], ...]
-    essential: tuple[Expression, ...]
-    order: tuple[str, ...]
-    statement: Expression
-    uses: frozenset[str]
-    axiom: bool
-
-    def says(self) -> tuple:
-        return self.apart, self.floating, self.essential, self.statement
-
-
-class Scope:
-    """What `${` opens and `$}` closes."""
-
-    def __init__(self):
-        self.variables: set[str] = set()
-        self.floating: dict[str, tuple[str, str]] = {}  # variable -> (label, type code)
-        self.hypotheses: list[str] = []  # labels, floating and essential, in order
-        self.apart: set[tuple[str, str]] = set()
 
 
 class Database:

@@ -15,11 +15,13 @@ REAL = [json.loads(line)["gold"] for line in (CASES / "selfcheck/self.jsonl").re
 PIECES = (
     r"\frac \sqrt { } ( ) [ ] ^ _ \left \right \cup \pm ! % \% \text{ | \{ \} , ; : = < \le \in \infty 1 23 0.5 "
     r"x y \pi e i \sin \log + - * / \begin{pmatrix} \end{pmatrix} & \\ \circ \binom or and 9^9 10^{10^ ... ² ， "
-    r"° \mathbb{R} f( \overline \approx cm !! - 0 2 n ' ^{-1} ^T \over to C_5 \bmod \begin{cases} \end{cases} km/h 分钟 约 不"
+    r"° \mathbb{R} f( \overline \approx cm !! - 0 2 n ' ^{-1} ^T \over to C_5 \bmod "
+    r"\begin{cases} \end{cases} km/h 分钟 约 不"
 ).split()
 MARKERS = (
-    r"\boxed{ \fbox{ \boxed } { <answer> </answer> <think> </think> #### $ $$ \( \) \[ \] ** ` ``` \$ 5 7 x=5 \frac12 1,234 "
-    "not or and 答案 是 不是 : ： is the_answer_is The_final_answer_is Wait <|im_end|> 3:05 % (B) 42 。 ."
+    r"\boxed{ \fbox{ \boxed } { <answer> </answer> <think> </think> #### $ $$ \( \) \[ \] ** ` ``` \$ 5 7 x=5 "
+    r"\frac12 1,234 not or and 答案 是 不是 : ： is the_answer_is The_final_answer_is Wait <|im_end|> 3:05 % "
+    "(B) 42 。 ."
 ).split()
 BOMBS = [
     r"\boxed{9^{9^{9^{9}}}}",
