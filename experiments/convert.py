@@ -1,9 +1,9 @@
 """Weights from one form to another: a Hugging Face directory, or a run of r1jax.
 
-Run:     python -m experiments.convert --source=runs/r1_zero-… --target=exported --dtype=bfloat16   (serve it with vLLM)
-         python -m experiments.convert --source=Qwen2.5-1.5B --target=imported --to=r1jax           (an Orbax checkpoint)
-         ... --dry-run                                            (what would be written; nothing is read but headers)
-         ... --parity                                             (read back, and compared with transformers if it is there)
+Run:     python -m experiments.convert --source=runs/r1_zero-… --target=exported             (serve it with vLLM)
+         python -m experiments.convert --source=Qwen2.5-1.5B --target=imported --to=r1jax    (an Orbax checkpoint)
+         ... --dry-run                               (what would be written; nothing is read but headers)
+         ... --parity                                (read back, and compared with transformers if it is there)
 Cost:    one pass over the weights; memory of one model and one layer
 Expect:  parity of float32 weights below 1e-5, relative to the largest logit
 """
@@ -72,7 +72,7 @@ def planned(command: Command) -> str:
 
     from r1jax import checkpoint, presets, weights
     from r1jax.model.config import ModelConfig
-    from r1jax.weights.config import family_of
+    from r1jax.weights.config_out import family_of
     from r1jax.weights.files import check, tensors
 
     target = Path(command.target)
@@ -94,7 +94,8 @@ def planned(command: Command) -> str:
     size = count * (2 if command.dtype.endswith("16") else 4) if command.to == "hf" else count * 4
     files = f", about {int(np.ceil(size / (command.shard_gb * 1e9)))} files" if command.to == "hf" else ""
     written = command.dtype if command.to == "hf" else "float32"
-    return f"{source}: {family_of(cfg)}, {count:,} parameters, {what}\n{target}: {command.to}, {written}, {size / 1e9:.2f} GB{files}"
+    read = f"{source}: {family_of(cfg)}, {count:,} parameters, {what}"
+    return f"{read}\n{target}: {command.to}, {written}, {size / 1e9:.2f} GB{files}"
 
 
 def convert(command: Command) -> None:
@@ -151,7 +152,9 @@ def parity(command: Command, cfg, params: dict, mesh) -> list[str]:
         import transformers
 
         tokens = np.random.default_rng(0).integers(0, cfg.vocab_size, (2, 16))
-        model = transformers.AutoModelForCausalLM.from_pretrained(command.target, dtype=torch.float32, attn_implementation="eager")
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            command.target, dtype=torch.float32, attn_implementation="eager"
+        )
         with torch.no_grad():
             theirs = model(torch.from_numpy(tokens)).logits.numpy()
         positions = jnp.broadcast_to(jnp.arange(16), (2, 16))

@@ -1,4 +1,4 @@
-"""Chat templates: messages to the text a model was trained to read. A template is foreign code, so it runs in jinja2's sandbox."""
+"""Chat templates: messages to the text a model was trained to read. Foreign code, so jinja2's sandbox runs it."""
 
 from __future__ import annotations
 
@@ -20,9 +20,12 @@ def render(template: str, messages: Sequence[Mapping[str, Any]], *, generate: bo
     Raises:
         ValueError: the template is broken, reaches outside the sandbox, or refuses these messages.
     """
-    import jinja2
-    from jinja2.ext import loopcontrols
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
+    try:
+        import jinja2
+        from jinja2.ext import loopcontrols
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+    except ImportError as error:
+        raise ValueError('chat templates need the extra "hf": pip install "r1jax[hf]"') from error
 
     def refuse(message: str) -> NoReturn:
         raise jinja2.TemplateError(message)

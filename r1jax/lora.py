@@ -1,8 +1,9 @@
 """Low-rank adapters: what is trained is W + A·B with W frozen (LoRA; Hu et al. 2021).
 
-An adapter lies in the parameter tree beside the kernel it changes, as "lora_a" [L, in.., r] and "lora_b" [L, r, out..]; the
-network applies it where it finds it. B begins at zero, so the policy begins as the base, and the reference is a second tree
-of adapters: the base serves both. The scale alpha/r is folded into the start of A, so that nothing has to carry it along.
+An adapter lies in the parameter tree beside the kernel it changes, as "lora_a" [L, in.., r] and "lora_b" [L, r, out..];
+the network applies it where it finds it. B begins at zero, so the policy begins as the base, and the reference is a
+second tree of adapters: the base serves both. The scale alpha/r is folded into the start of A, so that nothing has to
+carry it along.
 """
 
 from __future__ import annotations

@@ -23,9 +23,11 @@ from r1jax.nano import base
 from r1jax.presets import PRESETS
 from r1jax.recipe import RLRecipe
 from r1jax.sharding import AXES, PARAM_RULES, fit, mesh_sizes, row_shards, rule_for
-from r1jax.weights.config import read_config
+from r1jax.weights.config_in import read_config
 
-WAY_OUT = "take more devices, --lora-rank, a smaller --batch-rows, fewer --questions-per-round or a shorter --max-tokens"
+WAY_OUT = (
+    "take more devices, --lora-rank, a smaller --batch-rows, fewer --questions-per-round or a shorter --max-tokens"
+)
 PROMPT = 256  # tokens of a prompt, template included
 LADDER_WASTE = 1.08  # of the wave: room allocated over tokens sampled, by simulation
 
@@ -149,7 +151,7 @@ def cache_bytes(cfg: ModelConfig, mesh: AbstractMesh, rows: int, questions: int,
 
 
 def activation_bytes(cfg: ModelConfig, recipe: RLRecipe, mesh: AbstractMesh) -> float:
-    """An estimate: what the layers keep for the backward pass of a micro-batch, and what one layer holds while it runs."""
+    """An estimate: what layers keep for the backward pass of a micro-batch, and what one holds while it runs."""
     rows = max(1, recipe.batch_rows // row_shards(mesh))
     tensor = whole(cfg.heads, mesh, "tensor")
     x = cfg.experts
@@ -160,11 +162,13 @@ def activation_bytes(cfg: ModelConfig, recipe: RLRecipe, mesh: AbstractMesh) -> 
     return rows * recipe.row_length * 2 * (cfg.layers * kept + 2 * outputs) + scores
 
 
-def limits(cfg: ModelConfig, recipe: RLRecipe, mesh: AbstractMesh, device: Device, rows: int, mean: int) -> dict[str, float]:
+def limits(
+    cfg: ModelConfig, recipe: RLRecipe, mesh: AbstractMesh, device: Device, rows: int, mean: int
+) -> dict[str, float]:
     """Seconds of one optimizer step that the hardware cannot undercut.
 
-    Completion lengths are taken as exponential, cut at `max_tokens`: E[T²] = 2·mean². A round's sampling and scoring are shared
-    out to its optimizer steps.
+    Completion lengths are taken as exponential, cut at `max_tokens`: E[T²] = 2·mean². A round's sampling and scoring
+    are shared out to its optimizer steps.
     """
     devices, n = mesh.size, cfg.matmul_params
     body = n - cfg.vocab_size * cfg.width
@@ -176,13 +180,19 @@ def limits(cfg: ModelConfig, recipe: RLRecipe, mesh: AbstractMesh, device: Devic
     prefill = recipe.questions_per_round * (2 * body * PROMPT + 2 * cfg.layers * cfg.heads * head * PROMPT**2)
     products = 2 * n * tokens + 4 * cfg.layers * cfg.heads * cached_head * read + prefill
     copy = placed({k: v for k, v in transformer.shapes(cfg).items() if k != "mtp"}, mesh, ("tensor", "expert")) * 2
-    live = min(cfg.experts.count, rows / row_shards(mesh) * cfg.experts.per_token) / cfg.experts.count if cfg.experts else 1.0
+    live = (
+        min(cfg.experts.count, rows / row_shards(mesh) * cfg.experts.per_token) / cfg.experts.count
+        if cfg.experts
+        else 1.0
+    )
     weights = recipe.max_tokens * copy * live / device.bandwidth
     lanes = row_shards(mesh) * (1 if m else whole(cfg.kv_heads, mesh, "tensor"))
     cached = cfg.layers * cfg.cache_width * 2 * read / lanes / device.bandwidth
     forward = 2 * n * tokens + 4 * cfg.layers * cfg.heads * head * read
     passes = (recipe.old_logp == "trainer") * (1 - 1 / recipe.minibatches) + (recipe.kl_coef > 0)
-    backward = (4.0 if recipe.remat == "full" else 3.0) - (1.0 if recipe.lora_rank else 0.0)  # frozen kernels have no gradient
+    backward = (4.0 if recipe.remat == "full" else 3.0) - (
+        1.0 if recipe.lora_rank else 0.0
+    )  # frozen kernels have no gradient
     share = 1 / recipe.minibatches
     return {
         "sampling": (max(weights, products / devices / device.flops) + cached) * share,

@@ -22,18 +22,37 @@ def qwen25(width: int, layers: int, heads: int, kv_heads: int, mlp_width: int, *
     )  # fmt: skip
 
 
-def qwen3(width: int, layers: int, heads: int, mlp_width: int, *, kv_heads: int = 8, tied: bool = False, experts: Experts | None = None) -> ModelConfig:
+def qwen3(
+    width: int,
+    layers: int,
+    heads: int,
+    mlp_width: int,
+    *,
+    kv_heads: int = 8,
+    tied: bool = False,
+    experts: Experts | None = None,
+) -> ModelConfig:
     return ModelConfig(
-        vocab_size=151_936, width=width, layers=layers, heads=heads, kv_heads=kv_heads, head_width=128, mlp_width=mlp_width,
-        qk_norm=True, tie_embeddings=tied, experts=experts, max_positions=40_960,
+        vocab_size=151_936, width=width, layers=layers, heads=heads, kv_heads=kv_heads, head_width=128,
+        mlp_width=mlp_width, qk_norm=True, tie_embeddings=tied, experts=experts, max_positions=40_960,
     )  # fmt: skip
 
 
-def llama3(width: int, layers: int, heads: int, mlp_width: int, *, head_width: int = 128, factor: float = 8.0, tied: bool = False) -> ModelConfig:
+def llama3(
+    width: int,
+    layers: int,
+    heads: int,
+    mlp_width: int,
+    *,
+    head_width: int = 128,
+    factor: float = 8.0,
+    tied: bool = False,
+) -> ModelConfig:
     """Llama 3.1 and later, whose positions are stretched from 8,192."""
     return ModelConfig(
-        vocab_size=128_256, width=width, layers=layers, heads=heads, kv_heads=8, head_width=head_width, mlp_width=mlp_width,
-        rope_theta=5e5, norm_eps=1e-5, tie_embeddings=tied, rope_scaling=RopeScaling("llama3", factor, 8192), max_positions=131_072,
+        vocab_size=128_256, width=width, layers=layers, heads=heads, kv_heads=8, head_width=head_width,
+        mlp_width=mlp_width, rope_theta=5e5, norm_eps=1e-5, tie_embeddings=tied,
+        rope_scaling=RopeScaling("llama3", factor, 8192), max_positions=131_072,
     )  # fmt: skip
 
 
@@ -74,8 +93,8 @@ LLAMA = {
     "3.3-70b": llama3(8192, 80, 64, 28_672),
 }
 DEEPSEEK_V3 = ModelConfig(
-    vocab_size=129_280, width=7168, layers=61, heads=128, kv_heads=128, head_width=192, mlp_width=18_432, rope_theta=1e4,
-    tie_embeddings=False, rope_scaling=RopeScaling("yarn", 40.0, 4096, mscale=1.0, mscale_all_dim=1.0),
+    vocab_size=129_280, width=7168, layers=61, heads=128, kv_heads=128, head_width=192, mlp_width=18_432,
+    rope_theta=1e4, tie_embeddings=False, rope_scaling=RopeScaling("yarn", 40.0, 4096, mscale=1.0, mscale_all_dim=1.0),
     latent=Latent(kv_rank=512, nope_width=128, rope_width=64, value_width=128, q_rank=1536),
     experts=Experts(
         256, 8, 2048, shared=1, dense_layers=3, scores="sigmoid", normalise=True, scale=2.5, groups=8, groups_kept=4
@@ -96,7 +115,9 @@ PRESETS = (
 
 def count(cfg: ModelConfig, *, mtp: bool = False) -> int:
     """Number of parameters, the multi-token-prediction layers apart unless asked for."""
-    return sum(x.size for x in jax.tree.leaves(transformer.shapes(cfg if mtp else dataclasses.replace(cfg, mtp_layers=0))))
+    return sum(
+        x.size for x in jax.tree.leaves(transformer.shapes(cfg if mtp else dataclasses.replace(cfg, mtp_layers=0)))
+    )
 
 
 def check(name: str, cfg: ModelConfig, weights: str) -> None:
@@ -105,4 +126,7 @@ def check(name: str, cfg: ModelConfig, weights: str) -> None:
         return
     bare, ours = (dataclasses.replace(c, mtp_layers=0) for c in (cfg, PRESETS[name]))
     if transformer.shapes(bare) != transformer.shapes(ours):
-        raise ValueError(f"--weights={weights} has other shapes than --model={name}: width {cfg.width} and {ours.width}, layers {cfg.layers} and {ours.layers}")
+        raise ValueError(
+            f"--weights={weights} has other shapes than --model={name}: "
+            f"width {cfg.width} and {ours.width}, layers {cfg.layers} and {ours.layers}"
+        )

@@ -75,7 +75,8 @@ class Policy(NamedTuple):
 def explained(error: Exception) -> str:
     """What the user reads about an error that ends a run."""
     if is_disk_full(error) and "--resume" not in str(error):
-        return f"error: the disk is full ({error}). Earlier checkpoints are whole: free some space, then go on with --resume=True"
+        whole = "Earlier checkpoints are whole: free some space, then go on with --resume=True"
+        return f"error: the disk is full ({error}). {whole}"
     return f"error: {error}"
 
 
@@ -117,7 +118,9 @@ def load_policy(options: RunOptions, mesh: Mesh, *, frozen: bool = False) -> tup
     dtype = jnp.bfloat16 if frozen and mesh.devices.flat[0].platform != "cpu" else jnp.float32
     preset = options.model in presets.PRESETS
     if preset and not options.weights:
-        raise ValueError(f"--model={options.model} needs --weights=DIR, its Hugging Face directory; --dry-run=True plans without it")
+        raise ValueError(
+            f"--model={options.model} needs --weights=DIR, its Hugging Face directory; --dry-run=True plans without it"
+        )
     path = Path(options.weights) if options.weights else base.directory(options.model)
     shown = options.weights or SHIPPED + options.model
     if (path / "config.json").exists():
@@ -125,7 +128,11 @@ def load_policy(options: RunOptions, mesh: Mesh, *, frozen: bool = False) -> tup
         pieces = tokenizer_of(path, cfg, shown)
         presets.check(options.model, cfg, shown)
         cfg, params = weights.from_hf(path, mesh, dtype)
-        return Policy(cfg, pieces, template), params, {"path": shown, "sha256": params_sha256(params) if jax.process_count() == 1 else ""}
+        return (
+            Policy(cfg, pieces, template),
+            params,
+            {"path": shown, "sha256": params_sha256(params) if jax.process_count() == 1 else ""},
+        )
     found = checkpoint.find(path)
     home = found.parent.parent
     try:
@@ -158,9 +165,14 @@ def restored(
     if parent.startswith(SHIPPED):
         parent = str(base.directory(parent.removeprefix(SHIPPED)))
     if not Path(parent).exists():
-        raise ValueError(f"--weights={options.weights} holds only what it trained; the rest was at {parent}, which is gone. Restore it")
+        raise ValueError(
+            f"--weights={options.weights} holds only what it trained; the rest was at {parent}, which is gone. "
+            "Restore it"
+        )
     _, rest, _ = load_policy(dataclasses.replace(options, weights=parent, model="nano"), mesh)
-    kept = jax.tree_util.tree_map_with_path(lambda path, x: None if x is None else pick(rest, path), frozen, is_leaf=lambda x: x is None)
+    kept = jax.tree_util.tree_map_with_path(
+        lambda path, x: None if x is None else pick(rest, path), frozen, is_leaf=lambda x: x is None
+    )
     return lora.merged(merge(params, kept))
 
 
@@ -178,7 +190,8 @@ def tokenizer_of(directory: Path, cfg: ModelConfig, shown: str) -> Tokenizer:
         raise ValueError(f"--weights={shown}: {error}") from error
     if pieces.vocab_size > cfg.vocab_size:
         raise ValueError(
-            f"--weights={shown}: the tokenizer has {pieces.vocab_size} tokens, the model {cfg.vocab_size}: they do not belong together"
+            f"--weights={shown}: the tokenizer has {pieces.vocab_size} tokens, the model {cfg.vocab_size}: "
+            "they do not belong together"
         )
     return pieces
 

@@ -31,7 +31,7 @@ class Tokenizer(Protocol):
     stop_ids: tuple[int, ...]
 
     def encode(self, text: str, *, start: bool = True) -> list[int]:
-        """Token ids; with the token that begins a text, where the model was trained with one, unless `start` is False."""
+        """Token ids; with the token that begins a text, if the model was trained with one, unless `start` is False."""
         ...
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -60,7 +60,7 @@ def load(directory: Path) -> Tokenizer:
 
 
 def asked_stops(directory: Path) -> tuple[int, ...]:
-    """The ids that a directory's generation_config.json says end a text, else those of its config.json; () where neither does.
+    """The ids that end a text by a directory's generation_config.json, else by its config.json; () where neither says.
 
     Raises:
         ValueError: the file is no JSON object.

@@ -12,8 +12,8 @@ from r1jax.tokenizer import asked_stops
 
 NEEDED = "tokenizer.json"
 BESIDE = (
-    "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model",
-    "chat_template.jinja", "generation_config.json",
+    "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
+    "tokenizer.model", "chat_template.jinja", "generation_config.json",
 )  # fmt: skip
 
 
@@ -30,8 +30,10 @@ class TokenizerJson:
             files: contents by name; tokenizer.json and what of `BESIDE` there is.
             stop_ids: what the model's configuration says ends a text.
         """
-        from tokenizers import Tokenizer
-
+        try:
+            from tokenizers import Tokenizer
+        except ImportError as error:
+            raise ValueError('tokenizer.json needs the extra "hf": pip install "r1jax[hf]"') from error
         self._files = dict(files)
         self._inner = Tokenizer.from_str(files[NEEDED].decode())
         config = json.loads(files.get("tokenizer_config.json", b"{}"))

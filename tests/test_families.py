@@ -2,20 +2,20 @@
 
 import json
 
+import families
 import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
-
-import families
 from families import FAMILIES, TOKENS, torch, transformers
+from safetensors.numpy import load_file
+from tiny import hidden
+
 from r1jax import sampler
 from r1jax.model import transformer
 from r1jax.model.attention import attend_full, causal
 from r1jax.weights import export, from_hf, read_config
-from tiny import hidden
 
 STEPS = 64
 NEVER = (10**6,)
@@ -86,7 +86,11 @@ def test_an_exported_model_has_their_bits_and_transformers_loads_it(saved, one, 
     number = np.float32 if dtype == "float32" else ml_dtypes.bfloat16
     # About four files: the whole is 30 to 120 kB in float32.
     export(tmp_path, cfg, params, number, shard_bytes=20_000 if dtype == "float32" else 10**9)
-    assert (len(list(tmp_path.glob("*.safetensors"))) > 1) == (dtype == "float32") == (tmp_path / "model.safetensors.index.json").exists()
+    assert (
+        (len(list(tmp_path.glob("*.safetensors"))) > 1)
+        == (dtype == "float32")
+        == (tmp_path / "model.safetensors.index.json").exists()
+    )
     ours, theirs = tensors(tmp_path), tensors(directory)
     assert ours.keys() == theirs.keys() - ({"lm_head.weight"} if cfg.tie_embeddings else set())
     for name, tensor in ours.items():
@@ -108,7 +112,9 @@ def test_an_exported_model_has_their_bits_and_transformers_loads_it(saved, one, 
 def test_the_config_in_the_keys_of_transformers_four_means_the_same(saved):
     _, directory, cfg, _ = saved
     new = json.loads((directory / "config.json").read_text())
-    old = {k: v for k, v in new.items() if k not in ("rope_parameters", "dtype", "layer_types")} | {"torch_dtype": "float32"}
+    old = {k: v for k, v in new.items() if k not in ("rope_parameters", "dtype", "layer_types")} | {
+        "torch_dtype": "float32"
+    }
     rope = new["rope_parameters"]
     far = rope.get("full_attention", rope)
     old["rope_theta"] = far["rope_theta"]

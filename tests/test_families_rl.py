@@ -1,12 +1,12 @@
-"""Rounds of reinforcement learning on tiny random models of real families: the same on one device, on 4x2, and over experts."""
+"""Rounds of reinforcement learning on tiny random models of real families: the same on every mesh."""
 
+import families
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-import families
 from r1jax import sampler
 from r1jax.grpo import group_advantages
 from r1jax.logprobs import packed_logprobs
@@ -48,10 +48,14 @@ def minibatch(learner, reference, rollout, mesh):
     """The rollout packed into eight rows; a completion is rewarded for small tokens."""
     from r1jax.update import score
 
-    rewards = np.asarray([np.mean(row[:n] < 34) for row, n in zip(rollout.tokens, rollout.lengths, strict=True)], np.float32)
+    rewards = np.asarray(
+        [np.mean(row[:n] < 34) for row, n in zip(rollout.tokens, rollout.lengths, strict=True)], np.float32
+    )
     advantages = np.asarray(group_advantages(rewards.reshape(-1, GROUP))).reshape(-1)
     assert np.ptp(advantages) > 1
-    rows, places = pack(rollout.prompts, [(i // GROUP, rollout.tokens[i, :n]) for i, n in enumerate(rollout.lengths)], ROW)
+    rows, places = pack(
+        rollout.prompts, [(i // GROUP, rollout.tokens[i, :n]) for i, n in enumerate(rollout.lengths)], ROW
+    )
     shape = rows.tokens.shape
     arrays = {
         "weight": spread([np.full(n, 1 / (16 * n)) for n in rollout.lengths], places, shape),
@@ -95,7 +99,7 @@ def deepseek(tmp_path_factory, one):
 
 
 def replayed(cfg, params, mesh, dtype):
-    """|sampler's log-prob - trainer's| of every sampled token, without and with its routes replayed; and both routes."""
+    """|sampler's log-prob - trainer's| of every sampled token, without its routes and with them; and both routes."""
     keys = sampler.row_keys(1, 0, np.repeat(np.arange(4), GROUP), np.tile(np.arange(GROUP), 4))
     rollout = sampler.sample(
         cfg, sampler.sync(params, mesh, dtype), PROMPTS, keys, mesh,
@@ -109,7 +113,9 @@ def replayed(cfg, params, mesh, dtype):
         theirs = gather(np.asarray(logp), places, rollout.lengths.tolist())
         gaps.append(np.abs(np.concatenate(theirs) - rollout.logp.reshape(-1)))
     attend = attend_full(visible(rows))
-    own = jax.jit(lambda params: forward(cfg, params, jnp.asarray(rows.tokens), jnp.asarray(rows.positions), attend)[2])(params)
+    own = jax.jit(
+        lambda params: forward(cfg, params, jnp.asarray(rows.tokens), jnp.asarray(rows.positions), attend)[2]
+    )(params)
     return *gaps, routes, np.moveaxis(np.asarray(own), 0, 2)
 
 

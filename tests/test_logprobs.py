@@ -55,7 +55,7 @@ def test_in_a_packed_row_every_completion_has_the_logprobs_it_has_alone(cfg, par
     completions = [(p, rng.integers(3, 250, n).astype(np.int32)) for p, n in ((0, 6), (0, 1), (1, 8), (0, 4), (2, 7), (1, 2))]
     rows, places = pack(prompts, completions, 40)
     assert len(rows.tokens) < len(completions)
-    logp, entropy = jax.jit(packed_logprobs, static_argnums=0)(cfg, params, jax.tree.map(jnp.asarray, rows), temperature)
+    logp, entropy, _ = jax.jit(packed_logprobs, static_argnums=0)(cfg, params, jax.tree.map(jnp.asarray, rows), temperature)
     alone = np.zeros((len(completions), 20), np.int32)
     for row, (p, tokens) in zip(alone, completions, strict=True):
         row[: len(prompts[p]) + len(tokens)] = [*prompts[p], *tokens]

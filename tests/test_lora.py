@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from tiny import draw, keys, prompts
+from walk import lines
 
 from r1jax import lora
 from r1jax.model import transformer
@@ -14,8 +16,6 @@ from r1jax.rollout import pack, spread
 from r1jax.run import RunOptions, load_policy
 from r1jax.sharding import make_mesh, shard_rows
 from r1jax.update import Learner, TokenBatch, cross_entropy, merge, score, start, update
-from tiny import draw, keys, prompts
-from walk import lines
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,11 @@ def adapted(params, one):
     rng = np.random.default_rng(0)
 
     def lively(path, x):
-        return jnp.asarray(0.2 * rng.standard_normal(x.shape), jnp.float32) if "lora_b" in jax.tree_util.keystr(path) else x
+        return (
+            jnp.asarray(0.2 * rng.standard_normal(x.shape), jnp.float32)
+            if "lora_b" in jax.tree_util.keystr(path)
+            else x
+        )
 
     return jax.tree_util.tree_map_with_path(lively, whole)
 

@@ -10,8 +10,8 @@ from experiments.r1_zero import PAPER, parse
 from r1jax.model import transformer
 from r1jax.plan import DEVICES, PlanOptions, dry_run, placed, plan, text
 from r1jax.presets import PRESETS
-from r1jax.sharding import AXES, place
 from r1jax.sampler import sync
+from r1jax.sharding import AXES, place
 
 
 def test_the_numbers_of_one_device_are_those_that_lie_on_it(cfg, params, eight):
@@ -24,7 +24,9 @@ def test_the_numbers_of_one_device_are_those_that_lie_on_it(cfg, params, eight):
 
 def test_a_plan_agrees_with_the_worked_example():
     """Qwen2.5-1.5B on one H200, float32 training: 4 + 8 + 4 + 4 bytes a parameter, 2 for the sampler's copy."""
-    recipe = dataclasses.replace(PAPER, questions_per_round=16, minibatches=1, max_tokens=4096, row_length=4608, batch_rows=4)
+    recipe = dataclasses.replace(
+        PAPER, questions_per_round=16, minibatches=1, max_tokens=4096, row_length=4608, batch_rows=4
+    )
     found = plan(PRESETS["qwen2.5-1.5b"], recipe, "1x1", PlanOptions(mean_tokens=1024))
     n = 1_543_714_304
     assert found.parameters == found.trained == n
@@ -39,9 +41,11 @@ def test_a_plan_agrees_with_the_worked_example():
 
 
 def test_adapters_leave_no_moments_for_the_frozen():
-    recipe = dataclasses.replace(PAPER, lora_rank=16, questions_per_round=32, minibatches=2, max_tokens=4096, row_length=4608, batch_rows=2)
+    recipe = dataclasses.replace(
+        PAPER, lora_rank=16, questions_per_round=32, minibatches=2, max_tokens=4096, row_length=4608, batch_rows=2
+    )
     found = plan(PRESETS["qwen2.5-7b"], recipe, "1x1", PlanOptions())
-    # q: 3584 + 3584, k and v: 3584 + 512 each, o: 3584 + 3584, gate, up and down: 3584 + 18944 each; 16 numbers a row or column.
+    # q: 3584 + 3584, k and v: 3584 + 512 each, o: 3584 + 3584, gate, up and down: 3584 + 18944 each; 16 numbers each.
     assert found.trained == 28 * 16 * (2 * 7168 + 2 * 4096 + 3 * 22_528)
     assert found.held["frozen parameters, bfloat16"] == 2 * found.parameters
     assert found.peak < DEVICES["h200"].memory
@@ -58,7 +62,9 @@ def test_a_latent_cache_is_not_cut_by_tensor_and_experts_are_cut_by_theirs():
     cfg = PRESETS["deepseek-v3"]
     kernels = transformer.shapes(cfg)["layers"][1]["mlp"]["experts"]
     whole = sum(x.size for x in jax.tree.leaves(kernels))
-    assert placed({"layers": [{"mlp": {"experts": kernels}}]}, jax.sharding.AbstractMesh((1, 1, 1, 8), AXES)) == whole // 8
+    assert (
+        placed({"layers": [{"mlp": {"experts": kernels}}]}, jax.sharding.AbstractMesh((1, 1, 1, 8), AXES)) == whole // 8
+    )
 
 
 @pytest.mark.parametrize("spec", ["1x1", "8x8", "data:2,fsdp:4,tensor:1,expert:16"])
@@ -84,7 +90,7 @@ def test_the_command_plans_without_weights_or_devices(capsys, monkeypatch):
 def test_the_shipped_base_and_a_directory_have_plans_too(tmp_path):
     command = parse(["--dry-run"])
     assert "nano" in dry_run("nano", "", command.numbers, "auto", command.plan, "")
-    with pytest.raises(ValueError, match="config.json cannot be read"):
+    with pytest.raises(ValueError, match="cannot be read"):
         dry_run("nano", str(tmp_path), command.numbers, "auto", command.plan, "")
     with pytest.raises(ValueError, match="--device=abacus"):
         plan(PRESETS["qwen3-8b"], command.numbers, "1x1", PlanOptions(device="abacus"))

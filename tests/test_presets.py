@@ -5,7 +5,7 @@ import pytest
 from r1jax import presets
 from r1jax.weights import config_from_hf, config_to_hf
 
-# Totals of the safetensors files on the hub, without the copy of a tied head that some of them store. The cards round them:
+# Totals of the safetensors files on the hub, without the copy of a tied head that some store. The cards round them:
 # "0.49B, 1.54B, 3.09B, 7.61B, 14.7B, 32.5B, 72.7B"; "0.6B .. 32.8B, 30.5B"; "8B, 70B, 405B, 1.23B, 3.21B"; "671B".
 PUBLISHED = {
     "qwen2.5-0.5b": 494_032_768,

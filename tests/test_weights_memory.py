@@ -49,8 +49,8 @@ with Saver(Path(sys.argv[2]) / "checkpoints") as saver:
 other = checkpoint.restore_params(sys.argv[2], abstract(shapes(cfg), make_mesh("2x4")))
 kernel = other["layers"][0]["mlp"]["up"]["kernel"]
 print("shard", *kernel.addressable_shards[0].data.shape)
-equal = all(bool((jax.device_get(a) == jax.device_get(b)).all()) for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(other), strict=True))
-print("equal", equal)
+equal = all(bool((jax.device_get(a) == jax.device_get(b)).all()) for a, b in zip(jax.tree.leaves(params),
+jax.tree.leaves(other), strict=True)) print("equal", equal)
 """
 
 
@@ -71,7 +71,9 @@ def write(directory: Path) -> int:
             where[name] = file
             total += held[name].nbytes
         save_file(held, directory / file)
-    (directory / "model.safetensors.index.json").write_text(json.dumps({"metadata": {"total_size": total}, "weight_map": where}))
+    (directory / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {"total_size": total}, "weight_map": where})
+    )
     (directory / "config.json").write_text(json.dumps(config_to_hf(CFG, 1, 0, 4096, "float32")))
     return total
 

@@ -1,10 +1,10 @@
 """The network: a decoder whose only seam is `attend`.
 
-    config       shapes and switches of a model
-    layers       norms and dense layers
-    rope         rotary positions, plain and stretched
-    attention    attention kinds (grouped queries, latent), and `attend` over one call's own keys
-    cache        `attend` over cached keys
-    feedforward  feed-forward kinds (gated MLP, mixture of experts)
-    transformer  tokens to hidden states, through groups of equal layers
+config       shapes and switches of a model
+layers       norms and dense layers
+rope         rotary positions, plain and stretched
+attention    attention kinds (grouped queries, latent), and `attend` over one call's own keys
+cache        `attend` over cached keys
+feedforward  feed-forward kinds (gated MLP, mixture of experts)
+transformer  tokens to hidden states, through groups of equal layers
 """

@@ -1,10 +1,10 @@
 """Attention kinds, and the `attend` closures that are their only seam.
 
-`attend(q, k, v, how) -> (out, kept)` is all that differs between training, scoring, prefill and decoding:
-q [.., Q, H, E], k and v [.., Q, K, E] are the rotated projections of the tokens fed in this call, `how` says what the scores
-are, `out` [.., Q, H, E] is what the queries read, `kept` whatever the caller wants back from this layer (its keys and values,
-an updated cache, nothing). Latent attention that is cached passes one key head and no v: its values are the first numbers of
-its keys, so the cache holds one vector a token.
+`attend(q, k, v, how) -> (out, kept)` is all that differs between training, scoring, prefill and decoding: q [.., Q, H,
+E], k and v [.., Q, K, E] are the rotated projections of the tokens fed in this call, `how` says what the scores are,
+`out` [.., Q, H, E] is what the queries read, `kept` whatever the caller wants back from this layer (its keys and
+values, an updated cache, nothing). Latent attention that is cached passes one key head and no v: its values are the
+first numbers of its keys, so the cache holds one vector a token.
 """
 
 from __future__ import annotations
@@ -74,9 +74,9 @@ class Attention(nn.Module):
 class LatentAttention(nn.Module):
     """Multi-head latent attention (DeepSeek-AI 2024, section 2.1), expanded or absorbed.
 
-    Expanded, each head's keys and values are made from the latent. Absorbed, the matrix that would make them moves into the
-    query and behind the sum, and all heads read the latents themselves: (q Wᵏ)·c = q·(Wᵏc), Σ w (Wᵛc) = Wᵛ Σ w c. The numbers
-    are the same; the first costs less where every key is new, the second where they lie in a cache.
+    Expanded, each head's keys and values are made from the latent. Absorbed, the matrix that would make them moves into
+    the query and behind the sum, and all heads read the latents themselves: (q Wᵏ)·c = q·(Wᵏc), Σ w (Wᵛc) = Wᵛ Σ w c.
+    The numbers are the same; the first costs less where every key is new, the second where they lie in a cache.
     """
 
     cfg: ModelConfig
@@ -94,7 +94,11 @@ class LatentAttention(nn.Module):
             return Linear(features, dtype=self.dtype, name=name)
 
         per_head = (c.heads, m.nope_width + m.rope_width)
-        q = dense("q_up", per_head)(inner("q_norm")(dense("q_down", m.q_rank)(x))) if m.q_rank else dense("q", per_head)(x)
+        q = (
+            dense("q_up", per_head)(inner("q_norm")(dense("q_down", m.q_rank)(x)))
+            if m.q_rank
+            else dense("q", per_head)(x)
+        )
         kv = dense("kv_down", m.kv_rank + m.rope_width)(x)
         latent = inner("kv_norm")(kv[..., : m.kv_rank])
         up = Kernel((m.kv_rank, c.heads, m.nope_width + m.value_width), name="kv_up")().astype(self.dtype)
@@ -132,14 +136,15 @@ QUERY_BLOCK = 128
 def attend_full(mask: Bool[Array, "R S S"], *, keep: bool = False, row_shards: int | None = None) -> Attend:
     """Every query reads the keys of its own call that `mask[r, query, key]` allows; no later key may be allowed.
 
-    Queries go in blocks, each against the keys up to its end: the upper triangle is never computed. Scores, softmax and sums
-    are float32, and the backward pass makes them again. A query that may read nothing (padding) gets a mean, never nan.
+    Queries go in blocks, each against the keys up to its end: the upper triangle is never computed. Scores, softmax and
+    sums are float32, and the backward pass makes them again. A query that may read nothing (padding) gets a mean, never
+    nan.
 
     Args:
         mask: causal; [1, S, S] serves all rows.
         keep: hand back (k, v).
-        row_shards: shards the rows lie on; each then works through its rows one after the other, so that the scores of a row
-            stay in a CPU's cache. None takes all rows at once.
+        row_shards: shards the rows lie on; each then works through its rows one after the other, so that the scores of
+            a row stay in a CPU's cache. None takes all rows at once.
     """
 
     def attend(q: Array, k: Array, v: Array, how: How) -> tuple[Array, Any]:
@@ -150,13 +155,18 @@ def attend_full(mask: Bool[Array, "R S S"], *, keep: bool = False, row_shards: i
         @jax.checkpoint
         def some_rows(q: Array, k: Array, v: Array, mask: Array) -> Array:
             rows, length, kv_heads, width = k.shape
-            queries = (q * how.scale).reshape(rows, length, kv_heads, -1, width).transpose(0, 2, 3, 1, 4)  # [R, K, H/K, S, E]
+            queries = (
+                (q * how.scale).reshape(rows, length, kv_heads, -1, width).transpose(0, 2, 3, 1, 4)
+            )  # [R, K, H/K, S, E]
             keys, values = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
             blocks = []
             for start in range(0, length, QUERY_BLOCK):
                 end = min(start + QUERY_BLOCK, length)
                 scores = jnp.einsum(
-                    "rkgqe,rkse->rkgqs", queries[..., start:end, :], keys[:, :, :end], preferred_element_type=jnp.float32
+                    "rkgqe,rkse->rkgqs",
+                    queries[..., start:end, :],
+                    keys[:, :, :end],
+                    preferred_element_type=jnp.float32,
                 )
                 scores = jnp.where(mask[:, None, None, start:end, :end], soft_cap(scores, how.cap), -1e30)
                 weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))

@@ -1,7 +1,7 @@
 """Cached keys and values, and the `attend` closures that read them.
 
-What one layer caches is (k, v): k [.., K, E, S] transposed, v [.., K, S, E]. Latent attention has one key head, whose first
-numbers are its value, and caches k alone: v is None.
+What one layer caches is (k, v): k [.., K, E, S] transposed, v [.., K, S, E]. Latent attention has one key head, whose
+first numbers are its value, and caches k alone: v is None.
 """
 
 from __future__ import annotations
@@ -42,15 +42,19 @@ def lay_out(k: Float[Array, "N Q K E"], v: Float[Array, "N Q K E"] | None) -> tu
 def widened(k: Float[Array, "N K E S"], v: Float[Array, "N K S E"] | None, slots: int) -> tuple[Array, Array | None]:
     """The same cache with room for `slots` tokens."""
     more = slots - k.shape[-1]
-    return jnp.pad(k, ((0, 0), (0, 0), (0, 0), (0, more))), None if v is None else jnp.pad(v, ((0, 0), (0, 0), (0, more), (0, 0)))
+    return jnp.pad(k, ((0, 0), (0, 0), (0, 0), (0, more))), None if v is None else jnp.pad(
+        v, ((0, 0), (0, 0), (0, more), (0, 0))
+    )
 
 
 def read(q: Float[Array, "N Q H E"], parts: Sequence[Part], how: How) -> Float[Array, "N Q H W"]:
-    """softmax(scores)·v over the concatenation of parts `(k [P, K, E, S], v [P, K, S, W], mask [P or N, Q or 1, S])`."""
+    """softmax(scores)·v over the parts `(k [P, K, E, S], v [P, K, S, W], mask [P or N, Q or 1, S])` laid end to end."""
     n, queries, heads, width = q.shape
     kv_heads = parts[0][0].shape[1]
     m = heads // kv_heads * queries  # queries that share one key head
-    grouped = (q * how.scale).reshape(n, queries, kv_heads, -1, width).transpose(0, 2, 3, 1, 4).reshape(n, kv_heads, m, width)
+    grouped = (
+        (q * how.scale).reshape(n, queries, kv_heads, -1, width).transpose(0, 2, 3, 1, 4).reshape(n, kv_heads, m, width)
+    )
     scores = []
     for k, _, mask in parts:
         shared = grouped.reshape(k.shape[0], -1, kv_heads, m, width)
@@ -84,7 +88,9 @@ def readable(segments: Sequence[Segment], how: How) -> list[Part]:
         mask = filled(s.length, s.k.shape[-1])
         if how.window is not None:
             rows = how.positions.shape[0]
-            position = jnp.repeat(start, rows // start.shape[0])[:, None, None] + jnp.arange(s.k.shape[-1])[None, None, :]
+            position = (
+                jnp.repeat(start, rows // start.shape[0])[:, None, None] + jnp.arange(s.k.shape[-1])[None, None, :]
+            )
             near = how.near(how.positions[:, :, None] - position)
             mask = jnp.repeat(mask, rows // mask.shape[0], axis=0) & near
         parts.append((s.k, s.v, mask))
@@ -107,7 +113,7 @@ def attend_prefill(segments: Sequence[Segment], length: Int[Array, N]) -> Attend
 
 
 def attend_decode(segments: Sequence[Segment], k_cache: Array, v_cache: Array | None, slot: Array) -> Attend:
-    """One new token a row: writes slot `slot` of the row's own cache, reads the segments and slots 0..slot. Keeps the cache."""
+    """One new token a row: writes slot `slot` of its own cache, reads segments and slots 0..slot. Keeps the cache."""
 
     def attend(q: Array, k: Array, v: Array | None, how: How) -> tuple[Array, tuple[Array, Array | None]]:
         k_new, v_new = lay_out(k.astype(k_cache.dtype), v if v is None else v.astype(v_cache.dtype))

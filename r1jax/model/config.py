@@ -10,8 +10,8 @@ from typing import Any, Literal, NamedTuple
 class RopeScaling:
     """How rotary positions are stretched beyond the context a model was first trained on.
 
-    `linear` slows every frequency by `factor`; `llama3` only the slow ones, with a ramp between; `yarn` (Peng et al. 2023)
-    likewise, and it sharpens attention by a temperature.
+    `linear` slows every frequency by `factor`; `llama3` only the slow ones, with a ramp between; `yarn` (Peng et al.
+    2023) likewise, and it sharpens attention by a temperature.
     """
 
     kind: Literal["linear", "llama3", "yarn"]
@@ -28,7 +28,7 @@ class RopeScaling:
 
 @dataclasses.dataclass(frozen=True)
 class Latent:
-    """Multi-head latent attention (DeepSeek-V2): keys and values are read from one small vector a token, which is all that is cached."""
+    """Multi-head latent attention (DeepSeek-V2): keys and values come from one small vector, all that is cached."""
 
     kv_rank: int  # width of that vector
     nope_width: int  # part of a head's q and k without positions
@@ -47,7 +47,9 @@ class Experts:
     width: int
     shared: int = 0  # experts of the same width that every token visits
     dense_layers: int = 0  # the first layers keep one plain MLP
-    scores: Literal["softmax", "sigmoid"] = "softmax"  # sigmoid: DeepSeek-V3, choice corrected by a bias without gradient
+    scores: Literal["softmax", "sigmoid"] = (
+        "softmax"  # sigmoid: DeepSeek-V3, choice corrected by a bias without gradient
+    )
     normalise: bool = False  # the chosen scores are divided by their sum
     scale: float = 1.0  # of the routed output
     groups: int = 1  # experts lie in groups, and a token's experts in at most `groups_kept` of them
@@ -64,9 +66,9 @@ class Group(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """A decoder of RMSNorm, rotary positions, attention and gated MLPs; the switches make it Llama, Mistral, Qwen, Gemma or DeepSeek.
+    """A decoder of RMSNorm, rotary positions, attention and gated MLPs.
 
-    Shape letters are those of the glossary in `r1jax`.
+    The switches make it Llama, Mistral, Qwen, Gemma or DeepSeek. Shape letters are those of the glossary in `r1jax`.
     """
 
     vocab_size: int  # V
@@ -82,7 +84,9 @@ class ModelConfig:
     qk_norm: bool = False  # Qwen3, Gemma 3: RMSNorm over each head of q and k, before the rotation
     tie_embeddings: bool = True
     rope_scaling: RopeScaling | None = None
-    windows: tuple[int, ...] = ()  # per layer, how many tokens back it reads, itself included; 0 = all. () = all everywhere
+    windows: tuple[
+        int, ...
+    ] = ()  # per layer, how many tokens back it reads, itself included; 0 = all. () = all everywhere
     local_rope_theta: float = 0.0  # Gemma 3: of the layers with a window, unscaled; 0 = the same as the others
     query_scale: float = 0.0  # scores are q·k times this; 0 = 1/√E
     attention_cap: float = 0.0  # Gemma 2: scores become cap·tanh(scores/cap); 0 = they stay
@@ -99,14 +103,20 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         if self.heads % self.kv_heads:
-            raise ValueError(f"heads={self.heads} is not a multiple of kv_heads={self.kv_heads}: every key head serves H/K queries")
+            raise ValueError(
+                f"heads={self.heads} is not a multiple of kv_heads={self.kv_heads}: every key head serves H/K queries"
+            )
         if self.rope_width % 2:
             raise ValueError(f"head_width={self.head_width} is odd: rotary positions turn pairs of numbers")
         if self.windows and len(self.windows) != self.layers:
-            raise ValueError(f"windows names {len(self.windows)} layers of {self.layers}: one number a layer, 0 for none")
+            raise ValueError(
+                f"windows names {len(self.windows)} layers of {self.layers}: one number a layer, 0 for none"
+            )
         x = self.experts
         if x and (x.count % x.groups or not 0 < x.per_token <= x.groups_kept * (x.count // x.groups)):
-            raise ValueError(f"per_token={x.per_token} experts do not fit {x.groups_kept} of {x.groups} groups of {x.count} experts")
+            raise ValueError(
+                f"per_token={x.per_token} experts do not fit {x.groups_kept} of {x.groups} groups of {x.count} experts"
+            )
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> ModelConfig:
@@ -159,5 +169,7 @@ class ModelConfig:
     @property
     def matmul_params(self) -> int:
         """Parameters in the matrix products of one token, the unembedding included (N_mm of the rooflines)."""
-        body = sum((g.stop - g.start) * (self.attention_params + self.feed_params(g.feed, active=True)) for g in self.groups)
+        body = sum(
+            (g.stop - g.start) * (self.attention_params + self.feed_params(g.feed, active=True)) for g in self.groups
+        )
         return body + self.vocab_size * self.width

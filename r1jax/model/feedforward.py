@@ -29,7 +29,7 @@ class GatedMLP(nn.Module):
             return Linear(width, dtype=self.dtype, name=name)
 
         width = self.width or self.cfg.mlp_width
-        # One axis of tokens: with two, XLA's CPU backend transposes copies for every weight gradient, at twice the time.
+        # One axis of tokens: with two, XLA's CPU backend transposes copies for every weight gradient, twice as slow.
         flat = x.reshape(-1, x.shape[-1])
         hidden = ACTIVATIONS[self.cfg.activation](dense("gate", width)(flat)) * dense("up", width)(flat)
         return dense("down", self.cfg.width)(hidden).reshape(x.shape)
@@ -48,7 +48,7 @@ class ExpertKernels(nn.Module):
 
 
 class Router(nn.Module):
-    """Scores of the experts, and the bias that corrects the choice without touching the scores (Wang et al. 2024). float32."""
+    """float32 scores of the experts, and the bias that corrects the choice but not the scores (Wang et al. 2024)."""
 
     cfg: ModelConfig
 
@@ -64,18 +64,19 @@ class Router(nn.Module):
 
 
 class MoE(nn.Module):
-    """Σ gate · expert(x) over the experts each token chooses, plus the shared ones; and that choice. No token is ever dropped.
+    """Σ gate · expert(x) over the experts each token chooses, plus the shared ones; and that choice. None is dropped.
 
-    Args of the call:
-        chosen: [.., k] replays the choice of an earlier pass, where it is not negative; the gates are this pass's scores of
-            those experts.
+    Args of the call: chosen: [.., k] replays the choice of an earlier pass, where it is not negative; the gates are
+    this pass's scores of those experts.
     """
 
     cfg: ModelConfig
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*rows D"], chosen: Any = None) -> tuple[Float[Array, "*rows D"], Int[Array, "*rows k"]]:
+    def __call__(
+        self, x: Float[Array, "*rows D"], chosen: Any = None
+    ) -> tuple[Float[Array, "*rows D"], Int[Array, "*rows k"]]:
         experts = self.cfg.experts
         flat = x.reshape(-1, x.shape[-1])
         scores, bias = Router(self.cfg, name="router")(flat)
@@ -109,12 +110,16 @@ def choose(scores: Float[Array, "M X"], experts: Experts) -> Int[Array, "M k"]:
 
 
 def visit(
-    x: Float[Array, "M D"], chosen: Int[Array, "M k"], gates: Float[Array, "M k"], kernels: Sequence[Array], activation: str
+    x: Float[Array, "M D"],
+    chosen: Int[Array, "M k"],
+    gates: Float[Array, "M k"],
+    kernels: Sequence[Array],
+    activation: str,
 ) -> Float[Array, "M D"]:
     """Every token through its experts, weighted by its gates, on the ambient mesh (`jax.set_mesh`) if there is one.
 
-    Each shard of rows sorts its own tokens; each shard of experts takes those that are its own and the shares are added up. So
-    the weights of an expert stay where they are, and nothing is dropped however uneven the choice.
+    Each shard of rows sorts its own tokens; each shard of experts takes those that are its own and the shares are added
+    up. So the weights of an expert stay where they are, and nothing is dropped however uneven the choice.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
@@ -139,14 +144,16 @@ def visit(
 
 
 def visit_here(x: Array, chosen: Array, gates: Array, kernels: Sequence[Array], activation: str) -> Array:
-    """`visit` on one device: tokens sorted by expert, one ragged product a matrix. An expert beyond the last is nobody's."""
+    """`visit` on one device: tokens sorted by expert, one ragged product a matrix. Those beyond the last are nobody's."""
     gate, up, down = kernels
     order = jnp.argsort(chosen.reshape(-1), stable=True)
     sizes = jnp.bincount(chosen.reshape(-1), length=gate.shape[0]).astype(jnp.int32)
     rows = x[order // chosen.shape[1]]
     hidden = ACTIVATIONS[activation](jax.lax.ragged_dot(rows, gate, sizes)) * jax.lax.ragged_dot(rows, up, sizes)
     out = jax.lax.ragged_dot(hidden, down, sizes)
-    out = jnp.where(jnp.arange(len(order))[:, None] < sizes.sum(), out, 0)  # what lies behind the last group is undefined
+    out = jnp.where(
+        jnp.arange(len(order))[:, None] < sizes.sum(), out, 0
+    )  # what lies behind the last group is undefined
     back = out[jnp.argsort(order)].reshape(*chosen.shape, -1)
     return jnp.sum(back * gates[..., None].astype(back.dtype), axis=1)
 
@@ -157,8 +164,10 @@ def loads(chosen: Int[Array, "L *rows k"], counted: Bool[Array, "*rows"], count:
     return jax.vmap(lambda layer: jnp.zeros(count).at[layer.reshape(-1)].add(weight))(chosen)
 
 
-def rebalanced(bias: Float[Array, "*layers X"], load: Float[Array, "*layers X"], rate: float) -> Float[Array, "*layers X"]:
-    """The router's bias after a step: busy experts are chosen a little less often, idle ones more (DeepSeek-V3, section 2.1.2)."""
+def rebalanced(
+    bias: Float[Array, "*layers X"], load: Float[Array, "*layers X"], rate: float
+) -> Float[Array, "*layers X"]:
+    """The router's bias after a step: busy experts are chosen a little less, idle ones more (DeepSeek-V3, 2.1.2)."""
     return bias + rate * jnp.sign(load.mean(-1, keepdims=True) - load)
 
 

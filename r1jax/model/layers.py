@@ -12,7 +12,10 @@ from jaxtyping import Array
 
 from r1jax.model.config import ModelConfig
 
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"silu": nn.silu, "gelu_tanh": lambda x: nn.gelu(x, approximate=True)}
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "silu": nn.silu,
+    "gelu_tanh": lambda x: nn.gelu(x, approximate=True),
+}
 
 
 class Linear(nn.Module):

@@ -8,8 +8,8 @@ Parameters are a plain tree; `layers` is a list of groups of equal layers, each 
 A mixture of experts has a second group where its first layers are dense; a reward model has "reward_head" instead of
 "unembed"; "mtp" holds DeepSeek-V3's multi-token-prediction layers, which nothing here runs.
 
-The network returns hidden states and leaves the vocabulary to its callers: training unembeds in chunks, prefill the last
-position only, a reward head not at all.
+The network returns hidden states and leaves the vocabulary to its callers: training unembeds in chunks, prefill the
+last position only, a reward head not at all.
 """
 
 from __future__ import annotations
@@ -110,7 +110,9 @@ def init(cfg: ModelConfig, key: Array) -> dict:
     if cfg.mtp_layers:
         mtp_keys = jax.random.split(jax.random.fold_in(key, 1), cfg.mtp_layers)
         block = jax.lax.map(functools.partial(layer, cfg.groups[-1].feed), mtp_keys)
-        norms = {name: {"scale": jnp.stack([scale] * cfg.mtp_layers)} for name in ("embed_norm", "hidden_norm", "final_norm")}
+        norms = {
+            name: {"scale": jnp.stack([scale] * cfg.mtp_layers)} for name in ("embed_norm", "hidden_norm", "final_norm")
+        }
         project = {"kernel": jnp.zeros((cfg.mtp_layers, 2 * cfg.width, cfg.width))}
         params["mtp"] = {"block": block, "project": project, **norms}
     return params
@@ -132,8 +134,15 @@ def embed(cfg: ModelConfig, params: dict, tokens: Int[Array, "R S"], dtype: DTyp
 
 
 def forward(
-    cfg: ModelConfig, params: dict, tokens: Int[Array, "R S"], positions: Int[Array, "R S"], attend: Attend,
-    *, chosen: Int[Array, "L R S k"] | None = None, dtype: DTypeLike = jnp.float32, remat: str = "none",
+    cfg: ModelConfig,
+    params: dict,
+    tokens: Int[Array, "R S"],
+    positions: Int[Array, "R S"],
+    attend: Attend,
+    *,
+    chosen: Int[Array, "L R S k"] | None = None,
+    dtype: DTypeLike = jnp.float32,
+    remat: str = "none",
 ) -> tuple[Float[Array, "R S D"], list[Any], Int[Array, "L R S k"] | None]:
     """Final hidden states; per group what `attend` kept, stacked; and the experts that each layer of experts chose.
 
@@ -165,10 +174,16 @@ def forward(
 
 
 def step(
-    cfg: ModelConfig, params: dict, layers: list[dict], tokens: Int[Array, "N Q"], positions: Int[Array, "N Q"],
-    attends: list[Attend], *, dtype: DTypeLike = jnp.float32,
+    cfg: ModelConfig,
+    params: dict,
+    layers: list[dict],
+    tokens: Int[Array, "N Q"],
+    positions: Int[Array, "N Q"],
+    attends: list[Attend],
+    *,
+    dtype: DTypeLike = jnp.float32,
 ) -> tuple[Float[Array, "N Q D"], list[Any], Int[Array, "L N Q k"] | None]:
-    """`forward` with the layers unrolled, one `attend` each, and the cache in latents where there are any: what decoding wants.
+    """`forward` with the layers unrolled, one `attend` each, latents cached as they are: what decoding wants.
 
     Args:
         layers: the weights of each layer, unstacked once by `unstack` outside the decoding loop.

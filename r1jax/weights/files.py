@@ -24,8 +24,8 @@ def tensors(directory: Path) -> dict[str, Tensor]:
     """Every tensor of a directory by name.
 
     Raises:
-        ValueError: no files, an index that names a file or tensor that is not there, a header that cannot be read, a file
-            cut short.
+        ValueError: no files, an index that names a file or tensor that is not there, a header that cannot be read, a
+            file cut short.
     """
     index = directory / INDEX
     if index.exists():
@@ -41,7 +41,9 @@ def tensors(directory: Path) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for file in files:
         if not file.exists():
-            raise ValueError(f"--weights={directory}: the shard {file.name} is missing; {INDEX} names it. Download it again")
+            raise ValueError(
+                f"--weights={directory}: the shard {file.name} is missing; {INDEX} names it. Download it again"
+            )
         found |= header(file)
     if where is None:
         return found
@@ -83,7 +85,11 @@ def check(cfg: ModelConfig, found: dict[str, Tensor], directory: Path) -> None:
                     continue  # a reward head begins at zero
                 raise ValueError(f"--weights={directory}: tensor {name} is missing; is a shard missing?")
             if found[name].shape != want:
-                raise ValueError(f"--weights={directory}: {name} has shape {found[name].shape}, config.json says {want}")
+                raise ValueError(
+                    f"--weights={directory}: {name} has shape {found[name].shape}, config.json says {want}"
+                )
     strange = sorted(name for name in found if name not in known and not name.endswith(IGNORED))
     if strange:
-        raise ValueError(f"--weights={directory}: {strange[0]} (of {len(strange)} such) has no place in the model of config.json")
+        raise ValueError(
+            f"--weights={directory}: {strange[0]} (of {len(strange)} such) has no place in the model of config.json"
+        )

@@ -16,7 +16,8 @@ class Name(NamedTuple):
     Attributes:
         path: ours, joined by "/"; below a layer for the rows that layers have.
         theirs: theirs; "{x}" is the expert, which is the first axis of ours.
-        axes: letters of our array, without the layer and expert axes; theirs is the matrix [last group, first group] of the split.
+        axes: letters of our array, without the layer and expert axes; theirs is the matrix [last group, first group] of
+            the split.
         split: how many of our leading axes are the input of the matrix; 0 for vectors, which are not transposed.
     """
 
@@ -91,7 +92,10 @@ MTP = (
     Name("project/kernel", "eh_proj.weight", "TD", 1),
     Name("final_norm/scale", "shared_head.norm.weight", "D"),
 )
-MTP_COPIES = {"embed_tokens.weight": EMBED, "shared_head.head.weight": UNEMBED}  # of the model's own, by DeepSeek's README
+MTP_COPIES = {
+    "embed_tokens.weight": EMBED,
+    "shared_head.head.weight": UNEMBED,
+}  # of the model's own, by DeepSeek's README
 
 
 def block(cfg: ModelConfig, feed: str) -> tuple[Name, ...]:
@@ -109,7 +113,16 @@ def block(cfg: ModelConfig, feed: str) -> tuple[Name, ...]:
 
 
 def sizes(cfg: ModelConfig) -> dict[str, int]:
-    out = {"V": cfg.vocab_size, "D": cfg.width, "H": cfg.heads, "K": cfg.kv_heads, "E": cfg.head_width, "F": cfg.mlp_width, "O": 1, "T": 2 * cfg.width}
+    out = {
+        "V": cfg.vocab_size,
+        "D": cfg.width,
+        "H": cfg.heads,
+        "K": cfg.kv_heads,
+        "E": cfg.head_width,
+        "F": cfg.mlp_width,
+        "O": 1,
+        "T": 2 * cfg.width,
+    }
     if m := cfg.latent:
         out |= {"r": m.kv_rank, "c": m.kv_rank + m.rope_width, "q": m.q_rank, "e": m.nope_width + m.rope_width}
         out |= {"u": m.nope_width + m.value_width, "v": m.value_width}

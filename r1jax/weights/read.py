@@ -1,8 +1,8 @@
 """Files -> parameters on the mesh, in bounded memory.
 
-Orbax reads: each process only the byte ranges that its own devices hold, straight onto the mesh. One layer is in flight at a
-time, as it is in the files; it is turned, cast and written into its place in the stacked leaves, which are donated. So the
-peak is the model plus a layer.
+Orbax reads: each process only the byte ranges that its own devices hold, straight onto the mesh. One layer is in flight
+at a time, as it is in the files; it is turned, cast and written into its place in the stacked leaves, which are
+donated. So the peak is the model plus a layer.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from jax.typing import DTypeLike
 
 from r1jax.model.config import ModelConfig
 from r1jax.sharding import fit, param_specs
-from r1jax.weights.config import read_config
+from r1jax.weights.config_in import read_config
 from r1jax.weights.files import SCALE, Tensor, check, tensors
 from r1jax.weights.names import Leaf, empty_tree, leaves, pick, put
 
@@ -32,7 +32,9 @@ DTYPES = {
 }  # fmt: skip
 
 
-def from_hf(directory: Path, mesh: Mesh, dtype: DTypeLike = jnp.float32, *, reward_head: bool = False) -> tuple[ModelConfig, dict]:
+def from_hf(
+    directory: Path, mesh: Mesh, dtype: DTypeLike = jnp.float32, *, reward_head: bool = False
+) -> tuple[ModelConfig, dict]:
     """Configuration and parameters of a Hugging Face directory, placed on the mesh.
 
     Args:
@@ -100,7 +102,9 @@ def laid(tensor: Tensor, leaf: Leaf, spec: P, mesh: Mesh) -> jax.ShapeDtypeStruc
     stacked = (leaf.layers is not None) + ("{x}" in leaf.name.theirs)
     axes = [*list(spec)[stacked:], *[None] * len(leaf.name.axes)]
     theirs = P(axes[leaf.name.split], axes[0]) if leaf.name.split else P(*axes[: len(tensor.shape)])
-    return jax.ShapeDtypeStruct(tensor.shape, DTYPES[tensor.dtype], sharding=NamedSharding(mesh, fit(theirs, tensor.shape, mesh)))
+    return jax.ShapeDtypeStruct(
+        tensor.shape, DTYPES[tensor.dtype], sharding=NamedSharding(mesh, fit(theirs, tensor.shape, mesh))
+    )
 
 
 def load(directory: Path, abstract: dict[str, jax.ShapeDtypeStruct], found: dict[str, Tensor]) -> dict[str, jax.Array]:
@@ -117,14 +121,22 @@ def load(directory: Path, abstract: dict[str, jax.ShapeDtypeStruct], found: dict
             try:
                 arrays |= ocp.load(file, part)
             except Exception as error:
-                raise ValueError(f"--weights={directory}: {next(iter(part))} of {file.name} cannot be read ({error})") from error
+                raise ValueError(
+                    f"--weights={directory}: {next(iter(part))} of {file.name} cannot be read ({error})"
+                ) from error
     return arrays
 
 
 @functools.partial(jax.jit, static_argnames=("ours", "split", "block", "sharding"), donate_argnames=("whole",))
 def fill(
-    whole: jax.Array, at: int | jax.Array | None, arrays: list[jax.Array], scales: list[jax.Array], ours: tuple[int, ...], split: int,
-    block: tuple[int, int], sharding: NamedSharding,
+    whole: jax.Array,
+    at: int | jax.Array | None,
+    arrays: list[jax.Array],
+    scales: list[jax.Array],
+    ours: tuple[int, ...],
+    split: int,
+    block: tuple[int, int],
+    sharding: NamedSharding,
 ) -> jax.Array:
     """`whole` with one layer of it (all of it where `at` is None) made of their tensors."""  # fmt: skip
 
@@ -153,10 +165,15 @@ def fp8_block(directory: Path, found: dict[str, Tensor]) -> tuple[int, int]:
     config = json.loads((directory / "config.json").read_text())
     quantised = config.get("quantization_config") or {}
     if quantised and quantised.get("quant_method") != "fp8":
-        raise ValueError(f"--weights={directory}: quantised by {quantised.get('quant_method')!r}; only fp8 in blocks is read. Use the checkpoint before quantisation")
+        raise ValueError(
+            f"--weights={directory}: quantised by {quantised.get('quant_method')!r}; only fp8 in blocks is read. "
+            "Use the checkpoint before quantisation"
+        )
     for name, tensor in found.items():
         if tensor.dtype not in DTYPES:
-            raise ValueError(f"--weights={directory}: {name} holds {tensor.dtype}; weights are F64, F32, F16, BF16 or fp8 in blocks")
+            raise ValueError(
+                f"--weights={directory}: {name} holds {tensor.dtype}; weights are F64, F32, F16, BF16 or fp8 in blocks"
+            )
         if tensor.dtype.startswith("F8") and name + SCALE not in found:
             raise ValueError(f"--weights={directory}: {name} is fp8 without its scale {name + SCALE}")
     return tuple(quantised.get("weight_block_size") or BLOCK)

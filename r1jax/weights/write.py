@@ -13,7 +13,7 @@ from jax.experimental import multihost_utils
 from jax.typing import DTypeLike
 
 from r1jax.model.config import ModelConfig
-from r1jax.weights.config import config_to_hf
+from r1jax.weights.config_out import config_to_hf
 from r1jax.weights.files import INDEX
 from r1jax.weights.names import Leaf, copies, leaves, pick
 
@@ -26,7 +26,7 @@ def to_hf(cfg: ModelConfig, params: dict, dtype: DTypeLike) -> dict[str, np.ndar
 
 
 def stream(cfg: ModelConfig, params: dict, dtype: DTypeLike) -> Iterator[tuple[str, np.ndarray]]:
-    """Their tensors in the order of the layers, one of ours on the host at a time. All processes must go through it together."""
+    """Their tensors in the order of the layers, one of ours on the host at a time. All processes step together."""
     repeated: dict[str, list[str]] = {}
     for copy, original in copies(cfg).items():
         repeated.setdefault(original, []).append(copy)
@@ -42,7 +42,9 @@ def stream(cfg: ModelConfig, params: dict, dtype: DTypeLike) -> Iterator[tuple[s
                 yield from theirs(leaf, cfg, params, layer, dtype)
 
 
-def theirs(leaf: Leaf, cfg: ModelConfig, params: dict, layer: int | None, dtype: DTypeLike) -> Iterator[tuple[str, np.ndarray]]:
+def theirs(
+    leaf: Leaf, cfg: ModelConfig, params: dict, layer: int | None, dtype: DTypeLike
+) -> Iterator[tuple[str, np.ndarray]]:
     """One leaf (of one layer) as their tensors. The bias of a router stays float32."""
     array = pick(params, leaf.path)
     if layer is not None:
@@ -71,7 +73,13 @@ def shards(cfg: ModelConfig, params: dict, dtype: DTypeLike, limit: int) -> Iter
 
 
 def export(
-    directory: Path, cfg: ModelConfig, params: dict, dtype: DTypeLike, *, tokenizer: Any = None, shard_bytes: int = SHARD_BYTES
+    directory: Path,
+    cfg: ModelConfig,
+    params: dict,
+    dtype: DTypeLike,
+    *,
+    tokenizer: Any = None,
+    shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Writes config.json, the safetensors files with their index, and the tokenizer's files.
 
@@ -83,8 +91,10 @@ def export(
     Raises:
         ValueError: the directory holds a checkpoint already.
     """
-    from safetensors.numpy import save_file
-
+    try:
+        from safetensors.numpy import save_file
+    except ImportError as error:
+        raise ValueError('writing safetensors needs the extra "hf": pip install "r1jax[hf]"') from error
     directory = Path(directory)
     if any(directory.glob("*.safetensors")):
         raise ValueError(f"{directory} holds a checkpoint already: name a new directory")
@@ -102,13 +112,19 @@ def export(
     if not main:
         return
     count = len(written)
-    names = ["model.safetensors"] if count == 1 else [f"model-{i + 1:05}-of-{count:05}.safetensors" for i in range(count)]
+    names = (
+        ["model.safetensors"] if count == 1 else [f"model-{i + 1:05}-of-{count:05}.safetensors" for i in range(count)]
+    )
     for i, name in enumerate(names):
         (directory / f"part-{i}.safetensors").rename(directory / name)
     if count > 1:
         where = {tensor: names[i] for i, held in enumerate(written) for tensor in held}
-        (directory / INDEX).write_text(json.dumps({"metadata": {"total_size": total}, "weight_map": where}, indent=1) + "\n")
-    ids = dict(eos_id=None, pad_id=None) if tokenizer is None else dict(eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id)
+        (directory / INDEX).write_text(
+            json.dumps({"metadata": {"total_size": total}, "weight_map": where}, indent=1) + "\n"
+        )
+    ids = (
+        dict(eos_id=None, pad_id=None) if tokenizer is None else dict(eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id)
+    )
     config = config_to_hf(cfg, **ids, max_positions=cfg.max_positions, dtype=np.dtype(dtype).name)
     (directory / "config.json").write_text(json.dumps(config, indent=1) + "\n")
     if tokenizer is not None:

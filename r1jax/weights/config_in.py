@@ -1,4 +1,4 @@
-"""config.json <-> ModelConfig, in the keys of transformers 4 and 5."""
+"""config.json -> ModelConfig, from the keys of transformers 4 and 5."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 from r1jax.model.config import Experts, Latent, ModelConfig, RopeScaling
 
 FAMILIES = {  # model_type: the name in front of ForCausalLM
-    "llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3", "qwen3_moe": "Qwen3Moe", "gemma2": "Gemma2",
-    "gemma3_text": "Gemma3", "deepseek_v2": "DeepseekV2", "deepseek_v3": "DeepseekV3",
+    "llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3", "qwen3_moe": "Qwen3Moe",
+    "gemma2": "Gemma2", "gemma3_text": "Gemma3", "deepseek_v2": "DeepseekV2", "deepseek_v3": "DeepseekV3",
 }  # fmt: skip
 HEADS = ("ForCausalLM", "ForSequenceClassification")
 GEMMA = ("gemma2", "gemma3_text")
@@ -22,16 +22,35 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "mistral": {"sliding_window": 4096},
     "qwen2": {"max_window_layers": 28, "sliding_window": 4096},
     "qwen3": {"max_window_layers": 28, "sliding_window": 4096, "head_dim": 128},
-    "gemma2": {"sliding_window": 4096, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0, "sliding_window_pattern": 2},
-    "gemma3_text": {"sliding_window": 4096, "sliding_window_pattern": 6, "rope_theta": 1e6, "rope_local_base_freq": 1e4},
+    "gemma2": {
+        "sliding_window": 4096,
+        "attn_logit_softcapping": 50.0,
+        "final_logit_softcapping": 30.0,
+        "sliding_window_pattern": 2,
+    },
+    "gemma3_text": {
+        "sliding_window": 4096,
+        "sliding_window_pattern": 6,
+        "rope_theta": 1e6,
+        "rope_local_base_freq": 1e4,
+    },
 }
 for _family in GEMMA:
-    DEFAULTS[_family] |= {"head_dim": 256, "query_pre_attn_scalar": 256, "tie_word_embeddings": True, "hidden_activation": "gelu_pytorch_tanh"}
+    DEFAULTS[_family] |= {
+        "head_dim": 256,
+        "query_pre_attn_scalar": 256,
+        "tie_word_embeddings": True,
+        "hidden_activation": "gelu_pytorch_tanh",
+    }
 ACTIVATIONS = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
 
 
 def read_config(directory: Path, *, reward_head: bool = False) -> ModelConfig:
-    """The model of a Hugging Face directory. Raises ValueError where its config.json is unreadable or asks for what is not there."""
+    """The model of a Hugging Face directory.
+
+    Raises:
+        ValueError: its config.json cannot be read, or asks for what is not implemented.
+    """
     path = directory / "config.json"
     try:
         config = json.loads(path.read_text())
@@ -53,7 +72,10 @@ def family_and_head(config: Mapping[str, Any]) -> tuple[str, str]:
         return config["model_type"], HEADS[0]
     if architecture not in known:
         names = ", ".join(FAMILIES.values())
-        raise ValueError(f"config.json names the architecture {architecture or config.get('model_type')!r}; known are {names}, each with {' or '.join(HEADS)}")
+        raise ValueError(
+            f"config.json names the architecture {architecture or config.get('model_type')!r}; "
+            f"known are {names}, each with {' or '.join(HEADS)}"
+        )
     return known[architecture]
 
 
@@ -71,11 +93,17 @@ def config_from_hf(config: Mapping[str, Any]) -> ModelConfig:
         (c.get("mlp_bias"), "mlp_bias"),
         (act not in ACTIVATIONS, f"the activation {act!r}"),
         (c.get("use_bidirectional_attention"), "attention to later tokens"),
-        (family == "qwen3_moe" and (c.get("decoder_sparse_step", 1) != 1 or c.get("mlp_only_layers")), "dense layers between those of experts"),
+        (
+            family == "qwen3_moe" and (c.get("decoder_sparse_step", 1) != 1 or c.get("mlp_only_layers")),
+            "dense layers between those of experts",
+        ),
         (c.get("moe_layer_freq", 1) != 1, "dense layers between those of experts"),
         (family == "deepseek_v2" and c.get("norm_topk_prob"), "norm_topk_prob"),
         (c.get("scoring_func", own_scores(family)) != own_scores(family), f"scoring_func {c.get('scoring_func')!r}"),
-        (c.get("topk_method", "greedy") not in ("greedy", "group_limited_greedy", "noaux_tc"), f"topk_method {c.get('topk_method')!r}"),
+        (
+            c.get("topk_method", "greedy") not in ("greedy", "group_limited_greedy", "noaux_tc"),
+            f"topk_method {c.get('topk_method')!r}",
+        ),
     ):
         if unknown:
             raise ValueError(f"config.json asks for {what}, which is not implemented")
@@ -91,8 +119,9 @@ def config_from_hf(config: Mapping[str, Any]) -> ModelConfig:
             qk_norm=family in ("qwen3", "qwen3_moe", "gemma3_text"), tie_embeddings=bool(c.get("tie_word_embeddings")),
             query_scale=c["query_pre_attn_scalar"] ** -0.5 if family in GEMMA else 0.0,
             attention_cap=c.get("attn_logit_softcapping", 0.0), logit_cap=c.get("final_logit_softcapping", 0.0),
-            norm_plus_one=family in GEMMA, post_norms=family in GEMMA, embed_scale=width**0.5 if family in GEMMA else 1.0,
-            activation=ACTIVATIONS[act], latent=latent, experts=experts_part(c, family),
+            norm_plus_one=family in GEMMA, post_norms=family in GEMMA,
+            embed_scale=width**0.5 if family in GEMMA else 1.0, activation=ACTIVATIONS[act],
+            latent=latent, experts=experts_part(c, family),
             mtp_layers=c.get("num_nextn_predict_layers", 0) if family == "deepseek_v3" else 0,
             reward_head=head == HEADS[1], max_positions=c.get("max_position_embeddings", 32_768),
         )  # fmt: skip
@@ -122,7 +151,10 @@ def scaling(rope: Mapping[str, Any], c: Mapping[str, Any]) -> RopeScaling | None
     if kind == "default":
         return None
     if kind not in ("linear", "llama3", "yarn") or rope.get("truncate", True) is False:
-        raise ValueError(f"config.json asks for rope type {kind!r}, which is not implemented; linear, llama3 and yarn (truncated) are")
+        raise ValueError(
+            f"config.json asks for rope type {kind!r}, which is not implemented; "
+            "linear, llama3 and yarn (truncated) are"
+        )
     fields = {field.name for field in dataclasses.fields(RopeScaling)}
     given = {k: float(v) for k, v in rope.items() if k in fields and v is not None}
     original = int(rope.get("original_max_position_embeddings") or c.get("max_position_embeddings", 0))
@@ -163,102 +195,7 @@ def experts_part(c: Mapping[str, Any], family: str) -> Experts | None:
     grouped = family == "deepseek_v3" or c.get("topk_method") == "group_limited_greedy"
     return Experts(
         c["n_routed_experts"], c["num_experts_per_tok"], c["moe_intermediate_size"], c.get("n_shared_experts", 0),
-        c.get("first_k_dense_replace", 0), own_scores(family), family == "deepseek_v3" and c.get("norm_topk_prob", True),
+        c.get("first_k_dense_replace", 0), own_scores(family),
+        family == "deepseek_v3" and c.get("norm_topk_prob", True),
         c.get("routed_scaling_factor", 1.0), *((c["n_group"], c["topk_group"]) if grouped else (1, 1)),
     )  # fmt: skip
-
-
-def family_of(cfg: ModelConfig) -> str:
-    """The family whose switches these are. A Mistral without a window is a Llama."""
-    if cfg.latent:
-        return "deepseek_v3" if cfg.experts and cfg.experts.scores == "sigmoid" else "deepseek_v2"
-    if cfg.post_norms:
-        return "gemma3_text" if cfg.qk_norm else "gemma2"
-    if cfg.qk_norm:
-        return "qwen3_moe" if cfg.experts else "qwen3"
-    if cfg.qkv_bias:
-        return "qwen2"
-    return "mistral" if cfg.windows else "llama"
-
-
-def config_to_hf(cfg: ModelConfig, eos_id: Any, pad_id: int | None, max_positions: int, dtype: str = "bfloat16") -> dict:
-    """A config.json that transformers and vLLM load, with old and new keys."""
-    family = family_of(cfg)
-    name = "Gemma3Text" if family == "gemma3_text" and cfg.reward_head else FAMILIES[family]
-    out = {
-        "architectures": [name + HEADS[cfg.reward_head]], "model_type": family,
-        "vocab_size": cfg.vocab_size, "hidden_size": cfg.width, "num_hidden_layers": cfg.layers,
-        "num_attention_heads": cfg.heads, "num_key_value_heads": cfg.kv_heads, "head_dim": cfg.head_width,
-        "intermediate_size": cfg.mlp_width, "hidden_act": "silu", "rms_norm_eps": cfg.norm_eps,
-        "attention_bias": False, "attention_dropout": 0.0, "tie_word_embeddings": cfg.tie_embeddings,
-        "max_position_embeddings": max_positions, "bos_token_id": None, "eos_token_id": eos_id, "pad_token_id": pad_id,
-        "torch_dtype": dtype, "dtype": dtype, **rope_to_hf(cfg, family),
-    }  # fmt: skip
-    if cfg.reward_head:
-        out |= {"num_labels": 1, "id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
-    if family in GEMMA:
-        out |= {"hidden_activation": "gelu_pytorch_tanh", "query_pre_attn_scalar": round(cfg.query_scale**-2)}
-        out |= {"attn_logit_softcapping": cfg.attention_cap or None, "final_logit_softcapping": cfg.logit_cap or None}
-        out["hidden_act"] = "gelu_pytorch_tanh"
-    if cfg.windows or family in (*GEMMA, "mistral"):
-        out |= windows_to_hf(cfg, family)
-    if cfg.latent:
-        out |= latent_to_hf(cfg)
-    if cfg.experts:
-        out |= experts_to_hf(cfg, family)
-    return out
-
-
-def rope_to_hf(cfg: ModelConfig, family: str) -> dict:
-    s = cfg.rope_scaling
-    given: dict[str, Any] = {"rope_type": "default"}
-    if s:
-        given = {k: v for k, v in dataclasses.asdict(s).items() if k not in ("kind", "original_positions") and v}
-        given = {k: v for k, v in given.items() if k in OWN_FIELDS[s.kind]}
-        given |= {"rope_type": s.kind, "type": s.kind}
-        given |= {"original_max_position_embeddings": s.original_positions} if s.original_positions else {}
-    new = {"rope_theta": cfg.rope_theta, **{k: v for k, v in given.items() if k != "type"}}
-    out = {"rope_theta": cfg.rope_theta, "rope_scaling": given if s else None, "rope_parameters": new}
-    if family == "gemma3_text":
-        local = {"rope_type": "default", "rope_theta": cfg.local_rope_theta or cfg.rope_theta}
-        out |= {"rope_local_base_freq": local["rope_theta"], "rope_parameters": {"full_attention": new, "sliding_attention": local}}
-    return out
-
-
-OWN_FIELDS = {
-    "linear": ("factor",),
-    "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
-    "yarn": ("factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "attention_factor"),
-}
-
-
-def windows_to_hf(cfg: ModelConfig, family: str) -> dict:
-    window = max(cfg.windows, default=0) or None
-    if family == "mistral":
-        return {"sliding_window": window}
-    kinds = ["sliding_attention" if size else "full_attention" for size in cfg.windows or [0] * cfg.layers]
-    out = {"sliding_window": window, "layer_types": kinds}
-    if family in GEMMA:
-        return out | {"sliding_window_pattern": kinds.index("full_attention") + 1 if "full_attention" in kinds else cfg.layers + 1}
-    return out | {"use_sliding_window": True, "max_window_layers": kinds.index("sliding_attention")}
-
-
-def latent_to_hf(cfg: ModelConfig) -> dict:
-    m = cfg.latent
-    return {
-        "kv_lora_rank": m.kv_rank, "q_lora_rank": m.q_rank or None, "qk_nope_head_dim": m.nope_width, "qk_rope_head_dim": m.rope_width,
-        "v_head_dim": m.value_width, "rope_interleave": m.interleaved, "head_dim": m.rope_width,
-    }  # fmt: skip
-
-
-def experts_to_hf(cfg: ModelConfig, family: str) -> dict:
-    x = cfg.experts
-    out = {"num_experts_per_tok": x.per_token, "moe_intermediate_size": x.width, "norm_topk_prob": x.normalise}
-    if family == "qwen3_moe":
-        return out | {"num_experts": x.count, "num_local_experts": x.count, "decoder_sparse_step": 1, "mlp_only_layers": []}
-    method = "noaux_tc" if x.scores == "sigmoid" else "group_limited_greedy" if x.groups > 1 else "greedy"
-    return out | {
-        "n_routed_experts": x.count, "n_shared_experts": x.shared, "first_k_dense_replace": x.dense_layers, "moe_layer_freq": 1,
-        "scoring_func": x.scores, "routed_scaling_factor": x.scale, "n_group": x.groups, "topk_group": x.groups_kept,
-        "topk_method": method, "num_nextn_predict_layers": cfg.mtp_layers,
-    }  # fmt: skip
