@@ -2,12 +2,13 @@
 
 import os
 import tempfile
+from pathlib import Path
 
 import jax
 import pytest
 from jaxtyping import install_import_hook
 
-# For the processes that tests start. Not for this one: jaxlib 0.10.2 crashed while it wrote its six-hundredth program or so.
+# For the processes that tests start. Not for this one, which keeps its programs in memory.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="r1jax-compiled-"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 # Before anything touches a device.
@@ -18,6 +19,15 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # The files whose signatures carry shapes. Elsewhere the checks would cost minutes and check nothing about arrays.
 ARRAYS = ("model", "logprobs", "rollout", "decode", "sampler", "update", "train_sft", "weights")
 install_import_hook([f"r1jax.{name}" for name in ARRAYS], "beartype.beartype")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def room_for_programs():
+    """Every compiled program maps memory, and Linux grants a process 65,530 maps; past them XLA dies in the next compilation."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_text().count("\n") > 20_000:
+        jax.clear_caches()
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,8 @@
 
 Run: python -m experiments.bench.run_code
 One JSON line. Programs are distinct; one run is one test of one program in a sandbox of its own, two at a time; in
-function mode it is one program with ten calls. `ratio` is against the 25 runs a second on 2 cores that issue 4 asks
-for: no other project has a sandbox of this kind to run beside. CPU milliseconds a run count all processes.
+function mode it is one program with ten calls. `baseline` is our target, 25 runs a second on 2 cores: no other project
+has a sandbox of this kind to run beside. CPU milliseconds a run count all processes.
 Cost: a minute on 2 cores.
 """
 

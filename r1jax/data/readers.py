@@ -34,28 +34,16 @@ def _is_math(gold: object) -> bool:
 
 def _is_countdown(gold: object) -> bool:
     numbers = gold.get("numbers") if isinstance(gold, Mapping) else None
-    return (
-        isinstance(numbers, list)
-        and bool(numbers)
-        and all(map(_is_number, [*numbers, gold.get("target")]))
-    )
+    return isinstance(numbers, list) and bool(numbers) and all(map(_is_number, [*numbers, gold.get("target")]))
 
 
 def _is_code(gold: object) -> bool:
     tests = gold.get("tests") if isinstance(gold, Mapping) else None
-    return (
-        isinstance(tests, list)
-        and bool(tests)
-        and all(isinstance(t, list) and len(t) == 2 for t in tests)
-    )
+    return isinstance(tests, list) and bool(tests) and all(isinstance(t, list) and len(t) == 2 for t in tests)
 
 
 def _is_proof(gold: object) -> bool:
-    return (
-        isinstance(gold, Mapping)
-        and isinstance(gold.get("backend"), str)
-        and isinstance(gold.get("goal"), str)
-    )
+    return isinstance(gold, Mapping) and isinstance(gold.get("backend"), str) and isinstance(gold.get("goal"), str)
 
 
 GOLDS: dict[str, tuple[str, Callable[[object], bool]]] = {
@@ -84,9 +72,7 @@ def rows(path: str | Path) -> Iterator[dict]:
     for number, record in _records(path):
         where = f"{path}:{number}"
         if not isinstance(record, dict):
-            raise ValueError(
-                f"{where} is no object but {record!r:.60}; a row is {{id, problem, gold, kind}}"
-            )
+            raise ValueError(f"{where} is no object but {record!r:.60}; a row is {{id, problem, gold, kind}}")
         row = _checked(_converted(record, where, f"{path.stem}-{number - 1}"), where)
         if row["id"] in seen:
             raise ValueError(
@@ -105,9 +91,7 @@ def _records(path: Path) -> Iterator[tuple[int, object]]:
         yield from _parquet(path)
         return
     if path.suffix not in (".jsonl", ".json"):
-        raise ValueError(
-            f"{path} ends in {path.suffix!r}; rows are read from .jsonl, .json and .parquet files"
-        )
+        raise ValueError(f"{path} ends in {path.suffix!r}; rows are read from .jsonl, .json and .parquet files")
     if path.suffix == ".json":
         text = path.read_text("utf-8-sig")
         if text.lstrip().startswith("["):
@@ -133,9 +117,7 @@ def _parquet(path: Path) -> Iterator[tuple[int, object]]:
         import pyarrow
         import pyarrow.parquet
     except ImportError:
-        raise ValueError(
-            f"{path} needs pyarrow: pip install 'r1jax[hf]', or give the rows as .jsonl"
-        ) from None
+        raise ValueError(f"{path} needs pyarrow: pip install 'r1jax[hf]', or give the rows as .jsonl") from None
     try:
         number = 0
         with pyarrow.parquet.ParquetFile(path) as file:
@@ -161,20 +143,14 @@ def _converted(record: dict, where: str, name: str) -> dict:
         answer = keys["final_answer"]
     gold: object = None
     for text in (answer, solution):
-        if (
-            isinstance(text, str) and "####" in text
-        ):  # GSM8K: in `answer`; in `solution` where the answer is apart
+        if isinstance(text, str) and "####" in text:  # GSM8K: in `answer`; in `solution` where the answer is apart
             gold = text.rpartition("####")[2].strip().replace(",", "")
     if gold is None and isinstance(answer, list):  # OlympiadBench
         answers = [str(a).strip() for a in answer if a is not None]
         every = keys.get("is_multiple_answer") or keys.get("multiple")
         gold = answers[0] if len(answers) == 1 else ", ".join(answers) if every else answers
     elif gold is None and answer is not None:  # MATH, AIME, AMC; AMC's integers come as floats
-        gold = (
-            str(int(answer))
-            if isinstance(answer, float) and answer.is_integer()
-            else str(answer).strip()
-        )
+        gold = str(int(answer)) if isinstance(answer, float) and answer.is_integer() else str(answer).strip()
     elif gold is None and isinstance(solution, str):  # MATH as first published
         gold = boxed(solution)
     if problem is None or gold is None:
@@ -183,12 +159,7 @@ def _converted(record: dict, where: str, name: str) -> dict:
             "or question with an answer after ####, "
             "or problem with answer, with final_answer or with a solution that holds \\boxed{}"
         )
-    chosen = (
-        isinstance(gold, str)
-        and re.fullmatch(r"[A-E]", gold)
-        and "(A)" in problem
-        and "(B)" in problem
-    )
+    chosen = isinstance(gold, str) and re.fullmatch(r"[A-E]", gold) and "(A)" in problem and "(B)" in problem
     named = next((keys[k] for k in ("id", "unique_id") if keys.get(k) is not None), name)
     return record | {
         "id": named,
@@ -203,26 +174,19 @@ def _checked(row: dict, where: str) -> dict:
     missing = [key for key in ("id", "problem", "gold", "kind") if key not in row]
     if missing:
         raise ValueError(
-            f"{where} (id {row.get('id')!r}) has no {', '.join(missing)}; "
-            "a row needs id, problem, gold and kind"
+            f"{where} (id {row.get('id')!r}) has no {', '.join(missing)}; a row needs id, problem, gold and kind"
         )
     name, problem, gold, kind = row["id"], row["problem"], row["gold"], row["kind"]
     if isinstance(name, bool) or not isinstance(name, str | int) or not str(name).strip():
-        raise ValueError(
-            f"{where} has id={name!r}; an id is a string that is not blank, or an integer"
-        )
+        raise ValueError(f"{where} has id={name!r}; an id is a string that is not blank, or an integer")
     where = f"{where} (id {name!r})"
     if not isinstance(problem, str) or not problem.strip():
-        raise ValueError(
-            f"{where} has problem={problem!r:.60}; a problem is a string that is not blank"
-        )
+        raise ValueError(f"{where} has problem={problem!r:.60}; a problem is a string that is not blank")
     if kind not in GOLDS:
         raise ValueError(f"{where} has kind={kind!r}; use one of {', '.join(GOLDS)}")
     if kind == "math" and _is_number(gold):
         gold = str(gold)
-    if kind in ("countdown", "code", "proof") and isinstance(
-        gold, str
-    ):  # a parquet column has one type
+    if kind in ("countdown", "code", "proof") and isinstance(gold, str):  # a parquet column has one type
         with contextlib.suppress(ValueError, RecursionError):  # the rule below says what it must be
             gold = json.loads(gold)
     words, holds = GOLDS[kind]
@@ -236,9 +200,7 @@ def boxed(text: str) -> str | None:
     start = max(text.rfind("\\boxed"), text.rfind("\\fbox"))
     if start < 0:
         return None
-    rest = (
-        text[start:].split("box" if text[start : start + 5] == "\\fbox" else "boxed", 1)[1].lstrip()
-    )
+    rest = text[start:].split("box" if text[start : start + 5] == "\\fbox" else "boxed", 1)[1].lstrip()
     if not rest.startswith("{"):
         return rest.split(maxsplit=1)[0].strip("$.") if rest.split() else None  # \boxed 3
     depth = 0

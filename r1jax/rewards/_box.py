@@ -67,7 +67,7 @@ class Box:
             "c,g=marshal.loads(d)\nv=dict(globals(),config=g)\ndel d,g\nfor x in c:exec(x,v)\ndel x,c\nv['start']()"
         )
         # without site, which takes 4 of 11 ms; `_inside` brings what programs know from it
-        python = [_python(tier), "-I", "-S", "-B", "-X", "utf8", "-c", loader]
+        python = [interpreter(tier), "-I", "-S", "-B", "-X", "utf8", "-c", loader]
         command, options, fds = python, {}, [theirs.fileno()]
         if tier == "A":
             command = _bubblewrap(file_mb, shown)
@@ -176,7 +176,7 @@ def _code(tier: str) -> tuple:
 
 
 @functools.cache
-def _python(tier: str) -> str:
+def interpreter(tier: str) -> str:
     """The interpreter without its virtual environment; the system's of that version where others cannot reach it."""
     ours = os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
     if tier in "AC" and os.getuid() == 0 and not open_to_all(ours):

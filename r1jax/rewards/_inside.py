@@ -78,7 +78,9 @@ def limit(limits):
     for name, value in wanted.items():
         hard = resource.getrlimit(name)[1]
         value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(name, (value, value))
+        # SIGXCPU says what it was; a second later comes SIGKILL, for those who ignore it
+        spare = name == resource.RLIMIT_CPU and not 0 <= hard <= value
+        resource.setrlimit(name, (value, value + spare))
 
 
 def work(job):

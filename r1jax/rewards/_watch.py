@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import socket
 import subprocess
 import time
@@ -114,6 +115,8 @@ def watch(
             os.close(ended)
         end()
     ms = (time.monotonic() - begun) * 1e3
+    if status == "exited" and process.returncode == 128 + signal.SIGXCPU:  # before we looked
+        status = "time"
     code = process.returncode if status == "exited" else -1
     code = 128 - code if status == "exited" and code < 0 else code
     found = _split(bytes(files), fetched) if status == "exited" else []

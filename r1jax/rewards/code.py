@@ -27,7 +27,7 @@ from r1jax.rewards.verdict import Verdict
 MINIMUM = "C"
 PROGRAM_BYTES = 1 << 18
 PATIENCE = 3  # tests of one candidate that may run into the clock; the others then count as failed
-KILLED = b"!ended with status 9"  # by the limit on CPU time
+KILLED = (b"!ended with status 24", b"!ended with status 9")  # by the limit on CPU time, where it was ignored
 PYTHON = ("python", "python3", "py", "py3")
 
 
@@ -195,7 +195,7 @@ def _function(program: str, task: Task, tier: Tier) -> tuple[int, str, bool]:
                 passed += 1
                 continue
             cut = outcome.status != "exited" and number - first >= len(lines)
-            limit = cut or line == KILLED
+            limit = cut or line in KILLED
             why = outcome.status if cut else "time" if limit else "value" if line[:1] == b"=" else _reason(line[1:81])
             reason, beyond = (reason, beyond) if reason else (f"test {number}: {why}", limit)
             over += limit

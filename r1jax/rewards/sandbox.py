@@ -23,7 +23,7 @@ import shutil
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from r1jax.rewards._box import Unavailable, binds, open_to_all, packages, symlinks, take
+from r1jax.rewards._box import Unavailable, binds, interpreter, open_to_all, packages, symlinks, take
 from r1jax.rewards._watch import Outcome, watch
 
 __all__ = ["Limits", "Outcome", "Tier", "Unavailable", "probe", "require", "run"]
@@ -191,6 +191,8 @@ def _try(letter: str) -> str | None:
         return "only root can run programs as another user"
     if platform.system() != "Linux":
         return f"needs Linux, this is {platform.system()}"
+    if letter in "AC" and os.getuid() == 0 and not open_to_all(interpreter(letter)):
+        return f"another user runs programs there, and cannot read the interpreter {interpreter(letter)}"
     tops = {path.split("/")[1] for path in (*binds(letter), *symlinks())} | {"tmp", "dev", "proc"}
     places = ["/", "/usr", "/etc", "/dev"] + (["/tmp", "/var/tmp", "/dev/shm"] if letter == "C" else [])
     source = f"TIER, PLACES, SEEN = {letter!r}, {places!r}, {tops!r}\n{WALLS}"

@@ -24,9 +24,7 @@ GOLDS = {
 }
 
 
-@pytest.mark.parametrize(
-    "kind, gold", [(kind, gold) for kind, golds in GOLDS.items() for gold in golds]
-)
+@pytest.mark.parametrize("kind, gold", [(kind, gold) for kind, golds in GOLDS.items() for gold in golds])
 def test_a_row_of_every_kind_comes_back_with_its_further_keys(tmp_path, kind, gold):
     row = OWN | {"kind": kind, "gold": gold, "level": 3}
     assert list(rows(written(tmp_path / "a.jsonl", row))) == [row]
@@ -94,11 +92,7 @@ def test_a_known_form_is_told_by_its_keys(tmp_path, record, expected):
 def test_a_json_array_and_lines_give_the_same_rows(tmp_path):
     records = [OWN, OWN | {"id": "b"}]
     (tmp_path / "a.json").write_text(json.dumps(records))
-    assert (
-        list(rows(tmp_path / "a.json"))
-        == list(rows(written(tmp_path / "a.jsonl", *records)))
-        == records
-    )
+    assert list(rows(tmp_path / "a.json")) == list(rows(written(tmp_path / "a.jsonl", *records))) == records
 
 
 def test_parquet_gives_the_rows_of_jsonl(tmp_path):
@@ -110,9 +104,7 @@ def test_parquet_gives_the_rows_of_jsonl(tmp_path):
     ]
     parquet.write_table(arrow.Table.from_pylist(records), tmp_path / "a.parquet")
     assert list(rows(tmp_path / "a.parquet")) == [*records[:3], records[3] | {"gold": gold}]
-    parquet.write_table(
-        arrow.Table.from_pylist([OWN, OWN | {"id": "b", "gold": " "}]), tmp_path / "b.parquet"
-    )
+    parquet.write_table(arrow.Table.from_pylist([OWN, OWN | {"id": "b", "gold": " "}]), tmp_path / "b.parquet")
     with pytest.raises(ValueError, match=r"b\.parquet:2 \(id 'b'\) has gold=' '"):
         list(rows(tmp_path / "b.parquet"))
     (tmp_path / "c.parquet").write_bytes(b"PAR1 no parquet")

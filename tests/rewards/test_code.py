@@ -60,7 +60,9 @@ HONEST = {
     "sys.exit": "import sys\nprint(sum(map(int, input().split()))); sys.exit(0)",
     "recursion through C": (
         "import sys\nfrom functools import lru_cache\nsys.setrecursionlimit(10**6)\n@lru_cache(None)\n"
-        "def f(n): return n and 1 + f(n - 1)\nf(30000)\nprint(sum(map(int, input().split())))"
+        # Python 3.12 has a limit of its own on C calls, some 500 deep, which no program can raise
+        "def f(n): return n and 1 + f(n - 1)\n"
+        "f(30000 if sys.version_info < (3, 12) else 300)\nprint(sum(map(int, input().split())))"
     ),
     "asyncio": "import asyncio\nasync def m(): print(sum(map(int, input().split())))\nasyncio.run(m())",
     "bytes": "import sys\nsys.stdout.buffer.write(b'%d' % sum(map(int, sys.stdin.buffer.read().split())))",

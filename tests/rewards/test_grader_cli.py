@@ -1,13 +1,18 @@
 """The file grader and the self-test of a data set: `python -m r1jax.rewards`."""
 
 import json
+import os
 import subprocess
 import sys
+import time
 
 import pytest
 
+from r1jax.rewards import code, sandbox
 from r1jax.rewards.__main__ import main
 from r1jax.rewards.selfcheck import solve, unusable
+
+isolated = pytest.mark.skipif(sandbox.probe().letter > code.MINIMUM, reason=f"no sandbox here: {sandbox.probe()}")
 
 
 def written(path, *rows):
@@ -61,6 +66,28 @@ def test_math_is_graded_as_one_batch_and_extract_shows_what_it_found(tmp_path, c
     lines = graded(capsys, "extract", written(tmp_path / "b.jsonl", *rows))
     assert [line["extracted"] for line in lines] == ["7", "8", None]
     assert all({"reward", "verdict", "ms"} <= set(line) for line in lines)
+
+
+@isolated
+def test_programs_are_graded_at_the_same_time_and_come_out_in_order(tmp_path, capsys):
+    # Every other program sleeps, so a later one is often done before an earlier one; every third is wrong.
+    rows = [
+        {
+            "id": i,
+            "program": f"import time; time.sleep({0.3 * (i % 2)}); print({i} + ({i} % 3 == 0))",
+            "mode": "stdin",
+            "tests": [["", str(i)]],
+            "limits": {"wall_s": 60},
+        }
+        for i in range(12)
+    ]
+    begun = time.perf_counter()
+    lines = graded(capsys, "code", written(tmp_path / "a.jsonl", *rows))
+    elapsed = time.perf_counter() - begun
+    assert [line["id"] for line in lines] == list(range(12))
+    assert [line["reward"] for line in lines] == [float(i % 3 > 0) for i in range(12)]
+    # waiting for a turn does not count: the times of one worker cannot add up to more than what passed
+    assert sum(line["ms"] for line in lines) <= 1e3 * elapsed * len(os.sched_getaffinity(0))
 
 
 def test_a_null_text_is_a_model_that_wrote_nothing_and_blank_lines_are_left_out(tmp_path, capsys):

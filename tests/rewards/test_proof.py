@@ -32,7 +32,7 @@ needs_coq = pytest.mark.skipif(
 @needs_coq
 @pytest.mark.parametrize("row", COQ, ids=[row["id"] for row in COQ])
 def test_coq_accepts_proofs_and_no_cheat(row):
-    verdict = proof.verify(row["proof"], row | {"backend": "coq", "limits": {"time_s": 5, "wall_s": 60}})
+    verdict = proof.verify(row["proof"], row | {"backend": "coq", "limits": {"time_s": 3, "wall_s": 60}})
     assert verdict.reward == float(row["expected"]), verdict
 
 

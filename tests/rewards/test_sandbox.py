@@ -203,7 +203,11 @@ def test_a_tier_that_this_machine_can_run_is_found_to_work(letter):
     ran = subprocess.run(EVIDENCE[letter], capture_output=True, text=True)
     if ran.returncode:
         pytest.skip(f"this machine forbids it: {ran.stderr.strip()}")
-    assert sandbox._try(letter) is None
+    problem = sandbox._try(letter)
+    if problem and "cannot read the interpreter" in problem:  # one installed for root alone
+        assert not _box.open_to_all(_box.interpreter(letter))
+    else:
+        assert problem is None
 
 
 def test_sandboxes_in_reserve_end_with_their_thread(tier):
@@ -260,7 +264,8 @@ def test_without_namespaces_root_falls_to_tier_c_and_others_get_a_clear_refusal(
     if os.getuid() == 0 and said.startswith("C"):
         assert said == "C (1.0, 'correct', 'tests')"
     else:
-        assert said.startswith("D (None, 'sandbox_unavailable', 'this machine isolates programs at tier D")
+        assert said.startswith("D (None, 'sandbox_unavailable', ")
+        assert "this machine isolates programs at tier D" in said
         assert "Install bubblewrap, or allow user namespaces" in said
 
 
