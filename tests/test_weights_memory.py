@@ -49,8 +49,8 @@ with Saver(Path(sys.argv[2]) / "checkpoints") as saver:
 other = checkpoint.restore_params(sys.argv[2], abstract(shapes(cfg), make_mesh("2x4")))
 kernel = other["layers"][0]["mlp"]["up"]["kernel"]
 print("shard", *kernel.addressable_shards[0].data.shape)
-equal = all(bool((jax.device_get(a) == jax.device_get(b)).all()) for a, b in zip(jax.tree.leaves(params),
-jax.tree.leaves(other), strict=True)) print("equal", equal)
+pairs = zip(jax.tree.leaves(params), jax.tree.leaves(other), strict=True)
+print("equal", all(bool((jax.device_get(a) == jax.device_get(b)).all()) for a, b in pairs))
 """
 
 
