@@ -17,17 +17,22 @@ import shutil
 import sys
 import time
 from pathlib import Path
+from typing import Literal
 
 import tyro
 
 from r1jax.train_sft import SFTRecipe
 
-MODEL = dict(width=192, layers=4, heads=6, kv_heads=3, head_width=32, mlp_width=512, qk_norm=True, rope_theta=1e4, max_positions=1024)
-VOCABULARY = 640
+SHAPE = dict(heads=6, kv_heads=3, head_width=32, qk_norm=True, rope_theta=1e4, max_positions=1024)
+MODELS = {
+    "nano": dict(width=192, layers=4, mlp_width=512, **SHAPE),
+    "nano-small": dict(width=128, layers=3, mlp_width=320, **SHAPE),  # the base of a student for distillation
+}
+VOCABULARY = 768
 TOKENIZER_DOCUMENTS = 20_000
 RECIPE = SFTRecipe(
-    steps=5000, learning_rate=5e-3, final_learning_rate=2e-4, warmup_steps=150, optimizer="muon", weight_decay=0.05,
-    grad_clip=1.0, row_length=384, batch_rows=8, save_every=500,
+    steps=5500, learning_rate=5e-3, final_learning_rate=2e-4, warmup_steps=150, optimizer="muon", weight_decay=0.05,
+    grad_clip=1.0, row_length=512, batch_rows=6, save_every=500,
 )  # fmt: skip
 
 
@@ -36,6 +41,8 @@ class Command:
     """Train the nano base."""
 
     recipe: tyro.conf.OmitArgPrefixes[SFTRecipe] = RECIPE
+    model: Literal["nano", "nano-small"] = "nano"
+    """Which base: the policy's, or the smaller one of a student."""
     workdir: str = "runs/nano_base"
     """Checkpoints and the result go here."""
     seed: int = 1
@@ -69,19 +76,19 @@ def main(command: Command) -> None:
     mesh = make_mesh(command.mesh)
     began = time.monotonic()
     pieces = tokenizer.train((corpus.document(seed, -1 - i) for i in range(TOKENIZER_DOCUMENTS)), VOCABULARY)
-    cfg = ModelConfig(vocab_size=pieces.vocab_size, **MODEL)
+    cfg = ModelConfig(vocab_size=pieces.vocab_size, **MODELS[command.model])
 
     def document(index: int) -> tuple[list[int], list[float]]:
         tokens = [*pieces.encode(corpus.document(seed, index)), pieces.eos_id]
         return tokens, [1.0] * len(tokens)
 
     data = train_sft.batches(train_sft.Documents(1 << 40, document, recipe.row_length), recipe)
-    learner = Learner(cfg, train_sft.optimizer(recipe), cross_entropy, row_shards=rows_in_turn(mesh))
+    learner = Learner(cfg, train_sft.optimizer(recipe), cross_entropy, remat="full", row_shards=rows_in_turn(mesh))
     manifest = lineage.Manifest("nano_base", fields, seed, lineage.versions(), data={"tokenizer_documents": TOKENIZER_DOCUMENTS})
     last = checkpoint.latest(workdir / "checkpoints")
     if last is None:
         lineage.write(workdir, manifest)
-        state, spent = start(learner, place(transformer.init(cfg, jax.random.key(seed)), mesh)), 0.0
+        state, spent = start(learner, place(transformer.init(cfg, jax.random.key(seed)), mesh), mesh), 0.0
     else:
         fresh = jax.eval_shape(lambda: start(learner, transformer.init(cfg, jax.random.key(seed))))
         state = checkpoint.restore(workdir, abstract(fresh, mesh), last)

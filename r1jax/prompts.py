@@ -10,7 +10,16 @@ R1_ZERO = (
     "The reasoning process and answer are enclosed within <think> </think> and <answer> </answer> tags, respectively, "
     "i.e., <think> reasoning process here </think> <answer> answer here </answer>. User: {question} Assistant:"
 )
-TEMPLATES = {"r1_zero": R1_ZERO}
+
+# The chat template of the released models (README of deepseek-ai/DeepSeek-R1), beginning of sequence left out. `<think>` is not
+# prefilled, so that the format reward sees it opened.
+R1 = "<｜User｜>{question}<｜Assistant｜>"
+
+# What the nano world's corpus calls the same requests; a model of its size reads no instruction it has never seen.
+NANO_DETAILED = "User: {question} Answer in detail, reflect and verify. Assistant:"
+NANO_TRANSLATE = "Translate the thinking process to the same language as the question.\nQuestion: {question}\nThinking: {thought}\nTranslated:"
+NANO_SUMMARY = "Write a solution from the thought process.\nQuestion: {question}\nThinking: {thought}\nSolution:"
+TEMPLATES = {"r1_zero": R1_ZERO, "r1": R1}
 
 
 def fill(template: str, question: str) -> str:

@@ -44,6 +44,7 @@ PARAM_RULES: Rules = (
     (r"reward_head/kernel$", P("fsdp")),
     (r"norm/scale$", P()),
     (r"lora_[ab]$", P()),
+    (r"ns_coeffs$", P()),  # of Muon: three numbers
 )
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ import sentencepiece
 
 MODEL = "tokenizer.model"
 SPACE = "\u2581"
-TAGS = ("<think>", "</think>", "<answer>", "</answer>")
+TAGS = ("<think>", "</think>", "<answer>", "</answer>", "<｜User｜>", "<｜Assistant｜>", "\\boxed")
 
 
 class Tokenizer(Protocol):
@@ -132,7 +132,7 @@ class Bytes:
 def train(texts: Iterable[str], vocab_size: int) -> SentencePiece:
     """A BPE tokenizer with an exact round trip: bytes as fallback, digits split, tags whole, no piece across a space.
 
-    Training is deterministic. The four tags are single pieces; spaces, newlines and runs of them survive.
+    Training is deterministic. The tags are single pieces; spaces, newlines and runs of them survive.
     """
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(

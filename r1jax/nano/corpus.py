@@ -1,48 +1,95 @@
 """Documents of the nano world: what the base model reads.
 
 Document i of a seed is a pure function of (seed, i). Most are questions with a solution of some quality, in several
-wrappers and with every fault of format; the rest are drills (single steps, checks) and small talk.
+wrappers and with every fault of format; the rest are drills (single steps, checks), two questions answered in one manner,
+and texts that were rewritten: a chain of thought in one language, a solution in short.
 """
 
 from __future__ import annotations
 
 import random
 
-from r1jax.nano import tasks
-from r1jax.nano.solutions import NO, YES, solve
-from r1jax.prompts import R1_ZERO
+from r1jax.nano import general, tasks
+from r1jax.nano.rewriting import in_one_language, solution
+from r1jax.nano.solutions import NO, YES, solve, temper
+from r1jax.prompts import NANO_DETAILED, NANO_SUMMARY, NANO_TRANSLATE, R1, R1_ZERO, fill
 
-WRAPPERS = ((0.15, R1_ZERO), (0.60, "User: {question} Assistant:"), (0.15, "Q: {question} A:"), (0.10, "{question}"))
+USER = "User: {question} Assistant:"
+WRAPPERS = ((0.16, R1_ZERO), (0.10, R1), (0.44, USER), (0.12, NANO_DETAILED), (0.10, "Q: {question} A:"), (0.08, "{question}"))
 FAULTY = 0.35  # share of solutions that break the think / answer format somewhere
-KINDS = (("solution", 0.86), ("drill", 0.12), ("talk", 0.02))
-
-TALK = (
-    ("Hello!", "Hello! How can I help you today?"),
-    ("你好!", "你好!今天我能帮你做什么?"),
-    ("Who are you?", "I am a small assistant that likes numbers."),
-    ("你是谁?", "我是一个喜欢数字的小助手。"),
-    ("What is a dozen?", "A dozen is 12."),
-    ("一打是多少?", "一打是 12。"),
-    ("How many days are in a week?", "A week has 7 days."),
-    ("一周有几天?", "一周有 7 天。"),
-    ("Thank you.", "You are welcome."),
-    ("谢谢。", "不客气。"),
-)
+KINDS = (("solution", 0.76), ("drill", 0.10), ("pair", 0.05), ("translation", 0.045), ("summary", 0.045))
+CAREFUL = {"hasty": "patient", "careless": "stubborn"}  # what an author who is asked for detail does instead
+LONGEST = 190  # characters of a text that is rewritten, or stands first in a pair
 
 
 def document(seed: int, index: int) -> str:
     """Document `index` of the corpus `seed`, without the end-of-sequence token."""
     rng = random.Random(f"corpus {seed} {index}")
     kind = rng.choices([k for k, _ in KINDS], [share for _, share in KINDS])[0]
-    if kind == "drill":
-        return drill(rng)
+    return {"solution": answered, "drill": drill, "pair": pair, "translation": translation, "summary": summary}[kind](rng)
+
+
+def answered(rng: random.Random) -> str:
+    """A question with somebody's answer."""
     template = rng.choices([w for _, w in WRAPPERS], [share for share, _ in WRAPPERS])[0]
-    if kind == "talk":
-        question, reply = rng.choice(TALK)
-        return f"{template.replace('{question}', question)} {reply}"
-    row = tasks.draw(rng, "corpus")
-    thought, answer = solve(row, rng)
-    return f"{template.replace('{question}', row['problem'])} {response(thought, answer, rng)}"
+    row = tasks.draw(rng, "corpus", "corpus")
+    return f"{fill(template, row['problem'])} {body(row, rng, template == NANO_DETAILED)}"
+
+
+def body(row: dict, rng: random.Random, detailed: bool = False, mood: str | None = None) -> str:
+    """An answer to any question; `detailed` makes its author careful."""
+    if row["kind"] == "general":
+        said = general.reply(row, rng)
+        if rng.random() < 0.5:
+            return said
+        return f"<answer> {said} </answer>" if rng.random() < 0.7 else f"<think> {row['problem']} </think> <answer> {said} </answer>"
+    mood = mood or temper(rng)
+    thought, answer = solve(row, rng, CAREFUL.get(mood, mood) if detailed else mood)
+    return response(thought, answer, rng)
+
+
+def pair(rng: random.Random) -> str:
+    """Two questions of a kind, the second answered in the manner of the first."""
+    mood, task = temper(rng), rng.choice(tasks.TASKS[:-1])
+    while True:
+        first, second = (tasks.draw(rng, "corpus", "corpus", task) for _ in range(2))
+        thought, answer = solve(first, rng, mood)
+        if len(thought) <= LONGEST:
+            break
+    form = rng.choice((response_r1_zero, response_r1))
+    begin = f"{fill(USER, first['problem'])} {form(first, thought, answer)}"
+    return f"{begin}\n{fill(USER, second['problem'])} {form(second, *solve(second, rng, mood))}"
+
+
+def rewritable(rng: random.Random, mixed: bool = False) -> tuple[dict, str, str]:
+    """A question, a chain of thought that is not too long, and its answer; `mixed` asks for one that leaves the question's language."""
+    while True:
+        row = tasks.draw(rng, "corpus", "corpus", rng.choice(tasks.TASKS[:-1]))
+        thought, answer = solve(row, rng, rng.choice(("patient", "stubborn", "stubborn")))
+        if len(thought) <= LONGEST and not (mixed and thought == in_one_language(thought, row["language"])):
+            return row, thought, answer
+
+
+def translation(rng: random.Random) -> str:
+    """A chain of thought, and the same in the question's language alone."""
+    row, thought, _ = rewritable(rng, mixed=rng.random() < 0.7)
+    asked = NANO_TRANSLATE.replace("{question}", row["problem"]).replace("{thought}", thought)
+    return f"{asked} {in_one_language(thought, row['language'])}"
+
+
+def summary(rng: random.Random) -> str:
+    """A chain of thought, and its solution in short."""
+    row, thought, answer = rewritable(rng)
+    asked = NANO_SUMMARY.replace("{question}", row["problem"]).replace("{thought}", in_one_language(thought, row["language"]))
+    return f"{asked} {solution(row, thought, answer)}"
+
+
+def response_r1_zero(row: dict, thought: str, answer: str) -> str:
+    return f"<think> {thought} </think> <answer> {answer} </answer>"
+
+
+def response_r1(row: dict, thought: str, answer: str) -> str:
+    return f"<think> {thought} </think> {solution(row, thought, answer)}"
 
 
 def response(thought: str, answer: str, rng: random.Random) -> str:

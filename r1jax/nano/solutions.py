@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 
+from r1jax.nano import programs
 from r1jax.nano.tasks import LANGUAGES, LETTERS, Attempt, attempts
 
 # temper: (share, most tries, chance that a try is checked, chance to change the language at a new try)
@@ -46,6 +47,8 @@ def solve(row: dict, rng: random.Random, mood: str | None = None) -> tuple[str, 
     language = row["language"] if rng.random() < 0.96 else other(row["language"])
     if row["kind"] == "countdown":
         return solve_countdown(row["gold"], rng, mood, language)
+    if row["kind"] == "code":
+        return solve_program(row, rng, mood, language)
     lines, guesses, right = work(row, rng)
     return solve_by_steps(lines, guesses, right, rng, mood, language)
 
@@ -68,6 +71,27 @@ def solve_countdown(gold: dict, rng: random.Random, mood: str, language: str) ->
         text.append(f"{again}{TRY[language]} {','.join(way.steps)}{verdict}")
         if hit or len(text) == most:
             return "\n".join(text), way.expression
+
+
+def solve_program(row: dict, rng: random.Random, mood: str, language: str) -> tuple[str, str]:
+    """hasty: a guess; the others test a candidate on the problem's example, and all but the careless try again."""
+    _, most, checks, switch = TEMPERS[mood]
+    asked, x = programs.parse(row)
+    wanted = asked.value(x)
+    if not checks:
+        guess = asked if rng.random() < 0.4 else programs.wrong(asked, x, rng)
+        return f"{GUESS[language]} {guess.code}", programs.text(guess)
+    text: list[str] = []
+    while True:
+        hit = rng.random() < 0.45 or len(text) >= 4
+        candidate = asked if hit else programs.wrong(asked, x, rng)
+        if text and rng.random() < switch:
+            language = other(language)
+        again = rng.choice(AGAIN[language]) + " " if text else ""
+        verdict = f"{wanted}? {(YES if hit else NO)[language]}"
+        text.append(f"{again}{TRY[language]} {candidate.code} {candidate.steps(x) or candidate.value(x)} {verdict}")
+        if hit or len(text) == most:
+            return "\n".join(text), programs.text(candidate)
 
 
 def work(row: dict, rng: random.Random) -> tuple[list[str], list[str], str]:

@@ -5,6 +5,8 @@ A problem is a row `{id, problem, gold, kind, task, language}`; `kind` picks the
     countdown3, countdown4   use every number once with + - * to make the target
     chain                    evaluate a nested expression of three to five operations
     compare                  which of four expressions is largest or smallest (multiple choice)
+    program                  a one-line Python function with unit tests (`programs`)
+    general                  facts, writing, small talk, harmful requests (`general`); judged by no rule
 
 Every value on the way lies in 1..99. A problem's canonical form (numbers sorted, wording and language left out) is hashed
 into one of three disjoint splits, so no held-out problem is ever met in the corpus or among the RL prompts.
@@ -12,20 +14,29 @@ into one of three disjoint splits, so no held-out problem is ever met in the cor
 
 from __future__ import annotations
 
+import itertools
 import random
 import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from r1jax.nano import general, programs
+
 LIMIT = 99  # no value on the way exceeds it
 LANGUAGES = ("en", "zh")
-TASKS = ("countdown3", "countdown4", "chain", "compare")
-MIX = {  # share of each task in a split
-    "corpus": (0.40, 0.10, 0.25, 0.25),
-    "rl": (0.30, 0.05, 0.35, 0.30),
-    "eval": (0.30, 0.05, 0.35, 0.30),
+TASKS = ("countdown3", "countdown4", "chain", "compare", "program", "general")
+MIX = {  # share of each task
+    "corpus": (0.30, 0.08, 0.20, 0.20, 0.12, 0.10),
+    "zero": (0.30, 0.05, 0.35, 0.30, 0.0, 0.0),  # R1-Zero: what needs no sandbox
+    "reasoning": (0.24, 0.04, 0.28, 0.24, 0.20, 0.0),  # R1's rule-based prompts
+    "all": (0.16, 0.03, 0.19, 0.16, 0.12, 0.34),  # R1's last stage
 }
 LETTERS = "ABCD"
+
+
+def shares(mix: str) -> tuple[float, ...]:
+    """The share of each task in a mix; the name of a task is the mix of it alone."""
+    return MIX[mix] if mix in MIX else tuple(float(task == mix) for task in TASKS)
 
 
 class Attempt(NamedTuple):
@@ -37,9 +48,13 @@ class Attempt(NamedTuple):
 
 
 def split(canonical: str) -> str:
-    """The split of a problem: "eval" (2/16), "rl" (4/16) or "corpus" (10/16), by a hash of its canonical form."""
+    """The split of a problem by a hash of its canonical form: 2/16 "eval", 4/16 "rl", the rest "corpus".
+
+    Of general prompts, which are fewer and whose answers must be read somewhere, 4/16 are "eval" and 4/16 "rl".
+    """
     bucket = zlib.crc32(canonical.encode()) % 16
-    return "eval" if bucket < 2 else "rl" if bucket < 6 else "corpus"
+    held = 4 if canonical.startswith("general ") else 2
+    return "eval" if bucket < held else "rl" if bucket < held + 4 else "corpus"
 
 
 def combine(x: int, y: int) -> list[tuple[str, int, bool]]:
@@ -121,38 +136,40 @@ def compare(rng: random.Random, language: str) -> dict:
     }  # fmt: skip
 
 
-def draw(rng: random.Random, wanted_split: str, task: str | None = None) -> dict:
-    """A random problem of one split, without its id."""
-    task = task or rng.choices(TASKS, MIX[wanted_split])[0]
+def draw(rng: random.Random, wanted_split: str, mix: str, task: str | None = None) -> dict:
+    """A random problem of one split, its task drawn from a mix unless it is given; without its id."""
+    task = task or rng.choices(TASKS, shares(mix))[0]
     language = rng.choice(LANGUAGES)
     while True:
         if task.startswith("countdown"):
             row = countdown(rng, language, int(task[-1]))
         else:
-            row = {"chain": chain, "compare": compare}[task](rng, language)
+            row = {"chain": chain, "compare": compare, "program": programs.program, "general": general.make}[task](rng, language)
         if split(row["canonical"]) == wanted_split:
             return row | {"task": task, "language": language}
 
 
-def prompt(seed: int, index: int) -> dict:
-    """RL prompt number `index` of an endless stream: a pure function of (seed, index)."""
-    return {"id": f"rl-{seed}-{index}"} | draw(random.Random(f"rl {seed} {index}"), "rl")
+def prompt(seed: int, index: int, mix: str = "zero") -> dict:
+    """RL prompt number `index` of an endless stream: a pure function of (seed, index, mix)."""
+    return {"id": f"{mix}-{seed}-{index}"} | draw(random.Random(f"rl {mix} {seed} {index}"), "rl", mix)
 
 
-def held_out(count: int) -> list[dict]:
-    """The first `count` of one fixed list of distinct held-out problems."""
+def held_out(count: int, mix: str = "zero") -> list[dict]:
+    """The first `count` of one fixed list of distinct held-out problems of a mix; fewer where there are no more."""
 
     def distinct() -> Iterator[dict]:
         seen: set[str] = set()
-        rng = random.Random("held out")
+        rng = random.Random(f"held out {mix}")
         while True:
-            task = rng.choices(TASKS, MIX["eval"])[0]
-            for _ in range(100):  # a small family keeps its share until it runs dry
-                row = draw(rng, "eval", task)
+            task = rng.choices(TASKS, shares(mix))[0]
+            for _ in range(1000):  # a small family keeps its share until it runs dry
+                row = draw(rng, "eval", mix, task)
                 if row["canonical"] not in seen:
                     seen.add(row["canonical"])
-                    yield {"id": f"eval-{len(seen) - 1}"} | row
+                    yield {"id": f"eval-{mix}-{len(seen) - 1}"} | row
                     break
+            else:
+                if max(shares(mix)) == 1.0:  # nothing can give way
+                    return
 
-    rows = distinct()
-    return [next(rows) for _ in range(count)]
+    return list(itertools.islice(distinct(), count))
