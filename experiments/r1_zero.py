@@ -36,6 +36,7 @@ PAPER = RLRecipe(
     ref_every=400,  # "every 400 steps, we replace the reference model with the latest policy model"
     accuracy_weight=1.0,  # "combined with the same weight"
     format_weight=1.0,
+    language_weight=0.0,  # R1-Zero has none: languages mix
     warmup_steps=0,  # not published
     grad_clip=1.0,  # not published
     adam_b1=0.9, adam_b2=0.95, weight_decay=0.0,  # not published

@@ -33,6 +33,8 @@ class RLRecipe:
     """Weight of the accuracy reward."""
     format_weight: float
     """Weight of the format reward."""
+    language_weight: float
+    """Weight of the language-consistency reward."""
     warmup_steps: int
     """Steps of linear warm-up of the learning rate."""
     grad_clip: float

@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,7 +30,7 @@ from r1jax.progress import Progress
 from r1jax.recipe import RLRecipe
 from r1jax.rewards.isolate import Pool
 from r1jax.rollout import Minibatch
-from r1jax.rounds import check_row_length, complete, minibatches, roll
+from r1jax.rounds import Reward, check_row_length, complete, minibatches, roll, rule_reward
 from r1jax.run import Logs, Policy, RunOptions, load_policy, new_workdir, write_policy
 from r1jax.saver import Saver, remove
 from r1jax.sharding import abstract, make_mesh, row_shards, rows_in_turn
@@ -40,6 +40,9 @@ MAY_CHANGE = frozenset({"steps", "mesh", "eval_every", "save_every", "log_sample
 GENERATED = 256  # questions of the generator whose length is looked at before a run begins
 ADAPTERS = 0xADA7  # fresh adapters are a function of the seed
 EVAL_ROUND = 0xE7A1  # evaluation draws its noise from a round of its own, the same at every step
+
+
+MakeReward = Callable[[RLRecipe, Policy], Reward]
 
 
 class RLState(NamedTuple):
@@ -74,7 +77,7 @@ def evaluate(policy: Policy, params: dict, examples: Sequence[dict], mesh: Mesh,
     rollout, texts = complete(
         policy, sampler.sync(params, mesh), mine, 1, mesh, seed=seed, round_=EVAL_ROUND, temperature=1.0, max_tokens=max_tokens
     )
-    rows = pooled(judge(pool, texts, mine, rollout.lengths, rollout.stopped), 1)
+    rows = pooled(judge(pool, texts, mine, rollout.lengths, rollout.stopped, policy.style), 1)
     return summary({k: v[: len(examples)] for k, v in rows.items()}, examples)
 
 
@@ -119,8 +122,12 @@ def resume_point(workdir: Path, minibatches: int, steps: int) -> int | None:
     return last
 
 
-def train(recipe: RLRecipe, options: RunOptions, stage: str) -> Path:
+def train(recipe: RLRecipe, options: RunOptions, stage: str, mix: str = "zero", make_reward: MakeReward = rule_reward) -> Path:
     """The whole walk. Returns the working directory; see the README for what it holds.
+
+    Args:
+        mix: the nano generator's mix of tasks, where --prompts and --eval-prompts name none.
+        make_reward: what completions earn.
 
     Raises:
         ValueError: a flag, file or checkpoint that cannot be used.
@@ -134,8 +141,8 @@ def train(recipe: RLRecipe, options: RunOptions, stage: str) -> Path:
     check(recipe, mesh)
     fields = dataclasses.asdict(recipe) | dataclasses.asdict(options)
     before = lineage.check_resume(workdir, fields, options.resume, MAY_CHANGE)
-    take, data = questions.stream(options.prompts, options.seed)
-    held_out = questions.held_out(options.eval_prompts, recipe.eval_problems)
+    take, data = questions.stream(options.prompts, options.seed, mix)
+    held_out = questions.held_out(options.eval_prompts, recipe.eval_problems, mix)
     if before is not None and before.data != data:
         raise ValueError(f"--prompts={options.prompts} gives other questions than those {workdir} began with. Restore them, or name a new directory")
     policy, params, parent = load_policy(options, mesh, frozen=recipe.lora_rank > 0)
@@ -172,6 +179,7 @@ def train(recipe: RLRecipe, options: RunOptions, stage: str) -> Path:
         write_policy(workdir, policy)
     logs, alarms = Logs(workdir, -1 if last is None else last), Alarms()
     manifest = dataclasses.replace(manifest, warnings=logged_warnings(workdir, alarms))
+    reward = make_reward(recipe, policy)
     judged = dict(seed=options.seed, max_tokens=recipe.max_tokens)
     with (
         Pool() as pool,
@@ -203,7 +211,7 @@ def train(recipe: RLRecipe, options: RunOptions, stage: str) -> Path:
             number = step // recipe.minibatches
             index = number * recipe.questions_per_round + np.arange(recipe.questions_per_round)
             mine = [take(int(i)) for i in index[jax.process_index() :: jax.process_count()]]
-            round_ = roll(recipe, policy, whole(state.params), mine, number, options.seed, mesh, pool)
+            round_ = roll(recipe, policy, whole(state.params), mine, number, options.seed, mesh, pool, reward)
             rows = round_rows(round_, recipe.group_size)
             rolled = time.monotonic()
             batches = minibatches(recipe, round_, ours, whole(state.params), whole(reference), mesh)

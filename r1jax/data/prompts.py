@@ -13,20 +13,39 @@ import numpy as np
 from r1jax.data.readers import rows
 from r1jax.nano import tasks
 
+GENERATOR = "nano"
 Take = Callable[[int], dict]  # the question at an index of an endless stream
 
 
-def stream(path: str, seed: int) -> tuple[Take, dict]:
+def generated(path: str, default: str) -> str | None:
+    """The mix of the nano generator that `nano` or `nano:MIX` names; None for a file.
+
+    Raises:
+        ValueError: no mix or task of this name.
+    """
+    name, _, mix = path.partition(":")
+    if name != GENERATOR:
+        return None
+    mix = mix or default
+    if mix not in (*tasks.MIX, *tasks.TASKS):
+        raise ValueError(f"{path} names no mix of the nano generator: use {', '.join((*tasks.MIX, *tasks.TASKS))}")
+    return mix
+
+
+def stream(path: str, seed: int, default: str = "zero") -> tuple[Take, dict]:
     """Question number i of an endless stream, a pure function of (seed, i), and what to write about the data.
 
-    A file is shuffled anew each epoch. Without one the nano generator makes every question.
+    A file is shuffled anew each epoch. `nano` and `nano:MIX` are the nano generator's.
+
+    Args:
+        default: the mix of a bare `nano`.
 
     Raises:
         ValueError: the file cannot be read or holds a bad row; it names the line.
     """
-    if not path:
-        sample = fingerprint(tasks.prompt(seed, i) for i in range(64))
-        return functools.partial(tasks.prompt, seed), {"sha256": sample, "counts": {"generated": -1}}
+    if (mix := generated(path, default)) is not None:
+        sample = fingerprint(tasks.prompt(seed, i, mix) for i in range(64))
+        return functools.partial(tasks.prompt, seed, mix=mix), {"sha256": sample, "counts": {"generated": -1}}
     examples = read(path, "--prompts")
 
     @functools.lru_cache(maxsize=4)
@@ -40,9 +59,10 @@ def stream(path: str, seed: int) -> tuple[Take, dict]:
     return take, {"sha256": fingerprint(examples), "counts": {"rows": len(examples)}}
 
 
-def held_out(path: str, count: int) -> list[dict]:
+def held_out(path: str, count: int, default: str = "zero") -> list[dict]:
     """The evaluation problems: the file's first `count` rows, or as many of the generator's fixed list."""
-    return read(path, "--eval-prompts")[:count] if path else tasks.held_out(count)
+    mix = generated(path, default)
+    return read(path, "--eval-prompts")[:count] if mix is None else tasks.held_out(count, mix)
 
 
 def read(path: str, flag: str) -> list[dict]:
