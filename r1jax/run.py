@@ -51,6 +51,8 @@ class RunOptions:
     """Start from this run's directory, one of its checkpoints, or a Hugging Face directory."""
     prompts: str = "nano"
     """jsonl or parquet rows {id, problem, gold, kind}; kind picks the verifier. nano or nano:MIX is the generator."""
+    late_prompts: str = ""
+    """The questions from step --late-from on, in the same form."""
     eval_prompts: str = "nano"
     """Held-out problems in the same form. nano is the generator's fixed list."""
     template: str = "r1_zero"

@@ -98,6 +98,7 @@ def check(recipe: RLRecipe, mesh: Mesh) -> None:
         (recipe.old_logp in ("trainer", "sampler"), f"--old-logp={recipe.old_logp} must be trainer or sampler"),
         (recipe.temperature > 0, f"--temperature={recipe.temperature} must be above 0: greedy rows of a group are all the same"),
         (recipe.lora_rank >= 0, f"--lora-rank={recipe.lora_rank} must be 0, which trains every parameter, or more"),
+        (recipe.late_from >= 0, f"--late-from={recipe.late_from} must be 0, which is never, or a step"),
         (recipe.steps >= 1, f"--steps={recipe.steps} must be at least 1"),
         (recipe.eval_problems >= 1, f"--eval-problems={recipe.eval_problems} must be at least 1"),
     )  # fmt: skip
@@ -113,6 +114,20 @@ def logged_warnings(workdir: Path, alarms: Alarms) -> list[dict]:
     return [{"step": line["step"], "text": text} for line in lines for text in alarms.check(line)]
 
 
+def questions_of(recipe: RLRecipe, options: RunOptions, take: questions.Take) -> tuple[Callable[[int, int], dict], dict]:
+    """The question at (index, step): `take`'s, from step `late_from` on those of --late-prompts; and what to write about the latter.
+
+    Raises:
+        ValueError: one of the two flags without the other; a file that cannot be read.
+    """
+    if bool(recipe.late_from) != bool(options.late_prompts):
+        raise ValueError(f"--late-from={recipe.late_from} and --late-prompts={options.late_prompts} go together: give both or neither")
+    if not recipe.late_from:
+        return lambda index, step: take(index), {}
+    later, data = questions.stream(options.late_prompts, options.seed, "--late-prompts")
+    return lambda index, step: (later if step >= recipe.late_from else take)(index), {"late": data}
+
+
 def resume_point(workdir: Path, minibatches: int, steps: int) -> int | None:
     """The newest checkpoint a longer run can go on from: one at the end of a round. Later ones are removed."""
     last = checkpoint.latest(workdir / "checkpoints")
@@ -122,11 +137,10 @@ def resume_point(workdir: Path, minibatches: int, steps: int) -> int | None:
     return last
 
 
-def train(recipe: RLRecipe, options: RunOptions, stage: str, mix: str = "zero", make_reward: MakeReward = rule_reward) -> Path:
+def train(recipe: RLRecipe, options: RunOptions, stage: str, make_reward: MakeReward = rule_reward) -> Path:
     """The whole walk. Returns the working directory; see the README for what it holds.
 
     Args:
-        mix: the nano generator's mix of tasks, where --prompts and --eval-prompts name none.
         make_reward: what completions earn.
 
     Raises:
@@ -141,8 +155,10 @@ def train(recipe: RLRecipe, options: RunOptions, stage: str, mix: str = "zero", 
     check(recipe, mesh)
     fields = dataclasses.asdict(recipe) | dataclasses.asdict(options)
     before = lineage.check_resume(workdir, fields, options.resume, MAY_CHANGE)
-    take, data = questions.stream(options.prompts, options.seed, mix)
-    held_out = questions.held_out(options.eval_prompts, recipe.eval_problems, mix)
+    take, data = questions.stream(options.prompts, options.seed)
+    ask, late = questions_of(recipe, options, take)
+    data |= late
+    held_out = questions.held_out(options.eval_prompts, recipe.eval_problems)
     if before is not None and before.data != data:
         raise ValueError(f"--prompts={options.prompts} gives other questions than those {workdir} began with. Restore them, or name a new directory")
     policy, params, parent = load_policy(options, mesh, frozen=recipe.lora_rank > 0)
@@ -156,7 +172,7 @@ def train(recipe: RLRecipe, options: RunOptions, stage: str, mix: str = "zero", 
 
     if recipe.replay_routes and not policy.cfg.experts:
         raise ValueError("--replay-routes=True needs a model with experts; leave it out")
-    check_row_length(recipe, policy, map(take, range(data["counts"].get("rows", GENERATED))))
+    check_row_length(recipe, policy, (ask(i, step) for i in range(data["counts"].get("rows", GENERATED)) for step in (0, recipe.late_from)))
     ours = learner(recipe, policy.cfg, mesh)
     manifest = lineage.Manifest(stage, fields, options.seed, lineage.versions(), parent, data)
     last = resume_point(workdir, recipe.minibatches, recipe.steps)
@@ -210,7 +226,7 @@ def train(recipe: RLRecipe, options: RunOptions, stage: str, mix: str = "zero", 
                 saver.save(step, RLState(*state, reference), {"round": step // recipe.minibatches})
             number = step // recipe.minibatches
             index = number * recipe.questions_per_round + np.arange(recipe.questions_per_round)
-            mine = [take(int(i)) for i in index[jax.process_index() :: jax.process_count()]]
+            mine = [ask(int(i), step) for i in index[jax.process_index() :: jax.process_count()]]
             round_ = roll(recipe, policy, whole(state.params), mine, number, options.seed, mesh, pool, reward)
             rows = round_rows(round_, recipe.group_size)
             rolled = time.monotonic()

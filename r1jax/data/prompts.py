@@ -17,7 +17,7 @@ GENERATOR = "nano"
 Take = Callable[[int], dict]  # the question at an index of an endless stream
 
 
-def generated(path: str, default: str) -> str | None:
+def generated(path: str) -> str | None:
     """The mix of the nano generator that `nano` or `nano:MIX` names; None for a file.
 
     Raises:
@@ -26,27 +26,24 @@ def generated(path: str, default: str) -> str | None:
     name, _, mix = path.partition(":")
     if name != GENERATOR:
         return None
-    mix = mix or default
+    mix = mix or "zero"
     if mix not in (*tasks.MIX, *tasks.TASKS):
         raise ValueError(f"{path} names no mix of the nano generator: use {', '.join((*tasks.MIX, *tasks.TASKS))}")
     return mix
 
 
-def stream(path: str, seed: int, default: str = "zero") -> tuple[Take, dict]:
+def stream(path: str, seed: int, flag: str = "--prompts") -> tuple[Take, dict]:
     """Question number i of an endless stream, a pure function of (seed, i), and what to write about the data.
 
     A file is shuffled anew each epoch. `nano` and `nano:MIX` are the nano generator's.
 
-    Args:
-        default: the mix of a bare `nano`.
-
     Raises:
         ValueError: the file cannot be read or holds a bad row; it names the line.
     """
-    if (mix := generated(path, default)) is not None:
+    if (mix := generated(path)) is not None:
         sample = fingerprint(tasks.prompt(seed, i, mix) for i in range(64))
         return functools.partial(tasks.prompt, seed, mix=mix), {"sha256": sample, "counts": {"generated": -1}}
-    examples = read(path, "--prompts")
+    examples = read(path, flag)
 
     @functools.lru_cache(maxsize=4)
     def order(epoch: int) -> np.ndarray:
@@ -59,9 +56,9 @@ def stream(path: str, seed: int, default: str = "zero") -> tuple[Take, dict]:
     return take, {"sha256": fingerprint(examples), "counts": {"rows": len(examples)}}
 
 
-def held_out(path: str, count: int, default: str = "zero") -> list[dict]:
+def held_out(path: str, count: int) -> list[dict]:
     """The evaluation problems: the file's first `count` rows, or as many of the generator's fixed list."""
-    mix = generated(path, default)
+    mix = generated(path)
     return read(path, "--eval-prompts")[:count] if mix is None else tasks.held_out(count, mix)
 
 
