@@ -22,32 +22,13 @@ from typing import Annotated
 
 import tyro
 
+from r1jax.generate import Sampling
 from r1jax.run import RunOptions, explained
 
 CHAT = "chat"
 
 
-@dataclasses.dataclass(frozen=True)
-class Protocol:
-    """How a benchmark is sampled."""
-
-    samples: int
-    """k completions of each problem; 0: the paper's for each benchmark."""
-    temperature: float
-    """0 is greedy."""
-    top_p: float
-    """Only the likeliest tokens that hold this share; 1: all."""
-    top_k: int
-    """Only so many tokens; 0: all."""
-    min_p: float
-    """Only tokens at least this share as likely as the likeliest; 0: all."""
-    max_tokens: int
-    """A completion is cut here."""
-    wave_rows: int
-    """Completions that each process draws together; what they need of memory bounds it."""
-
-
-PAPER = Protocol(
+PAPER = Sampling(
     samples=0,  # "k = 64 for AIME and GPQA, 16 for MATH and Codeforces, 8 for LiveCodeBench"
     temperature=0.6,  # "a sampling temperature of 0.6"
     top_p=0.95,  # "a top-p value of 0.95"
@@ -56,14 +37,14 @@ PAPER = Protocol(
     wave_rows=256,
 )  # fmt: skip
 NANO = dataclasses.replace(PAPER, samples=4, max_tokens=320, wave_rows=512)
-PROTOCOLS = {"nano": NANO, "paper": PAPER}
+RECIPES = {"nano": NANO, "paper": PAPER}
 
 
 @dataclasses.dataclass(frozen=True)
 class Command:
     """An evaluation."""
 
-    protocol: Annotated[Protocol, tyro.conf.arg(name="")]
+    sampling: Annotated[Sampling, tyro.conf.arg(name="")]
     benchmarks: str = "nano:reasoning"
     """Files (jsonl, json, parquet) and mixes of the nano generator, with commas between them."""
     weights: str = ""
@@ -113,6 +94,98 @@ def evaluate(command: Command) -> dict:
     launch.start(command.coordinator, command.processes, command.process_id)
     launch.keep_compilations()
     mesh = make_mesh(command.mesh)
-    asked = dataclasses.asdict(command.protocol)
-    sampling = generate.Sampling(**asked | {"samples": max(command.protocol.samples, 1 - (command.protocol.samples == 0) * 0)})
-    generate.check(sampling)
+    generate.check(dataclasses.replace(command.sampling, samples=command.sampling.samples or 1))
+    workdir = Path(command.workdir or new_workdir("evaluate"))
+    fields = dataclasses.asdict(command)
+    lineage.check_resume(workdir, fields, True, MAY_CHANGE)
+    loaded = [benchmarks.load(path, command.problems, command.instruct) for path in command.benchmarks.split(",") if path]
+    if not loaded or len({each.name for each in loaded}) < len(loaded):
+        raise ValueError(f"--benchmarks={command.benchmarks} must name one or more, each by another name: rename a file, or leave it to a run of its own")
+    options = RunOptions(model=command.model, weights=command.weights, template="r1" if command.template == CHAT else command.template)
+    policy, params, parent = load_policy(options, mesh, frozen=True)
+    if command.template == CHAT:
+        policy = policy._replace(template=chat_template(policy.tokenizer))
+    data = {each.name: {"sha256": fingerprint(each.examples), "rows": len(each.examples)} for each in loaded}
+    manifest = lineage.Manifest("evaluate", fields, command.seed, lineage.versions(), parent, data)
+    if launch.is_main():
+        lineage.write(workdir, manifest)
+    found: dict = {}
+    with Pool() as pool:
+        lines = benchmark.measured(pool, policy.template, policy.style)
+        settings = {"source": parent["sha256"], "template": policy.template}
+        for each in loaded:
+            sampling = dataclasses.replace(command.sampling, samples=command.sampling.samples or each.samples)
+            prompts = [fill(policy.template, problem) for problem in each.asked]
+            path = workdir / f"{each.name}.jsonl"
+            written = generate.in_waves(
+                policy, params, each.examples, mesh, sampling, path, lines, seed=command.seed, settings=settings, prompts=prompts
+            )
+            found[each.name] = benchmark.figures(written, sampling.samples, command.seed)
+    if launch.is_main():
+        results = {"parent": parent, "template": command.template, "seed": command.seed, "sampling": asked(command), "benchmarks": found}
+        lineage.write_atomically(workdir / "results.json", json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+        lineage.write(workdir, dataclasses.replace(manifest, results={"base": None, "final": found}, status="complete"))
+        show(benchmark.shown(found))
+        print(f"\nmeans over problems in per cent with 95 % intervals; samples and results are in {workdir}")
+    return found
+
+
+def asked(command: Command) -> dict:
+    """What the figures depend on besides the policy: how it was sampled, but for the waves."""
+    return {name: value for name, value in dataclasses.asdict(command.sampling).items() if name != "wave_rows"}
+
+
+def chat_template(tokenizer) -> str:
+    """The tokenizer's own template around a question. What begins every text is left to `encode`.
+
+    Raises:
+        ValueError: it has none, or it changes what it is given.
+    """
+    from r1jax.chat import render
+
+    if not getattr(tokenizer, "chat_template", ""):
+        raise ValueError(f"--template={CHAT}: this tokenizer has no chat template; use r1, r1_zero or a file that holds {{question}}")
+    text = render(tokenizer.chat_template, [{"role": "user", "content": "{question}"}], bos_token="", eos_token=tokenizer.eos_token or "")
+    if "{question}" not in text:
+        raise ValueError(f"--template={CHAT}: this chat template does not keep the question as it is; write it to a file that holds {{question}}")
+    return text
+
+
+def show(rows: list[list[str]]) -> None:
+    """The table on standard output."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE)
+    for i, title in enumerate(rows[0]):
+        table.add_column(title, justify="left" if i == 0 else "right", no_wrap=True)
+    for row in rows[1:]:
+        table.add_row(*row)
+    wide = sum(max(len(row[i]) for row in rows) + 3 for i in range(len(rows[0])))
+    Console(width=max(wide, 80), markup=False).print(table)  # a table that is cut off says nothing
+
+
+def parse(arguments: list[str]) -> Command:
+    """The command line. `--recipe` chooses the defaults; every other flag overrides one of them.
+
+    Raises:
+        ValueError: a recipe that is not there.
+    """
+    names = [argument.partition("=")[2] or following for argument, following in zip(arguments, [*arguments[1:], ""], strict=True) if argument.partition("=")[0] == "--recipe"]
+    chosen = names[-1] if names else "nano"
+    if chosen not in RECIPES:
+        raise ValueError(f"--recipe={chosen} is unknown: use {' or '.join(RECIPES)}")
+    default = Command(RECIPES[chosen], recipe=chosen)
+    return tyro.cli(Command, args=arguments, default=default, description=__doc__, config=(tyro.conf.FlagConversionOff,))
+
+
+def main() -> None:
+    try:
+        evaluate(parse(sys.argv[1:]))
+    except (ValueError, OSError) as error:
+        sys.exit(explained(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -43,7 +43,7 @@ class Sampling:
     """How completions are drawn."""
 
     samples: int = 4
-    """Completions of each problem."""
+    """Completions of each problem; to an evaluation 0 means the paper's number for each benchmark."""
     temperature: float = 1.0
     """0 is greedy."""
     top_p: float = 1.0
