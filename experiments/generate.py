@@ -23,28 +23,10 @@ from typing import Annotated, Literal
 import tyro
 
 from r1jax.generate import Sampling
+from r1jax.rejection import Filters, filtered
 from r1jax.run import RunOptions, explained
 
 GENERATED = 512  # prompts of the generator where no number is asked for
-NGRAM = 8
-
-
-@dataclasses.dataclass(frozen=True)
-class Filters:
-    """What a record must be, to be kept."""
-
-    right: bool = True
-    """Right, where it can be judged."""
-    finished: bool = True
-    """Ended by itself."""
-    least_language: float = 0.95
-    """Share of the chain of thought's words in the question's language; 0: any."""
-    most_repeated: float = 0.5
-    """Share of its 8-grams that occurred before; 1: any."""
-    longest: int = 0
-    """Tokens; 0: any."""
-    most_each: int = 0
-    """Records of one problem; 0: any."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,37 +114,6 @@ def generate(command: Command) -> Path:
             print(f"{number:8d}  {reason}")
         print(path)
     return path
-
-
-def filtered(records: Sequence[dict], filters: Filters) -> list[dict]:
-    """The records with `keep` and the first `reason` to drop one."""
-    kept: Counter[str] = Counter()
-    found = []
-    for record in records:
-        reason = objection(record, filters)
-        if not reason and filters.most_each and kept[record["example"]] >= filters.most_each:
-            reason = "enough of this problem"
-        kept[record["example"]] += not reason
-        found.append(record | {"keep": not reason, "reason": reason})
-    return found
-
-
-def objection(record: Mapping, filters: Filters) -> str:
-    """Why a record is dropped; empty where it is not."""
-    from r1jax.rewards.repetition import repeated_share
-    from r1jax.rewards.rule import consistency
-
-    if filters.finished and record["truncated"]:
-        return "cut off"
-    if filters.right and record["right"] is False:
-        return "no answer" if record["verdict"] == "no_answer" else "wrong" if record["verdict"] == "wrong" else "no verdict"
-    if filters.longest and record["tokens"] > filters.longest:
-        return "long"
-    if filters.most_repeated < 1 and repeated_share(record["response"], NGRAM) > filters.most_repeated:
-        return "repetition"
-    if filters.least_language and record["language"] and not consistency([record["response"]], [record])[0] >= filters.least_language:
-        return "mixed language"
-    return ""
 
 
 def write(path: Path, records: Sequence[Mapping]) -> None:

@@ -60,7 +60,7 @@ def measured(pool: Pool, template: str, style: str) -> Callable[[Wave], list[dic
         jobs = [job for job in (*free, *strict) if job is not None]  # together: equal jobs run once
         verdicts = iter(pool.run(jobs))
         free, strict = ([rule.NO_ANSWER if job is None else next(verdicts) for job in part] for part in (free, strict))
-        figures = {"format": rule.well_formed(texts, style), **traits(texts, wave.examples), **truths(texts, wave.examples)}
+        figures = {"format": rule.well_formed(texts, wave.examples, style), **traits(texts, wave.examples), **truths(texts, wave.examples)}
         written = []
         for i, (example, sample, text, length, stopped) in enumerate(zip(*wave, strict=True)):
             judged = example["kind"] != rule.GENERAL
