@@ -44,7 +44,7 @@ def test_rewriting_adds_drops_and_changes_no_computation(thoughts, language):
         said = in_one_language(thought, language)
         assert WORK.findall(said) == WORK.findall(thought) and said.count("\n") == thought.count("\n")
         assert in_one_language(said, language) == said
-        # There and back: what was said in one language comes again, but for two phrases with one translation.
+        # Each phrase has one translation, so nothing is lost on the way there and back.
         again = in_one_language(in_one_language(said, "en"), "zh")
         assert again == in_one_language(said, "zh")
 

@@ -52,8 +52,11 @@ def test_any_text_comes_back_as_it_was(pieces, text):
 
 
 def test_documents_come_back_as_they_were(pieces):
-    for i in range(300):
-        text = corpus.document(5, i)
+    documents = [corpus.document(5, i) for i in range(300)]
+    # Every wrapper and kind is among them.
+    for sign in (R1_ZERO[:40], "<｜Assistant｜>", "\\boxed{", "```python", "reflect and verify", "Translated:", "Solution:", "\nUser: "):
+        assert any(sign in text for text in documents), sign
+    for text in documents:
         assert pieces.decode(pieces.encode(text)) == text
 
 
