@@ -1,4 +1,4 @@
-"""Reads the nano world's texts without its generator: which questions a text asks, what they mean, what code computes."""
+"""Reads the nano world's texts without its generator: what a text asks, what it means, what code computes."""
 
 import ast
 import operator
@@ -84,8 +84,8 @@ def general_questions() -> dict[str, str]:
             facts.ASK[group][language][form][0].format(subject=subject[which]): f"fact {group} {subject[0]} {form}"
             for group, pairs in facts.GROUPS.items() for subject, _ in pairs for form in range(3)
         } | {
-            facts.WRITE[language][0].format(noun=noun[which], adjective=adjective[which]): f"write {noun[0]} {adjective[0]}"
-            for noun in facts.NOUNS for adjective in facts.ADJECTIVES
+            facts.WRITE[language][0].format(noun=noun[which], adjective=word[which]): f"write {noun[0]} {word[0]}"
+            for noun in facts.NOUNS for word in facts.ADJECTIVES
         } | {
             facts.HARM[language].format(verb=verb[which], thing=thing[which]): f"{kind} {verb[0]} {thing[0]}"
             for kind, verbs in (("howto", facts.WORK), ("harm", facts.HARMS))
@@ -104,7 +104,7 @@ GENERAL = general_questions()
 
 
 def canonical(question: str) -> str:
-    """What a question asks, whatever the order of its numbers or options, its example or (but for general) its language."""
+    """What a question asks, whatever the order of its numbers or options, its example and (but for talk) language."""
     if found := COUNTDOWN.fullmatch(question):
         return f"countdown {sorted(numbers_in(found[1] or found[3]))} {found[2] or found[4]}"
     if found := CHAIN.fullmatch(question):

@@ -62,7 +62,7 @@ def test_no_held_out_problem_and_no_prompt_of_reinforcement_learning_is_in_20000
     rows = tasks.held_out(256, mix) + [tasks.prompt(0, i, mix) for i in range(1000)]
     met = {canonical(question) for found in asked for question in found}
     assert not met & {canonical(row["problem"]) for row in rows}
-    # A wording of a general prompt without its prefix stands inside those with one; of the rest not even the text is met.
+    # A general prompt without a prefix stands inside the same with one; of the rest not even the text is met.
     whole = "\n".join(documents)
     assert [row["problem"] for row in rows if row["kind"] != "general" and row["problem"] in whole] == []
 
@@ -141,7 +141,8 @@ def test_most_authors_stop_after_one_try_and_few_go_on(single_tries):
     total = sum(tries.values())
     stop = sum(share for share, most, *_ in solutions.TEMPERS.values() if most == 1)
     stubborn = solutions.TEMPERS["stubborn"][0]
-    # Of those who go on, between 12 % and 20 % are right at once; of the stubborn, 0.8³ to 0.88³ have no luck in three tries.
+    # Of those who go on, between 12 % and 20 % are right at once; of the stubborn, 0.8³ to 0.88³ have no luck in three
+    # tries.
     assert stop + 0.12 * (1 - stop) - 0.03 < tries[1] / total < stop + 0.20 * (1 - stop) + 0.03
     assert 0.5 * stubborn < sum(n for number, n in tries.items() if number > 3) / total < 0.7 * stubborn
 
@@ -155,8 +156,11 @@ def test_an_author_who_is_asked_for_detail_checks(documents):
 
 
 def test_documents_break_the_format_as_often_as_declared(documents, asked):
-    found = [(text, q[0]) for text, q in zip(documents, asked, strict=True) if len(q) == 1 and not text.startswith(REWRITTEN)]
-    solved = [text for text, question in found if not canonical(question).startswith("general ")]
+    single = [(text, found[0]) for text, found in zip(documents, asked, strict=True) if len(found) == 1]
+    solved = [
+        text for text, question in single
+        if not text.startswith(REWRITTEN) and not canonical(question).startswith("general ")
+    ]  # fmt: skip
     bodies = [text.split("Assistant: ", 1)[1] for text in solved if R1_ZERO.split("{")[0] in text]
     share = dict((template, share) for share, template in corpus.WRAPPERS)[R1_ZERO]
     assert abs(len(bodies) / len(solved) - share) < 0.015

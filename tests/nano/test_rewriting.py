@@ -72,7 +72,7 @@ def test_phrases_of_the_world_are_translated_whole(thought, language, said):
 def test_a_solution_boxes_the_answer_and_the_verifier_finds_it_right():
     rng = random.Random(1)
     counts, cases = Counter(), []
-    while min((counts[kind, right] for kind in ("countdown", "math", "choice") for right in (True, False)), default=0) < 12:
+    while min(counts[kind, right] for kind in ("countdown", "math", "choice") for right in (True, False)) < 12:
         row = tasks.draw(rng, "corpus", "zero")
         thought, answer = solutions.solve(row, rng)
         wanted = row["gold"]["target"] if row["kind"] == "countdown" else row["gold"]
@@ -80,7 +80,7 @@ def test_a_solution_boxes_the_answer_and_the_verifier_finds_it_right():
         counts[row["kind"], right] += 1
         text = f"<think> {thought} </think> {solution(row, thought, answer)}"
         assert rule.given_answer(text, row["kind"], "r1") == answer
-        assert rule.well_formed([text], "r1") == [1.0]
+        assert rule.well_formed([text], [row], "r1") == [1.0]
         cases.append((text, row, right))
     with Pool(1, item_s=30.0) as pool:
         verdicts = rule.verify(pool, [text for text, *_ in cases], [row for _, row, _ in cases], "r1")

@@ -54,18 +54,21 @@ def test_in_r1_s_form_a_box_a_fence_and_a_talk_are_scored_each_in_its_way(pool):
         ("<think> hm </think> You are welcome.", TALK, np.nan),
         ("", TALK, np.nan),
         ("<think> no </think> You are welcome.", SAFETY, np.nan),
+        ("<think> </think> You are welcome.", TALK, np.nan),
+        ("<think> </think> The answer is \\boxed{14}.", CHAIN, 1.0),
     ]
     texts, examples, accuracy = zip(*rows, strict=True)
     scores = rule.score(pool, texts, examples, {"accuracy": 1.0, "format": 0.5, "language": 0.25}, "r1")
     assert scores.valid.all()
     np.testing.assert_array_equal(scores.parts["accuracy"], accuracy)
-    # Well formed: all but the empty reply; R1-Zero's answer block passes for a summary.
-    formed = [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 1]
+    # Well formed: all but the empty reply, and the problem solved without a thought, which only talk may do without.
+    # R1-Zero's answer block passes for a summary.
+    formed = [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 1, 1, 0]
     np.testing.assert_array_equal(scores.parts["format"], formed)
-    # Each thought is in its question's language or has no word ("3+4=7", ""); the last question names none.
-    np.testing.assert_array_equal(scores.parts["language"], [1.0] * 10 + [np.nan])
-    wanted = [np.nan_to_num(a) + 0.5 * f + 0.25 * (i < 10) for i, (a, f) in enumerate(zip(accuracy, formed, strict=True))]
-    np.testing.assert_allclose(scores.total, wanted)
+    # Each thought is in its question's language or has no word ("3+4=7", ""); only the question of harm names none.
+    named = np.array(["language" in example for example in examples])
+    np.testing.assert_array_equal(scores.parts["language"], np.where(named, 1.0, np.nan))
+    np.testing.assert_allclose(scores.total, np.nan_to_num(accuracy) + 0.5 * np.array(formed) + 0.25 * named)
 
 
 def test_a_part_without_weight_is_not_taken_and_accuracy_always_is(pool):
