@@ -164,7 +164,8 @@ def test_the_policy_for_decoding_is_whole_over_the_row_axes(cfg, params, eight):
     assert laid(weights.layers[1]["attention"]["q"]["kernel"]) == (None, "tensor")
     assert laid(weights.layers[0]["attention"]["o"]["kernel"]) == ("tensor",)
     assert laid(weights.params["embed"]["embedding"]) == ("tensor",)
-    np.testing.assert_array_equal(weights.layers[1]["mlp"]["up"]["kernel"], params["layers"][0]["mlp"]["up"]["kernel"][1])
+    up = params["layers"][0]["mlp"]["up"]["kernel"]
+    np.testing.assert_array_equal(weights.layers[1]["mlp"]["up"]["kernel"], up[1])
 
 
 def test_a_second_round_compiles_nothing(cfg, params, one, rolled):
