@@ -46,7 +46,7 @@ PAPER = RLRecipe(
 
 NANO = dataclasses.replace(
     PAPER,
-    steps=80, questions_per_round=16, minibatches=1, learning_rate=3e-4, max_tokens=320, ref_every=40, warmup_steps=5,
+    steps=80, questions_per_round=16, minibatches=1, learning_rate=3e-4, max_tokens=352, ref_every=40, warmup_steps=5,
     row_length=512, batch_rows=8, eval_every=20, save_every=20, log_samples=8,
 )  # fmt: skip
 
