@@ -47,7 +47,7 @@ def step_metrics(
     with np.errstate(all="ignore"):
         spread_out = np.nanmax(groups, axis=1, initial=-np.inf) > np.nanmin(groups, axis=1, initial=np.inf)
     total = update["weight"] or 1.0
-    averaged = ("kl", "clip_fraction", "entropy", "sampler_gap/k3")
+    averaged = ("kl", "clip_fraction", "entropy", "sampler_gap/k3", "sampler_gap/truncated")
     return {
         "reward/mean": mean(rows["total"][valid]),
         "reward/std": float(np.std(rows["total"][valid])) if valid.any() else None,
@@ -62,7 +62,7 @@ def step_metrics(
         "group/zero_variance": mean(~spread_out),
         "group/one_completion": mean(rows["one_completion"]),
         "rows/invalid": mean(~valid),
-        **{name: update[name] / total for name in averaged},
+        **{name: update[name] / total for name in averaged if name in update},
         "loss": update["loss"],
         "log_ratio/max": update["log_ratio/max"],
         "sampler_gap/max": update["sampler_gap/max"],
