@@ -25,6 +25,7 @@ from r1jax.alarms import Alarms
 from r1jax.data import prompts as questions
 from r1jax.evaluate import judge, summary
 from r1jax.metrics import pooled, round_rows, sample_lines, step_metrics
+from r1jax.model.attend_choice import attention_backend
 from r1jax.model.config import ModelConfig
 from r1jax.progress import Progress
 from r1jax.recipe import RLRecipe
@@ -33,7 +34,7 @@ from r1jax.rollout import Minibatch
 from r1jax.rounds import check_row_length, complete, minibatches, roll
 from r1jax.run import Logs, Policy, RunOptions, load_policy, new_workdir, write_policy
 from r1jax.saver import Saver, remove
-from r1jax.sharding import abstract, make_mesh, row_shards, rows_in_turn
+from r1jax.sharding import abstract, compute_dtype, make_mesh, row_shards, rows_in_turn
 from r1jax.update import Learner, TrainState, grpo_objective, merge, start, update
 
 MAY_CHANGE = frozenset({"steps", "mesh", "eval_every", "save_every", "log_samples", "workdir", "resume", "coordinator", "processes", "process_id"})
@@ -63,7 +64,10 @@ def learner(recipe: RLRecipe, cfg: ModelConfig, mesh: Mesh) -> Learner:
     r = recipe
     optimizer = adamw(r.learning_rate, r.warmup_steps, r.grad_clip, r.adam_b1, r.adam_b2, r.weight_decay)
     objective = grpo_objective(r.clip_eps, r.kl_coef)
-    return Learner(cfg, optimizer, objective, r.temperature, remat=r.remat, row_shards=rows_in_turn(mesh), balance_rate=r.balance_rate)
+    return Learner(
+        cfg, optimizer, objective, r.temperature, compute_dtype(mesh), remat=r.remat, row_shards=rows_in_turn(mesh),
+        balance_rate=r.balance_rate, attention=attention_backend(mesh, cfg), mesh=mesh,
+    )  # fmt: skip
 
 
 def evaluate(policy: Policy, params: dict, examples: Sequence[dict], mesh: Mesh, pool: Pool, *, seed: int, max_tokens: int) -> dict:
@@ -188,7 +192,7 @@ def train(recipe: RLRecipe, options: RunOptions, stage: str) -> Path:
             progress.say(f"step {step}: held-out {shown}")
             return line
 
-        progress.say(f"{workdir}: {stage}, {recipe.steps} steps on {mesh.devices.size} x {mesh.devices.flat[0].device_kind}, mesh {dict(mesh.shape)}")
+        progress.say(f"{workdir}: {stage}, {recipe.steps} steps on {mesh.devices.size} x {mesh.devices.flat[0].device_kind}, mesh {dict(mesh.shape)}, {jnp.dtype(ours.dtype)}, attention {ours.attention}")
         results = dict(manifest.results)
         if last is None:
             results["base"] = evaluated(0)

@@ -31,17 +31,12 @@ def splash(
 
     def row(args: tuple[Array, Array, Array, Array]) -> Array:
         q, k, v, mask = args
-        attend = kernel.make_splash_mha_single_device(mask[None], block_sizes=sizes, interpret=jax.default_backend() == "cpu")
+        attend = kernel.make_splash_mha_single_device(
+            mask[None], block_sizes=sizes, residual_checkpoint_name="attention", interpret=jax.default_backend() == "cpu"
+        )
         for name in ("fwd_mask_info", "dq_mask_info", "dkv_mask_info"):  # while tracing, its constructor makes this flag a tracer
             setattr(attend, name, getattr(attend, name)._replace(is_dynamic_mask=True))
         return attend(q, k, v)
 
     heads_first = [x.swapaxes(1, 2) for x in ((q * scale).astype(q.dtype), k, v)]
     return jax.lax.map(row, (*heads_first, mask)).swapaxes(1, 2)
-
-
-def padded_mask(mask: Bool[Array, "R S S"], slots: int) -> Bool[Array, "R slots slots"]:
-    """The mask of longer rows, whose further slots read themselves: splash divides by the sum of a row's weights."""
-    more = slots - mask.shape[-1]
-    wider = jnp.pad(mask, ((0, 0), (0, more), (0, more)))
-    return wider | (jnp.eye(slots, dtype=bool) & (jnp.arange(slots) >= mask.shape[-1]))[None]
