@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from experiments.bench.measure import line
+from experiments.bench.measure import Options, line
 from experiments.bench.worker import Side, take_turns
 
 SIZES = {
@@ -75,27 +75,27 @@ def ours(directory: str, group: int, tokens: int, ceiling: bool = False) -> tupl
     return repeat, info
 
 
-def measure(size: str, *, repeats: int, tunix_python: str, transformers_python: str) -> dict[str, Any]:
+def measure(options: Options) -> dict[str, Any]:
     """The line of C1."""
     found: dict[str, dict[str, list]] = {}
     info: dict[str, dict] = {}
     with tempfile.TemporaryDirectory() as directory:
-        shape = write(directory, size)
+        shape = write(directory, options.size)
         same = dict(directory=directory, group=shape["group"], tokens=shape["tokens"])
         for threads in (1, 2):
             with contextlib.ExitStack() as stack:
 
-                def side(python: str, function: str, threads: int = threads, stack: Any = stack, **options: Any) -> Side:
-                    return stack.enter_context(Side(python, f"experiments.bench.{function}", threads=threads, **same, **options))
+                def side(python: str, function: str, threads: int = threads, stack: Any = stack, **more: Any) -> Side:
+                    return stack.enter_context(Side(python, f"experiments.bench.{function}", threads=threads, **same, **more))
 
                 sides = {
                     "r1jax": side(sys.executable, "decode:ours", devices=threads, ceiling=threads == 1),
-                    "tunix greedy": side(tunix_python, "peers:tunix", sampled=False),
-                    "tunix top-p": side(tunix_python, "peers:tunix", sampled=True),
-                    "transformers static": side(transformers_python, "peers:transformers", cache="static"),
-                    "transformers dynamic": side(transformers_python, "peers:transformers", cache="dynamic"),
+                    "tunix greedy": side(options.tunix_python, "peers:tunix", sampled=False),
+                    "tunix top-p": side(options.tunix_python, "peers:tunix", sampled=True),
+                    "transformers static": side(options.transformers_python, "peers:transformers", cache="static"),
+                    "transformers dynamic": side(options.transformers_python, "peers:transformers", cache="dynamic"),
                 }
-                found[f"{threads}"] = take_turns(sides, repeats)
+                found[f"{threads}"] = take_turns(sides, options.repeats)
                 info |= {f"{name}, {threads} threads": each.info for name, each in sides.items()}
     return summary(found, info)
 

@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Flags of every benchmark."""
+
+    size: Literal["full", "toy"] = "full"
+    """toy runs in seconds and says nothing about speed."""
+    repeats: int = 5
+    """Of each side."""
+    tunix_python: str = sys.executable
+    """An interpreter that can import tunix."""
+    transformers_python: str = sys.executable
+    """An interpreter that can import transformers and torch."""
+    trl_python: str = sys.executable
+    """An interpreter that can import trl."""
 
 
 class Spent(NamedTuple):
