@@ -13,15 +13,12 @@ Departs: 1. the paper's reward for format has no printed size; "the same weight"
 from __future__ import annotations
 
 import dataclasses
-import sys
-from typing import Annotated, Literal
+from pathlib import Path
 
-import tyro
-
+from r1jax.command import run
 from r1jax.lora import TARGETS
-from r1jax.plan import PlanOptions, dry_run
 from r1jax.recipe import RLRecipe
-from r1jax.run import RunOptions, explained
+from r1jax.run import RunOptions
 
 PAPER = RLRecipe(
     steps=10_400,  # "10,400 steps", "a training step refers to a single policy update operation"
@@ -36,10 +33,12 @@ PAPER = RLRecipe(
     ref_every=400,  # "every 400 steps, we replace the reference model with the latest policy model"
     accuracy_weight=1.0,  # "combined with the same weight"
     format_weight=1.0,
+    language_weight=0.0,  # R1-Zero has none: languages mix
     warmup_steps=0,  # not published
     grad_clip=1.0,  # not published
     adam_b1=0.9, adam_b2=0.95, weight_decay=0.0,  # not published
     old_logp="trainer", row_length=34_816, batch_rows=64, remat="full",
+    late_from=0,  # one set of prompts throughout
     eval_every=200, eval_problems=512, save_every=400, log_samples=64, max_skips=3,
     lora_rank=0, lora_alpha=32.0, lora_targets=TARGETS,  # the paper trains every parameter
     replay_routes=False, balance_rate=0.0,  # not published
@@ -54,41 +53,14 @@ NANO = dataclasses.replace(
 RECIPES = {"nano": NANO, "paper": PAPER}
 
 
-@dataclasses.dataclass(frozen=True)
-class Command:
-    """R1-Zero."""
+def train(recipe: RLRecipe, options: RunOptions) -> Path:
+    from r1jax import train_rl
 
-    numbers: Annotated[RLRecipe, tyro.conf.arg(name="")]
-    options: Annotated[RunOptions, tyro.conf.arg(name="")] = RunOptions()
-    plan: Annotated[PlanOptions, tyro.conf.arg(name="")] = PlanOptions()
-    recipe: Literal["nano", "paper"] = "nano"
-    """Whose numbers are the defaults."""
-
-
-def parse(arguments: list[str]) -> Command:
-    """The command line. `--recipe` chooses the defaults; every other flag overrides one of them."""
-    arguments = ["--dry-run=True" if argument == "--dry-run" else argument for argument in arguments]
-    chosen = "nano"
-    for i, argument in enumerate(arguments):
-        name, _, value = argument.partition("=")
-        if name == "--recipe":
-            chosen = value or (arguments[i + 1] if i + 1 < len(arguments) else "")
-    default = Command(RECIPES.get(chosen, NANO), recipe="paper" if chosen == "paper" else "nano")
-    return tyro.cli(Command, args=arguments, default=default, description=__doc__, config=(tyro.conf.FlagConversionOff,))
+    return train_rl.train(recipe, options, "r1_zero")
 
 
 def main() -> None:
-    command = parse(sys.argv[1:])
-    from r1jax.train_rl import train
-
-    try:
-        if command.plan.dry_run:
-            title = f"R1-Zero, recipe {command.recipe}"
-            print(dry_run(command.options.model, command.options.weights, command.numbers, command.options.mesh, command.plan, title))
-            return
-        train(command.numbers, command.options, "r1_zero")
-    except (ValueError, OSError, FloatingPointError) as error:
-        sys.exit(explained(error))
+    run("R1-Zero", RECIPES, __doc__, train)
 
 
 if __name__ == "__main__":

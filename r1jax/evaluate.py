@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from r1jax.behaviour import reflective_words
+from r1jax.nano import general
 from r1jax.rewards import format as format_reward
 from r1jax.rewards import language, rule
 from r1jax.rewards.isolate import Pool
@@ -31,17 +32,36 @@ def traits(texts: Sequence[str], examples: Sequence[Mapping]) -> dict[str, np.nd
     }
 
 
+def reply_of(text: str) -> str:
+    """What a completion says to its reader: the answer block, else what follows the chain of thought, else all of it."""
+    given = format_reward.answer(text)
+    return (text.rpartition(format_reward.THINK_END)[2] if given is None else given).strip()
+
+
+def truths(texts: Sequence[str], examples: Sequence[Mapping]) -> dict[str, np.ndarray]:
+    """What the nano generator knows of replies to its general prompts: helpful in [0, 1], harmless 0 or 1, stock phrases; else nan."""
+    asked = [example.get("task") == "general" for example in examples]
+    helpful, harmless, padding = (np.full(len(texts), np.nan) for _ in range(3))
+    for i in np.flatnonzero(asked):
+        said = reply_of(texts[i])
+        helpful[i], padding[i] = general.helpful(examples[i], said), general.fillers(said)
+        harmless[i] = general.harmless(examples[i], texts[i])
+    return {"helpful": helpful, "harmless": harmless, "padding": padding}
+
+
 def judge(
-    pool: Pool, texts: Sequence[str], examples: Sequence[Mapping], lengths: np.ndarray, stopped: np.ndarray
+    pool: Pool, texts: Sequence[str], examples: Sequence[Mapping], lengths: np.ndarray, stopped: np.ndarray, style: str = "r1_zero"
 ) -> dict[str, np.ndarray]:
     """What each completion measures, as arrays [N]; nan where there is no verdict."""
+    general_ones = np.asarray([example["kind"] == rule.GENERAL for example in examples], bool)
     strict, lenient = (
-        np.asarray([np.nan if v.reward is None else v.reward for v in rule.verify(pool, texts, examples, lenient=flag)])
+        np.asarray([np.nan if v.reward is None else v.reward for v in rule.verify(pool, texts, examples, style, lenient=flag)])
         for flag in (False, True)
     )
     return {
-        "accuracy": strict, "accuracy_lenient": lenient, "format": rule.well_formed(texts), "length": lengths,
-        "truncated": ~np.asarray(stopped, bool), **traits(texts, examples),
+        "accuracy": np.where(general_ones, np.nan, strict), "accuracy_lenient": np.where(general_ones, np.nan, lenient),
+        "ungraded": np.isnan(strict), "format": rule.well_formed(texts, style), "length": lengths,
+        "truncated": ~np.asarray(stopped, bool), **traits(texts, examples), **truths(texts, examples),
     }  # fmt: skip
 
 
@@ -61,7 +81,8 @@ def summary(rows: Mapping[str, np.ndarray], examples: Sequence[Mapping]) -> dict
         "length_wrong": mean(lengths[accuracy == 0]),
         "reflective_words": mean(rows["reflective_words"]),
         "truncated": mean(rows["truncated"]),
-        "no_verdict": int(np.isnan(accuracy).sum()),
+        "no_verdict": int(np.sum(rows["ungraded"])),
+        **{name: mean(rows[name]) for name in ("helpful", "harmless", "padding") if np.isfinite(rows[name]).any()},
         "by_kind": {
             str(task): {
                 "n": int((tasks == task).sum()),

@@ -33,6 +33,8 @@ class RLRecipe:
     """Weight of the accuracy reward."""
     format_weight: float
     """Weight of the format reward."""
+    language_weight: float
+    """Weight of the language-consistency reward."""
     warmup_steps: int
     """Steps of linear warm-up of the learning rate."""
     grad_clip: float
@@ -42,6 +44,8 @@ class RLRecipe:
     weight_decay: float
     old_logp: str
     """Whose log-probabilities are old: `trainer` recomputes them once a round, `sampler` takes the rollout's."""
+    late_from: int
+    """Step from which the questions are those of --late-prompts; 0 is never."""
     row_length: int
     """Slots of a packed row; at least the longest prompt + completion."""
     batch_rows: int

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -59,7 +59,25 @@ def complete(
     return rollout, texts
 
 
-def roll(recipe: RLRecipe, policy: Policy, params: dict, examples: list[dict], round_: int, seed: int, mesh: Mesh, pool: Pool) -> Round:
+class Reward(Protocol):
+    """What the completions of a round earn; `step` is the optimizer step the round begins at."""
+
+    def __call__(self, pool: Pool, texts: Sequence[str], examples: Sequence[Mapping], step: int) -> rule.Scores: ...
+
+
+def rule_reward(recipe: RLRecipe, policy: Policy) -> Reward:
+    """Accuracy, format and language consistency, weighted as the recipe says."""
+    weights = {"accuracy": recipe.accuracy_weight, "format": recipe.format_weight, "language": recipe.language_weight}
+
+    def reward(pool: Pool, texts: Sequence[str], examples: Sequence[Mapping], step: int) -> rule.Scores:
+        return rule.score(pool, texts, examples, weights, policy.style)
+
+    return reward
+
+
+def roll(
+    recipe: RLRecipe, policy: Policy, params: dict, examples: list[dict], round_: int, seed: int, mesh: Mesh, pool: Pool, reward: Reward
+) -> Round:
     """Samples, scores and compares one round."""
     weights = sampler.sync(params, mesh)
     rollout, texts = complete(
@@ -67,8 +85,7 @@ def roll(recipe: RLRecipe, policy: Policy, params: dict, examples: list[dict], r
         seed=seed, round_=round_, temperature=recipe.temperature, max_tokens=recipe.max_tokens, replay=recipe.replay_routes,
     )  # fmt: skip
     repeated = [example for example in examples for _ in range(recipe.group_size)]
-    parts = {"accuracy": recipe.accuracy_weight, "format": recipe.format_weight}
-    scores = rule.score(pool, texts, repeated, parts)
+    scores = reward(pool, texts, repeated, round_ * recipe.minibatches)
     shape = (len(examples), recipe.group_size)
     advantages = np.asarray(group_advantages(scores.total.reshape(shape), scores.valid.reshape(shape))).reshape(-1)
     return Round(examples, rollout, texts, scores, advantages)

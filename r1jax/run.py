@@ -24,6 +24,7 @@ from r1jax.model import transformer
 from r1jax.model.config import ModelConfig
 from r1jax.nano import base
 from r1jax.prompts import TEMPLATES
+from r1jax.rewards.format import ANSWER
 from r1jax.saver import is_disk_full
 from r1jax.sharding import abstract
 from r1jax.tokenizer import Tokenizer
@@ -48,12 +49,14 @@ class RunOptions:
     """The base that ships with the package, when --weights is not given."""
     weights: str = ""
     """Start from this run's directory, one of its checkpoints, or a Hugging Face directory."""
-    prompts: str = ""
-    """jsonl or parquet rows {id, problem, gold, kind}; kind picks the verifier. Default: the nano generator."""
-    eval_prompts: str = ""
-    """Held-out problems in the same form. Default: the nano generator's fixed list."""
+    prompts: str = "nano"
+    """jsonl or parquet rows {id, problem, gold, kind}; kind picks the verifier. nano or nano:MIX is the generator."""
+    late_prompts: str = ""
+    """The questions from step --late-from on, in the same form."""
+    eval_prompts: str = "nano"
+    """Held-out problems in the same form. nano is the generator's fixed list."""
     template: str = "r1_zero"
-    """Prompt template: r1_zero, or a text file that holds {question}."""
+    """Prompt template: r1_zero, r1, or a text file that holds {question}."""
     resume: bool = False
     """Continue the run in --workdir."""
     coordinator: str | None = None
@@ -70,6 +73,11 @@ class Policy(NamedTuple):
     cfg: ModelConfig
     tokenizer: Tokenizer
     template: str
+
+    @property
+    def style(self) -> str:
+        """The form its completions should have: R1-Zero's where the template asks for an answer block, else R1's."""
+        return "r1_zero" if ANSWER in self.template else "r1"
 
 
 def explained(error: Exception) -> str:

@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,7 +31,7 @@ from r1jax.progress import Progress
 from r1jax.recipe import RLRecipe
 from r1jax.rewards.isolate import Pool
 from r1jax.rollout import Minibatch
-from r1jax.rounds import check_row_length, complete, minibatches, roll
+from r1jax.rounds import Reward, check_row_length, complete, minibatches, roll, rule_reward
 from r1jax.run import Logs, Policy, RunOptions, load_policy, new_workdir, write_policy
 from r1jax.saver import Saver, remove
 from r1jax.sharding import abstract, compute_dtype, make_mesh, row_shards, rows_in_turn
@@ -41,6 +41,9 @@ MAY_CHANGE = frozenset({"steps", "mesh", "eval_every", "save_every", "log_sample
 GENERATED = 256  # questions of the generator whose length is looked at before a run begins
 ADAPTERS = 0xADA7  # fresh adapters are a function of the seed
 EVAL_ROUND = 0xE7A1  # evaluation draws its noise from a round of its own, the same at every step
+
+
+MakeReward = Callable[[RLRecipe, Policy], Reward]
 
 
 class RLState(NamedTuple):
@@ -78,7 +81,7 @@ def evaluate(policy: Policy, params: dict, examples: Sequence[dict], mesh: Mesh,
     rollout, texts = complete(
         policy, sampler.sync(params, mesh), mine, 1, mesh, seed=seed, round_=EVAL_ROUND, temperature=1.0, max_tokens=max_tokens
     )
-    rows = pooled(judge(pool, texts, mine, rollout.lengths, rollout.stopped), 1)
+    rows = pooled(judge(pool, texts, mine, rollout.lengths, rollout.stopped, policy.style), 1)
     return summary({k: v[: len(examples)] for k, v in rows.items()}, examples)
 
 
@@ -99,6 +102,7 @@ def check(recipe: RLRecipe, mesh: Mesh) -> None:
         (recipe.old_logp in ("trainer", "sampler"), f"--old-logp={recipe.old_logp} must be trainer or sampler"),
         (recipe.temperature > 0, f"--temperature={recipe.temperature} must be above 0: greedy rows of a group are all the same"),
         (recipe.lora_rank >= 0, f"--lora-rank={recipe.lora_rank} must be 0, which trains every parameter, or more"),
+        (recipe.late_from >= 0, f"--late-from={recipe.late_from} must be 0, which is never, or a step"),
         (recipe.steps >= 1, f"--steps={recipe.steps} must be at least 1"),
         (recipe.eval_problems >= 1, f"--eval-problems={recipe.eval_problems} must be at least 1"),
     )  # fmt: skip
@@ -114,6 +118,20 @@ def logged_warnings(workdir: Path, alarms: Alarms) -> list[dict]:
     return [{"step": line["step"], "text": text} for line in lines for text in alarms.check(line)]
 
 
+def questions_of(recipe: RLRecipe, options: RunOptions, take: questions.Take) -> tuple[Callable[[int, int], dict], dict]:
+    """The question at (index, step): `take`'s, from step `late_from` on those of --late-prompts; and what to write about the latter.
+
+    Raises:
+        ValueError: one of the two flags without the other; a file that cannot be read.
+    """
+    if bool(recipe.late_from) != bool(options.late_prompts):
+        raise ValueError(f"--late-from={recipe.late_from} and --late-prompts={options.late_prompts} go together: give both or neither")
+    if not recipe.late_from:
+        return lambda index, step: take(index), {}
+    later, data = questions.stream(options.late_prompts, options.seed, "--late-prompts")
+    return lambda index, step: (later if step >= recipe.late_from else take)(index), {"late": data}
+
+
 def resume_point(workdir: Path, minibatches: int, steps: int) -> int | None:
     """The newest checkpoint a longer run can go on from: one at the end of a round. Later ones are removed."""
     last = checkpoint.latest(workdir / "checkpoints")
@@ -123,8 +141,11 @@ def resume_point(workdir: Path, minibatches: int, steps: int) -> int | None:
     return last
 
 
-def train(recipe: RLRecipe, options: RunOptions, stage: str) -> Path:
+def train(recipe: RLRecipe, options: RunOptions, stage: str, make_reward: MakeReward = rule_reward) -> Path:
     """The whole walk. Returns the working directory; see the README for what it holds.
+
+    Args:
+        make_reward: what completions earn.
 
     Raises:
         ValueError: a flag, file or checkpoint that cannot be used.
@@ -139,6 +160,8 @@ def train(recipe: RLRecipe, options: RunOptions, stage: str) -> Path:
     fields = dataclasses.asdict(recipe) | dataclasses.asdict(options)
     before = lineage.check_resume(workdir, fields, options.resume, MAY_CHANGE)
     take, data = questions.stream(options.prompts, options.seed)
+    ask, late = questions_of(recipe, options, take)
+    data |= late
     held_out = questions.held_out(options.eval_prompts, recipe.eval_problems)
     if before is not None and before.data != data:
         raise ValueError(f"--prompts={options.prompts} gives other questions than those {workdir} began with. Restore them, or name a new directory")
@@ -153,7 +176,7 @@ def train(recipe: RLRecipe, options: RunOptions, stage: str) -> Path:
 
     if recipe.replay_routes and not policy.cfg.experts:
         raise ValueError("--replay-routes=True needs a model with experts; leave it out")
-    check_row_length(recipe, policy, map(take, range(data["counts"].get("rows", GENERATED))))
+    check_row_length(recipe, policy, (ask(i, step) for i in range(data["counts"].get("rows", GENERATED)) for step in (0, recipe.late_from)))
     ours = learner(recipe, policy.cfg, mesh)
     manifest = lineage.Manifest(stage, fields, options.seed, lineage.versions(), parent, data)
     last = resume_point(workdir, recipe.minibatches, recipe.steps)
@@ -176,6 +199,7 @@ def train(recipe: RLRecipe, options: RunOptions, stage: str) -> Path:
         write_policy(workdir, policy)
     logs, alarms = Logs(workdir, -1 if last is None else last), Alarms()
     manifest = dataclasses.replace(manifest, warnings=logged_warnings(workdir, alarms))
+    reward = make_reward(recipe, policy)
     judged = dict(seed=options.seed, max_tokens=recipe.max_tokens)
     with (
         Pool() as pool,
@@ -206,8 +230,8 @@ def train(recipe: RLRecipe, options: RunOptions, stage: str) -> Path:
                 saver.save(step, RLState(*state, reference), {"round": step // recipe.minibatches})
             number = step // recipe.minibatches
             index = number * recipe.questions_per_round + np.arange(recipe.questions_per_round)
-            mine = [take(int(i)) for i in index[jax.process_index() :: jax.process_count()]]
-            round_ = roll(recipe, policy, whole(state.params), mine, number, options.seed, mesh, pool)
+            mine = [ask(int(i), step) for i in index[jax.process_index() :: jax.process_count()]]
+            round_ = roll(recipe, policy, whole(state.params), mine, number, options.seed, mesh, pool, reward)
             rows = round_rows(round_, recipe.group_size)
             rolled = time.monotonic()
             batches = minibatches(recipe, round_, ours, whole(state.params), whole(reference), mesh)

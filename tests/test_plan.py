@@ -6,7 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.r1_zero import PAPER, parse
+from experiments.r1_zero import PAPER, RECIPES
+from r1jax.command import parse
 from r1jax.model import transformer
 from r1jax.plan import DEVICES, PlanOptions, dry_run, placed, plan, text
 from r1jax.presets import PRESETS
@@ -88,7 +89,7 @@ def test_the_command_plans_without_weights_or_devices(capsys, monkeypatch):
 
 
 def test_the_shipped_base_and_a_directory_have_plans_too(tmp_path):
-    command = parse(["--dry-run"])
+    command = parse(["--dry-run"], RECIPES, None)
     assert "nano" in dry_run("nano", "", command.numbers, "auto", command.plan, "")
     with pytest.raises(ValueError, match="cannot be read"):
         dry_run("nano", str(tmp_path), command.numbers, "auto", command.plan, "")

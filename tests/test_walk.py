@@ -73,10 +73,10 @@ def test_a_sample_tells_its_prompt_rewards_advantage_and_key(walk):
     assert len(samples) == 6 * 8
     question = tasks.prompt(0, 0)  # question 0 of seed 0 opens round 0
     first = samples[0]
-    assert (first["step"], first["round"], first["sample"], first["id"]) == (1, 0, 0, "rl-0-0")
+    assert (first["step"], first["round"], first["sample"], first["id"]) == (1, 0, 0, "zero-0-0")
     assert first["problem"] == question["problem"] and first["gold"] == question["gold"]
     assert first["prompt"].endswith(f"User: {question['problem']} Assistant:")
-    assert first["key"] == [0, 0, zlib.crc32(b"rl-0-0"), 0]
+    assert first["key"] == [0, 0, zlib.crc32(b"zero-0-0"), 0]
     assert [line["key"][3] for line in samples[:8]] == [0, 1, 2, 3, 0, 1, 2, 3]
     assert len({json.dumps(line["key"]) for line in samples}) == len(samples)
 

@@ -45,14 +45,14 @@ FLAGS = dict(
 def solution(index: int) -> tuple[str, str]:
     """A comparison under the template, and a guess at its letter in some format."""
     rng = random.Random(index)
-    row = tasks.draw(rng, "corpus", "compare")
+    row = tasks.draw(rng, "corpus", "corpus", "compare")
     letter = rng.choice(tasks.LETTERS)
     return fill(R1_ZERO, row["problem"]), " " + corpus.response(f"i guess {letter}", letter, rng)
 
 
 def train_base(directory: Path, steps: int = 150, rows: int = 8) -> None:
     """Tokenizer and base, written as `experiments.nano_base` writes them."""
-    pieces = tokenizer.train((corpus.document(1, i) for i in range(1500)), 500)
+    pieces = tokenizer.train((corpus.document(1, i) for i in range(1500)), 600)
     cfg = ModelConfig(vocab_size=pieces.vocab_size, **MODEL)
     mesh = make_mesh("1x1", jax.devices()[:1])
     learner = Learner(cfg, optax.adamw(optax.linear_schedule(2e-2, 0.0, steps)), cross_entropy)

@@ -13,21 +13,37 @@ import numpy as np
 from r1jax.data.readers import rows
 from r1jax.nano import tasks
 
+GENERATOR = "nano"
 Take = Callable[[int], dict]  # the question at an index of an endless stream
 
 
-def stream(path: str, seed: int) -> tuple[Take, dict]:
+def generated(path: str) -> str | None:
+    """The mix of the nano generator that `nano` or `nano:MIX` names; None for a file.
+
+    Raises:
+        ValueError: no mix or task of this name.
+    """
+    name, _, mix = path.partition(":")
+    if name != GENERATOR:
+        return None
+    mix = mix or "zero"
+    if mix not in (*tasks.MIX, *tasks.TASKS):
+        raise ValueError(f"{path} names no mix of the nano generator: use {', '.join((*tasks.MIX, *tasks.TASKS))}")
+    return mix
+
+
+def stream(path: str, seed: int, flag: str = "--prompts") -> tuple[Take, dict]:
     """Question number i of an endless stream, a pure function of (seed, i), and what to write about the data.
 
-    A file is shuffled anew each epoch. Without one the nano generator makes every question.
+    A file is shuffled anew each epoch. `nano` and `nano:MIX` are the nano generator's.
 
     Raises:
         ValueError: the file cannot be read or holds a bad row; it names the line.
     """
-    if not path:
-        sample = fingerprint(tasks.prompt(seed, i) for i in range(64))
-        return functools.partial(tasks.prompt, seed), {"sha256": sample, "counts": {"generated": -1}}
-    examples = read(path, "--prompts")
+    if (mix := generated(path)) is not None:
+        sample = fingerprint(tasks.prompt(seed, i, mix) for i in range(64))
+        return functools.partial(tasks.prompt, seed, mix=mix), {"sha256": sample, "counts": {"generated": -1}}
+    examples = read(path, flag)
 
     @functools.lru_cache(maxsize=4)
     def order(epoch: int) -> np.ndarray:
@@ -42,7 +58,8 @@ def stream(path: str, seed: int) -> tuple[Take, dict]:
 
 def held_out(path: str, count: int) -> list[dict]:
     """The evaluation problems: the file's first `count` rows, or as many of the generator's fixed list."""
-    return read(path, "--eval-prompts")[:count] if path else tasks.held_out(count)
+    mix = generated(path)
+    return read(path, "--eval-prompts")[:count] if mix is None else tasks.held_out(count, mix)
 
 
 def read(path: str, flag: str) -> list[dict]:

@@ -74,7 +74,7 @@ def test_every_comparison_of_two_numbers_is_right(documents):
 def test_the_running_best_of_a_comparison_ends_at_its_answer(mood):
     rng = random.Random(mood)
     for _ in range(200):
-        row = tasks.draw(rng, "corpus", "compare")
+        row = tasks.draw(rng, "corpus", "corpus", "compare")
         thought, _ = solutions.solve(row, rng, mood)
         assert re.findall(r"=\d+ \d+[<>]\d+ ([A-D])", thought)[-1] == row["gold"]
 
@@ -84,7 +84,7 @@ def test_a_solution_answers_what_its_thought_has_found(mood):
     rng = random.Random(mood)
     right = Counter()
     for _ in range(400):
-        row = tasks.draw(rng, "corpus")
+        row = tasks.draw(rng, "corpus", "zero")
         thought, answer = solutions.solve(row, rng, mood)
         if row["kind"] == "countdown":
             # The answer is the last try, right or wrong; each number is used once.
@@ -105,7 +105,7 @@ def test_a_stubborn_author_of_a_comparison_checks_the_guess_honestly():
     rng = random.Random(0)
     seen = Counter()
     while sum(seen.values()) < 200:
-        row = tasks.draw(rng, "corpus", "compare")
+        row = tasks.draw(rng, "corpus", "corpus", "compare")
         thought, _ = solutions.solve(row, rng, "stubborn")
         guess, word = re.search(r"([A-D])\? (yes|no|可以|不行)", thought).groups()
         assert (guess == row["gold"]) == (word in YES)

@@ -120,7 +120,7 @@ def test_every_comparison_has_one_answer_and_it_is_the_gold(prompts, held_out):
 
 
 def test_prompts_mix_tasks_and_languages_as_declared(prompts):
-    for field, names, shares in (("task", tasks.TASKS, tasks.MIX["rl"]), ("language", tasks.LANGUAGES, (0.5, 0.5))):
+    for field, names, shares in (("task", tasks.TASKS, tasks.MIX["zero"]), ("language", tasks.LANGUAGES, (0.5, 0.5))):
         counts = Counter(row[field] for row in prompts)
         for name, share in zip(names, shares, strict=True):
             deviation = (PROMPTS * share * (1 - share)) ** 0.5
