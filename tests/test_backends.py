@@ -26,10 +26,10 @@ SLOTS = 150  # no multiple of any block
 def rows() -> PackedRows:
     """Prompts shared by none to three completions, runs that begin and end inside blocks, padding, and a row of nothing."""
     asked = [list(range(n)) for n in (20, 7, 40)]
-    completions = [(p, np.arange(n)) for p, n in ((0, 50), (0, 30), (1, 9), (0, 46), (2, 64), (1, 1), (1, 22), (2, 40))]
+    completions = [(p, np.arange(n)) for p, n in ((0, 40), (0, 30), (0, 25), (1, 9), (2, 64), (1, 1), (1, 12), (2, 40))]
     packed, _ = pack(asked, completions, SLOTS)
     assert (packed.group.max(axis=1) > 1).any() and (packed.segment.max(axis=1) > 2).any() and (packed.group == 0).any()
-    return jax.tree.map(lambda x: jnp.pad(jnp.asarray(x), ((0, 1 + len(x) % 2), (0, 0))), packed)
+    return jax.tree.map(lambda x: jnp.pad(jnp.asarray(x), ((0, 2 - len(x) % 2), (0, 0))), packed)
 
 
 def drawn(rows: PackedRows, heads: int, width: int) -> list:

@@ -1,0 +1,241 @@
+"""G0-G2: ceilings, one decoding step, and the decisions inside it."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.bench.gpu import Command, Plan, best
+from experiments.bench.gpu_peers import torch_line
+from experiments.bench.shapes import TOY
+from r1jax import decode, limits, presets, sampler
+from r1jax.decode import Rows, Weights, draw
+from r1jax.model import transformer
+from r1jax.model.attend_choice import attention_backend, own_reader
+from r1jax.model.cache import Segment
+from r1jax.model.config import ModelConfig
+from r1jax.sharding import make_mesh
+
+NUMBER = jnp.bfloat16
+FULL = dict(gigabytes=8, square=8192, rows=(64, 128, 256, 512, 1024), batch=256, group=16, prompt=64, contexts=(512, 1024, 2048, 4096), steps=64)
+SMALL = dict(gigabytes=0.001, square=64, rows=(8, 16), batch=4, group=2, prompt=16, contexts=(128,), steps=2)
+
+
+def model(command: Command) -> ModelConfig:
+    return TOY if command.toy else presets.PRESETS["qwen2.5-1.5b"]
+
+
+def size(command: Command) -> dict[str, Any]:
+    return SMALL if command.toy else FULL
+
+
+@functools.cache
+def random_weights(cfg: ModelConfig) -> Weights:
+    """Random bfloat16 weights made on the device."""
+    params = jax.jit(functools.partial(transformer.init, cfg))(jax.random.key(0))
+    return sampler.sync(params, make_mesh("1x1"), NUMBER)
+
+
+def backends(cfg: ModelConfig) -> tuple[str, ...]:
+    """XLA's attention and the kernel for this machine; CPUs interpret one of the GPU's."""
+    ours = attention_backend(make_mesh("1x1"), cfg)
+    return ("xla", "pallas" if ours == "xla" and jax.default_backend() == "cpu" else ours) if ours != "splash" else ("xla",)
+
+
+def noise(seed: int, *shape: int, dtype: Any = NUMBER) -> jax.Array:
+    """Random numbers: products of zeros draw less power and run faster."""
+    return jax.jit(lambda key: jax.random.normal(key, shape, dtype))(jax.random.key(seed))
+
+
+def ceilings(command: Command, lines: list[dict[str, Any]]) -> Plan:
+    """Bytes/s of a copy, FLOP/s of a large product, and of those of decoding by rows."""
+    s, cfg = size(command), model(command)
+
+    def copy() -> dict[str, Any]:
+        x = noise(0, int(s["gigabytes"] * 1e9) // 4, dtype=jnp.float32)
+        seconds, first = best(lambda: jax.jit(lambda x: -x)(x), command.repeats)
+        return {"value": 2 * x.nbytes / seconds, "unit": "bytes/s", "compile_s": first - seconds}
+
+    def product(m: int, k: int, n: int) -> dict[str, Any]:
+        a, b = noise(0, m, k), noise(1, k, n)
+        multiply = jax.jit(lambda a, b: a @ b)
+        seconds, first = best(lambda: multiply(a, b), command.repeats)
+        return {"value": 2 * m * k * n / seconds, "unit": "FLOP/s", "rows": m, "compile_s": first - seconds}
+
+    yield "copy", copy
+    yield "square", functools.partial(product, *[s["square"]] * 3)
+    for rows in s["rows"]:
+        yield f"mlp x{rows}", functools.partial(product, rows, cfg.width, cfg.mlp_width)
+        yield f"head x{rows}", functools.partial(product, rows, cfg.width, cfg.vocab_size)
+
+
+def ceiling(lines: list[dict[str, Any]]) -> limits.Device:
+    """The device as G0 found it."""
+    found = {line["name"]: line for line in lines if line["id"] == "G0"}
+    if not {"copy", "square"} <= found.keys():
+        raise ValueError("the file holds no ceilings yet: measure --parts G0 first")
+    return limits.Device(0.0, found["copy"]["value"], found["square"]["value"])
+
+
+def at(cfg: ModelConfig, batch: int, group: int, prompt: int, clock: int, room: int) -> tuple[list[list[Segment]], Rows]:
+    """Rows in the middle of a wave: prompts of equal length, `clock` sampled tokens, room for `room`, all of random content."""
+    prompts = batch // group
+    k, e = cfg.kv_heads, cfg.head_width
+    whole = jnp.full(prompts, prompt, jnp.int32)
+    segments = [Segment(noise(i, prompts, k, e, prompt), noise(-i, prompts, k, prompt, e), whole) for i in range(cfg.layers)]
+    cache = [(noise(i, batch, k, e, room), noise(-i, batch, k, room, e)) for i in range(cfg.layers)]
+    keys = jax.random.wrap_key_data(jnp.asarray(sampler.row_keys(0, 0, np.zeros(batch, np.int64), np.arange(batch))))
+    rows = Rows(jnp.int32(clock), jnp.ones(batch, jnp.int32), jnp.zeros(batch, bool), jnp.full(batch, prompt, jnp.int32), keys, cache)
+    return [segments], rows
+
+
+def advance(cfg: ModelConfig, segments: list, rows: Rows, steps: int, attention: str, call: Any = decode.decode) -> Rows:
+    """One chunk, then the clock set back: every chunk reads the same."""
+    read_own = own_reader(attention, make_mesh("1x1"))
+    clock = rows.clock + 0
+    after, _ = call(
+        cfg, random_weights(cfg), segments, rows, jnp.float32(1.0), steps=steps, greedy=False, stop_ids=(-1,), pad_id=0, dtype=NUMBER, read_own=read_own
+    )
+    return after._replace(clock=clock)
+
+
+def step_line(command: Command, lines: list, context: int, attention: str, room: int, call: Any = decode.decode) -> dict[str, Any]:
+    """Seconds of a step of B rows whose context grows from `context` less a chunk to `context`."""
+    s, cfg = size(command), model(command)
+    clock = context - s["prompt"] - s["steps"]
+    segments, rows = at(cfg, s["batch"], s["group"], s["prompt"], clock, room)
+    state = [rows]
+
+    def chunk() -> jax.Array:
+        state[0] = advance(cfg, segments, state[0], s["steps"], attention, call)
+        return state[0].token
+
+    seconds, first = best(chunk, command.repeats)
+    device = ceiling(lines)
+    slots = s["batch"] * (clock + s["steps"] / 2) + s["batch"] // s["group"] * s["prompt"]
+    limit = float(limits.decode_seconds(cfg, device, s["batch"], slots))
+    step = seconds / s["steps"]
+    return {
+        "value": s["batch"] / step, "unit": "tokens/s", "step_s": step, "limit_s": limit, "fraction": limit / step,
+        "compile_s": first - seconds, "attention": attention, "context": context, "room": room,
+    }  # fmt: skip
+
+
+def steps(command: Command, lines: list[dict[str, Any]]) -> Plan:
+    """G1. A cache is full just before it doubles, and half empty after."""
+    for context in size(command)["contexts"]:
+        for attention in backends(model(command)):
+            for room in (context, 2 * context):
+                if room == context or context == size(command)["contexts"][-1]:
+                    name = f"step {context} {attention}{' half empty' if room > context else ''}"
+                    yield name, functools.partial(step_line, command, lines, context, attention, room)
+    s = size(command)
+    yield "transformers", lambda: torch_line(command, "generate", model(command), batch=s["batch"], prompt=s["prompt"], tokens=s["contexts"][0] - s["prompt"])
+
+
+def ablations(command: Command, lines: list[dict[str, Any]]) -> Plan:
+    """G2: ratios below 1 mean that what we do is faster."""
+    s, cfg = size(command), model(command)
+    context, attention = s["contexts"][0], backends(cfg)[-1]
+    baseline = functools.cache(lambda: step_line(command, lines, context, attention, context))
+
+    def against(call: Any) -> dict[str, Any]:
+        ours, other = baseline(), step_line(command, lines, context, attention, context, call)
+        return {"value": other["step_s"], "unit": "s", "ours": ours["step_s"], "ratio": ours["step_s"] / other["step_s"]}
+
+    static = ("cfg", "steps", "greedy", "stop_ids", "pad_id", "dtype", "replay", "read_own")
+
+    def undonated() -> dict[str, Any]:
+        return against(jax.jit(decode.decode.__wrapped__, static_argnames=static))
+
+    def until_done() -> dict[str, Any]:
+        def loop(cfg: ModelConfig, weights: Weights, segments: list, rows: Rows, temperature: Any, *, steps: int, **options: Any) -> Any:
+            end = rows.clock + steps
+
+            def more(rows: Rows) -> jax.Array:
+                return (rows.clock < end) & ~rows.done.all()
+
+            one = functools.partial(decode.decode.__wrapped__, cfg, weights, segments, steps=1, temperature=temperature, **options)
+            return jax.lax.while_loop(more, lambda rows: one(rows=rows)[0], rows), None
+
+        return against(jax.jit(loop, static_argnames=static, donate_argnames=("rows",)))
+
+    def command_buffers(kinds: str) -> dict[str, Any]:
+        options = {"xla_gpu_enable_command_buffer": kinds}
+        return against(jax.jit(decode.decode.__wrapped__, static_argnames=static, donate_argnames=("rows",), compiler_options=options))
+
+    def drawing() -> dict[str, Any]:
+        logits = noise(0, s["batch"], cfg.vocab_size, dtype=jnp.float32)
+        keys = jax.random.split(jax.random.key(0), s["batch"])
+        ours = jax.jit(lambda x: draw(x, keys, jnp.int32(1), jnp.float32(1.0), greedy=False))
+
+        def categorical(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+            token = jax.random.categorical(jax.random.key(0), x)
+            return token, jnp.take_along_axis(jax.nn.log_softmax(x), token[:, None], axis=-1)[:, 0]
+
+        mine, theirs = (best(lambda f=f: f(logits), command.repeats)[0] for f in (ours, jax.jit(categorical)))
+        return {"value": theirs, "unit": "s", "ours": mine, "ratio": mine / theirs}
+
+    def layout(write: str, k_read: str, stacked: bool = False) -> dict[str, Any]:
+        mine = cache_seconds(command, "bkes", "bkse", False)
+        other = cache_seconds(command, write, k_read, stacked)
+        return {"value": other, "unit": "s", "ours": mine, "ratio": mine / other}
+
+    yield "not donated", undonated
+    yield "while not all done", until_done
+    if jax.default_backend() == "gpu":
+        yield "without command buffers", lambda: command_buffers("")
+        yield "all command buffers", lambda: command_buffers("FUSION,CUBLAS,CUBLASLT,CUDNN,CUSTOM_CALL")
+    yield "categorical", drawing
+    yield "keys not transposed", lambda: layout("bkse", "bkse")
+    yield "sequence first", lambda: layout("bske", "bske")
+    yield "one stacked cache", lambda: layout("bkes", "bkse", True)
+
+
+def cache_seconds(command: Command, k_axes: str, v_axes: str, stacked: bool) -> float:
+    """Attention alone, all layers: a slot written and all read, with caches laid out as named: b rows, k heads, s slots, e width."""
+    s, cfg = size(command), model(command)
+    extent = {"b": s["batch"], "k": cfg.kv_heads, "s": s["contexts"][0], "e": cfg.head_width}
+    layers = cfg.layers
+    one = {axes: noise(0, *(extent[a] for a in axes)) for axes in (k_axes, v_axes)}
+    caches = [(one[k_axes] + i, one[v_axes] + i) for i in range(layers)]
+    if stacked:
+        caches = tuple(jnp.stack(x) for x in zip(*caches, strict=True))
+    q = noise(1, s["batch"], cfg.kv_heads, cfg.heads // cfg.kv_heads, cfg.head_width)
+
+    def put(cache: jax.Array, axes: str, slot: jax.Array) -> jax.Array:
+        new = jnp.ones([1 if a == "s" else extent[a] for a in axes], cache.dtype)
+        return jax.lax.dynamic_update_slice_in_dim(cache, new, slot, axes.index("s"))
+
+    def read(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        weights = jax.nn.softmax(jnp.einsum(f"bkme,{k_axes}->bkms", q, k, preferred_element_type=jnp.float32), axis=-1)
+        return jnp.einsum(f"bkms,{v_axes}->bkme", weights.astype(v.dtype), v)
+
+    def layer(q: jax.Array, k: jax.Array, v: jax.Array, slot: jax.Array) -> tuple[jax.Array, tuple]:
+        k, v = put(k, k_axes, slot), put(v, v_axes, slot)
+        return read(q, k, v), (k, v)
+
+    def step(carry: tuple, slot: jax.Array) -> tuple[tuple, None]:
+        q, caches = carry
+        if stacked:
+            q, caches = jax.lax.scan(lambda q, kv: layer(q, *kv, slot), q, caches)
+        else:
+            kept = []
+            for k, v in caches:
+                q, pair = layer(q, k, v, slot)
+                kept.append(pair)
+            caches = kept
+        return (q, caches), None
+
+    run = jax.jit(lambda q, caches: jax.lax.scan(step, (q, caches), jnp.arange(s["steps"]))[0], donate_argnums=1)
+    state = [caches]
+
+    def chunk() -> jax.Array:
+        out, state[0] = run(q, state[0])
+        return out
+
+    return best(chunk, command.repeats)[0] / s["steps"]

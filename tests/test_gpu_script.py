@@ -1,0 +1,62 @@
+"""The GPU script at toy sizes: each part gives its lines, and what is done is not done again."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from experiments.bench.gpu import Command, measure
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory) -> Command:
+    return Command(out=str(tmp_path_factory.mktemp("gpu") / "lines.jsonl"), toy=True, repeats=1, torch_python=sys.executable)
+
+
+@pytest.fixture(scope="module")
+def lines(command) -> dict[tuple[str, str], dict]:
+    return {(line["id"], line["name"]): line for line in measure(command)}
+
+
+def test_every_part_measures_without_a_failure(command, lines):
+    with open(command.out, encoding="utf-8") as file:
+        written = [json.loads(text) for text in file]
+    assert [line for line in written if "error" in line] == []
+    assert {part for part, _ in lines} == {"G0", "G1", "G2", "G3", "G4", "G5"}
+    assert all(line["value"] is None or line["value"] > 0 for line in lines.values())
+
+
+def test_the_two_attentions_of_a_rollout_stop_where_the_keys_say(lines):
+    """Uniform tokens, so lengths depend on keys alone: both backends and both numbers of rows see the same."""
+    xla, pallas = lines["G3", "wave xla"], lines["G3", "wave pallas"]
+    assert (xla["mean_length"], xla["longest"]) == (pallas["mean_length"], pallas["longest"])
+
+
+def test_sampler_and_trainer_agree_to_bfloat16(lines):
+    for name in ("gap xla", "gap pallas"):
+        # 8 bits of mantissa; the toy's logits are below a nat, so log-probabilities near log 64 round by some 2^-7 of a nat.
+        assert lines["G5", name]["value"] < 0.05
+        assert 0 <= lines["G5", name]["k3"] < 0.01
+
+
+def test_what_is_done_is_not_measured_again_and_a_line_cut_off_is(command, lines):
+    with open(command.out, encoding="utf-8") as file:
+        whole = file.read().splitlines()
+    with open(command.out, "w", encoding="utf-8") as file:
+        file.write("\n".join(text for text in whole if '"copy"' not in text) + '\n{"id": "G0", "name": "co')
+    again = measure(command)
+    with open(command.out, encoding="utf-8") as file:
+        assert len(file.read().splitlines()) == len(whole) + 1  # the broken line stays, one is added
+    assert {(line["id"], line["name"]) for line in again} == set(lines)
+
+
+def test_lines_of_a_toy_are_not_mixed_with_others(command, lines):
+    with pytest.raises(ValueError, match="toy"):
+        measure(Command(out=command.out, toy=False))
+
+
+def test_the_command_prints_json_and_stops_at_its_budget(tmp_path):
+    flags = ["--toy", "True", "--parts", "G0", "--repeats", "1", "--seconds", "0", "--out", str(tmp_path / "x.jsonl")]
+    done = subprocess.run([sys.executable, "-m", "experiments.bench.gpu", *flags], capture_output=True, text=True, check=True)
+    assert "are over before" in done.stdout
