@@ -128,7 +128,7 @@ def measure(command: Command) -> list[dict[str, Any]]:
 def main() -> None:
     # JAX must leave room for torch, which runs beside it for the baselines.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    measure(tyro.cli(Command, description=__doc__))
+    measure(tyro.cli(tyro.conf.FlagConversionOff[Command], description=__doc__))
 
 
 if __name__ == "__main__":

@@ -169,7 +169,7 @@ def padded_mask(mask: Bool[Array, "R S S"], slots: int) -> Bool[Array, "R slots 
     """The mask of longer rows, whose further slots read themselves: kernels divide by the sum of a row's weights."""
     more = slots - mask.shape[-1]
     wider = jnp.pad(mask, ((0, 0), (0, more), (0, more)))
-    return wider | (jnp.eye(slots, dtype=bool) & (jnp.arange(slots) >= mask.shape[-1]))[None]
+    return wider | (jnp.eye(slots, dtype=bool) & (jnp.arange(slots) >= mask.shape[-1])[None, :])[None]
 
 
 def by_device(f: Callable, mesh: Mesh | None, q: Array, k: Array, v: Array, *per_row: Array) -> Array:
