@@ -24,7 +24,7 @@ def test_every_part_measures_without_a_failure(command, lines):
         written = [json.loads(text) for text in file]
     assert [line for line in written if "error" in line] == []
     assert {part for part, _ in lines} == {"G0", "G1", "G2", "G3", "G4", "G5"}
-    assert all(line["value"] is None or line["value"] > 0 for line in lines.values())
+    assert all(line["value"] is None or line["value"] >= 0 for line in lines.values())
 
 
 def test_the_two_attentions_of_a_rollout_stop_where_the_keys_say(lines):
@@ -33,11 +33,11 @@ def test_the_two_attentions_of_a_rollout_stop_where_the_keys_say(lines):
     assert (xla["mean_length"], xla["longest"]) == (pallas["mean_length"], pallas["longest"])
 
 
-def test_sampler_and_trainer_agree_to_bfloat16(lines):
+def test_sampler_and_trainer_agree(lines):
+    """On a CPU both are float32, so they differ by rounding alone, whichever attention they use."""
     for name in ("gap xla", "gap pallas"):
-        # 8 bits of mantissa; the toy's logits are below a nat, so log-probabilities near log 64 round by some 2^-7 of a nat.
-        assert lines["G5", name]["value"] < 0.05
-        assert 0 <= lines["G5", name]["k3"] < 0.01
+        assert lines["G5", name]["max"] < 2e-5
+        assert lines["G5", name]["entropy_per_token"] > 1  # of log 64 = 4.2: the model was not certain of anything
 
 
 def test_what_is_done_is_not_measured_again_and_a_line_cut_off_is(command, lines):

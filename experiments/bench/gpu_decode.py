@@ -18,9 +18,8 @@ from r1jax.model import transformer
 from r1jax.model.attend_choice import attention_backend, own_reader
 from r1jax.model.cache import Segment
 from r1jax.model.config import ModelConfig
-from r1jax.sharding import make_mesh
+from r1jax.sharding import compute_dtype, make_mesh
 
-NUMBER = jnp.bfloat16
 FULL = dict(gigabytes=8, square=8192, rows=(64, 128, 256, 512, 1024), batch=256, group=16, prompt=64, contexts=(512, 1024, 2048, 4096), steps=64)
 SMALL = dict(gigabytes=0.001, square=64, rows=(8, 16), batch=4, group=2, prompt=16, contexts=(128,), steps=2)
 
@@ -33,11 +32,16 @@ def size(command: Command) -> dict[str, Any]:
     return SMALL if command.toy else FULL
 
 
+def number() -> Any:
+    """bfloat16, but float32 on CPUs, whose backend lacks some products of bfloat16."""
+    return compute_dtype(make_mesh("1x1"))
+
+
 @functools.cache
 def random_weights(cfg: ModelConfig) -> Weights:
-    """Random bfloat16 weights made on the device."""
+    """Random weights made on the device."""
     params = jax.jit(functools.partial(transformer.init, cfg))(jax.random.key(0))
-    return sampler.sync(params, make_mesh("1x1"), NUMBER)
+    return sampler.sync(params, make_mesh("1x1"))
 
 
 def backends(cfg: ModelConfig) -> tuple[str, ...]:
@@ -46,8 +50,9 @@ def backends(cfg: ModelConfig) -> tuple[str, ...]:
     return ("xla", "pallas" if ours == "xla" and jax.default_backend() == "cpu" else ours) if ours != "splash" else ("xla",)
 
 
-def noise(seed: int, *shape: int, dtype: Any = NUMBER) -> jax.Array:
+def noise(seed: int, *shape: int, dtype: Any = None) -> jax.Array:
     """Random numbers: products of zeros draw less power and run faster."""
+    dtype = number() if dtype is None else dtype
     return jax.jit(lambda key: jax.random.normal(key, shape, dtype))(jax.random.key(seed))
 
 
@@ -98,7 +103,7 @@ def advance(cfg: ModelConfig, segments: list, rows: Rows, steps: int, attention:
     read_own = own_reader(attention, make_mesh("1x1"))
     clock = rows.clock + 0
     after, _ = call(
-        cfg, random_weights(cfg), segments, rows, jnp.float32(1.0), steps=steps, greedy=False, stop_ids=(-1,), pad_id=0, dtype=NUMBER, read_own=read_own
+        cfg, random_weights(cfg), segments, rows, jnp.float32(1.0), steps=steps, greedy=False, stop_ids=(-1,), pad_id=0, dtype=number(), read_own=read_own
     )
     return after._replace(clock=clock)
 

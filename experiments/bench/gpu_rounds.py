@@ -13,7 +13,7 @@ import optax
 
 from experiments.bench import batches
 from experiments.bench.gpu import Command, Plan, best
-from experiments.bench.gpu_decode import NUMBER, at, backends, ceiling, model, random_weights
+from experiments.bench.gpu_decode import at, backends, ceiling, model, number, random_weights
 from experiments.bench.gpu_peers import torch_line
 from experiments.bench.shapes import long_tailed, random_prompts
 from r1jax import decode, limits, sampler
@@ -83,7 +83,7 @@ def rollouts(command: Command, lines: list[dict[str, Any]]) -> Plan:
             found.append(
                 sampler.sample(
                     whole, weights, prompts, keys, mesh, max_tokens=s["most"], temperature=1.0, stop_ids=stop_ids, pad_id=0,
-                    dtype=NUMBER, attention=attention,
+                    dtype=number(), attention=attention,
                 ).lengths
             )  # fmt: skip
 
@@ -104,7 +104,7 @@ def rollouts(command: Command, lines: list[dict[str, Any]]) -> Plan:
 
         def call() -> jax.Array:
             after, _ = decode.decode(
-                whole, weights, segments, state[0], jnp.float32(1.0), steps=s["steps"], greedy=False, stop_ids=stop_ids, pad_id=0, dtype=NUMBER
+                whole, weights, segments, state[0], jnp.float32(1.0), steps=s["steps"], greedy=False, stop_ids=stop_ids, pad_id=0, dtype=number()
             )
             state[0] = after._replace(clock=jnp.int32(0))
             return after.token
@@ -133,7 +133,7 @@ def updates(command: Command, lines: list[dict[str, Any]]) -> Plan:
         batch = batches.minibatch(prompts, done, s["row"], padded=padded)
         parts = cut(batch, s["rows_padded"] if padded else s["rows"])
         learner = Learner(
-            cfg, optax.adamw(1e-6), grpo_objective(0.2, 0.0), 1.0, NUMBER, remat="full", attention=attention, mesh=make_mesh("1x1")
+            cfg, optax.adamw(1e-6), grpo_objective(0.2, 0.0), 1.0, number(), remat="full", attention=attention, mesh=make_mesh("1x1")
         )
         params = jax.jit(functools.partial(transformer.init, cfg))(jax.random.key(0))
         state = [start(learner, params)]
@@ -179,15 +179,15 @@ def agreement(command: Command, lines: list[dict[str, Any]]) -> Plan:
         mesh = make_mesh("1x1")
         keys = sampler.row_keys(0, 0, np.repeat(np.arange(count), group), np.tile(np.arange(group), count))
         rollout = sampler.sample(
-            cfg, sampler.sync(params, mesh, NUMBER), random_prompts(cfg, count, s["prompt"]), keys, mesh, max_tokens=most,
-            temperature=1.0, stop_ids=(cfg.vocab_size,), pad_id=0, dtype=NUMBER, attention=attention,
+            cfg, sampler.sync(params, mesh, number()), random_prompts(cfg, count, s["prompt"]), keys, mesh, max_tokens=most,
+            temperature=1.0, stop_ids=(cfg.vocab_size,), pad_id=0, dtype=number(), attention=attention,
         )  # fmt: skip
         score = jax.jit(functools.partial(packed_logprobs, cfg), static_argnames=("dtype", "attention"))
         found: dict[str, list[np.ndarray]] = {"trainer": [], "sampler": [], "exact": [], "sampler where exact": []}
         for i, tokens in enumerate(rollout.tokens):  # row by row: any batch of rows costs the memory of its logits only
             rows, (place,) = pack([rollout.prompts[i // group]], [(0, tokens)], s["prompt"] + most)
             here = slice(place.start, place.start + len(tokens))
-            found["trainer"].append(np.asarray(score(params, rows, dtype=NUMBER, attention=attention)[0])[0, here])
+            found["trainer"].append(np.asarray(score(params, rows, dtype=number(), attention=attention)[0])[0, here])
             found["sampler"].append(rollout.logp[i])
             if i < s["exact"]:
                 found["exact"].append(np.asarray(score(params, rows, dtype=jnp.float32, attention="xla")[0])[0, here])
