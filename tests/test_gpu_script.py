@@ -11,7 +11,7 @@ from experiments.bench.gpu import Command, measure
 
 @pytest.fixture(scope="module")
 def command(tmp_path_factory) -> Command:
-    return Command(out=str(tmp_path_factory.mktemp("gpu") / "lines.jsonl"), toy=True, repeats=1, torch_python=sys.executable)
+    return Command(out=str(tmp_path_factory.mktemp("gpu") / "lines.jsonl"), toy=True, repeats=1, torch_python="")
 
 
 @pytest.fixture(scope="module")
@@ -27,17 +27,28 @@ def test_every_part_measures_without_a_failure(command, lines):
     assert all(line["value"] is None or line["value"] >= 0 for line in lines.values())
 
 
-def test_the_two_attentions_of_a_rollout_stop_where_the_keys_say(lines):
-    """Uniform tokens, so lengths depend on keys alone: both backends and both numbers of rows see the same."""
-    xla, pallas = lines["G3", "wave xla"], lines["G3", "wave pallas"]
-    assert (xla["mean_length"], xla["longest"]) == (pallas["mean_length"], pallas["longest"])
+def test_forced_rows_stop_where_their_keys_say(lines):
+    """The mean of 4 lengths between 1 and 20, and a longest of 20 or near: keys of just these lengths may be lacking."""
+    wave = lines["G3", "wave pallas"]
+    assert abs(wave["mean_length"] - 8) <= 1 and 18 <= wave["longest"] <= 20
 
 
 def test_sampler_and_trainer_agree(lines):
-    """On a CPU both are float32, so they differ by rounding alone, whichever attention they use."""
-    for name in ("gap xla", "gap pallas"):
-        assert lines["G5", name]["max"] < 2e-5
-        assert lines["G5", name]["entropy_per_token"] > 1  # of log 64 = 4.2: the model was not certain of anything
+    """On a CPU both are float32, so they differ by rounding alone, each through its own kernel."""
+    gap = lines["G5", "gap pallas"]
+    assert gap["max"] < 2e-5 and gap["beside_float32"]["max"] < 2e-5
+    assert gap["entropy_per_token"] > 1  # of log 64 = 4.2: the model was not certain of anything
+
+
+@pytest.mark.slow
+def test_baselines_by_torch_give_a_rate_or_say_what_is_missing(tmp_path):
+    from experiments.bench.gpu_peers import torch_line
+    from experiments.bench.shapes import TOY
+
+    command = Command(toy=True, repeats=1, torch_python=sys.executable)
+    for kind, sizes in (("generate", dict(batch=2, prompt=8, tokens=4)), ("train", dict(rows=2, length=16))):
+        line = torch_line(command, kind, TOY, **sizes)
+        assert line["value"] > 0 if "missing" not in line else line["value"] is None
 
 
 def test_what_is_done_is_not_measured_again_and_a_line_cut_off_is(command, lines):

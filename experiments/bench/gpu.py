@@ -41,7 +41,7 @@ class Command:
     repeats: int = 5
     """Of each call; the best counts."""
     torch_python: str = "python"
-    """An interpreter with torch and transformers, for the baselines of G1 and G4."""
+    """An interpreter with torch and transformers, for the baselines of G1 and G4; "" leaves them out."""
 
 
 def best(call: Callable[[], Any], repeats: int) -> tuple[float, float]:

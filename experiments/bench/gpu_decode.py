@@ -45,9 +45,10 @@ def random_weights(cfg: ModelConfig) -> Weights:
 
 
 def backends(cfg: ModelConfig) -> tuple[str, ...]:
-    """XLA's attention and the kernel for this machine; CPUs interpret one of the GPU's."""
-    ours = attention_backend(make_mesh("1x1"), cfg)
-    return ("xla", "pallas" if ours == "xla" and jax.default_backend() == "cpu" else ours) if ours != "splash" else ("xla",)
+    """XLA's attention and this machine's kernel, if it has one; CPUs, which compile slowly, interpret the GPU's alone."""
+    if jax.default_backend() == "cpu":
+        return ("pallas",)
+    return tuple(dict.fromkeys(("xla", attention_backend(make_mesh("1x1"), cfg))))
 
 
 def noise(seed: int, *shape: int, dtype: Any = None) -> jax.Array:
@@ -133,13 +134,14 @@ def step_line(command: Command, lines: list, context: int, attention: str, room:
 def steps(command: Command, lines: list[dict[str, Any]]) -> Plan:
     """G1. A cache is full just before it doubles, and half empty after."""
     for context in size(command)["contexts"]:
-        for attention in backends(model(command)):
+        for attention in dict.fromkeys(("xla", *backends(model(command)))):
             for room in (context, 2 * context):
-                if room == context or context == size(command)["contexts"][-1]:
+                if room == context or context == size(command)["contexts"][-1] and not command.toy:
                     name = f"step {context} {attention}{' half empty' if room > context else ''}"
                     yield name, functools.partial(step_line, command, lines, context, attention, room)
     s = size(command)
-    yield "transformers", lambda: torch_line(command, "generate", model(command), batch=s["batch"], prompt=s["prompt"], tokens=s["contexts"][0] - s["prompt"])
+    if command.torch_python:
+        yield "transformers", lambda: torch_line(command, "generate", model(command), batch=s["batch"], prompt=s["prompt"], tokens=s["contexts"][0] - s["prompt"])
 
 
 def ablations(command: Command, lines: list[dict[str, Any]]) -> Plan:

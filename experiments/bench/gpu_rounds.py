@@ -157,7 +157,8 @@ def updates(command: Command, lines: list[dict[str, Any]]) -> Plan:
     for attention in backends(cfg):
         yield f"packed {attention}", functools.partial(step, attention, False)
     yield "padded", functools.partial(step, backends(cfg)[-1], True)
-    yield "torch", lambda: torch_line(command, "train", cfg, rows=s["rows"] * s["micro"], length=s["row"])
+    if command.torch_python:
+        yield "torch", lambda: torch_line(command, "train", cfg, rows=s["rows"] * s["micro"], length=s["row"])
 
 
 def cut(batch: Minibatch, rows: int) -> list[Minibatch]:
