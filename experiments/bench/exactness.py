@@ -12,8 +12,8 @@ from unittest import mock
 from experiments.bench.measure import Options, line
 
 SIZES = {
-    "full": dict(prompts=4, group=16, prompt=48, most=192, stops=20, draws=200_000, vocab=64, chunks=(5, 32)),
-    "toy": dict(prompts=4, group=4, prompt=8, most=24, stops=6, draws=20_000, vocab=16, chunks=(5,)),
+    "full": dict(prompts=4, group=16, prompt=48, most=192, stops=20, draws=200_000, vocab=512, chunks=(5, 32)),
+    "toy": dict(prompts=4, group=4, prompt=8, most=24, stops=6, draws=50_000, vocab=512, chunks=(5,)),
 }
 SHARP = 10.0
 
@@ -54,7 +54,7 @@ def measure(options: Options) -> dict[str, Any]:
 
     def sampled(devices: int = 1, **constants: int) -> Any:
         mesh = make_mesh(f"data:{devices}", jax.devices()[:devices])
-        with mock.patch.multiple(sampler, **constants):
+        with mock.patch.dict(vars(sampler), constants):
             weights = sampler.sync(params, mesh)
             return sampler.sample(
                 cfg, weights, prompts, keys, mesh, max_tokens=size["most"], temperature=1.0, stop_ids=stops, pad_id=0

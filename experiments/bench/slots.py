@@ -92,7 +92,7 @@ def rollout(
             jnp.asarray(clock), jnp.asarray(last), jnp.asarray(holds < 0), jnp.full(slots, base, jnp.int32), key, cache
         )
         state, tokens = chunk(cfg, weights, mine, state, steps=steps, stop_ids=stop_ids)
-        tokens, cache, paid, moved = np.asarray(tokens), state.cache, paid + slots * steps, False
+        tokens, cache, key, paid, moved = np.asarray(tokens), state.cache, state.key, paid + slots * steps, False
         clock, last = np.array(state.clock), np.array(state.token)
         for slot, row in enumerate(holds):
             if row < 0:
