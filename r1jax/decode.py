@@ -8,6 +8,7 @@ clock by a `dynamic_update_slice`, and nothing is ragged but the prompts.
 from __future__ import annotations
 
 import functools
+import math
 from typing import NamedTuple
 
 import jax
@@ -47,10 +48,53 @@ class Rows(NamedTuple):
     cache: list[tuple[Array, Array | None]]
 
 
+class Cut(NamedTuple):
+    """Which tokens may be drawn, in evaluation alone: training on what was cut would bias the ratio.
+
+    Attributes:
+        top_k: the k likeliest; 0 for all.
+        top_p: of those, the fewest likeliest that hold this share of their mass; 1 for all.
+        min_p: of those, the ones at least this share as likely as the likeliest; 0 for all.
+    """
+
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+
+
+def allowed(logits: Float[Array, "N V"], cut: Cut) -> Bool[Array, "N V"]:
+    """The tokens a cut leaves, at the temperature the logits have; what is as likely as the last one kept is kept too.
+
+    Source: the order and the renormalisation between top-k and top-p are those of Hugging Face's logits warpers.
+    """
+    least = logits.max(-1, keepdims=True) + (math.log(cut.min_p) if cut.min_p else -jnp.inf)
+    if cut.top_k or cut.top_p < 1:
+        descending, _ = jax.lax.top_k(logits, min(cut.top_k or logits.shape[-1], logits.shape[-1]))
+        lowest = descending[:, -1:]
+        if cut.top_p < 1:
+            mass = jax.nn.softmax(descending)
+            count = jnp.sum(jnp.cumsum(mass, axis=-1) - mass < cut.top_p, axis=-1, keepdims=True)
+            lowest = jnp.take_along_axis(descending, count - 1, axis=-1)
+        least = jnp.maximum(least, lowest)
+    return logits >= least
+
+
+def reached(cumulative: Float[Array, "N C"], mass: Float[Array, "N C"], point: Float[Array, N]) -> Int[Array, N]:
+    """The first place with mass whose cumulative mass passes the point, else the last place with mass.
+
+    Mass is asked for because XLA adds in pairs: a cumulative sum may move by a rounding where nothing was added, or end short
+    of the point.
+    """
+    slots = jnp.arange(mass.shape[1])
+    some = mass > 0
+    last = jnp.max(jnp.where(some, slots, 0), axis=-1, keepdims=True)
+    return jnp.min(jnp.where(some & (cumulative > point[:, None]), slots, last), axis=-1)
+
+
 def draw(
-    logits: Float[Array, "N V"], keys: Array, position: Array, temperature: Array, *, greedy: bool
+    logits: Float[Array, "N V"], keys: Array, position: Array, temperature: Array, *, greedy: bool, cut: Cut | None = None
 ) -> tuple[Int[Array, N], Float[Array, N]]:
-    """One token a row by two-level inverse CDF, and its log-probability under the full softmax.
+    """One token a row by two-level inverse CDF, and its log-probability under the full softmax, whatever was cut.
 
     One uniform a row picks a block by the cumulative block sums, then a token inside the block. Greedy takes the most likely
     token and reports its log-probability at temperature 1.
@@ -64,19 +108,21 @@ def draw(
     padded = jnp.pad(logits, ((0, 0), (0, -vocab % width)), constant_values=-jnp.inf)
     top = padded.max(-1, keepdims=True)
     mass = jnp.exp(padded - top).reshape(n, -1, width)
-    blocks = jnp.cumsum(mass.sum(-1), axis=-1)  # [N, R]
-    total = blocks[:, -1]
+    sums = mass.sum(-1)  # [N, R]
+    blocks = jnp.cumsum(sums, axis=-1)
+    whole = blocks[:, -1]
+    if cut is not None:
+        mass = jnp.where(allowed(padded, cut).reshape(mass.shape), mass, 0.0)
+        sums = mass.sum(-1)
+        blocks = jnp.cumsum(sums, axis=-1)
     u = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, position)))(keys)
-    point = u * total
-    block = jnp.minimum(jnp.sum(blocks <= point[:, None], axis=-1), blocks.shape[-1] - 1)
+    point = u * blocks[:, -1]
+    block = reached(blocks, sums, point)
     before = jnp.where(block > 0, jnp.take_along_axis(blocks, jnp.maximum(block - 1, 0)[:, None], axis=-1)[:, 0], 0.0)
     inside = jnp.take_along_axis(mass, block[:, None, None], axis=1)[:, 0]  # [N, C]
-    within = jnp.cumsum(inside, axis=-1)
-    # The last token with any mass bounds the choice: rounding can push the point past the end of its block.
-    last = width - 1 - jnp.argmax(inside[:, ::-1] > 0, axis=-1)
-    column = jnp.minimum(jnp.sum(within <= (point - before)[:, None], axis=-1), last)
+    column = reached(jnp.cumsum(inside, axis=-1), inside, point - before)
     token = block * width + column
-    logp = jnp.take_along_axis(padded, token[:, None], axis=-1)[:, 0] - top[:, 0] - jnp.log(total)
+    logp = jnp.take_along_axis(padded, token[:, None], axis=-1)[:, 0] - top[:, 0] - jnp.log(whole)
     return token, logp
 
 
@@ -98,20 +144,22 @@ def by_token(routes: Int[Array, "L N Q k"] | None) -> Int[Array, "N Q L k"] | No
     return None if routes is None else jnp.moveaxis(routes, 0, 2).astype(jnp.int16)
 
 
-@functools.partial(jax.jit, static_argnames=("greedy", "stop_ids"))
+@functools.partial(jax.jit, static_argnames=("greedy", "cut", "stop_ids"))
 def first(
-    logits: Float[Array, "P V"], keys: Array, temperature: Array, *, greedy: bool, stop_ids: tuple[int, ...]
+    logits: Float[Array, "P V"], keys: Array, temperature: Array, *, greedy: bool, stop_ids: tuple[int, ...], cut: Cut | None = None
 ) -> tuple[Array, Array, Array]:
     """Token 0 of every row, its log-probability, and whether it already stops the row."""
     repeated = jnp.repeat(logits, keys.shape[0] // logits.shape[0], axis=0)
-    token, logp = draw(repeated, keys, jnp.int32(0), temperature, greedy=greedy)
+    token, logp = draw(repeated, keys, jnp.int32(0), temperature, greedy=greedy, cut=cut)
     return token, logp, jnp.isin(token, jnp.asarray(stop_ids))
 
 
-@functools.partial(jax.jit, static_argnames=("cfg", "dtype", "steps", "greedy", "stop_ids", "pad_id", "replay", "read_own"), donate_argnames=("rows",))
+@functools.partial(
+    jax.jit, static_argnames=("cfg", "dtype", "steps", "greedy", "cut", "stop_ids", "pad_id", "replay", "read_own"), donate_argnames=("rows",)
+)
 def decode(
     cfg: ModelConfig, weights: Weights, segments: list[list[Segment]], rows: Rows, temperature: Array, *,
-    steps: int, greedy: bool, stop_ids: tuple[int, ...], pad_id: int, dtype: DTypeLike, replay: bool = False,
+    steps: int, greedy: bool, stop_ids: tuple[int, ...], pad_id: int, dtype: DTypeLike, cut: Cut | None = None, replay: bool = False,
     read_own: ReadOwn | None = None,
 ) -> tuple[Rows, tuple[Array, Array, Array | None]]:
     """`steps` more tokens a row: the rows, and (tokens, logp) [steps, N]; finished rows emit pad and 0.
@@ -129,7 +177,7 @@ def decode(
         hidden, cache, routes = step(
             cfg, weights.params, weights.layers, rows.token[:, None], (rows.base + rows.clock)[:, None], attends, dtype=dtype
         )
-        token, logp = draw(logits(cfg, weights.params, hidden[:, 0]), rows.key, rows.clock + 1, temperature, greedy=greedy)
+        token, logp = draw(logits(cfg, weights.params, hidden[:, 0]), rows.key, rows.clock + 1, temperature, greedy=greedy, cut=cut)
         token = jnp.where(rows.done, pad_id, token)
         logp = jnp.where(rows.done, 0.0, logp)
         done = rows.done | jnp.isin(token, jnp.asarray(stop_ids))

@@ -60,7 +60,7 @@ def judge(
     )
     return {
         "accuracy": np.where(general_ones, np.nan, strict), "accuracy_lenient": np.where(general_ones, np.nan, lenient),
-        "ungraded": np.isnan(strict), "format": rule.well_formed(texts, style), "length": lengths,
+        "ungraded": np.isnan(strict), "format": rule.well_formed(texts, examples, style), "length": lengths,
         "truncated": ~np.asarray(stopped, bool), **traits(texts, examples), **truths(texts, examples),
     }  # fmt: skip
 

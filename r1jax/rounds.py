@@ -45,8 +45,9 @@ def check_row_length(recipe: RLRecipe, policy: Policy, examples: Iterable[Mappin
 def complete(
     policy: Policy, weights: sampler.Weights, examples: Sequence[Mapping], samples: int, mesh: Mesh, *,
     seed: int, round_: int, temperature: float, max_tokens: int, replay: bool = False,
+    top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0,
 ) -> tuple[Rollout, list[str]]:
-    """`samples` completions of each example, and their texts."""  # fmt: skip
+    """`samples` completions of each example, and their texts; the cuts are for evaluation."""  # fmt: skip
     tokenizer = policy.tokenizer
     prompts = [tokenizer.encode(fill(policy.template, example["problem"])) for example in examples]
     ids = np.repeat([questions.number(example) for example in examples], samples)
@@ -54,6 +55,7 @@ def complete(
     rollout = sampler.sample(
         policy.cfg, weights, prompts, keys, mesh,
         max_tokens=max_tokens, temperature=temperature, stop_ids=tokenizer.stop_ids, pad_id=tokenizer.pad_id, replay=replay,
+        top_k=top_k, top_p=top_p, min_p=min_p,
     )  # fmt: skip
     texts = [tokenizer.decode(row[:length]) for row, length in zip(rollout.tokens, rollout.lengths, strict=True)]
     return rollout, texts

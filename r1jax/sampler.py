@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
 from r1jax import decode, lora
-from r1jax.decode import Rows, Weights
+from r1jax.decode import Cut, Rows, Weights
 from r1jax.model.attend_choice import attention_backend, own_reader
 from r1jax.model.config import ModelConfig
 from r1jax.model.transformer import unstack
@@ -80,6 +80,14 @@ def rung(value: int, least: int) -> int:
     return least
 
 
+def chosen_cut(temperature: float, top_k: int, top_p: float, min_p: float) -> Cut | None:
+    """The cut of a draw; None where nothing is cut, and for greedy, whose token every cut keeps."""
+    if top_k < 0 or not 0 < top_p <= 1 or not 0 <= min_p <= 1:
+        raise ValueError(f"top_k={top_k}, top_p={top_p}, min_p={min_p}: top_k is at least 0 (0: all), top_p in (0, 1] (1: all), min_p in [0, 1] (0: all)")
+    cut = Cut(top_k, top_p, min_p)
+    return None if temperature == 0 or cut == Cut() else cut
+
+
 def sample(
     cfg: ModelConfig,
     weights: Weights,
@@ -94,6 +102,9 @@ def sample(
     dtype: DTypeLike | None = None,
     replay: bool = False,
     attention: str | None = None,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
 ) -> Rollout:
     """Completions of this process's prompts, N / len(prompts) of each.
 
@@ -107,14 +118,16 @@ def sample(
         dtype: as given to `sync`.
         replay: keep the experts that each token visits, so that the trainer can send it there again.
         attention: the backend that decodes; the mesh's own (`attention_backend`), if none is given.
+        top_k, top_p, min_p: see `Cut`; for evaluation. Log-probabilities stay those of the full softmax.
 
     Raises:
-        ValueError: no stop id, an empty prompt, or keys that do not divide by the prompts.
+        ValueError: a cut that leaves no token, no stop id, an empty prompt, or keys that do not divide by the prompts.
     """
     if not stop_ids or not prompts or not all(prompts) or len(keys) % len(prompts):
         raise ValueError(f"{len(prompts)} prompts, {len(keys)} keys, stop_ids={stop_ids}: sampling needs stop ids and whole groups of non-empty prompts")
     dtype = compute_dtype(mesh) if dtype is None else dtype
     read_own = own_reader(attention or attention_backend(mesh, cfg), mesh)
+    cut = chosen_cut(temperature, top_k, top_p, min_p)
     real, shards = len(prompts), local_shards(mesh)
     group_size = len(keys) // real
     padding = -real % shards  # dummy prompts so that every shard has as many; their rows begin finished
@@ -137,7 +150,7 @@ def sample(
     kept, logits, own_routes = decode.prefill(cfg, weights, *shard_rows((tokens, lengths), mesh), segments, prefix, dtype=dtype)
     segments.append(kept)
 
-    options = dict(greedy=temperature == 0, stop_ids=tuple(stop_ids))
+    options = dict(greedy=temperature == 0, cut=cut, stop_ids=tuple(stop_ids))
     keys_on_mesh = jax.random.wrap_key_data(shard_rows(keys, mesh))
     token, logp, done = decode.first(logits, keys_on_mesh, temperature, **options)
     out = Collector(rows_total, max_tokens, pad_id, stop_ids, own_routes.shape[2:] if replay else None)

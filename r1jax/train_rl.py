@@ -244,7 +244,7 @@ def train(recipe: RLRecipe, options: RunOptions, stage: str, make_reward: MakeRe
                 seconds = time.monotonic() - began
                 perf = {"perf/step_s": seconds, "perf/rollout_s": rolled - began, "perf/tokens_per_s": rows["length"].sum() / seconds}
                 logs.write("metrics", {"step": step, **metrics, **perf})
-                progress.update(step, {k: metrics[k] for k in ("reward/accuracy", "reward/format", "completion/length")})
+                progress.update(step, {k: metrics[k] for k in ("reward/accuracy", "reward/format", "completion/length") if k in metrics})
                 skipped = skipped + 1 if figures["skipped"] else 0
                 if figures["skipped"]:
                     save_batch(workdir, step, batch)

@@ -40,10 +40,10 @@ def keys(group_size: int, ids: tuple[int, ...] = (0, 1, 2, 3)) -> np.ndarray:
     return sampler.row_keys(7, 3, np.repeat(ids, group_size), np.tile(np.arange(group_size), len(ids)))
 
 
-def draw(cfg, weights, mesh, asked, row_keys, *, temperature=HEAT, max_tokens=40, stop_ids=STOPS, **options):
+def draw(cfg, weights, mesh, asked, row_keys, *, temperature=HEAT, max_tokens=40, stop_ids=STOPS, **more):
     return sampler.sample(
         cfg, weights, asked, row_keys, mesh,
-        max_tokens=max_tokens, temperature=temperature, stop_ids=stop_ids, pad_id=0, **options,
+        max_tokens=max_tokens, temperature=temperature, stop_ids=stop_ids, pad_id=0, **more,
     )  # fmt: skip
 
 

@@ -154,7 +154,7 @@ def ablations(command: Command, lines: list[dict[str, Any]]) -> Plan:
         ours, other = baseline(), step_line(command, lines, context, attention, context, call)
         return {"value": other["step_s"], "unit": "s", "ours": ours["step_s"], "ratio": ours["step_s"] / other["step_s"]}
 
-    static = ("cfg", "steps", "greedy", "stop_ids", "pad_id", "dtype", "replay", "read_own")
+    static = ("cfg", "steps", "greedy", "stop_ids", "cut", "pad_id", "dtype", "replay", "read_own")
 
     def undonated() -> dict[str, Any]:
         return against(jax.jit(decode.decode.__wrapped__, static_argnames=static))

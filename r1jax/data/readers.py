@@ -11,7 +11,7 @@ of `gold`:
     general    anything, null too: no rule judges it
 
 Files are JSON lines, a JSON array, or parquet. Those of GSM8K, MATH, AIME, AMC and OlympiadBench
-form are known by their keys.
+form are known by their keys, and so are multiple choice and programs (`forms`).
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+
+from r1jax.data import forms
 
 
 def _is_number(x: object) -> bool:
@@ -141,6 +143,12 @@ def _converted(record: dict, where: str, name: str) -> dict:
     )
     if "final_answer" in keys:
         answer = keys["final_answer"]
+    named = next((keys[k] for k in ("id", "unique_id", "question_id", "task_id") if keys.get(k) is not None), name)
+    try:
+        if (row := forms.known(keys, str(named))) is not None:
+            return record | {"id": named} | row
+    except (ValueError, KeyError, TypeError) as problem:
+        raise ValueError(f"{where} (id {named!r}) cannot be read as the benchmark it looks like: {problem}") from None
     gold: object = None
     for text in (answer, solution):
         if isinstance(text, str) and "####" in text:  # GSM8K: in `answer`; in `solution` where the answer is apart
@@ -160,7 +168,6 @@ def _converted(record: dict, where: str, name: str) -> dict:
             "or problem with answer, with final_answer or with a solution that holds \\boxed{}"
         )
     chosen = isinstance(gold, str) and re.fullmatch(r"[A-E]", gold) and "(A)" in problem and "(B)" in problem
-    named = next((keys[k] for k in ("id", "unique_id") if keys.get(k) is not None), name)
     return record | {
         "id": named,
         "problem": problem,

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from r1jax.estimates import pass_at_k
 from r1jax.evaluate import mean
 from r1jax.nano.solutions import NO, TRY, YES
 
@@ -34,13 +35,6 @@ def right_checks(text: str, example: Mapping) -> list[bool]:
     return [(match[1] == target) == (match[2] in YES.values()) for match in found]
 
 
-def pass_at_k(right: np.ndarray, k: int) -> float:
-    """The unbiased estimate 1 − C(n−c, k)/C(n, k), averaged over problems (Chen et al. 2021). right: [problems, n] bool."""
-    n = right.shape[1]
-    counts = right.sum(axis=1)
-    return float(np.mean([1.0 - np.prod(1.0 - k / np.arange(n - c + 1, n + 1)) if n - c >= k else 1.0 for c in counts]))
-
-
 def table(texts: Sequence[str], examples: Sequence[Mapping], right: np.ndarray) -> dict:
     """The table printed before any RL.
 
@@ -65,5 +59,5 @@ def table(texts: Sequence[str], examples: Sequence[Mapping], right: np.ndarray) 
             str(count): {"share": len(results) / countdowns, "accuracy": mean(results)}
             for count, results in sorted(by_tries.items())
         },
-        "pass@k": {str(k): pass_at_k(right, k) for k in (1, 4, 16) if k <= samples},
+        "pass@k": {str(k): mean(pass_at_k(right, k)) for k in (1, 4, 16) if k <= samples},
     }

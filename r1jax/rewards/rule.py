@@ -67,9 +67,13 @@ def verify(
     return [NO_ANSWER if job is None else next(judged) for job in jobs]
 
 
-def well_formed(texts: Sequence[str], style: str = "r1_zero") -> np.ndarray:
-    """[N] 1 where a completion has the form of `style`, else 0."""
-    return np.asarray([format_reward.verify(text, {"style": style}).reward for text in texts], np.float64)
+def well_formed(texts: Sequence[str], examples: Sequence[Mapping], style: str = "r1_zero") -> np.ndarray:
+    """[N] 1 where a completion has the form of `style`, else 0. To a general prompt one may answer without thinking first."""
+    found = []
+    for text, example in zip(texts, examples, strict=True):
+        rules = [{"style": style}] + [{"style": style, "think": "none"}] * (example["kind"] == GENERAL)
+        found.append(max(format_reward.verify(text, rule).reward for rule in rules))
+    return np.asarray(found, np.float64)
 
 
 def consistency(texts: Sequence[str], examples: Sequence[Mapping]) -> np.ndarray:
@@ -100,7 +104,7 @@ def score(
     accuracy = np.asarray([np.nan if v.reward is None else v.reward for v in verdicts], np.float64)
     parts = {"accuracy": np.where(general, np.nan, accuracy)}
     if weights.get("format"):
-        parts["format"] = well_formed(texts, style)
+        parts["format"] = well_formed(texts, examples, style)
     if weights.get("language"):
         parts["language"] = consistency(texts, examples)
     return Scores(*combined(parts, weights, np.isfinite(accuracy) | general), parts, verdicts)

@@ -1,0 +1,81 @@
+"""R1, stage 4: reinforcement learning for all scenarios, with rule rewards and two reward models.
+
+Source:  DeepSeek-AI 2025, section 2.3.4; Nature 2025, Methods, eq. 8-10
+Run:     python -m experiments.r1_4_all_scenarios_rl --weights=RUN_OF_STAGE_3 --helpful=DIR --safety=DIR
+Departs: 1. the weights of rule, language and preference rewards are not published: 1 each
+         2. format is rewarded on reasoning prompts too, as in stage 2; equation 10 has it for general prompts
+         3. preference rewards join with the general prompts, at --late-from
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from experiments.r1_2_reasoning_rl import NANO as REASONING_NANO
+from experiments.r1_2_reasoning_rl import PAPER as REASONING_PAPER
+from r1jax.recipe import RLRecipe
+from r1jax.run import RunOptions, explained
+
+PAPER = dataclasses.replace(
+    REASONING_PAPER,  # "retains most of the parameters from the first stage"
+    temperature=0.7,  # "a reduced temperature of 0.7"
+    steps=1_700,  # "a total of 1,700 training steps"
+    late_from=1_300,  # "general instruction data and preference-based rewards ... exclusively during the final 400 steps"
+)
+NANO = dataclasses.replace(REASONING_NANO, temperature=0.7, steps=40, late_from=20, learning_rate=2e-4, eval_every=20, save_every=20)
+RECIPES = {"nano": NANO, "paper": PAPER}
+OPTIONS = RunOptions(template="r1", prompts="nano:reasoning", late_prompts="nano:all", eval_prompts="nano:all")
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """Reinforcement learning for all scenarios."""
+
+    numbers: Annotated[RLRecipe, tyro.conf.arg(name="")]
+    options: Annotated[RunOptions, tyro.conf.arg(name="")] = OPTIONS
+    helpful: str = ""
+    """Directory of the helpfulness reward model."""
+    safety: str = ""
+    """Directory of the safety reward model."""
+    preference_weight: float = 1.0
+    """Weight of the reward models, whose values have mean 0 and deviation 1 on held-out texts."""
+    recipe: str = "nano"
+    """Whose numbers are the defaults: nano or paper."""
+
+
+def train(recipe: RLRecipe, options: RunOptions, helpful: str, safety: str, preference_weight: float = 1.0) -> Path:
+    from r1jax import launch, train_rl
+    from r1jax.preference import all_scenarios
+    from r1jax.sharding import make_mesh
+    from r1jax.train_reward_model import load
+
+    for flag, directory in (("--helpful", helpful), ("--safety", safety)):
+        if not directory:
+            raise ValueError(f"{flag}=DIR is missing: train one with python -m experiments.train_reward_model --kind={flag[2:]}")
+    launch.share_cpu(options.mesh)
+    launch.start(options.coordinator, options.processes, options.process_id)
+    mesh = make_mesh(options.mesh)
+    models = [load(directory, kind, mesh) for kind, directory in (("helpful", helpful), ("safety", safety))]
+    return train_rl.train(
+        recipe, options, "r1_4_all_scenarios_rl", lambda recipe, policy: all_scenarios(recipe, policy, *models, preference_weight, mesh)
+    )
+
+
+def main() -> None:
+    chosen = next((a.partition("=")[2] for a in sys.argv[1:] if a.startswith("--recipe=")), "nano")
+    try:
+        if chosen not in RECIPES:
+            raise ValueError(f"--recipe={chosen} is unknown: use {' or '.join(RECIPES)}")
+        command = tyro.cli(Command, default=Command(RECIPES[chosen], recipe=chosen), description=__doc__, config=(tyro.conf.FlagConversionOff,))
+        train(command.numbers, command.options, command.helpful, command.safety, command.preference_weight)
+    except (ValueError, OSError, FloatingPointError) as error:
+        sys.exit(explained(error))
+
+
+if __name__ == "__main__":
+    main()
