@@ -7,17 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from tiny import draw, keys, prompts, sharp
 
-from r1jax import decode
 from r1jax.logprobs import packed_logprobs
 from r1jax.model import attend_choice, attend_gpu, attend_gpu_decode, attend_tpu
-from r1jax.model.attend_choice import attend_packed, attention_backend, disagreement, own_einsum, own_reader
+from r1jax.model.attend_choice import attend_packed, attention_backend, disagreement, own_einsum
 from r1jax.model.attention import How
 from r1jax.rollout import PackedRows, pack, visible
 from r1jax.sampler import sync
 from r1jax.sharding import compute_dtype, make_mesh
 from r1jax.update import Learner, TokenBatch, accumulate, cross_entropy
-from tiny import draw, keys, prompts, sharp
 
 KERNELS = ("pallas", "splash", "cudnn")  # the last by XLA's implementation of the same call
 SLOTS = 150  # no multiple of any block
@@ -71,18 +70,32 @@ def test_on_a_mesh_each_device_runs_the_kernel_on_its_rows_and_heads(rows):
 def test_the_ranges_of_blocks_hold_every_readable_pair_and_skip_other_completions(block):
     rng = np.random.default_rng(block)
     asked = [list(range(n)) for n in rng.integers(1, 60, 12)]
-    completions = [(int(p), np.arange(n)) for p, n in zip(rng.integers(0, 12, 60), rng.integers(1, 150, 60), strict=True)]
+    completions = [
+        (int(p), np.arange(n)) for p, n in zip(rng.integers(0, 12, 60), rng.integers(1, 150, 60), strict=True)
+    ]
     packed, _ = pack(asked, completions, 512)
     mask = np.asarray(visible(packed)) & (packed.group > 0)[:, :, None]
-    some = mask.reshape(len(mask), 512 // block, block, 512 // block, block).any(axis=(2, 4))  # [R, query block, key block]
+    some = mask.reshape(len(mask), 512 // block, block, 512 // block, block).any(
+        axis=(2, 4)
+    )  # [R, query block, key block]
     at = np.arange(512 // block)
-    first, end, own, last = (x[..., None] for x in np.moveaxis(np.asarray(attend_gpu.key_ranges(*map(jnp.asarray, (packed.group, packed.segment)), block)), -1, 0))
+    first, end, own, last = (
+        x[..., None]
+        for x in np.moveaxis(
+            np.asarray(attend_gpu.key_ranges(*map(jnp.asarray, (packed.group, packed.segment)), block)), -1, 0
+        )
+    )
     loaded = (at >= first) & (at < end) | (at >= own) & (at < last)
     assert not ((at >= first) & (at < end) & (at >= own) & (at < last)).any()  # no block counts twice
     assert (loaded >= some).all()
     # A block of keys is loaded in vain only where a range ends inside the prompt of another group's first slot: never, by runs.
     assert loaded.sum() <= 1.1 * some.sum()
-    begin, stop = (x[:, None, :] for x in np.moveaxis(np.asarray(attend_gpu.query_ranges(*map(jnp.asarray, (packed.group, packed.segment)), block)), -1, 0))
+    begin, stop = (
+        x[:, None, :]
+        for x in np.moveaxis(
+            np.asarray(attend_gpu.query_ranges(*map(jnp.asarray, (packed.group, packed.segment)), block)), -1, 0
+        )
+    )
     asked_by = (at[None, :, None] >= begin) & (at[None, :, None] < stop)
     assert (asked_by >= some).all() and asked_by.sum() <= 1.5 * some.sum()
 
@@ -103,7 +116,9 @@ def test_the_decode_kernel_stops_at_each_rows_length(length):
     k, v = rng.standard_normal((3, 2, 16, slots), np.float32), rng.standard_normal((3, 2, slots, 16), np.float32)
     want = own_einsum(*map(jnp.asarray, (q, k, v)), jnp.asarray(length))
     beyond = np.arange(slots) >= np.asarray(length)[:, None]
-    far = -(-(np.asarray(length)) // attend_gpu_decode.SLOTS) * attend_gpu_decode.SLOTS  # blocks that hold no slot of the row
+    far = (
+        -(-(np.asarray(length)) // attend_gpu_decode.SLOTS) * attend_gpu_decode.SLOTS
+    )  # blocks that hold no slot of the row
     k, v = k.copy(), v.copy()
     for i, start in enumerate(far):
         k[i, :, :, start:], v[i, :, start:] = np.nan, np.nan
@@ -118,9 +133,7 @@ def test_the_decode_kernel_stops_at_each_rows_length(length):
 def test_a_wave_with_the_decode_kernel_samples_the_same_tokens(cfg, one):
     """Prefix, prompts and finished rows included: noise is keyed by row and position, and logits of this model are nats apart."""
     params = sharp(cfg, seed=0)
-    want, got = (
-        draw(cfg, sync(params, one), one, prompts(), keys(2), attention=name) for name in ("xla", "pallas")
-    )
+    want, got = (draw(cfg, sync(params, one), one, prompts(), keys(2), attention=name) for name in ("xla", "pallas"))
     np.testing.assert_array_equal(got.tokens, want.tokens)
     np.testing.assert_allclose(got.logp, want.logp, atol=2e-5)
 
@@ -142,7 +155,10 @@ def test_an_update_through_a_kernel_has_the_gradient_of_one_through_xla(cfg, row
 def test_windows_and_caps_are_xlas_though_a_kernel_is_asked_for(rows):
     q, k, v, _ = drawn(rows, 4, 16)
     for how in (How(rows.positions, 0.25, cap=5.0), How(rows.positions, 0.25, window=4)):
-        got, want = (jax.jit(lambda q, k, v, n=name: attend_packed(rows, n)(q, k, v, how)[0])(q, k, v) for name in ("pallas", "xla"))
+        got, want = (
+            jax.jit(lambda q, k, v, n=name, how=how: attend_packed(rows, n)(q, k, v, how)[0])(q, k, v)
+            for name in ("pallas", "xla")
+        )
         np.testing.assert_array_equal(got, want)
 
 
@@ -186,7 +202,10 @@ def test_kernels_lower_for_their_machines(width, monkeypatch):
 
     assert lowered(attend_gpu.packed_attention, "cuda", ids, ids).count("packed_attention_dkv") > 0
     assert lowered(attend_tpu.splash, "tpu", mask).count("tpu_custom_call") == 3
-    cache = [jax.ShapeDtypeStruct(shape, jnp.bfloat16) for shape in ((8, 2, 6, width), (8, 2, width, 512), (8, 2, 512, width))]
+    cache = [
+        jax.ShapeDtypeStruct(shape, jnp.bfloat16)
+        for shape in ((8, 2, 6, width), (8, 2, width, 512), (8, 2, 512, width))
+    ]
     traced = jax.jit(attend_gpu_decode.own_sums).trace(*cache, jax.ShapeDtypeStruct((8,), jnp.int32))
     assert "decode_attention" in traced.lower(lowering_platforms=("cuda",)).as_text()
 
@@ -197,7 +216,8 @@ def test_bfloat16_computes_with_float32_masters(cfg, one, rows):
     tokens = jnp.asarray(np.random.default_rng(2).integers(3, 250, rows.tokens.shape))
     batch = TokenBatch(rows._replace(tokens=tokens), (rows.segment > 0).astype(jnp.float32))
     exact, rounded = (
-        jax.jit(lambda p, dtype=dtype: packed_logprobs(cfg, p, batch.rows, dtype=dtype)[0])(params) for dtype in (jnp.float32, jnp.bfloat16)
+        jax.jit(lambda p, dtype=dtype: packed_logprobs(cfg, p, batch.rows, dtype=dtype)[0])(params)
+        for dtype in (jnp.float32, jnp.bfloat16)
     )
     counts = np.asarray(batch.weight) > 0
     assert rounded.dtype == jnp.float32

@@ -69,5 +69,7 @@ def test_lines_of_a_toy_are_not_mixed_with_others(command, lines):
 
 def test_the_command_prints_json_and_stops_at_its_budget(tmp_path):
     flags = ["--toy", "True", "--parts", "G0", "--repeats", "1", "--seconds", "0", "--out", str(tmp_path / "x.jsonl")]
-    done = subprocess.run([sys.executable, "-m", "experiments.bench.gpu", *flags], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.bench.gpu", *flags], capture_output=True, text=True, check=True
+    )
     assert "are over before" in done.stdout

@@ -108,14 +108,19 @@ def measure(command: Command) -> list[dict[str, Any]]:
                 if any((line["id"], line["name"]) == (part, name) for line in lines):
                     continue
                 if time.monotonic() - began > command.seconds:
-                    print(f"--seconds={command.seconds:g} are over before {part} {name}: run the same command again", flush=True)
+                    print(
+                        f"--seconds={command.seconds:g} are over before {part} {name}: run the same command again",
+                        flush=True,
+                    )
                     return lines
                 start = time.monotonic()
                 line = {"id": part, "name": name, "toy": command.toy, "device": device, "jax": jax.__version__}
                 try:
                     line |= rounded(call())
                     lines.append(line)
-                except Exception as error:  # one measurement that fails (memory, a missing peer) must not cost the others
+                except (
+                    Exception
+                ) as error:  # one measurement that fails (memory, a missing peer) must not cost the others
                     line |= {"error": f"{type(error).__name__}: {error}"[:2000]}
                 text = json.dumps(line | {"took_s": round(time.monotonic() - start, 2)})
                 out.write(text + "\n")

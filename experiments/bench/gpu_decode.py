@@ -20,7 +20,16 @@ from r1jax.model.cache import Segment
 from r1jax.model.config import ModelConfig
 from r1jax.sharding import compute_dtype, make_mesh
 
-FULL = dict(gigabytes=8, square=8192, rows=(64, 128, 256, 512, 1024), batch=256, group=16, prompt=64, contexts=(512, 1024, 2048, 4096), steps=64)
+FULL = dict(
+    gigabytes=8,
+    square=8192,
+    rows=(64, 128, 256, 512, 1024),
+    batch=256,
+    group=16,
+    prompt=64,
+    contexts=(512, 1024, 2048, 4096),
+    steps=64,
+)
 SMALL = dict(gigabytes=0.001, square=64, rows=(8, 16), batch=4, group=2, prompt=16, contexts=(128,), steps=2)
 
 
@@ -87,29 +96,54 @@ def ceiling(lines: list[dict[str, Any]]) -> limits.Device:
     return limits.Device(0.0, found["copy"]["value"], found["square"]["value"])
 
 
-def at(cfg: ModelConfig, batch: int, group: int, prompt: int, clock: int, room: int) -> tuple[list[list[Segment]], Rows]:
+def at(
+    cfg: ModelConfig, batch: int, group: int, prompt: int, clock: int, room: int
+) -> tuple[list[list[Segment]], Rows]:
     """Rows in the middle of a wave: prompts of equal length, `clock` sampled tokens, room for `room`, all of random content."""
     prompts = batch // group
     k, e = cfg.kv_heads, cfg.head_width
     whole = jnp.full(prompts, prompt, jnp.int32)
-    segments = [Segment(noise(i, prompts, k, e, prompt), noise(-i, prompts, k, prompt, e), whole) for i in range(cfg.layers)]
+    segments = [
+        Segment(noise(i, prompts, k, e, prompt), noise(-i, prompts, k, prompt, e), whole) for i in range(cfg.layers)
+    ]
     cache = [(noise(i, batch, k, e, room), noise(-i, batch, k, room, e)) for i in range(cfg.layers)]
     keys = jax.random.wrap_key_data(jnp.asarray(sampler.row_keys(0, 0, np.zeros(batch, np.int64), np.arange(batch))))
-    rows = Rows(jnp.int32(clock), jnp.ones(batch, jnp.int32), jnp.zeros(batch, bool), jnp.full(batch, prompt, jnp.int32), keys, cache)
+    rows = Rows(
+        jnp.int32(clock),
+        jnp.ones(batch, jnp.int32),
+        jnp.zeros(batch, bool),
+        jnp.full(batch, prompt, jnp.int32),
+        keys,
+        cache,
+    )
     return [segments], rows
 
 
-def advance(cfg: ModelConfig, segments: list, rows: Rows, steps: int, attention: str, call: Any = decode.decode) -> Rows:
+def advance(
+    cfg: ModelConfig, segments: list, rows: Rows, steps: int, attention: str, call: Any = decode.decode
+) -> Rows:
     """One chunk, then the clock set back: every chunk reads the same."""
     read_own = own_reader(attention, make_mesh("1x1"))
     clock = rows.clock + 0
     after, _ = call(
-        cfg, random_weights(cfg), segments, rows, jnp.float32(1.0), steps=steps, greedy=False, stop_ids=(-1,), pad_id=0, dtype=number(), read_own=read_own
+        cfg,
+        random_weights(cfg),
+        segments,
+        rows,
+        jnp.float32(1.0),
+        steps=steps,
+        greedy=False,
+        stop_ids=(-1,),
+        pad_id=0,
+        dtype=number(),
+        read_own=read_own,
     )
     return after._replace(clock=clock)
 
 
-def step_line(command: Command, lines: list, context: int, attention: str, room: int, call: Any = decode.decode) -> dict[str, Any]:
+def step_line(
+    command: Command, lines: list, context: int, attention: str, room: int, call: Any = decode.decode
+) -> dict[str, Any]:
     """Seconds of a step of B rows whose context grows from `context` less a chunk to `context`."""
     s, cfg = size(command), model(command)
     clock = context - s["prompt"] - s["steps"]
@@ -136,12 +170,22 @@ def steps(command: Command, lines: list[dict[str, Any]]) -> Plan:
     for context in size(command)["contexts"]:
         for attention in dict.fromkeys(("xla", *backends(model(command)))):
             for room in (context, 2 * context):
-                if room == context or context == size(command)["contexts"][-1] and not command.toy:
+                if room == context or (context == size(command)["contexts"][-1] and not command.toy):
                     name = f"step {context} {attention}{' half empty' if room > context else ''}"
                     yield name, functools.partial(step_line, command, lines, context, attention, room)
     s = size(command)
     if command.torch_python:
-        yield "transformers", lambda: torch_line(command, "generate", model(command), batch=s["batch"], prompt=s["prompt"], tokens=s["contexts"][0] - s["prompt"])
+        yield (
+            "transformers",
+            lambda: torch_line(
+                command,
+                "generate",
+                model(command),
+                batch=s["batch"],
+                prompt=s["prompt"],
+                tokens=s["contexts"][0] - s["prompt"],
+            ),
+        )
 
 
 def ablations(command: Command, lines: list[dict[str, Any]]) -> Plan:
@@ -152,7 +196,12 @@ def ablations(command: Command, lines: list[dict[str, Any]]) -> Plan:
 
     def against(call: Any) -> dict[str, Any]:
         ours, other = baseline(), step_line(command, lines, context, attention, context, call)
-        return {"value": other["step_s"], "unit": "s", "ours": ours["step_s"], "ratio": ours["step_s"] / other["step_s"]}
+        return {
+            "value": other["step_s"],
+            "unit": "s",
+            "ours": ours["step_s"],
+            "ratio": ours["step_s"] / other["step_s"],
+        }
 
     static = ("cfg", "steps", "greedy", "stop_ids", "cut", "pad_id", "dtype", "replay", "read_own")
 
@@ -160,20 +209,35 @@ def ablations(command: Command, lines: list[dict[str, Any]]) -> Plan:
         return against(jax.jit(decode.decode.__wrapped__, static_argnames=static))
 
     def until_done() -> dict[str, Any]:
-        def loop(cfg: ModelConfig, weights: Weights, segments: list, rows: Rows, temperature: Any, *, steps: int, **options: Any) -> Any:
+        def loop(
+            cfg: ModelConfig,
+            weights: Weights,
+            segments: list,
+            rows: Rows,
+            temperature: Any,
+            *,
+            steps: int,
+            **options: Any,
+        ) -> Any:
             end = rows.clock + steps
 
             def more(rows: Rows) -> jax.Array:
                 return (rows.clock < end) & ~rows.done.all()
 
-            one = functools.partial(decode.decode.__wrapped__, cfg, weights, segments, steps=1, temperature=temperature, **options)
+            one = functools.partial(
+                decode.decode.__wrapped__, cfg, weights, segments, steps=1, temperature=temperature, **options
+            )
             return jax.lax.while_loop(more, lambda rows: one(rows=rows)[0], rows), None
 
         return against(jax.jit(loop, static_argnames=static, donate_argnames=("rows",)))
 
     def command_buffers(kinds: str) -> dict[str, Any]:
         options = {"xla_gpu_enable_command_buffer": kinds}
-        return against(jax.jit(decode.decode.__wrapped__, static_argnames=static, donate_argnames=("rows",), compiler_options=options))
+        return against(
+            jax.jit(
+                decode.decode.__wrapped__, static_argnames=static, donate_argnames=("rows",), compiler_options=options
+            )
+        )
 
     def drawing() -> dict[str, Any]:
         logits = noise(0, s["batch"], cfg.vocab_size, dtype=jnp.float32)

@@ -56,7 +56,17 @@ def main() -> None:
             torch.cuda.synchronize()
         spent.append(time.perf_counter() - start)
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
-    print(json.dumps({"value": tokens / min(spent[1:]), "unit": "tokens/s", "on": device, "versions": versions, "call": CALLS[asked["kind"]]}))
+    print(
+        json.dumps(
+            {
+                "value": tokens / min(spent[1:]),
+                "unit": "tokens/s",
+                "on": device,
+                "versions": versions,
+                "call": CALLS[asked["kind"]],
+            }
+        )
+    )
 
 
 CALLS = {

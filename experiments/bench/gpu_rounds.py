@@ -19,7 +19,6 @@ from experiments.bench.shapes import long_tailed, random_prompts
 from r1jax import decode, limits, sampler
 from r1jax.logprobs import packed_logprobs
 from r1jax.model import transformer
-from r1jax.model.attend_choice import own_reader
 from r1jax.model.config import ModelConfig
 from r1jax.rollout import Minibatch, pack
 from r1jax.sharding import make_mesh
@@ -39,14 +38,18 @@ def size(command: Command) -> dict[str, Any]:
     return SMALL if command.toy else FULL
 
 
-def forced(cfg: ModelConfig, lengths: np.ndarray, s: dict[str, Any]) -> tuple[sampler.Weights, tuple[int, ...], np.ndarray]:
+def forced(
+    cfg: ModelConfig, lengths: np.ndarray, s: dict[str, Any]
+) -> tuple[sampler.Weights, tuple[int, ...], np.ndarray]:
     """A model that finds all tokens equally likely at full cost, its stop tokens, and row keys that stop it about where told.
 
     As in C3, but the keys nearest to each length are taken: thousands of lengths have no key of their own.
     """
     whole = dataclasses.replace(cfg, tie_embeddings=False)
     weights = random_weights(whole)
-    weights = weights._replace(params=weights.params | {"unembed": {"kernel": 1e-6 * weights.params["unembed"]["kernel"]}})
+    weights = weights._replace(
+        params=weights.params | {"unembed": {"kernel": 1e-6 * weights.params["unembed"]["kernel"]}}
+    )
     stops = max(1, round(cfg.vocab_size / s["mean"]))
     keys = sampler.row_keys(0, 0, np.zeros(s["candidates"], np.int64), np.arange(s["candidates"]))
 
@@ -104,7 +107,16 @@ def rollouts(command: Command, lines: list[dict[str, Any]]) -> Plan:
 
         def call() -> jax.Array:
             after, _ = decode.decode(
-                whole, weights, segments, state[0], jnp.float32(1.0), steps=s["steps"], greedy=False, stop_ids=stop_ids, pad_id=0, dtype=number()
+                whole,
+                weights,
+                segments,
+                state[0],
+                jnp.float32(1.0),
+                steps=s["steps"],
+                greedy=False,
+                stop_ids=stop_ids,
+                pad_id=0,
+                dtype=number(),
             )
             state[0] = after._replace(clock=jnp.int32(0))
             return after.token
@@ -112,7 +124,13 @@ def rollouts(command: Command, lines: list[dict[str, Any]]) -> Plan:
         seconds, first = best(call, 2)
         total = seconds * s["part"] * s["most"] / s["steps"]
         tokens = float(long_tailed(count, s["mean"], s["most"]).sum())
-        return {"value": tokens / total, "unit": "tokens/s", "seconds": total, "scaled_from_s": seconds, "compile_s": first - seconds}
+        return {
+            "value": tokens / total,
+            "unit": "tokens/s",
+            "seconds": total,
+            "scaled_from_s": seconds,
+            "compile_s": first - seconds,
+        }
 
     for attention in backends(cfg):
         yield f"wave {attention}", functools.partial(wave, attention)
@@ -133,7 +151,14 @@ def updates(command: Command, lines: list[dict[str, Any]]) -> Plan:
         batch = batches.minibatch(prompts, done, s["row"], padded=padded)
         parts = cut(batch, s["rows_padded"] if padded else s["rows"])
         learner = Learner(
-            cfg, optax.adamw(1e-6), grpo_objective(0.2, 0.0), 1.0, number(), remat="full", attention=attention, mesh=make_mesh("1x1")
+            cfg,
+            optax.adamw(1e-6),
+            grpo_objective(0.2, 0.0),
+            1.0,
+            number(),
+            remat="full",
+            attention=attention,
+            mesh=make_mesh("1x1"),
         )
         params = jax.jit(functools.partial(transformer.init, cfg))(jax.random.key(0))
         state = [start(learner, params)]
@@ -176,7 +201,9 @@ def agreement(command: Command, lines: list[dict[str, Any]]) -> Plan:
 
     def gaps(attention: str) -> dict[str, Any]:
         # Weights so spread that logits differ by several nats: on a flat distribution nothing shows.
-        params = jax.tree.map(lambda x: 2 * x if x.ndim > 2 else x, jax.jit(functools.partial(transformer.init, cfg))(jax.random.key(0)))
+        params = jax.tree.map(
+            lambda x: 2 * x if x.ndim > 2 else x, jax.jit(functools.partial(transformer.init, cfg))(jax.random.key(0))
+        )
         mesh = make_mesh("1x1")
         keys = sampler.row_keys(0, 0, np.repeat(np.arange(count), group), np.tile(np.arange(group), count))
         rollout = sampler.sample(

@@ -67,7 +67,12 @@ def disagreement(name: str, cfg: ModelConfig, dtype: jnp.dtype = jnp.bfloat16) -
     rng = np.random.default_rng(0)
     runs = ((1, 0, 40), (1, 1, 70), (1, 2, 35), (2, 0, 20), (2, 1, 61), (0, 0, 30))  # (group, segment, slots): 256
     group, segment = (np.concatenate([np.full(n, run[i], np.int32) for *run, n in runs])[None] for i in (0, 1))
-    rows = PackedRows(*[jnp.zeros(group.shape, jnp.int32)] * 2, jnp.asarray(group), jnp.asarray(segment), jnp.zeros(group.shape, jnp.int32))
+    rows = PackedRows(
+        *[jnp.zeros(group.shape, jnp.int32)] * 2,
+        jnp.asarray(group),
+        jnp.asarray(segment),
+        jnp.zeros(group.shape, jnp.int32),
+    )
     shapes = [(1, 256, heads, cfg.head_width) for heads in (cfg.heads, cfg.kv_heads, cfg.kv_heads, cfg.heads)]
     q, k, v, pull = (jnp.asarray(rng.standard_normal(shape), dtype) for shape in shapes)
     how = How(rows.positions, cfg.head_width**-0.5)
@@ -154,7 +159,9 @@ def by_splash(q: Array, k: Array, v: Array, rows: PackedRows, mask: Array, scale
     return by_device(attend, mesh, q, k, v, mask)
 
 
-def by_cudnn(q: Array, k: Array, v: Array, rows: PackedRows, mask: Bool[Array, "R S S"], scale: float, mesh: Mesh | None) -> Array:
+def by_cudnn(
+    q: Array, k: Array, v: Array, rows: PackedRows, mask: Bool[Array, "R S S"], scale: float, mesh: Mesh | None
+) -> Array:
     """The mask goes in as a bias: every block is computed, and S² numbers a row are read for each head. It shards itself."""
     implementation = "cudnn" if jax.default_backend() == "gpu" and q.dtype != jnp.float32 else "xla"
     more = q.shape[1] % 2  # its backward pass wants an even length
@@ -195,7 +202,11 @@ def own_reader(attention: str, mesh: Mesh | None) -> ReadOwn | None:
     def read_own(q: Array, k: Array, v: Array, length: Array) -> tuple[Array, Array, Array]:
         where = P(*ROWS, "tensor" if k.shape[1] % mesh.shape["tensor"] == 0 else None)
         each = jax.shard_map(
-            attend_gpu_decode.own_sums, mesh=mesh, in_specs=(where, where, where, P(*ROWS)), out_specs=(where,) * 3, check_vma=False
+            attend_gpu_decode.own_sums,
+            mesh=mesh,
+            in_specs=(where, where, where, P(*ROWS)),
+            out_specs=(where,) * 3,
+            check_vma=False,
         )
         return each(q, k, v, length)
 

@@ -113,7 +113,9 @@ def forward_kernel(q_ref, k_ref, v_ref, group_ref, segment_ref, range_ref, out_r
     lse_ref[...] = top + jnp.log(total)
 
 
-def dq_kernel(q_ref, k_ref, v_ref, group_ref, segment_ref, range_ref, dout_ref, lse_ref, delta_ref, dq_ref, *, scale: float):
+def dq_kernel(
+    q_ref, k_ref, v_ref, group_ref, segment_ref, range_ref, dout_ref, lse_ref, delta_ref, dq_ref, *, scale: float
+):
     """The gradient of one block of queries."""
     block, width = q_ref.shape
     here = pl.program_id(0)
@@ -134,7 +136,19 @@ def dq_kernel(q_ref, k_ref, v_ref, group_ref, segment_ref, range_ref, dout_ref, 
 
 
 def dkv_kernel(
-    q_ref, k_ref, v_ref, group_ref, segment_ref, range_ref, dout_ref, lse_ref, delta_ref, dk_ref, dv_ref, *, scale: float
+    q_ref,
+    k_ref,
+    v_ref,
+    group_ref,
+    segment_ref,
+    range_ref,
+    dout_ref,
+    lse_ref,
+    delta_ref,
+    dk_ref,
+    dv_ref,
+    *,
+    scale: float,
 ):
     """The gradient of one block of keys and values through one query head: q, dout [S, E]; k, v [b, E]; lse, delta [S]."""
     block, width = k_ref.shape
@@ -171,7 +185,9 @@ def specs(block: int, length: int, width: int, shared: int, numbers: int) -> dic
     }
 
 
-def run(kernel: Any, block: int, scale: float, ins: list[tuple[str, Array]], outs: list[tuple[str, Any]], name: str) -> Any:
+def run(
+    kernel: Any, block: int, scale: float, ins: list[tuple[str, Array]], outs: list[tuple[str, Any]], name: str
+) -> Any:
     """The kernel over (blocks, rows, query heads), each array with the name of its spec. CPUs interpret it.
 
     Args:
@@ -207,8 +223,12 @@ def forward(q: Array, k: Array, v: Array, group: Array, segment: Array, scale: f
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
 def packed_attention(
-    q: Float[Array, "R S H E"], k: Float[Array, "R S K E"], v: Float[Array, "R S K E"],
-    group: Int[Array, "R S"], segment: Int[Array, "R S"], scale: float,
+    q: Float[Array, "R S H E"],
+    k: Float[Array, "R S K E"],
+    v: Float[Array, "R S K E"],
+    group: Int[Array, "R S"],
+    segment: Int[Array, "R S"],
+    scale: float,
 ) -> Float[Array, "R S H E"]:
     """softmax(q·k · scale)·v over what each slot of packed rows may read; S a multiple of 64, E a power of 2."""  # fmt: skip
     return forward(q, k, v, group, segment, scale)[0]
@@ -225,8 +245,16 @@ def packed_backward(scale: float, kept: tuple, dout: Array) -> tuple:
     ids = [("ids", group), ("ids", segment)]
     ins = [("block", q), ("row of keys", k), ("row of keys", v), *ids, ("range", key_ranges(group, segment, BACKWARD))]
     ins += [("block", dout), ("block of numbers", lse), ("block of numbers", delta)]
-    (dq,) = run(dq_kernel, BACKWARD, scale, ins, [("block", jax.ShapeDtypeStruct(q.shape, q.dtype))], "packed_attention_dq")
-    ins = [("row", q), ("block of keys", k), ("block of keys", v), *ids, ("range", query_ranges(group, segment, BACKWARD))]
+    (dq,) = run(
+        dq_kernel, BACKWARD, scale, ins, [("block", jax.ShapeDtypeStruct(q.shape, q.dtype))], "packed_attention_dq"
+    )
+    ins = [
+        ("row", q),
+        ("block of keys", k),
+        ("block of keys", v),
+        *ids,
+        ("range", query_ranges(group, segment, BACKWARD)),
+    ]
     ins += [("row", dout), ("row of numbers", lse), ("row of numbers", delta)]
     outs = [("block", jax.ShapeDtypeStruct(q.shape, jnp.float32))] * 2
     dk, dv = run(dkv_kernel, BACKWARD, scale, ins, outs, "packed_attention_dkv")

@@ -10,7 +10,6 @@ Source: jax.experimental.pallas.ops.tpu.splash_attention.
 from __future__ import annotations
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 LANES = 128  # blocks are multiples of it
@@ -18,7 +17,11 @@ BLOCKS = (512, 256, 128)  # the largest that divides a row
 
 
 def splash(
-    q: Float[Array, "R S H E"], k: Float[Array, "R S K E"], v: Float[Array, "R S K E"], mask: Bool[Array, "R S S"], scale: float
+    q: Float[Array, "R S H E"],
+    k: Float[Array, "R S K E"],
+    v: Float[Array, "R S K E"],
+    mask: Bool[Array, "R S S"],
+    scale: float,
 ) -> Float[Array, "R S H E"]:
     """softmax(q·k · scale)·v over the keys that the mask allows; S a multiple of 128. CPUs interpret it."""  # fmt: skip
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernel
@@ -32,9 +35,16 @@ def splash(
     def row(args: tuple[Array, Array, Array, Array]) -> Array:
         q, k, v, mask = args
         attend = kernel.make_splash_mha_single_device(
-            mask[None], block_sizes=sizes, residual_checkpoint_name="attention", interpret=jax.default_backend() == "cpu"
+            mask[None],
+            block_sizes=sizes,
+            residual_checkpoint_name="attention",
+            interpret=jax.default_backend() == "cpu",
         )
-        for name in ("fwd_mask_info", "dq_mask_info", "dkv_mask_info"):  # while tracing, its constructor makes this flag a tracer
+        for name in (
+            "fwd_mask_info",
+            "dq_mask_info",
+            "dkv_mask_info",
+        ):  # while tracing, its constructor makes this flag a tracer
             setattr(attend, name, getattr(attend, name)._replace(is_dynamic_mask=True))
         return attend(q, k, v)
 
