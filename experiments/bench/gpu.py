@@ -59,10 +59,10 @@ def best(call: Callable[[], Any], repeats: int) -> tuple[float, float]:
 
 def plan(part: str, command: Command, lines: list[dict[str, Any]]) -> Plan:
     """The measurements of a part by name."""
-    from experiments.bench import gpu_decode, gpu_rounds
+    from experiments.bench import gpu_ablations, gpu_decode, gpu_rounds
 
     sources = {
-        "G0": gpu_decode.ceilings, "G1": gpu_decode.steps, "G2": gpu_decode.ablations,
+        "G0": gpu_decode.ceilings, "G1": gpu_decode.steps, "G2": gpu_ablations.ablations,
         "G3": gpu_rounds.rollouts, "G4": gpu_rounds.updates, "G5": gpu_rounds.agreement,
     }  # fmt: skip
     if part not in sources:
