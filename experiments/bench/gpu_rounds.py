@@ -200,10 +200,9 @@ def agreement(command: Command, lines: list[dict[str, Any]]) -> Plan:
     count, group, most = s["agree"]
 
     def gaps(attention: str) -> dict[str, Any]:
-        # Weights so spread that logits differ by several nats: on a flat distribution nothing shows.
-        params = jax.tree.map(
-            lambda x: 2 * x if x.ndim > 2 else x, jax.jit(functools.partial(transformer.init, cfg))(jax.random.key(0))
-        )
+        params = jax.jit(functools.partial(transformer.init, cfg))(jax.random.key(0))
+        # Logits of two nats: on a flat distribution nothing shows.
+        params["embed"]["embedding"] = params["embed"]["embedding"] * (100 / cfg.width**0.5)
         mesh = make_mesh("1x1")
         keys = sampler.row_keys(0, 0, np.repeat(np.arange(count), group), np.tile(np.arange(group), count))
         rollout = sampler.sample(
