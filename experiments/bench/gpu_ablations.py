@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments.bench.gpu import Command, Plan, best
-from experiments.bench.gpu_decode import backends, model, noise, size, step_line
+from experiments.bench.gpu_decode import backends, model, noise, placed, size, step_line
 from r1jax import decode
 from r1jax.decode import Rows, Weights, draw
 from r1jax.model.config import ModelConfig
@@ -130,10 +130,11 @@ def cache_seconds(command: Command, k_axes: str, v_axes: str, stacked: bool) -> 
         return (q, caches), None
 
     run = jax.jit(lambda q, caches: jax.lax.scan(step, (q, caches), jnp.arange(s["steps"]))[0], donate_argnums=1)
-    state = [caches]
+    state, where = [caches], placed(caches)
 
     def chunk() -> jax.Array:
-        out, state[0] = run(q, state[0])
+        out, after = run(q, state[0])
+        state[0] = jax.device_put(after, where)
         return out
 
     return best(chunk, command.repeats)[0] / s["steps"]

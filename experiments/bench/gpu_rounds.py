@@ -13,10 +13,10 @@ import optax
 
 from experiments.bench import batches
 from experiments.bench.gpu import Command, Plan, best
-from experiments.bench.gpu_decode import at, backends, ceiling, model, number, random_weights
+from experiments.bench.gpu_decode import advance, at, backends, ceiling, model, number, random_weights
 from experiments.bench.gpu_peers import torch_line
 from experiments.bench.shapes import long_tailed, random_prompts
-from r1jax import decode, limits, sampler
+from r1jax import limits, sampler
 from r1jax.logprobs import packed_logprobs
 from r1jax.model import transformer
 from r1jax.model.config import ModelConfig
@@ -101,25 +101,13 @@ def rollouts(command: Command, lines: list[dict[str, Any]]) -> Plan:
     def static() -> dict[str, Any]:
         """One `part`-th of the rows for two chunks; every step of a full window costs the same."""
         few = count // s["part"]
-        weights, stop_ids, _ = forced(cfg, np.full(1, s["mean"]), s)
+        weights = random_weights(whole)
         segments, rows = at(whole, few, min(s["group"], few), s["prompt"], 0, s["most"])
         state = [rows]
 
         def call() -> jax.Array:
-            after, _ = decode.decode(
-                whole,
-                weights,
-                segments,
-                state[0],
-                jnp.float32(1.0),
-                steps=s["steps"],
-                greedy=False,
-                stop_ids=stop_ids,
-                pad_id=0,
-                dtype=number(),
-            )
-            state[0] = after._replace(clock=jnp.int32(0))
-            return after.token
+            state[0] = advance(whole, weights, segments, state[0], s["steps"], "xla")
+            return state[0].token
 
         seconds, first = best(call, 2)
         total = seconds * s["part"] * s["most"] / s["steps"]
