@@ -60,11 +60,12 @@ def main(command: Command) -> None:
     from r1jax import checkpoint, launch, lineage, tokenizer, train_sft
     from r1jax.log import JsonLines, cut_back
     from r1jax.model import transformer
+    from r1jax.model.attend_choice import attention_backend
     from r1jax.model.config import ModelConfig
     from r1jax.nano import corpus
     from r1jax.progress import Progress
     from r1jax.saver import Saver
-    from r1jax.sharding import abstract, make_mesh, place, rows_in_turn
+    from r1jax.sharding import abstract, compute_dtype, make_mesh, place, rows_in_turn
     from r1jax.update import Learner, cross_entropy, start, update
 
     launch.share_cpu(command.mesh)
@@ -83,7 +84,10 @@ def main(command: Command) -> None:
         return tokens, [1.0] * len(tokens)
 
     data = train_sft.batches(train_sft.Documents(1 << 40, document, recipe.row_length), recipe)
-    learner = Learner(cfg, train_sft.optimizer(recipe), cross_entropy, remat="full", row_shards=rows_in_turn(mesh))
+    learner = Learner(
+        cfg, train_sft.optimizer(recipe), cross_entropy, dtype=compute_dtype(mesh), remat="full", row_shards=rows_in_turn(mesh),
+        attention=attention_backend(mesh, cfg), mesh=mesh,
+    )  # fmt: skip
     manifest = lineage.Manifest("nano_base", fields, seed, lineage.versions(), data={"tokenizer_documents": TOKENIZER_DOCUMENTS})
     last = checkpoint.latest(workdir / "checkpoints")
     if last is None:

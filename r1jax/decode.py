@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from r1jax.model.cache import Segment, attend_decode, attend_prefill, widened
+from r1jax.model.cache import ReadOwn, Segment, attend_decode, attend_prefill, widened
 from r1jax.model.config import ModelConfig
 from r1jax.model.transformer import logits, step
 
@@ -154,20 +154,25 @@ def first(
     return token, logp, jnp.isin(token, jnp.asarray(stop_ids))
 
 
-@functools.partial(jax.jit, static_argnames=("cfg", "dtype", "steps", "greedy", "cut", "stop_ids", "pad_id", "replay"), donate_argnames=("rows",))
+@functools.partial(
+    jax.jit, static_argnames=("cfg", "dtype", "steps", "greedy", "cut", "stop_ids", "pad_id", "replay", "read_own"), donate_argnames=("rows",)
+)
 def decode(
     cfg: ModelConfig, weights: Weights, segments: list[list[Segment]], rows: Rows, temperature: Array, *,
     steps: int, greedy: bool, stop_ids: tuple[int, ...], pad_id: int, dtype: DTypeLike, cut: Cut | None = None, replay: bool = False,
+    read_own: ReadOwn | None = None,
 ) -> tuple[Rows, tuple[Array, Array, Array | None]]:
     """`steps` more tokens a row: the rows, and (tokens, logp) [steps, N]; finished rows emit pad and 0.
 
     Args:
         replay: also the experts [steps, N, 1, L, k] of the tokens fed, which are those of the step before.
+        read_own: see `attend_decode`.
     """  # fmt: skip
 
     def one(rows: Rows, _: None) -> tuple[Rows, tuple[Array, Array, Array | None]]:
         attends = [
-            attend_decode([s[i] for s in segments], k, v, rows.clock) for i, (k, v) in enumerate(rows.cache)
+            attend_decode([s[i] for s in segments], k, v, rows.clock, rows.done, read_own=read_own)
+            for i, (k, v) in enumerate(rows.cache)
         ]
         hidden, cache, routes = step(
             cfg, weights.params, weights.layers, rows.token[:, None], (rows.base + rows.clock)[:, None], attends, dtype=dtype

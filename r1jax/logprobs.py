@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from r1jax.model.attention import attend_full
+from r1jax.model.attend_choice import attend_packed
 from r1jax.model.config import ModelConfig
 from r1jax.model.feedforward import loads
 from r1jax.model.layers import soft_cap
 from r1jax.model.transformer import forward, unembedding
-from r1jax.rollout import PackedRows, visible
+from r1jax.rollout import PackedRows
 
 CHUNK = 1024  # tokens whose logits exist at one time
 
@@ -46,13 +47,18 @@ def token_logprobs(
 
 def packed_logprobs(
     cfg: ModelConfig, params: dict, rows: PackedRows, temperature: ArrayLike = 1.0, *,
-    dtype: DTypeLike = jnp.float32, remat: str = "none", row_shards: int | None = None,
+    dtype: DTypeLike = jnp.float32, remat: str = "none", row_shards: int | None = None, attention: str = "xla",
+    mesh: Mesh | None = None,
 ) -> tuple[Float[Array, "R S"], Float[Array, "R S"], Float[Array, "L X"] | None]:
     """log π of every token of packed rows, each given what it may read, the entropy of its distribution, and the experts' loads.
 
     The first token of a row has no source; its value means nothing and no weight may lie on it.
+
+    Args:
+        dtype: of the network; logits, softmax and what is returned are float32.
+        attention, mesh, row_shards: see `attend_packed`.
     """  # fmt: skip
-    attend = attend_full(visible(rows), row_shards=row_shards)
+    attend = attend_packed(rows, attention, mesh, row_shards=row_shards)
     replayed = None if rows.routes is None else jnp.moveaxis(rows.routes, 2, 0)
     hidden, _, routes = forward(
         cfg, params, rows.tokens, rows.positions, attend, chosen=replayed, dtype=dtype, remat=remat

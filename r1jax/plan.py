@@ -15,6 +15,7 @@ from jax.sharding import AbstractMesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from r1jax import lora
+from r1jax.limits import DEVICES, Device, forward_flops, pair_flops, read_params
 from r1jax.logprobs import CHUNK
 from r1jax.model import transformer
 from r1jax.model.attention import QUERY_BLOCK
@@ -30,24 +31,6 @@ WAY_OUT = (
 )
 PROMPT = 256  # tokens of a prompt, template included
 LADDER_WASTE = 1.08  # of the wave: room allocated over tokens sampled, by simulation
-
-
-class Device(NamedTuple):
-    """Memory in bytes, bandwidth in bytes/s, bfloat16 products in FLOP/s."""
-
-    memory: float
-    bandwidth: float
-    flops: float
-
-
-DEVICES = {
-    "h200": Device(141e9, 4.3e12, 7.9e14),  # measured on one; the others are data sheets
-    "h100": Device(80e9, 3.35e12, 9.9e14),
-    "a100": Device(80e9, 2.0e12, 3.12e14),
-    "v5e": Device(16e9, 0.82e12, 1.97e14),
-    "v5p": Device(95e9, 2.77e12, 4.59e14),
-    "v6e": Device(32e9, 1.64e12, 9.18e14),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +101,7 @@ def plan(cfg: ModelConfig, recipe: RLRecipe, mesh: str, options: PlanOptions) ->
     }
     return Plan(
         cfg, abstract, options.device, count(shapes), count(trained), held, rollout, update, rows, mean,
-        rows / recipe.minibatches * mean, limits(cfg, recipe, abstract, DEVICES[options.device], rows, mean),
+        rows / recipe.minibatches * mean, step_seconds(cfg, recipe, abstract, DEVICES[options.device], rows, mean),
     )  # fmt: skip
 
 
@@ -162,7 +145,7 @@ def activation_bytes(cfg: ModelConfig, recipe: RLRecipe, mesh: AbstractMesh) -> 
     return rows * recipe.row_length * 2 * (cfg.layers * kept + 2 * outputs) + scores
 
 
-def limits(
+def step_seconds(
     cfg: ModelConfig, recipe: RLRecipe, mesh: AbstractMesh, device: Device, rows: int, mean: int
 ) -> dict[str, float]:
     """Seconds of one optimizer step that the hardware cannot undercut.
@@ -170,25 +153,16 @@ def limits(
     Completion lengths are taken as exponential, cut at `max_tokens`: E[T²] = 2·mean². A round's sampling and scoring
     are shared out to its optimizer steps.
     """
-    devices, n = mesh.size, cfg.matmul_params
-    body = n - cfg.vocab_size * cfg.width
-    m = cfg.latent
-    head = (m.nope_width + m.rope_width + m.value_width) / 2 if m else cfg.head_width
-    cached_head = (2 * m.kv_rank + m.rope_width) / 2 if m else cfg.head_width
-    tokens, squares = rows * mean, rows * 2 * mean**2
+    devices, lanes = mesh.size, row_shards(mesh) * (1 if cfg.latent else whole(cfg.kv_heads, mesh, "tensor"))
+    tokens, squares, questions = rows * mean, rows * 2 * mean**2, recipe.questions_per_round
     read = squares / 2 + tokens * PROMPT  # Σ over sampled tokens of the tokens they read
-    prefill = recipe.questions_per_round * (2 * body * PROMPT + 2 * cfg.layers * cfg.heads * head * PROMPT**2)
-    products = 2 * n * tokens + 4 * cfg.layers * cfg.heads * cached_head * read + prefill
+    prefill = forward_flops(cfg, questions * PROMPT, questions * PROMPT**2 / 2, 0)
+    products = 2 * cfg.matmul_params * tokens + pair_flops(cfg, cached=True) * read + prefill
     copy = placed({k: v for k, v in transformer.shapes(cfg).items() if k != "mtp"}, mesh, ("tensor", "expert")) * 2
-    live = (
-        min(cfg.experts.count, rows / row_shards(mesh) * cfg.experts.per_token) / cfg.experts.count
-        if cfg.experts
-        else 1.0
-    )
-    weights = recipe.max_tokens * copy * live / device.bandwidth
-    lanes = row_shards(mesh) * (1 if m else whole(cfg.kv_heads, mesh, "tensor"))
+    visited = read_params(cfg, rows / row_shards(mesh)) / read_params(cfg, float("inf"))
+    weights = recipe.max_tokens * copy * visited / device.bandwidth
     cached = cfg.layers * cfg.cache_width * 2 * read / lanes / device.bandwidth
-    forward = 2 * n * tokens + 4 * cfg.layers * cfg.heads * head * read
+    forward = forward_flops(cfg, tokens, read)
     passes = (recipe.old_logp == "trainer") * (1 - 1 / recipe.minibatches) + (recipe.kl_coef > 0)
     backward = (4.0 if recipe.remat == "full" else 3.0) - (
         1.0 if recipe.lora_rank else 0.0

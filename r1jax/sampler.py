@@ -19,10 +19,11 @@ from jax.typing import DTypeLike
 
 from r1jax import decode, lora
 from r1jax.decode import Cut, Rows, Weights
+from r1jax.model.attend_choice import attention_backend, own_reader
 from r1jax.model.config import ModelConfig
 from r1jax.model.transformer import unstack
 from r1jax.rollout import Rollout
-from r1jax.sharding import decode_specs, empty_cache, local_rows, local_shards, name_of, shard_rows
+from r1jax.sharding import compute_dtype, decode_specs, empty_cache, local_rows, local_shards, name_of, shard_rows
 
 CHUNK = 16  # tokens between two looks at who is finished
 LADDER = 2  # rows and time axis change by this factor
@@ -39,11 +40,14 @@ def row_keys(seed: int, round_: int, prompts: Sequence[int] | np.ndarray, sample
 
 
 @functools.partial(jax.jit, static_argnames=("mesh", "dtype"))
-def sync(params: dict, mesh: Mesh, dtype: DTypeLike = jnp.float32) -> Weights:
+def sync(params: dict, mesh: Mesh, dtype: DTypeLike | None = None) -> Weights:
     """The policy as decoding wants it: adapters folded in, cast, whole over the row axes, sharded over `tensor`, layers in a list.
+
+    The dtype is the platform's (`compute_dtype`), if none is given.
 
     Routers stay float32: a choice of experts that differs from the trainer's is the largest gap there can be.
     """
+    dtype = compute_dtype(mesh) if dtype is None else dtype
     params = lora.merged(params)
     params = jax.tree_util.tree_map_with_path(lambda path, x: x if "router" in name_of(path) else x.astype(dtype), params)
     weights = Weights({k: v for k, v in params.items() if k not in ("layers", "mtp")}, unstack(params))
@@ -95,8 +99,9 @@ def sample(
     temperature: float,
     stop_ids: tuple[int, ...],
     pad_id: int,
-    dtype: DTypeLike = jnp.float32,
+    dtype: DTypeLike | None = None,
     replay: bool = False,
+    attention: str | None = None,
     top_k: int = 0,
     top_p: float = 1.0,
     min_p: float = 0.0,
@@ -111,7 +116,9 @@ def sample(
         max_tokens: a completion is cut here, the stop token included.
         temperature: 0 is greedy. Log-probabilities are of the full softmax at this temperature (greedy: at 1).
         stop_ids: tokens that end a completion; they belong to it.
+        dtype: as given to `sync`.
         replay: keep the experts that each token visits, so that the trainer can send it there again.
+        attention: the backend that decodes; the mesh's own (`attention_backend`), if none is given.
         top_k, top_p, min_p: see `Cut`; for evaluation. Log-probabilities stay those of the full softmax.
         finished: called between chunks, while the next one is under way, with (row, its tokens) of the rows that ended; each
             row comes once, the truncated ones last.
@@ -121,6 +128,8 @@ def sample(
     """
     if not stop_ids or not prompts or not all(prompts) or len(keys) % len(prompts):
         raise ValueError(f"{len(prompts)} prompts, {len(keys)} keys, stop_ids={stop_ids}: sampling needs stop ids and whole groups of non-empty prompts")
+    dtype = compute_dtype(mesh) if dtype is None else dtype
+    read_own = own_reader(attention or attention_backend(mesh, cfg), mesh)
     cut = chosen_cut(temperature, top_k, top_p, min_p)
     real, shards = len(prompts), local_shards(mesh)
     group_size = len(keys) // real
@@ -173,7 +182,7 @@ def sample(
             capacity = rung(clock + CHUNK, capacity)
             rows = decode.grow(rows, slots=capacity)
         rows, (tokens, logps, routes) = decode.decode(
-            cfg, weights, segments, rows, temperature, steps=CHUNK, pad_id=pad_id, dtype=dtype, replay=replay, **options
+            cfg, weights, segments, rows, temperature, steps=CHUNK, pad_id=pad_id, dtype=dtype, replay=replay, read_own=read_own, **options
         )
         if finished:
             out.tell(finished, real * group_size)  # before the chunk's tokens are waited for

@@ -209,6 +209,11 @@ def rows_in_turn(mesh: Mesh) -> int | None:
     return row_shards(mesh) if mesh.devices.flat[0].platform == "cpu" else None
 
 
+def compute_dtype(mesh: Mesh) -> DTypeLike:
+    """What networks compute in: bfloat16 on accelerators, float32 on CPUs, which have no units for less."""
+    return jnp.float32 if mesh.devices.flat[0].platform == "cpu" else jnp.bfloat16
+
+
 def local_shards(mesh: Mesh) -> int:
     """Row shards that this process holds; others hold them too where `tensor` spans processes."""
     me = jax.process_index()

@@ -26,6 +26,7 @@ from r1jax.data import prompts as questions
 from r1jax.evaluate import judge, summary
 from r1jax.grpo import LOSSES
 from r1jax.metrics import pooled, round_rows, sample_lines, step_metrics
+from r1jax.model.attend_choice import attention_backend
 from r1jax.model.config import ModelConfig
 from r1jax.progress import Progress
 from r1jax.recipe import RLRecipe
@@ -34,7 +35,7 @@ from r1jax.rollout import Minibatch
 from r1jax.rounds import Reward, check_row_length, complete, minibatches, roll, rule_reward
 from r1jax.run import Logs, Policy, RunOptions, load_policy, new_workdir, write_policy
 from r1jax.saver import Saver, remove
-from r1jax.sharding import abstract, make_mesh, row_shards, rows_in_turn
+from r1jax.sharding import abstract, compute_dtype, make_mesh, row_shards, rows_in_turn
 from r1jax.update import Learner, TrainState, grpo_objective, merge, start, update
 
 MAY_CHANGE = frozenset({"steps", "mesh", "eval_every", "save_every", "log_samples", "workdir", "resume", "coordinator", "processes", "process_id"})
@@ -69,7 +70,10 @@ def learner(recipe: RLRecipe, cfg: ModelConfig, mesh: Mesh) -> Learner:
     objective = grpo_objective(
         r.clip_eps, r.kl_coef, clip_eps_high=r.clip_eps_high or r.clip_eps, by_sequence=r.loss == "sequence", tis_cap=r.tis_cap
     )
-    return Learner(cfg, optimizer, objective, r.temperature, remat=r.remat, row_shards=rows_in_turn(mesh), balance_rate=r.balance_rate)
+    return Learner(
+        cfg, optimizer, objective, r.temperature, compute_dtype(mesh), remat=r.remat, row_shards=rows_in_turn(mesh),
+        balance_rate=r.balance_rate, attention=attention_backend(mesh, cfg), mesh=mesh,
+    )  # fmt: skip
 
 
 def evaluate(policy: Policy, params: dict, examples: Sequence[dict], mesh: Mesh, pool: Pool, *, seed: int, max_tokens: int) -> dict:
@@ -219,7 +223,7 @@ def train(recipe: RLRecipe, options: RunOptions, stage: str, make_reward: MakeRe
             progress.say(f"step {step}: held-out {shown}")
             return line
 
-        progress.say(f"{workdir}: {stage}, {recipe.steps} steps on {mesh.devices.size} x {mesh.devices.flat[0].device_kind}, mesh {dict(mesh.shape)}")
+        progress.say(f"{workdir}: {stage}, {recipe.steps} steps on {mesh.devices.size} x {mesh.devices.flat[0].device_kind}, mesh {dict(mesh.shape)}, {jnp.dtype(ours.dtype)}, attention {ours.attention}")
         results = dict(manifest.results)
         if last is None:
             results["base"] = evaluated(0)

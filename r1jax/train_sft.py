@@ -15,13 +15,14 @@ from jax.sharding import Mesh
 
 from r1jax import checkpoint, launch, lineage, report
 from r1jax.data import prompts as questions
+from r1jax.model.attend_choice import attention_backend
 from r1jax.progress import Progress
 from r1jax.prompts import fill
 from r1jax.rewards.isolate import Pool
 from r1jax.rollout import PackedRows
 from r1jax.run import Logs, Policy, RunOptions, load_policy, new_workdir, write_policy
 from r1jax.saver import Saver
-from r1jax.sharding import abstract, make_mesh, rows_in_turn, shard_rows
+from r1jax.sharding import abstract, compute_dtype, make_mesh, rows_in_turn, shard_rows
 from r1jax.train_rl import evaluate
 from r1jax.update import Learner, TokenBatch, cross_entropy, start, update
 
@@ -213,7 +214,10 @@ def train(recipe: TuneRecipe, options: RunOptions, stage: str, records: Sequence
     policy, params, parent = load_policy(options, mesh)
     documents = tokenized(records, policy, recipe)
     whole = numbers(recipe, sum(len(tokens) for tokens, _ in documents))
-    learner = Learner(policy.cfg, optimizer(whole), cross_entropy, remat=recipe.remat, row_shards=rows_in_turn(mesh))
+    learner = Learner(
+        policy.cfg, optimizer(whole), cross_entropy, dtype=compute_dtype(mesh), remat=recipe.remat, row_shards=rows_in_turn(mesh),
+        attention=attention_backend(mesh, policy.cfg), mesh=mesh,
+    )  # fmt: skip
     batch_stream = batches(Documents(len(documents), documents.__getitem__, recipe.row_length), whole, options.seed)
     manifest = lineage.Manifest(stage, fields, options.seed, lineage.versions(), parent, data)
     last = checkpoint.latest(workdir / "checkpoints")

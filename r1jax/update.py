@@ -54,6 +54,7 @@ class Learner:
             combined by maximum, the others by sum.
         temperature: of sampling; log-probabilities are taken at it.
         row_shards: see `attend_full`.
+        attention: its backend, and the mesh that kernels are cut along: see `attend_packed`.
         balance_rate: step of the routers' biases towards an even load of experts.
     """
 
@@ -65,6 +66,8 @@ class Learner:
     remat: str = "dots"
     row_shards: int | None = None
     balance_rate: float = 0.0
+    attention: str = "xla"
+    mesh: Mesh | None = None
 
 
 def start(learner: Learner, params: dict, mesh: Mesh | None = None) -> TrainState:
@@ -87,8 +90,9 @@ def merge(params: dict, frozen: dict | None) -> dict:
 def score(learner: Learner, params: dict, rows: PackedRows) -> tuple[Float[Array, "R S"], Float[Array, "R S"]]:
     """log π and entropy of every token of packed rows: the old or reference log-probabilities of a rollout."""
     return packed_logprobs(
-        learner.cfg, params, rows, learner.temperature, dtype=learner.dtype, row_shards=learner.row_shards
-    )[:2]
+        learner.cfg, params, rows, learner.temperature,
+        dtype=learner.dtype, row_shards=learner.row_shards, attention=learner.attention, mesh=learner.mesh,
+    )[:2]  # fmt: skip
 
 
 def places(tree: Any) -> tuple[jax.sharding.Sharding, ...]:
@@ -120,6 +124,7 @@ def accumulate(
         logp, entropy, load = packed_logprobs(
             learner.cfg, merge(params, frozen), batch.rows, learner.temperature,
             dtype=learner.dtype, remat=learner.remat, row_shards=learner.row_shards,
+            attention=learner.attention, mesh=learner.mesh,
         )
         loss, metrics = learner.loss(logp, entropy, batch)
         return loss, metrics | {"loss": loss} | ({} if load is None else {LOAD: load})

@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 FLOORS = (
     "grpo prompts tokenizer tokenizer_json chat rollout rewards data nano recipe behaviour evaluate alarms estimates",  # meaning, no network
-    "model sharding presets",  # the network and where it lies
+    "model sharding presets limits",  # the network and where it lies
     "logprobs decode sampler lora update reward_model",  # what gets jitted
     "weights digest checkpoint saver lineage log report launch progress plan",  # the outside world
     "run command rounds metrics train_rl train_sft train_reward_model rejection rewrite preference generate benchmark",  # the walks

@@ -7,7 +7,7 @@ first numbers are its value, and caches k alone: v is None.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -32,6 +32,8 @@ class Segment(NamedTuple):
 
 
 Part = tuple[Array, Array | None, Array]
+Sums = tuple[Array, Array, Array]
+ReadOwn = Callable[[Array, Array, Array, Array], Sums]
 
 
 def lay_out(k: Float[Array, "N Q K E"], v: Float[Array, "N Q K E"] | None) -> tuple[Array, Array | None]:
@@ -47,14 +49,25 @@ def widened(k: Float[Array, "N K E S"], v: Float[Array, "N K S E"] | None, slots
     )
 
 
-def read(q: Float[Array, "N Q H E"], parts: Sequence[Part], how: How) -> Float[Array, "N Q H W"]:
-    """softmax(scores)·v over the parts `(k [P, K, E, S], v [P, K, S, W], mask [P or N, Q or 1, S])` laid end to end."""
+def by_key_head(q: Float[Array, "N Q H E"], scale: float, kv_heads: int) -> Float[Array, "N K m E"]:
+    """Scaled queries, those that share a key head side by side: m = H/K·Q."""
+    n, queries, _, width = q.shape
+    grouped = (q * scale).reshape(n, queries, kv_heads, -1, width).transpose(0, 2, 3, 1, 4)
+    return grouped.reshape(n, kv_heads, -1, width)
+
+
+def by_token(out: Float[Array, "N K m W"], queries: int) -> Float[Array, "N Q H W"]:
+    """The inverse order."""
+    n, kv_heads, _, width = out.shape
+    return out.reshape(n, kv_heads, -1, queries, width).transpose(0, 3, 1, 2, 4).reshape(n, queries, -1, width)
+
+
+def sums(q: Float[Array, "N Q H E"], parts: Sequence[Part], how: How) -> Sums:
+    """Σ eˢ⁻ᵗ v, Σ eˢ⁻ᵗ and t = max s, by key head, over the parts `(k [P, K, E, S], v [P, K, S, W], mask [P or N, Q or 1, S])`."""
     n, queries, heads, width = q.shape
     kv_heads = parts[0][0].shape[1]
     m = heads // kv_heads * queries  # queries that share one key head
-    grouped = (
-        (q * how.scale).reshape(n, queries, kv_heads, -1, width).transpose(0, 2, 3, 1, 4).reshape(n, kv_heads, m, width)
-    )
+    grouped = by_key_head(q, how.scale, kv_heads)
     scores = []
     for k, _, mask in parts:
         shared = grouped.reshape(k.shape[0], -1, kv_heads, m, width)
@@ -73,8 +86,20 @@ def read(q: Float[Array, "N Q H E"], parts: Sequence[Part], how: How) -> Float[A
         else:
             part = jnp.einsum("prkms,pkse->prkme", shared, v, preferred_element_type=jnp.float32)
         out = out + part.reshape(n, kv_heads, m, -1)
-    out = (out / total).reshape(n, kv_heads, -1, queries, out.shape[-1]).transpose(0, 3, 1, 2, 4)
-    return out.reshape(n, queries, heads, -1).astype(q.dtype)
+    return out, total, top
+
+
+def merged(one: Sums, two: Sums) -> Sums:
+    """The sums over what both were taken over."""
+    top = jnp.maximum(one[2], two[2])
+    here, there = jnp.exp(one[2] - top), jnp.exp(two[2] - top)
+    return one[0] * here + two[0] * there, one[1] * here + two[1] * there, top
+
+
+def read(q: Float[Array, "N Q H E"], parts: Sequence[Part], how: How) -> Float[Array, "N Q H W"]:
+    """softmax(scores)·v over the parts laid end to end."""
+    out, total, _ = sums(q, parts, how)
+    return by_token(out / total, q.shape[1]).astype(q.dtype)
 
 
 def filled(length: Int[Array, P], slots: int) -> Bool[Array, "P 1 S"]:
@@ -112,13 +137,28 @@ def attend_prefill(segments: Sequence[Segment], length: Int[Array, N]) -> Attend
     return attend
 
 
-def attend_decode(segments: Sequence[Segment], k_cache: Array, v_cache: Array | None, slot: Array) -> Attend:
-    """One new token a row: writes slot `slot` of its own cache, reads segments and slots 0..slot. Keeps the cache."""
+def attend_decode(
+    segments: Sequence[Segment], k_cache: Array, v_cache: Array | None, slot: Array, done: Array | None = None,
+    *, read_own: ReadOwn | None = None,
+) -> Attend:
+    """One new token a row: writes slot `slot` of its own cache, reads segments and slots 0..slot. Keeps the cache.
+
+    Args:
+        done: [N] rows whose results nobody looks at.
+        read_own: `sums` over the own cache, `(q by key head, k, v, length [N])`, where layers have neither window, cap nor
+            latents; None: by XLA.
+    """  # fmt: skip
 
     def attend(q: Array, k: Array, v: Array | None, how: How) -> tuple[Array, tuple[Array, Array | None]]:
         k_new, v_new = lay_out(k.astype(k_cache.dtype), v if v is None else v.astype(v_cache.dtype))
         k_all = jax.lax.dynamic_update_slice(k_cache, k_new, (0, 0, 0, slot))
         v_all = None if v is None else jax.lax.dynamic_update_slice(v_cache, v_new, (0, 0, slot, 0))
+        if read_own and v is not None and how.window is None and not how.cap:
+            length = jnp.broadcast_to(slot + 1, q.shape[:1])
+            length = length if done is None else jnp.where(done, 0, length)
+            own = read_own(by_key_head(q, how.scale, k_all.shape[1]), k_all, v_all, length)
+            out, total, _ = merged(sums(q, readable(segments, how), how), own)
+            return by_token(out / total, 1).astype(q.dtype), (k_all, v_all)
         own = filled(slot[None] + 1, k_all.shape[-1])
         if how.window is not None:
             own = own & how.near(slot - jnp.arange(k_all.shape[-1]))[None, None, :]

@@ -1,0 +1,135 @@
+"""C1: tokens a second of the sampler, beside tunix' sampler and transformers' generate on the same weights and prompts.
+
+8 prompts x 16 completions, 48 + 80 tokens, none stops early, float32. On one thread the measure is CPU seconds, on two it is
+wall time, where ours is a mesh of two CPU devices. Both peers see what they sample alone: ours also returns log-probabilities.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from experiments.bench.measure import Options, line
+from experiments.bench.worker import Side, take_turns
+
+SIZES = {
+    "full": dict(prompts=8, group=16, prompt=48, tokens=80),
+    "toy": dict(prompts=2, group=2, prompt=8, tokens=6),
+}
+
+
+def write(directory: str, size: str) -> dict[str, int]:
+    """The model and its prompts, as all sides read them."""
+    import numpy as np
+
+    from experiments.bench.shapes import MODELS, random_params, random_prompts
+    from r1jax.weights import export
+
+    shape = SIZES[size]
+    export(Path(directory), MODELS[size], random_params(MODELS[size]), np.float32)
+    prompts = random_prompts(MODELS[size], shape["prompts"], shape["prompt"])
+    Path(directory, "prompts.json").write_text(json.dumps(prompts))
+    return shape
+
+
+def ours(directory: str, group: int, tokens: int, ceiling: bool = False) -> tuple:
+    """The wave, on all CPU devices that JAX shows."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from r1jax import launch, limits, sampler
+    from r1jax.sharding import make_mesh
+    from r1jax.weights import from_hf
+
+    if len(jax.devices()) > 1:
+        jax.config.update("jax_cpu_enable_async_dispatch", False)  # as `launch.share_cpu`, whose devices these are
+    launch.keep_compilations()
+    mesh = make_mesh("auto")
+    cfg, params = from_hf(Path(directory), mesh, jnp.float32)
+    prompts = json.loads(Path(directory, "prompts.json").read_text())
+    weights = sampler.sync(params, mesh)
+    count = len(prompts) * group
+    keys = sampler.row_keys(0, 0, np.repeat(range(len(prompts)), group), np.tile(range(group), len(prompts)))
+    options = dict(max_tokens=tokens, temperature=1.0, stop_ids=(cfg.vocab_size,), pad_id=0)
+
+    def repeat() -> dict[str, Any]:
+        rollout = sampler.sample(cfg, weights, prompts, keys, mesh, **options)
+        return {"tokens": int(rollout.lengths.sum())}
+
+    start = time.perf_counter()
+    repeat()
+    repeat()
+    call = f"sample(cfg, weights, prompts, keys, mesh, max_tokens={tokens}, temperature=1.0, ..)  # {len(jax.devices())} devices"
+    info = {"call": call, "setup_s": time.perf_counter() - start}
+    if ceiling:
+        core = limits.measured(jax.devices(), clock=time.process_time)
+        seconds = limits.rollout_seconds(cfg, core, [len(p) for p in prompts], [tokens] * count, size=4, cache_size=4)
+        info["limit"] = count * tokens / seconds
+    return repeat, info
+
+
+def measure(options: Options) -> dict[str, Any]:
+    """The line of C1."""
+    found: dict[str, dict[str, list]] = {}
+    info: dict[str, dict] = {}
+    with tempfile.TemporaryDirectory() as directory:
+        shape = write(directory, options.size)
+        same = dict(directory=directory, group=shape["group"], tokens=shape["tokens"])
+        for threads in (1, 2):
+            with contextlib.ExitStack() as stack:
+
+                def side(python: str, function: str, threads: int = threads, stack: Any = stack, **more: Any) -> Side:
+                    return stack.enter_context(Side(python, f"experiments.bench.{function}", threads=threads, **same, **more))
+
+                sides = {
+                    "r1jax": side(sys.executable, "decode:ours", devices=threads, ceiling=threads == 1),
+                    "tunix greedy": side(options.tunix_python, "peers:tunix", sampled=False),
+                    "tunix top-p": side(options.tunix_python, "peers:tunix", sampled=True),
+                    "transformers static": side(options.transformers_python, "peers:transformers", cache="static"),
+                    "transformers dynamic": side(options.transformers_python, "peers:transformers", cache="dynamic"),
+                }
+                found[f"{threads}"] = take_turns(sides, options.repeats)
+                info |= {f"{name}, {threads} threads": each.info for name, each in sides.items()}
+    return summary(found, info)
+
+
+def rate(runs: list[dict], clock: str) -> float:
+    """Median tokens a second."""
+    return statistics.median(run["tokens"] / run[clock] for run in runs)
+
+
+def best(rates: dict[str, float], peer: str) -> float | None:
+    """The faster of a peer's settings."""
+    return max((value for name, value in rates.items() if name.startswith(peer)), default=None)
+
+
+def summary(found: dict[str, dict[str, list]], info: dict[str, dict]) -> dict[str, Any]:
+    """Ratios to the best setting of each peer: CPU seconds on one thread, wall time with two."""
+    cpu = {name: rate(runs, "cpu") for name, runs in found["1"].items()}
+    wall = {name: rate(runs, "wall") for name, runs in found["2"].items()}
+    # The issue's two-thread comparison is with the best of one and two threads.
+    alone = {name: rate(runs, "wall") for name, runs in found["1"].items()}
+    ratios, goals = {}, {}
+    for peer, least_wall in (("tunix", 4.0), ("transformers", 2.0)):
+        one, two = best(cpu, peer), max(filter(None, (best(wall, peer), best(alone, peer))), default=None)
+        ratios[peer] = {"cpu, one thread": one and cpu["r1jax"] / one, "wall, both cores": two and wall["r1jax"] / two}
+        goals[f"one thread: >= 2.5 x {peer} in tokens a CPU second"] = one and ratios[peer]["cpu, one thread"] >= 2.5
+        goals[f"both cores: >= {least_wall:.0f} x {peer} in wall time"] = two and ratios[peer]["wall, both cores"] >= least_wall
+    ours = [run["tokens"] / run["cpu"] for run in found["1"]["r1jax"]]
+    peers = {peer: best(cpu, peer) or "missing" for peer in ratios}
+    limit = info["r1jax, 1 threads"]["limit"]
+    return line(
+        "decode", cpu["r1jax"], "tokens per CPU second, one thread", baseline=peers, ratio=ratios, limit=limit,
+        fraction=cpu["r1jax"] / limit, spread=(max(ours) - min(ours)) / cpu["r1jax"], goals=goals,
+        tokens_per_cpu_s=cpu, tokens_per_wall_s_two_threads=wall, tokens_per_wall_s_one_thread=alone,
+        calls={name: each.get("call", each.get("missing")) for name, each in info.items()},
+        setup_s={name: each["setup_s"] for name, each in info.items() if "setup_s" in each},
+        versions={k: v for each in info.values() for k, v in each.get("versions", {}).items() if k != "jax"},
+    )  # fmt: skip

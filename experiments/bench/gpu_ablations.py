@@ -1,0 +1,140 @@
+"""G2: the decisions inside a decoding step, changed one at a time."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from experiments.bench.gpu import Command, Plan, best
+from experiments.bench.gpu_decode import backends, model, noise, placed, size, step_line
+from r1jax import decode
+from r1jax.decode import Rows, Weights, draw
+from r1jax.model.config import ModelConfig
+
+
+def ablations(command: Command, lines: list[dict[str, Any]]) -> Plan:
+    """G2: ratios below 1 mean that what we do is faster."""
+    s, cfg = size(command), model(command)
+    context, attention = s["contexts"][0], backends(cfg)[-1]
+    baseline = functools.cache(lambda: step_line(command, lines, context, attention, context))
+
+    def against(call: Any) -> dict[str, Any]:
+        ours, other = baseline(), step_line(command, lines, context, attention, context, call)
+        return {
+            "value": other["step_s"],
+            "unit": "s",
+            "ours": ours["step_s"],
+            "ratio": ours["step_s"] / other["step_s"],
+        }
+
+    static = ("cfg", "steps", "greedy", "stop_ids", "cut", "pad_id", "dtype", "replay", "read_own")
+
+    def undonated() -> dict[str, Any]:
+        return against(jax.jit(decode.decode.__wrapped__, static_argnames=static))
+
+    def until_done() -> dict[str, Any]:
+        def loop(
+            cfg: ModelConfig,
+            weights: Weights,
+            segments: list,
+            rows: Rows,
+            temperature: Any,
+            *,
+            steps: int,
+            **options: Any,
+        ) -> Any:
+            end = rows.clock + steps
+
+            def more(rows: Rows) -> jax.Array:
+                return (rows.clock < end) & ~rows.done.all()
+
+            one = functools.partial(
+                decode.decode.__wrapped__, cfg, weights, segments, steps=1, temperature=temperature, **options
+            )
+            return jax.lax.while_loop(more, lambda rows: one(rows=rows)[0], rows), None
+
+        return against(jax.jit(loop, static_argnames=static, donate_argnames=("rows",)))
+
+    def command_buffers(kinds: str) -> dict[str, Any]:
+        options = {"xla_gpu_enable_command_buffer": kinds}
+        return against(
+            jax.jit(
+                decode.decode.__wrapped__, static_argnames=static, donate_argnames=("rows",), compiler_options=options
+            )
+        )
+
+    def drawing() -> dict[str, Any]:
+        logits = noise(0, s["batch"], cfg.vocab_size, dtype=jnp.float32)
+        keys = jax.random.split(jax.random.key(0), s["batch"])
+        ours = jax.jit(lambda x: draw(x, keys, jnp.int32(1), jnp.float32(1.0), greedy=False))
+
+        def categorical(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+            token = jax.random.categorical(jax.random.key(0), x)
+            return token, jnp.take_along_axis(jax.nn.log_softmax(x), token[:, None], axis=-1)[:, 0]
+
+        mine, theirs = (best(lambda f=f: f(logits), command.repeats)[0] for f in (ours, jax.jit(categorical)))
+        return {"value": theirs, "unit": "s", "ours": mine, "ratio": mine / theirs}
+
+    def layout(write: str, k_read: str, stacked: bool = False) -> dict[str, Any]:
+        mine = cache_seconds(command, "bkes", "bkse", False)
+        other = cache_seconds(command, write, k_read, stacked)
+        return {"value": other, "unit": "s", "ours": mine, "ratio": mine / other}
+
+    yield "not donated", undonated
+    yield "while not all done", until_done
+    if jax.default_backend() == "gpu":
+        yield "without command buffers", lambda: command_buffers("")
+        yield "all command buffers", lambda: command_buffers("FUSION,CUBLAS,CUBLASLT,CUDNN,CUSTOM_CALL")
+    yield "categorical", drawing
+    yield "keys not transposed", lambda: layout("bkse", "bkse")
+    yield "sequence first", lambda: layout("bske", "bske")
+    yield "one stacked cache", lambda: layout("bkes", "bkse", True)
+
+
+def cache_seconds(command: Command, k_axes: str, v_axes: str, stacked: bool) -> float:
+    """Attention alone, all layers: a slot written and all read, with caches laid out as named: b rows, k heads, s slots, e width."""
+    s, cfg = size(command), model(command)
+    extent = {"b": s["batch"], "k": cfg.kv_heads, "s": s["contexts"][0], "e": cfg.head_width}
+    layers = cfg.layers
+    one = {axes: noise(0, *(extent[a] for a in axes)) for axes in (k_axes, v_axes)}
+    caches = [(one[k_axes] + i, one[v_axes] + i) for i in range(layers)]
+    if stacked:
+        caches = tuple(jnp.stack(x) for x in zip(*caches, strict=True))
+    q = noise(1, s["batch"], cfg.kv_heads, cfg.heads // cfg.kv_heads, cfg.head_width)
+
+    def put(cache: jax.Array, axes: str, slot: jax.Array) -> jax.Array:
+        new = jnp.ones([1 if a == "s" else extent[a] for a in axes], cache.dtype)
+        return jax.lax.dynamic_update_slice_in_dim(cache, new, slot, axes.index("s"))
+
+    def read(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        weights = jax.nn.softmax(jnp.einsum(f"bkme,{k_axes}->bkms", q, k, preferred_element_type=jnp.float32), axis=-1)
+        return jnp.einsum(f"bkms,{v_axes}->bkme", weights.astype(v.dtype), v)
+
+    def layer(q: jax.Array, k: jax.Array, v: jax.Array, slot: jax.Array) -> tuple[jax.Array, tuple]:
+        k, v = put(k, k_axes, slot), put(v, v_axes, slot)
+        return read(q, k, v), (k, v)
+
+    def step(carry: tuple, slot: jax.Array) -> tuple[tuple, None]:
+        q, caches = carry
+        if stacked:
+            q, caches = jax.lax.scan(lambda q, kv: layer(q, *kv, slot), q, caches)
+        else:
+            kept = []
+            for k, v in caches:
+                q, pair = layer(q, k, v, slot)
+                kept.append(pair)
+            caches = kept
+        return (q, caches), None
+
+    run = jax.jit(lambda q, caches: jax.lax.scan(step, (q, caches), jnp.arange(s["steps"]))[0], donate_argnums=1)
+    state, where = [caches], placed(caches)
+
+    def chunk() -> jax.Array:
+        out, after = run(q, state[0])
+        state[0] = jax.device_put(after, where)
+        return out
+
+    return best(chunk, command.repeats)[0] / s["steps"]

@@ -1,0 +1,190 @@
+"""G0 and G1: ceilings, and one decoding step."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.bench.gpu import Command, Plan, best
+from experiments.bench.gpu_peers import torch_line
+from experiments.bench.shapes import TOY
+from r1jax import decode, limits, presets, sampler
+from r1jax.decode import Rows, Weights
+from r1jax.model import transformer
+from r1jax.model.attend_choice import attention_backend, own_reader
+from r1jax.model.cache import Segment
+from r1jax.model.config import ModelConfig
+from r1jax.sharding import compute_dtype, make_mesh
+
+FULL = dict(
+    gigabytes=8,
+    square=8192,
+    rows=(64, 128, 256, 512, 1024),
+    batch=256,
+    group=16,
+    prompt=64,
+    contexts=(512, 1024, 2048, 4096),
+    steps=64,
+)
+SMALL = dict(gigabytes=0.001, square=64, rows=(8, 16), batch=4, group=2, prompt=16, contexts=(128,), steps=2)
+
+
+def model(command: Command) -> ModelConfig:
+    return TOY if command.toy else presets.PRESETS["qwen2.5-1.5b"]
+
+
+def size(command: Command) -> dict[str, Any]:
+    return SMALL if command.toy else FULL
+
+
+def number() -> Any:
+    """bfloat16, but float32 on CPUs, whose backend lacks some products of bfloat16."""
+    return compute_dtype(make_mesh("1x1"))
+
+
+@functools.cache
+def random_weights(cfg: ModelConfig) -> Weights:
+    """Random weights made on the device."""
+    params = jax.jit(functools.partial(transformer.init, cfg))(jax.random.key(0))
+    return sampler.sync(params, make_mesh("1x1"))
+
+
+def backends(cfg: ModelConfig) -> tuple[str, ...]:
+    """XLA's attention and this machine's kernel, if it has one; CPUs, which compile slowly, interpret the GPU's alone."""
+    if jax.default_backend() == "cpu":
+        return ("pallas",)
+    return tuple(dict.fromkeys(("xla", attention_backend(make_mesh("1x1"), cfg))))
+
+
+def noise(seed: int, *shape: int, dtype: Any = None) -> jax.Array:
+    """Random numbers: products of zeros draw less power and run faster."""
+    dtype = number() if dtype is None else dtype
+    return jax.jit(lambda key: jax.random.normal(key, shape, dtype))(jax.random.key(seed))
+
+
+def ceilings(command: Command, lines: list[dict[str, Any]]) -> Plan:
+    """Bytes/s of a copy, FLOP/s of a large product, and of those of decoding by rows."""
+    s, cfg = size(command), model(command)
+
+    def copy() -> dict[str, Any]:
+        x = noise(0, int(s["gigabytes"] * 1e9) // 4, dtype=jnp.float32)
+        seconds, first = best(lambda: jax.jit(lambda x: -x)(x), command.repeats)
+        return {"value": 2 * x.nbytes / seconds, "unit": "bytes/s", "compile_s": first - seconds}
+
+    def product(m: int, k: int, n: int) -> dict[str, Any]:
+        a, b = noise(0, m, k), noise(1, k, n)
+        multiply = jax.jit(lambda a, b: a @ b)
+        seconds, first = best(lambda: multiply(a, b), command.repeats)
+        return {"value": 2 * m * k * n / seconds, "unit": "FLOP/s", "rows": m, "compile_s": first - seconds}
+
+    yield "copy", copy
+    yield "square", functools.partial(product, *[s["square"]] * 3)
+    for rows in s["rows"]:
+        yield f"mlp x{rows}", functools.partial(product, rows, cfg.width, cfg.mlp_width)
+        yield f"head x{rows}", functools.partial(product, rows, cfg.width, cfg.vocab_size)
+
+
+def ceiling(lines: list[dict[str, Any]]) -> limits.Device:
+    """The device as G0 found it."""
+    found = {line["name"]: line for line in lines if line["id"] == "G0"}
+    if not {"copy", "square"} <= found.keys():
+        raise ValueError("the file holds no ceilings yet: measure --parts G0 first")
+    return limits.Device(0.0, found["copy"]["value"], found["square"]["value"])
+
+
+def at(
+    cfg: ModelConfig, batch: int, group: int, prompt: int, clock: int, room: int
+) -> tuple[list[list[Segment]], Rows]:
+    """Rows in the middle of a wave: prompts of equal length, `clock` sampled tokens, room for `room`, all of random content."""
+    prompts = batch // group
+    k, e = cfg.kv_heads, cfg.head_width
+    whole = jnp.full(prompts, prompt, jnp.int32)
+    segments = [
+        Segment(noise(i, prompts, k, e, prompt), noise(-i, prompts, k, prompt, e), whole) for i in range(cfg.layers)
+    ]
+    cache = [(noise(i, batch, k, e, room), noise(-i, batch, k, room, e)) for i in range(cfg.layers)]
+    keys = jax.random.wrap_key_data(jnp.asarray(sampler.row_keys(0, 0, np.zeros(batch, np.int64), np.arange(batch))))
+    rows = Rows(
+        jnp.int32(clock),
+        jnp.ones(batch, jnp.int32),
+        jnp.zeros(batch, bool),
+        jnp.full(batch, prompt, jnp.int32),
+        keys,
+        cache,
+    )
+    return [segments], rows
+
+
+def advance(
+    cfg: ModelConfig,
+    weights: Weights,
+    segments: list,
+    rows: Rows,
+    steps: int,
+    attention: str,
+    call: Any = decode.decode,
+) -> Rows:
+    """One chunk, then the clock set back: every chunk reads the same. Donates the rows."""
+    clock, where = rows.clock + 0, placed(rows)
+    read_own = own_reader(attention, make_mesh("1x1"))
+    after, _ = call(
+        cfg, weights, segments, rows, jnp.float32(1.0),
+        steps=steps, greedy=False, stop_ids=(-1,), pad_id=0, dtype=number(), read_own=read_own,
+    )  # fmt: skip
+    return jax.device_put(after._replace(clock=clock), where)
+
+
+def placed(tree: Any) -> Any:
+    """Where arrays lie. Results are put there before they are fed back: jit names the same place differently, and would compile anew."""
+    return jax.tree.map(lambda x: x.sharding, tree)
+
+
+def step_line(
+    command: Command, lines: list, context: int, attention: str, room: int, call: Any = decode.decode
+) -> dict[str, Any]:
+    """Seconds of a step of B rows whose context grows from `context` less a chunk to `context`."""
+    s, cfg = size(command), model(command)
+    clock = context - s["prompt"] - s["steps"]
+    segments, rows = at(cfg, s["batch"], s["group"], s["prompt"], clock, room)
+    state = [rows]
+
+    def chunk() -> jax.Array:
+        state[0] = advance(cfg, random_weights(cfg), segments, state[0], s["steps"], attention, call)
+        return state[0].token
+
+    seconds, first = best(chunk, command.repeats)
+    device = ceiling(lines)
+    slots = s["batch"] * (clock + s["steps"] / 2) + s["batch"] // s["group"] * s["prompt"]
+    limit = float(limits.decode_seconds(cfg, device, s["batch"], slots))
+    step = seconds / s["steps"]
+    return {
+        "value": s["batch"] / step, "unit": "tokens/s", "step_s": step, "limit_s": limit, "fraction": limit / step,
+        "compile_s": first - seconds, "attention": attention, "context": context, "room": room,
+    }  # fmt: skip
+
+
+def steps(command: Command, lines: list[dict[str, Any]]) -> Plan:
+    """G1. A cache is full just before it doubles, and half empty after."""
+    for context in size(command)["contexts"]:
+        for attention in dict.fromkeys(("xla", *backends(model(command)))):
+            for room in (context, 2 * context):
+                if room == context or (context == size(command)["contexts"][-1] and not command.toy):
+                    name = f"step {context} {attention}{' half empty' if room > context else ''}"
+                    yield name, functools.partial(step_line, command, lines, context, attention, room)
+    s = size(command)
+    if command.torch_python:
+        yield (
+            "transformers",
+            lambda: torch_line(
+                command,
+                "generate",
+                model(command),
+                batch=s["batch"],
+                prompt=s["prompt"],
+                tokens=s["contexts"][0] - s["prompt"],
+            ),
+        )
