@@ -6,8 +6,8 @@ language is found. Here:
 **Left out.** Closed code fences and `inline code`, formulas between $ $, \( \), \[ \] or in an
 environment (their \text and their Chinese, Japanese, Korean or Cyrillic letters stay in), LaTeX
 commands, tags, addresses. Latin, Greek and Cyrillic words of one letter (variables), of capitals up
-to three (ABC) or holding a digit, an underscore or an operator (x1, ab=cd), and names of functions
-and units (sin, log, cm).
+to three (ABC) or holding a digit, an underscore or an operator (x1, ab=cd), names of functions and
+units (sin, log, cm), and whatever a bracket follows at once, as in len(x).
 
 **Words.** After NFKC, scripts written without spaces (Han, kana, Thai, Lao, Khmer, Burmese) count
 each character as a word, all others each run of letters, where apostrophe and hyphen end a run. A
@@ -128,6 +128,8 @@ def languages(cot: str, target: str = "en") -> Counter[str]:
             script = token.lastgroup or "other"
             if script != "spaced":
                 scripts[script] += len(token[0]) if script in _BY_CHARACTER else 1
+                continue
+            if sentence[token.end() : token.end() + 1] == "(":  # a function's name
                 continue
             script, word = _kind(token[0])
             if script == "latin":

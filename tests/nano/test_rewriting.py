@@ -13,7 +13,6 @@ from r1jax.rewards import rule
 from r1jax.rewards.isolate import Pool
 
 WORK = re.compile(r"[^\s,?]*\d[^\s,?]*")  # numbers, steps, code with a number: whatever is computed
-PYTHON = re.compile(r"\b(?:sum|len)\(x\)")  # names of functions, words of no language
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +31,9 @@ def test_a_mixed_chain_of_thought_becomes_one_of_one_language(thoughts, language
     ]  # fmt: skip
     assert len(mixed) > 100
     for thought in mixed:
-        said = PYTHON.sub("", in_one_language(thought, language))
+        said = in_one_language(thought, language)
         assert rule.consistency([f"<think> {said} </think>"], [{"language": language}]) == [1.0], said
-        before = rule.consistency([f"<think> {PYTHON.sub('', thought)} </think>"], [{"language": language}])
+        before = rule.consistency([f"<think> {thought} </think>"], [{"language": language}])
         assert 0 < before < 1
 
 
