@@ -116,6 +116,7 @@ def collect(options: RunOptions, collecting: Collecting, mesh, home: Path) -> li
     from r1jax.generate import generate
     from r1jax.prompts import NANO_DETAILED, R1_ZERO, fill
     from r1jax.rejection import filtered
+    from r1jax.rewards import rule
     from r1jax.rewards.isolate import Pool
     from r1jax.run import load_policy
 
@@ -135,10 +136,12 @@ def collect(options: RunOptions, collecting: Collecting, mesh, home: Path) -> li
                 "r1_zero": lambda rows: [fill(R1_ZERO, row["problem"]) for row in rows],
             }[route](examples)
             writer, style = (zero if route == "r1_zero" else base), ("r1" if route == "few_shot" else "r1_zero")
-            records += generate(
+            drawn = generate(
                 writer.policy, writer.params, examples, mesh, pool, sampling, home / f"{route}.jsonl",
                 seed=options.seed, route=route, source=writer.source, style=style, prompts=prompts,
             )  # fmt: skip
+            formed = rule.well_formed([record["response"] for record in drawn], drawn, style)
+            records += [record | {"reason": "" if form else "format"} for record, form in zip(drawn, formed, strict=True)]
         # Mixed language is repaired, not dropped.
         records = filtered(records, Filters(least_language=0.0, most_each=2))
         return filtered(rewritten(records, base, pool, mesh, home, options.seed), Filters())

@@ -28,6 +28,9 @@ PAPER = RLRecipe(
     learning_rate=3e-6,  # "the learning rate to 3e-6"
     kl_coef=0.001,  # "the KL coefficient to 0.001"
     clip_eps=10.0,  # "the GRPO clip ratio ε to 10" (stage 1 of R1)
+    clip_eps_high=0.0,  # one ε for both sides
+    loss="grpo",  # the objective is GRPO's, eq. 1-2; over tokens as DeepSeekMath writes it, eq. 3
+    tis_cap=0.0,  # not published
     temperature=1.0,  # "the sampling temperature to 1 for rollout"
     max_tokens=32_768,  # "a maximum length of 32,768 tokens before the 8.2k step and 65,536 tokens afterward"
     ref_every=400,  # "every 400 steps, we replace the reference model with the latest policy model"
@@ -46,7 +49,7 @@ PAPER = RLRecipe(
 
 NANO = dataclasses.replace(
     PAPER,
-    steps=80, questions_per_round=16, minibatches=1, learning_rate=3e-4, max_tokens=320, ref_every=40, warmup_steps=5,
+    steps=80, questions_per_round=16, minibatches=1, learning_rate=3e-4, max_tokens=352, ref_every=40, warmup_steps=5,
     row_length=512, batch_rows=8, eval_every=20, save_every=20, log_samples=8,
 )  # fmt: skip
 

@@ -23,11 +23,13 @@ class Alarms:
 
         entropy = metrics.get("entropy")
         conditions = {
-            "every completion of a group is the same text in some groups: is the sampling key constant, or the entropy gone?":
+            "every completion of a group is the same text in some groups: is the sampling key constant, "
+            "or the entropy gone?":
                 at_least("group/one_completion", 0.05),
             f"no group's rewards differed for {PATIENCE} rounds: nothing is learned":
                 at_least("group/zero_variance", 1.0),
-            f"more than {TRUNCATED:.0%} of the completions are cut off at --max-tokens: raise it, or check the stop token":
+            f"more than {TRUNCATED:.0%} of the completions are cut off at --max-tokens: raise it, "
+            "or check the stop token":
                 at_least("completion/truncated", TRUNCATED),
             f"entropy is below {ENTROPY} nats a token: the policy has stopped exploring":
                 entropy is not None and entropy < ENTROPY,

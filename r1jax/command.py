@@ -1,4 +1,4 @@
-"""The command line of a reinforcement-learning experiment: its recipes, the options of every run, a plan without a run."""
+"""The command line of a reinforcement-learning experiment: recipes, the options of a run, a plan without a run."""
 
 from __future__ import annotations
 
@@ -14,20 +14,25 @@ from r1jax.plan import PlanOptions, dry_run
 from r1jax.recipe import RLRecipe
 from r1jax.run import RunOptions, explained
 
+DEFAULT_OPTIONS, DEFAULT_PLAN = RunOptions(), PlanOptions()  # frozen, so one of each serves everybody
+
 
 @dataclasses.dataclass(frozen=True)
 class RLCommand:
     """A reinforcement-learning run."""
 
     numbers: Annotated[RLRecipe, tyro.conf.arg(name="")]
-    options: Annotated[RunOptions, tyro.conf.arg(name="")] = RunOptions()
-    plan: Annotated[PlanOptions, tyro.conf.arg(name="")] = PlanOptions()
+    options: Annotated[RunOptions, tyro.conf.arg(name="")] = DEFAULT_OPTIONS
+    plan: Annotated[PlanOptions, tyro.conf.arg(name="")] = DEFAULT_PLAN
     recipe: str = "nano"
     """Whose numbers are the defaults: nano or paper."""
 
 
 def parse(
-    arguments: list[str], recipes: Mapping[str, RLRecipe], description: str | None, options: RunOptions = RunOptions()
+    arguments: list[str],
+    recipes: Mapping[str, RLRecipe],
+    description: str | None,
+    options: RunOptions = DEFAULT_OPTIONS,
 ) -> RLCommand:
     """The command line. `--recipe` chooses the defaults; every other flag overrides one of them.
 
@@ -43,7 +48,8 @@ def parse(
     if chosen not in recipes:
         raise ValueError(f"--recipe={chosen} is unknown: use {' or '.join(recipes)}")
     default = RLCommand(recipes[chosen], options, recipe=chosen)
-    return tyro.cli(RLCommand, args=arguments, default=default, description=description, config=(tyro.conf.FlagConversionOff,))
+    flags = (tyro.conf.FlagConversionOff,)
+    return tyro.cli(RLCommand, args=arguments, default=default, description=description, config=flags)
 
 
 def run(
@@ -51,14 +57,15 @@ def run(
     recipes: Mapping[str, RLRecipe],
     description: str | None,
     train: Callable[[RLRecipe, RunOptions], Path],
-    options: RunOptions = RunOptions(),
+    options: RunOptions = DEFAULT_OPTIONS,
 ) -> None:
     """Parses the command line, then plans or trains. A user's error ends in one line on stderr and exit code 1."""
     try:
         command = parse(sys.argv[1:], recipes, description, options)
         if command.plan.dry_run:
             o = command.options
-            print(dry_run(o.model, o.weights, command.numbers, o.mesh, command.plan, f"{title}, recipe {command.recipe}"))
+            heading = f"{title}, recipe {command.recipe}"
+            print(dry_run(o.model, o.weights, command.numbers, o.mesh, command.plan, heading))
             return
         train(command.numbers, command.options)
     except (ValueError, OSError, FloatingPointError) as error:

@@ -10,7 +10,12 @@ import jax
 import jax.numpy as jnp
 
 
-def group_advantages(rewards: jax.typing.ArrayLike, valid: jax.typing.ArrayLike | None = None) -> jax.Array:
+LOSSES = ("grpo", "dr_grpo", "dapo", "sequence")
+
+
+def group_advantages(
+    rewards: jax.typing.ArrayLike, valid: jax.typing.ArrayLike | None = None, *, scaled: bool = True
+) -> jax.Array:
     """The advantage of each completion over its group, [B, G].
 
         Âᵢ = (rᵢ − mean(r)) / std(r),   exactly 0 where all rewards of the group are equal
@@ -18,6 +23,7 @@ def group_advantages(rewards: jax.typing.ArrayLike, valid: jax.typing.ArrayLike 
     Args:
         rewards: [B, G] total reward of each completion.
         valid: [B, G] bool; rows without a verdict. They get 0 and stay out of mean and std, whatever their reward holds.
+        scaled: False leaves out std, as Dr. GRPO does (Liu et al. 2025, section 3.2).
 
     Source: DeepSeek-AI 2025, eq. 3. The paper gives neither the guard nor the degrees of freedom: here ddof 0, and a test for
     equality instead of an epsilon, since in float32 sixteen rewards of 1.1 have a standard deviation of 1.2e-7, not 0.
@@ -31,7 +37,29 @@ def group_advantages(rewards: jax.typing.ArrayLike, valid: jax.typing.ArrayLike 
     highest = jnp.max(jnp.where(valid, rewards, -jnp.inf), axis=-1, keepdims=True)
     lowest = jnp.min(jnp.where(valid, rewards, jnp.inf), axis=-1, keepdims=True)
     differ = ~(highest <= lowest)  # nan differs from everything: it must show, not turn into 0
-    return jnp.where(differ & valid, centred / jnp.where(differ, std, 1.0), 0.0)
+    return jnp.where(differ & valid, centred / jnp.where(differ & scaled, std, 1.0), 0.0)
+
+
+def row_weights(
+    loss: str, lengths: jax.typing.ArrayLike, valid: jax.typing.ArrayLike, *, rows: int, tokens: int, max_tokens: int
+) -> jax.typing.ArrayLike:
+    """The weight of each token of a row in `policy_loss`: the normaliser of a loss, [N] in the precision of `lengths`.
+
+        grpo, sequence  1/(N·|oᵢ|)        dr_grpo  1/(N·T)        dapo  1/Σ|oᵢ|
+
+    Args:
+        lengths: [N] sampled tokens |oᵢ|, as floats, of some rows of the minibatch.
+        valid: [N] bool; rows without a verdict weigh nothing.
+        rows, tokens: N and Σ|oᵢ| over all valid rows of the minibatch, those of other processes too.
+        max_tokens: T, the budget of a completion.
+
+    Source: DeepSeek-AI 2025, eq. 1; Liu et al. 2025 (Dr. GRPO), listing 1; Yu et al. 2025 (DAPO), eq. 8; Zheng et al. 2025
+    (GSPO), eq. 5.
+    """
+    if loss not in LOSSES:
+        raise ValueError(f"--loss={loss} must be one of {', '.join(LOSSES)}")
+    rows, tokens = max(rows, 1), max(tokens, 1)
+    return valid / {"dr_grpo": 0 * lengths + rows * max_tokens, "dapo": 0 * lengths + tokens}.get(loss, rows * lengths)
 
 
 def policy_loss(
@@ -43,25 +71,33 @@ def policy_loss(
     *,
     clip_eps: jax.typing.ArrayLike,
     kl_coef: jax.typing.ArrayLike,
+    clip_eps_high: jax.typing.ArrayLike | None = None,
+    sequence: jax.typing.ArrayLike | None = None,
+    correction: jax.typing.ArrayLike | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The negated GRPO objective summed over tokens, and sums to plot.
 
-        loss = − Σ w (min(ρ Â, clip(ρ, 1−ε, 1+ε) Â) − β (π_ref/π_θ − log π_ref/π_θ − 1)),   ρ = π_θ/π_old
+        loss = − Σ w (c min(ρ Â, clip(ρ, 1−ε, 1+ε_high) Â) − β (π_ref/π_θ − log π_ref/π_θ − 1)),   ρ = π_θ/π_old
 
     Every normalisation lives in `weight`, made once from the whole minibatch, so sums over micro-batches, packed rows and
-    shards add up to the same number: GRPO has w = 1/(N·|oᵢ|), Dr. GRPO 1/(N·T), DAPO 1/Σ|oᵢ|.
+    shards add up to the same number; `row_weights` has those of the published losses.
 
     Args:
         logp: log π_θ of each token, any shape; gradients flow through this argument only.
         old_logp, ref_logp, advantage, weight: same shape. Where weight is 0 nothing counts, not even inf or nan.
         clip_eps: ε. R1 uses 10, for which 1−ε is negative and only ratios above 11 are clipped.
         kl_coef: β.
+        clip_eps_high: ε_high, if it differs from ε (DAPO's clip-higher).
+        sequence: of the same shape, the number of each token's completion within the last axis, below its length: ρ is then
+            the completion's, (π_θ(o)/π_old(o))^(1/|o|), at each of its tokens (GSPO).
+        correction: c, of the same shape, without gradient, such as `truncated_importance`; 1 if left out.
 
     Returns:
         loss, and {"kl", "clip_fraction", "log_ratio", "weight"}: sums of w·value (divide by "weight" for means); "log_ratio/max"
         is the largest |log ρ|.
 
-    Source: DeepSeek-AI 2025, eq. 1-2; the token-level form from Shao et al. 2024 (DeepSeekMath), eq. 3-4.
+    Source: DeepSeek-AI 2025, eq. 1-2; the token-level form from Shao et al. 2024 (DeepSeekMath), eq. 3-4;
+    ε_high from Yu et al. 2025 (DAPO), eq. 8; the completion's ratio from Zheng et al. 2025 (GSPO), eq. 5-7.
     """
     counted = weight != 0
     logp, old_logp, ref_logp, advantage = (
@@ -69,11 +105,16 @@ def policy_loss(
     )
     old_logp, ref_logp, advantage = jax.lax.stop_gradient((old_logp, ref_logp, advantage))
     log_ratio = logp - old_logp
+    if sequence is not None:
+        log_ratio = sequence_mean(log_ratio, counted, sequence)
+    high = clip_eps if clip_eps_high is None else clip_eps_high
     ratio = jnp.exp(log_ratio)
-    surrogate = jnp.minimum(ratio * advantage, jnp.clip(ratio, 1.0 - clip_eps, 1.0 + clip_eps) * advantage)
+    surrogate = jnp.minimum(ratio * advantage, jnp.clip(ratio, 1.0 - clip_eps, 1.0 + high) * advantage)
+    if correction is not None:
+        surrogate *= jax.lax.stop_gradient(jnp.where(counted, correction, 0.0))
     gap = ref_logp - logp
     kl = jnp.expm1(gap) - gap
-    clipped = ((ratio > 1.0 + clip_eps) & (advantage > 0)) | ((ratio < 1.0 - clip_eps) & (advantage < 0))
+    clipped = ((ratio > 1.0 + high) & (advantage > 0)) | ((ratio < 1.0 - clip_eps) & (advantage < 0))
     sums = {
         "kl": jnp.sum(weight * kl),
         "clip_fraction": jnp.sum(weight * clipped),
@@ -82,6 +123,26 @@ def policy_loss(
         "log_ratio/max": jnp.max(jnp.abs(log_ratio)),
     }
     return -jnp.sum(weight * (surrogate - kl_coef * kl)), jax.lax.stop_gradient(sums)
+
+
+def sequence_mean(values: jax.Array, counted: jax.Array, sequence: jax.typing.ArrayLike) -> jax.Array:
+    """At each token the mean of `values` over the counted tokens of its sequence in the last axis; 0 where none is counted."""
+
+    def row(value: jax.Array, count: jax.Array, number: jax.Array) -> jax.Array:
+        total, size = (jax.ops.segment_sum(x, number, len(number)) for x in (value, count))
+        return (total / jnp.maximum(size, 1))[number]
+
+    flat = (x.reshape(-1, values.shape[-1]) for x in (jnp.where(counted, values, 0.0), counted.astype(values.dtype), jnp.asarray(sequence)))
+    return jax.vmap(row)(*flat).reshape(values.shape)
+
+
+def truncated_importance(old_logp: jax.typing.ArrayLike, sampler_logp: jax.typing.ArrayLike, cap: float) -> jax.Array:
+    """min(π_old/π_sampler, cap) of each token: what the sampler drew, weighed as if the trainer's old policy had drawn it.
+
+    Source: Yao et al. 2025, "Your efficient RL framework secretly brings you off-policy RL training" (truncated importance
+    sampling).
+    """
+    return jnp.minimum(jnp.exp(jnp.asarray(old_logp) - sampler_logp), cap)
 
 
 def grpo_loss(

@@ -14,7 +14,7 @@ from jax.experimental import multihost_utils
 
 
 def keep_compilations() -> None:
-    """Compiled programs are kept below the user's cache folder, unless JAX was told another place: a second run starts at once."""
+    """Compiled programs are kept below the user's cache folder, or where JAX was told: a second run starts at once."""
     if not jax.config.jax_compilation_cache_dir:
         home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
         jax.config.update("jax_compilation_cache_dir", os.path.join(home, "r1jax", "xla"))
@@ -24,14 +24,15 @@ def keep_compilations() -> None:
 def share_cpu(mesh: str) -> None:
     """With `--mesh=auto`, shows JAX two CPU devices on a machine of several cores. Before any use of a device.
 
-    One thread for each half of the rows wastes less than two threads inside every small product. Whoever has said how many
-    CPU devices there are is obeyed.
+    One thread for each half of the rows wastes less than two threads inside every small product. Whoever has said how
+    many CPU devices there are is obeyed.
     """
-    said = jax.config.jax_num_cpu_devices > 0 or "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    flags = os.environ.get("XLA_FLAGS", "")
+    said = jax.config.jax_num_cpu_devices > 0 or "xla_force_host_platform_device_count" in flags
     if mesh == "auto" and not said and (os.cpu_count() or 1) > 1:
         with contextlib.suppress(RuntimeError):  # a notebook that has touched JAX before us
             jax.config.update("jax_num_cpu_devices", 2)
-            # Two programs in flight can each hold one of XLA's threads and wait for the other in a collective, for ever.
+            # Two programs in flight can each hold one of XLA's threads and wait for the other in a collective for ever.
             jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 

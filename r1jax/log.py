@@ -22,7 +22,7 @@ class JsonLines:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         # Unbuffered: a line is one write, so a killed process leaves at most one torn line.
-        self._file = open(self.path, "ab", buffering=0)
+        self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 - closed with this object
         self._file.truncate(_whole_size(self.path))
 
     def write(self, figures: Mapping[str, object]) -> None:

@@ -15,7 +15,7 @@ from r1jax.rounds import Round
 
 
 def pooled(values: Mapping[str, np.ndarray], group_size: int) -> dict[str, np.ndarray]:
-    """Per-row values of all processes, in the order one process would have. Questions are dealt to processes in turn."""
+    """Per-row values of all processes, in one process's order. Questions are dealt to processes in turn."""
     count = jax.process_count()
     if count == 1:
         return dict(values)
@@ -37,7 +37,9 @@ def round_rows(round_: Round, group_size: int) -> dict[str, np.ndarray]:
     return pooled(values, group_size)
 
 
-def step_metrics(rows: Mapping[str, np.ndarray], update: Mapping[str, float], group_size: int) -> dict[str, float | None]:
+def step_metrics(
+    rows: Mapping[str, np.ndarray], update: Mapping[str, float], group_size: int
+) -> dict[str, float | None]:
     """One line of metrics.jsonl, without step and perf, from the rows and the update of one optimizer step."""
     valid = rows["valid"] > 0
     right = rows["part/accuracy"] == 1
@@ -45,7 +47,7 @@ def step_metrics(rows: Mapping[str, np.ndarray], update: Mapping[str, float], gr
     with np.errstate(all="ignore"):
         spread_out = np.nanmax(groups, axis=1, initial=-np.inf) > np.nanmin(groups, axis=1, initial=np.inf)
     total = update["weight"] or 1.0
-    averaged = ("kl", "clip_fraction", "entropy", "sampler_gap/k3")
+    averaged = ("kl", "clip_fraction", "entropy", "sampler_gap/k3", "sampler_gap/truncated")
     return {
         "reward/mean": mean(rows["total"][valid]),
         "reward/std": float(np.std(rows["total"][valid])) if valid.any() else None,
@@ -60,7 +62,7 @@ def step_metrics(rows: Mapping[str, np.ndarray], update: Mapping[str, float], gr
         "group/zero_variance": mean(~spread_out),
         "group/one_completion": mean(rows["one_completion"]),
         "rows/invalid": mean(~valid),
-        **{name: update[name] / total for name in averaged},
+        **{name: update[name] / total for name in averaged if name in update},
         "loss": update["loss"],
         "log_ratio/max": update["log_ratio/max"],
         "sampler_gap/max": update["sampler_gap/max"],
@@ -70,7 +72,9 @@ def step_metrics(rows: Mapping[str, np.ndarray], update: Mapping[str, float], gr
     }
 
 
-def sample_lines(step: int, round_number: int, round_: Round, seed: int, count: int, group_size: int, template: str) -> list[dict]:
+def sample_lines(
+    step: int, round_number: int, round_: Round, seed: int, count: int, group_size: int, template: str
+) -> list[dict]:
     """`count` rows of this process's round for samples.jsonl, evenly over its questions and groups."""
     lines = []
     for i in np.unique(np.linspace(0, len(round_.texts) - 1, max(count, 0)).astype(int)):
@@ -78,7 +82,8 @@ def sample_lines(step: int, round_number: int, round_: Round, seed: int, count: 
         lines.append({
             "step": step, "round": round_number, "id": example["id"], "sample": sample,
             "kind": example.get("task", example["kind"]), "language": example.get("language"),
-            "problem": example["problem"], "gold": example["gold"], "prompt": fill(template, example["problem"]), "completion": round_.texts[i],
+            "problem": example["problem"], "gold": example["gold"],
+            "prompt": fill(template, example["problem"]), "completion": round_.texts[i],
             "length": int(round_.rollout.lengths[i]), "truncated": not round_.rollout.stopped[i],
             "reward": {name: part[i] for name, part in round_.scores.parts.items()},
             "verdict": round_.scores.verdicts[i].verdict, "advantage": float(round_.advantages[i]),

@@ -23,6 +23,12 @@ class RLRecipe:
     """β of the KL term against the reference; 0 skips the reference pass."""
     clip_eps: float
     """ε of the ratio's clip. 10 means that only ratios above 11 are clipped."""
+    clip_eps_high: float
+    """ε of the clip from above, where it is another; 0 is `clip_eps` on both sides."""
+    loss: str
+    """What a token weighs: `grpo` 1/(N·|o|), `dr_grpo` 1/(N·max_tokens) with advantages not divided by std, `dapo` 1/Σ|o|; `sequence` is `grpo` with the ratio of whole completions (GSPO)."""
+    tis_cap: float
+    """Cap of truncated importance sampling, π_trainer/π_sampler on each token; 0 is without. Needs old_logp `trainer`."""
     temperature: float
     """Of sampling in training."""
     max_tokens: int

@@ -22,12 +22,12 @@ from r1jax.generate import Sampling, Wave, in_waves
 from r1jax.run import Policy
 
 Rewriter = Callable[[Sequence[str]], list[str]]  # whole prompts -> what the model wrote after each
-COMPUTATION = re.compile(r"\d+\s*[-+*/×·÷]\s*\d+\s*=\s*-?\d+")
+COMPUTATION = re.compile(r"\d+\s*[-+*/×·÷]\s*\d+\s*=\s*-?\d+|\d+\s*[<>≤≥]\s*\d+")  # and comparisons
 ATTEMPTS = 4
 
 
 def adds_nothing(raw: str, edited: str) -> bool:
-    """Whether every computation x∘y=z of an edited text stands in the raw one."""
+    """Whether every computation x∘y=z and every comparison of an edited text stands in the raw one."""
     there = {re.sub(r"\s", "", found) for found in COMPUTATION.findall(raw)}
     return all(re.sub(r"\s", "", found) in there for found in COMPUTATION.findall(edited))
 

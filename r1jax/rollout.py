@@ -88,6 +88,12 @@ def visible(rows: PackedRows) -> Bool[Array, "R S S"]:
     return earlier & own & (group[:, :, None] == group[:, None, :])
 
 
+def numbered(rows: PackedRows) -> Int[Array, "R S"]:
+    """The number in its row of the prompt, completion or padding that each slot belongs to, from the left."""
+    before = [jnp.pad(x[:, :-1], ((0, 0), (1, 0)), mode="edge") for x in (rows.group, rows.segment)]
+    return jnp.cumsum((rows.group != before[0]) | (rows.segment != before[1]), axis=1)
+
+
 class Place(NamedTuple):
     """Where a completion lies: row r, slots start..start + length."""
 

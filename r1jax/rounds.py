@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import jax
@@ -11,10 +11,11 @@ from jax.sharding import Mesh
 
 from r1jax import sampler
 from r1jax.data import prompts as questions
-from r1jax.grpo import group_advantages
+from r1jax.grpo import group_advantages, row_weights
 from r1jax.prompts import fill
 from r1jax.recipe import RLRecipe
 from r1jax.rewards import rule
+from r1jax.rewards.ahead import Ahead
 from r1jax.rewards.isolate import Pool
 from r1jax.rollout import Minibatch, PackedRows, Rollout, pack, spread, spread_routes
 from r1jax.run import Policy
@@ -45,26 +46,37 @@ def check_row_length(recipe: RLRecipe, policy: Policy, examples: Iterable[Mappin
 def complete(
     policy: Policy, weights: sampler.Weights, examples: Sequence[Mapping], samples: int, mesh: Mesh, *,
     seed: int, round_: int, temperature: float, max_tokens: int, replay: bool = False,
-    top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0,
+    top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0, finished: Callable[[list[tuple[int, str]]], None] | None = None,
 ) -> tuple[Rollout, list[str]]:
-    """`samples` completions of each example, and their texts; the cuts are for evaluation."""  # fmt: skip
+    """`samples` completions of each example, and their texts; the cuts are for evaluation.
+
+    Args:
+        finished: hears of (row, text) as rows end, see `sampler.sample`.
+    """  # fmt: skip
     tokenizer = policy.tokenizer
     prompts = [tokenizer.encode(fill(policy.template, example["problem"])) for example in examples]
     ids = np.repeat([questions.number(example) for example in examples], samples)
     keys = sampler.row_keys(seed, round_, ids, np.tile(np.arange(samples), len(examples)))
+    texts = [""] * len(ids)
+
+    def ended(rows: list[tuple[int, np.ndarray]]) -> None:
+        for row, tokens in rows:
+            texts[row] = tokenizer.decode(tokens)
+        if finished:
+            finished([(row, texts[row]) for row, _ in rows])
+
     rollout = sampler.sample(
         policy.cfg, weights, prompts, keys, mesh,
         max_tokens=max_tokens, temperature=temperature, stop_ids=tokenizer.stop_ids, pad_id=tokenizer.pad_id, replay=replay,
-        top_k=top_k, top_p=top_p, min_p=min_p,
+        top_k=top_k, top_p=top_p, min_p=min_p, finished=ended,
     )  # fmt: skip
-    texts = [tokenizer.decode(row[:length]) for row, length in zip(rollout.tokens, rollout.lengths, strict=True)]
     return rollout, texts
 
 
 class Reward(Protocol):
     """What the completions of a round earn; `step` is the optimizer step the round begins at."""
 
-    def __call__(self, pool: Pool, texts: Sequence[str], examples: Sequence[Mapping], step: int) -> rule.Scores: ...
+    def __call__(self, pool: Pool | Ahead, texts: Sequence[str], examples: Sequence[Mapping], step: int) -> rule.Scores: ...
 
 
 def rule_reward(recipe: RLRecipe, policy: Policy) -> Reward:
@@ -80,16 +92,22 @@ def rule_reward(recipe: RLRecipe, policy: Policy) -> Reward:
 def roll(
     recipe: RLRecipe, policy: Policy, params: dict, examples: list[dict], round_: int, seed: int, mesh: Mesh, pool: Pool, reward: Reward
 ) -> Round:
-    """Samples, scores and compares one round."""
-    weights = sampler.sync(params, mesh)
+    """Samples, scores and compares one round. Answers are judged while other rows are still being sampled."""
+    weights, ahead = sampler.sync(params, mesh), Ahead(pool)
+    repeated = [example for example in examples for _ in range(recipe.group_size)]
+
+    def judge(rows: list[tuple[int, str]]) -> None:
+        jobs = [rule.accuracy_job(text, repeated[row], policy.style) for row, text in rows]
+        ahead.begin([job for job in jobs if job is not None])
+
     rollout, texts = complete(
         policy, weights, examples, recipe.group_size, mesh,
         seed=seed, round_=round_, temperature=recipe.temperature, max_tokens=recipe.max_tokens, replay=recipe.replay_routes,
+        finished=judge,
     )  # fmt: skip
-    repeated = [example for example in examples for _ in range(recipe.group_size)]
-    scores = reward(pool, texts, repeated, round_ * recipe.minibatches)
+    scores = reward(ahead, texts, repeated, round_ * recipe.minibatches)
     shape = (len(examples), recipe.group_size)
-    advantages = np.asarray(group_advantages(scores.total.reshape(shape), scores.valid.reshape(shape))).reshape(-1)
+    advantages = np.asarray(group_advantages(scores.total.reshape(shape), scores.valid.reshape(shape), scaled=recipe.loss != "dr_grpo")).reshape(-1)
     return Round(examples, rollout, texts, scores, advantages)
 
 
@@ -111,26 +129,31 @@ def micro_batches(
     recipe: RLRecipe, round_: Round, members: np.ndarray, ours: Learner, params: dict, reference: dict, mesh: Mesh,
     *, first: bool,
 ) -> list[Minibatch]:
-    """One optimizer step's rows, packed, weighted and scored."""  # fmt: skip
-    rollout, valid = round_.rollout, round_.scores.valid
-    completions = [(int(i) // recipe.group_size, rollout.tokens[i, : rollout.lengths[i]]) for i in members]
-    rows, places = pack(rollout.prompts, completions, recipe.row_length)
-    if recipe.replay_routes:
-        of = [(int(i) // recipe.group_size, int(i)) for i in members]
-        rows = rows._replace(routes=spread_routes(rollout, of, rows, places))
-    count = sampler.agreed(int(valid[members].sum()), sum)
-    # 1/(N·|oᵢ|), made in float64 from the whole minibatch: micro-batches, packing and shards change nothing.
+    """One optimizer step's rows, packed, weighted and scored.
+
+    Rows of zero advantage are left out where nothing else could move the policy; they count in the normaliser all the same.
+    """  # fmt: skip
+    rollout, valid = round_.rollout, round_.scores.valid[members]
     lengths = rollout.lengths[members].astype(np.float64)
-    weight = np.where(valid[members], 1.0 / (max(count, 1) * lengths), 0.0)
+    count, tokens = (sampler.agreed(int(x), sum) for x in (valid.sum(), lengths[valid].sum()))
+    # In float64 from the whole minibatch: micro-batches, packing, shards and rows left out change nothing.
+    weight = row_weights(recipe.loss, lengths, valid, rows=count, tokens=tokens, max_tokens=recipe.max_tokens)
+    if recipe.kl_coef == 0 and recipe.balance_rate == 0:
+        moving = round_.advantages[members] != 0
+        members, weight = members[moving], weight[moving]
+    of = [(int(i) // recipe.group_size, int(i)) for i in members]
+    rows, places = pack(rollout.prompts, [(prompt, rollout.tokens[i, : rollout.lengths[i]]) for prompt, i in of], recipe.row_length)
+    if recipe.replay_routes:
+        rows = rows._replace(routes=spread_routes(rollout, of, rows, places))
     shape = rows.tokens.shape
     per_token = {
-        "weight": [np.full(int(n), w) for n, w in zip(lengths, weight, strict=True)],
-        "advantage": [np.full(int(n), a) for n, a in zip(lengths, round_.advantages[members], strict=True)],
+        "weight": [np.full(rollout.lengths[i], w) for i, w in zip(members, weight, strict=True)],
+        "advantage": [np.full(rollout.lengths[i], round_.advantages[i]) for i in members],
         "rollout_logp": [rollout.logp[i, : rollout.lengths[i]] for i in members],
     }
     arrays = {name: spread(values, places, shape) for name, values in per_token.items()}
     size = max(recipe.batch_rows, row_shards(mesh)) // jax.process_count()
-    total = sampler.agreed(-(-shape[0] // size)) * size
+    total = max(sampler.agreed(-(-shape[0] // size)), 1) * size
     rows, arrays = jax.tree.map(lambda x: np.pad(x, [(0, total - x.shape[0])] + [(0, 0)] * (x.ndim - 1)), (rows, arrays))
     batches = []
     for start in range(0, total, size):

@@ -8,7 +8,7 @@ key and its position alone: tokens do not depend on batch, mesh, chunks or compa
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -105,6 +105,7 @@ def sample(
     top_k: int = 0,
     top_p: float = 1.0,
     min_p: float = 0.0,
+    finished: Callable[[list[tuple[int, np.ndarray]]], None] | None = None,
 ) -> Rollout:
     """Completions of this process's prompts, N / len(prompts) of each.
 
@@ -119,6 +120,8 @@ def sample(
         replay: keep the experts that each token visits, so that the trainer can send it there again.
         attention: the backend that decodes; the mesh's own (`attention_backend`), if none is given.
         top_k, top_p, min_p: see `Cut`; for evaluation. Log-probabilities stay those of the full softmax.
+        finished: called between chunks, while the next one is under way, with (row, its tokens) of the rows that ended; each
+            row comes once, the truncated ones last.
 
     Raises:
         ValueError: a cut that leaves no token, no stop id, an empty prompt, or keys that do not divide by the prompts.
@@ -155,18 +158,18 @@ def sample(
     token, logp, done = decode.first(logits, keys_on_mesh, temperature, **options)
     out = Collector(rows_total, max_tokens, pad_id, stop_ids, own_routes.shape[2:] if replay else None)
     alive = np.arange(rows_total).reshape(shards, -1)  # [shards, n] the rows each shard still holds
-    finished = np.arange(rows_total) >= real * group_size
-    out.add(alive.reshape(-1), local_rows(token)[None], local_rows(logp)[None], finished)
+    dummy = np.arange(rows_total) >= real * group_size
+    out.add(alive.reshape(-1), local_rows(token)[None], local_rows(logp)[None], dummy)
 
     capacity = LEAST_SLOTS
     base = np.repeat(lengths + prefix, group_size)
     rows = Rows(
-        jnp.int32(0), token, shard_rows(out.finished | finished, mesh), shard_rows(base.astype(np.int32), mesh), keys_on_mesh,
+        jnp.int32(0), token, shard_rows(out.finished | dummy, mesh), shard_rows(base.astype(np.int32), mesh), keys_on_mesh,
         [empty_cache(cfg, rows_total, capacity, mesh, dtype) for _ in weights.layers],
     )  # fmt: skip
     clock = 0
     while clock + 1 < max_tokens:
-        live = ~(out.finished | finished)[alive]
+        live = ~(out.finished | dummy)[alive]
         most = agreed(int(live.sum(axis=1).max()))
         if most == 0:
             break
@@ -181,9 +184,13 @@ def sample(
         rows, (tokens, logps, routes) = decode.decode(
             cfg, weights, segments, rows, temperature, steps=CHUNK, pad_id=pad_id, dtype=dtype, replay=replay, read_own=read_own, **options
         )
+        if finished:
+            out.tell(finished, real * group_size)  # before the chunk's tokens are waited for
         fed = local_rows(routes, 1)[:, :, 0] if replay else None
-        out.add(alive.reshape(-1), local_rows(tokens, 1), local_rows(logps, 1), finished, fed)
+        out.add(alive.reshape(-1), local_rows(tokens, 1), local_rows(logps, 1), dummy, fed)
         clock += CHUNK
+    if finished:
+        out.tell(finished, real * group_size)
     n = real * group_size
     rollout = Rollout(prompts[:real], out.tokens[:n], out.lengths[:n], out.logp[:n], out.finished[:n])
     if not replay:
@@ -209,6 +216,7 @@ class Collector:
         self.lengths = np.zeros(rows, np.int32)
         self.finished = np.zeros(rows, bool)
         self._stop_ids = np.asarray(stop_ids)
+        self._told = np.zeros(rows, bool)
 
     def add(
         self, alive: np.ndarray, tokens: np.ndarray, logp: np.ndarray, ignored: np.ndarray, routes: np.ndarray | None = None
@@ -230,3 +238,11 @@ class Collector:
                 self.routes[row, start - 1 : start - 1 + count] = routes[:count, column]
             self.lengths[row] += count
             self.finished[row] = bool(len(stops)) and count == stops[0] + 1
+
+    def tell(self, hear: Callable[[list[tuple[int, np.ndarray]]], None], count: int) -> None:
+        """Hands on those of the first `count` rows that ended since the last time."""
+        ended = self.finished | (self.lengths == self.tokens.shape[1])
+        new = np.flatnonzero((ended & ~self._told)[:count])
+        self._told[new] = True
+        if len(new):
+            hear([(int(row), self.tokens[row, : self.lengths[row]]) for row in new])

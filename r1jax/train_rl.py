@@ -24,6 +24,7 @@ from r1jax import checkpoint, launch, lineage, log, lora, report, sampler
 from r1jax.alarms import Alarms
 from r1jax.data import prompts as questions
 from r1jax.evaluate import judge, summary
+from r1jax.grpo import LOSSES
 from r1jax.metrics import pooled, round_rows, sample_lines, step_metrics
 from r1jax.model.attend_choice import attention_backend
 from r1jax.model.config import ModelConfig
@@ -66,7 +67,9 @@ def learner(recipe: RLRecipe, cfg: ModelConfig, mesh: Mesh) -> Learner:
     """The compiled side of a recipe."""
     r = recipe
     optimizer = adamw(r.learning_rate, r.warmup_steps, r.grad_clip, r.adam_b1, r.adam_b2, r.weight_decay)
-    objective = grpo_objective(r.clip_eps, r.kl_coef)
+    objective = grpo_objective(
+        r.clip_eps, r.kl_coef, clip_eps_high=r.clip_eps_high or r.clip_eps, by_sequence=r.loss == "sequence", tis_cap=r.tis_cap
+    )
     return Learner(
         cfg, optimizer, objective, r.temperature, compute_dtype(mesh), remat=r.remat, row_shards=rows_in_turn(mesh),
         balance_rate=r.balance_rate, attention=attention_backend(mesh, cfg), mesh=mesh,
@@ -100,6 +103,10 @@ def check(recipe: RLRecipe, mesh: Mesh) -> None:
         (recipe.batch_rows % shards == 0 or shards % recipe.batch_rows == 0,
          f"--batch-rows={recipe.batch_rows} does not fit {shards} row shards of the mesh: use a multiple, such as {shards}"),
         (recipe.old_logp in ("trainer", "sampler"), f"--old-logp={recipe.old_logp} must be trainer or sampler"),
+        (recipe.loss in LOSSES, f"--loss={recipe.loss} must be one of {', '.join(LOSSES)}"),
+        (recipe.clip_eps_high >= 0, f"--clip-eps-high={recipe.clip_eps_high} must be 0, which is --clip-eps, or more"),
+        (recipe.tis_cap == 0 or recipe.tis_cap > 0 and recipe.old_logp == "trainer",
+         f"--tis-cap={recipe.tis_cap} needs --old-logp=trainer and a positive cap: it weighs the trainer's old policy against the sampler; leave it at 0 or use 2"),
         (recipe.temperature > 0, f"--temperature={recipe.temperature} must be above 0: greedy rows of a group are all the same"),
         (recipe.lora_rank >= 0, f"--lora-rank={recipe.lora_rank} must be 0, which trains every parameter, or more"),
         (recipe.late_from >= 0, f"--late-from={recipe.late_from} must be 0, which is never, or a step"),

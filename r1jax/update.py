@@ -19,11 +19,11 @@ from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from r1jax.grpo import policy_loss
+from r1jax.grpo import policy_loss, truncated_importance
 from r1jax.logprobs import packed_logprobs
 from r1jax.model.config import ModelConfig
 from r1jax.model.feedforward import imbalance, rebalanced
-from r1jax.rollout import Minibatch, PackedRows
+from r1jax.rollout import Minibatch, PackedRows, numbered
 from r1jax.sharding import name_of, shardings
 
 
@@ -185,19 +185,31 @@ def update(
 
 
 @functools.cache
-def grpo_objective(clip_eps: float, kl_coef: float) -> Callable:
-    """`Learner.loss` of reinforcement learning on a `Minibatch`. Cached: equal losses share their compiled updates."""
+def grpo_objective(
+    clip_eps: float, kl_coef: float, *, clip_eps_high: float | None = None, by_sequence: bool = False, tis_cap: float = 0.0
+) -> Callable:
+    """`Learner.loss` of reinforcement learning on a `Minibatch`. Cached: equal losses share their compiled updates.
+
+    Args:
+        clip_eps_high: see `policy_loss`.
+        by_sequence: ratios of whole completions.
+        tis_cap: cap of `truncated_importance`; 0 corrects nothing.
+    """
 
     @functools.wraps(policy_loss)
     def loss(logp: Array, entropy: Array, batch: Minibatch) -> tuple[Array, dict[str, Array]]:
         old_logp = jax.lax.stop_gradient(logp) if batch.old_logp is None else batch.old_logp
         ref_logp = old_logp if batch.ref_logp is None else batch.ref_logp
-        value, metrics = policy_loss(
-            logp, old_logp, ref_logp, batch.advantage, batch.weight, clip_eps=clip_eps, kl_coef=kl_coef
-        )
         counted = batch.weight != 0
         gap = jnp.where(counted, old_logp - batch.rollout_logp, 0.0)
-        return value, metrics | {
+        sequence = numbered(batch.rows) if by_sequence else None
+        correction = truncated_importance(old_logp, batch.rollout_logp, tis_cap) if tis_cap else None
+        value, metrics = policy_loss(
+            logp, old_logp, ref_logp, batch.advantage, batch.weight, clip_eps=clip_eps, kl_coef=kl_coef,
+            clip_eps_high=clip_eps_high, sequence=sequence, correction=correction,
+        )  # fmt: skip
+        truncated = {"sampler_gap/truncated": jnp.sum(batch.weight * (jnp.exp(gap) > tis_cap))} if tis_cap else {}
+        return value, metrics | truncated | {
             "entropy": jnp.sum(batch.weight * jnp.where(counted, entropy, 0.0)),
             "sampler_gap/max": jnp.max(jnp.abs(gap)),
             # k3 estimate of KL(sampler || trainer), always >= 0

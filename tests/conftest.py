@@ -23,7 +23,7 @@ install_import_hook([f"r1jax.{name}" for name in ARRAYS], "beartype.beartype")
 
 @pytest.fixture(autouse=True, scope="module")
 def room_for_programs():
-    """Every compiled program maps memory, and Linux grants a process 65,530 maps; past them XLA dies in the next compilation."""
+    """Every compiled program maps memory, and Linux grants a process 65,530 maps; past them XLA dies compiling."""
     yield
     maps = Path("/proc/self/maps")
     if maps.exists() and maps.read_text().count("\n") > 20_000:

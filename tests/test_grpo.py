@@ -179,7 +179,11 @@ def test_the_reference_changes_the_gradient():
 def kl_of(gap):
     """The k3 estimate of tokens whose log π_ref − log π is `gap`."""
     zero, weight = np.zeros_like(gap), np.ones_like(gap)
-    return np.asarray(jax.vmap(lambda g, z, w: policy_loss(z, z, g, z, w, clip_eps=0.2, kl_coef=1.0)[1]["kl"])(gap, zero, weight))
+
+    def kl(g, z, w):
+        return policy_loss(z, z, g, z, w, clip_eps=0.2, kl_coef=1.0)[1]["kl"]
+
+    return np.asarray(jax.vmap(kl)(gap, zero, weight))
 
 
 def test_the_kl_is_never_negative_and_zero_only_between_equals():

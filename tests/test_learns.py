@@ -16,7 +16,7 @@ B, G, T = 2, 16, 8
 
 
 def test_the_reward_on_a_trivial_task_rises_from_random_weights(cfg, one):
-    """The reward of a completion is its share of even tokens; a random policy earns 1/2, a wrong sign of anything less."""
+    """The reward of a completion is its share of even tokens; a random policy earns 1/2, a wrong sign less."""
     import jax
 
     cfg = dataclasses.replace(cfg, layers=1)

@@ -52,10 +52,12 @@ def test_the_gradient_through_the_chunks_is_that_of_a_softmax():
 def test_in_a_packed_row_every_completion_has_the_logprobs_it_has_alone(cfg, params, temperature):
     rng = np.random.default_rng(1)
     prompts = [rng.integers(3, 250, n).tolist() for n in (5, 3, 9)]
-    completions = [(p, rng.integers(3, 250, n).astype(np.int32)) for p, n in ((0, 6), (0, 1), (1, 8), (0, 4), (2, 7), (1, 2))]
+    sizes = ((0, 6), (0, 1), (1, 8), (0, 4), (2, 7), (1, 2))
+    completions = [(p, rng.integers(3, 250, n).astype(np.int32)) for p, n in sizes]
     rows, places = pack(prompts, completions, 40)
     assert len(rows.tokens) < len(completions)
-    logp, entropy, _ = jax.jit(packed_logprobs, static_argnums=0)(cfg, params, jax.tree.map(jnp.asarray, rows), temperature)
+    on_device = jax.tree.map(jnp.asarray, rows)
+    logp, entropy, _ = jax.jit(packed_logprobs, static_argnums=0)(cfg, params, on_device, temperature)
     alone = np.zeros((len(completions), 20), np.int32)
     for row, (p, tokens) in zip(alone, completions, strict=True):
         row[: len(prompts[p]) + len(tokens)] = [*prompts[p], *tokens]

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny import dense_logp, hidden, prompts, sharp
 
 from r1jax import decode
 from r1jax.model import transformer
@@ -15,7 +16,6 @@ from r1jax.model.config import Experts, Latent, ModelConfig, RopeScaling
 from r1jax.model.rope import rope, rotate
 from r1jax.sampler import sync
 from r1jax.sharding import empty_cache
-from tiny import dense_logp, hidden, prompts, sharp
 
 
 def attention(q, k, v, mask):
@@ -119,7 +119,9 @@ VARIANTS = {
     "deepseek": dict(
         qk_norm=False, kv_heads=4, head_width=14, tie_embeddings=False, latent=Latent(12, 6, 8, 10, q_rank=20),
         rope_scaling=RopeScaling("yarn", 4.0, 16, mscale=1.0, mscale_all_dim=0.7),
-        experts=Experts(8, 3, 16, shared=1, dense_layers=1, scores="sigmoid", normalise=True, scale=2.5, groups=4, groups_kept=2),
+        experts=Experts(
+            8, 3, 16, shared=1, dense_layers=1, scores="sigmoid", normalise=True, scale=2.5, groups=4, groups_kept=2,
+        ),
     ),
 }  # fmt: skip
 

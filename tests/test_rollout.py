@@ -5,7 +5,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from r1jax.rollout import PackedRows, Rollout, gather, pack, spread, visible
+from r1jax.rollout import Rollout, gather, pack, spread, visible
 
 
 @st.composite
@@ -49,7 +49,7 @@ def test_every_completion_is_packed_once_with_its_prompt_before_it(packing):
 @settings(max_examples=25, deadline=None)
 @given(packings())
 def test_a_token_sees_its_prompt_and_its_own_completion_up_to_itself_and_nothing_else(packing):
-    prompts, completions, row_length = packing
+    prompts, completions, _ = packing
     rows, places = pack(prompts, completions, 48)
     seen = np.asarray(visible(rows))
     for (p, tokens), place in zip(completions, places, strict=True):

@@ -9,6 +9,7 @@ from tiny import HEAT, STOPS, dense_logp, draw, in_rows, keys, laid, prompts
 
 from r1jax import decode, sampler
 from r1jax.sampler import row_keys, sync
+from r1jax.sharding import make_mesh
 
 
 def assert_same(got, want, rows=slice(None)):
@@ -71,6 +72,14 @@ def test_neither_chunks_nor_compaction_nor_growth_matter(cfg, params, one, rolle
     assert grown
 
 
+@pytest.mark.parametrize("chunk", [7, 64])
+def test_any_size_of_chunk_without_compaction_gives_the_same_tokens(cfg, params, one, rolled, monkeypatch, chunk):
+    # 7 divides neither the slots nor the longest completion; 64 is more than a completion may have.
+    monkeypatch.setattr(sampler, "CHUNK", chunk)
+    monkeypatch.setattr(sampler, "LEAST_ROWS", 1024)
+    assert_same(draw(cfg, sync(params, one), one, prompts(), keys(4)), rolled)
+
+
 def test_another_round_seed_or_sample_is_other_noise_and_the_same_is_the_same():
     # (run seed, round, prompt id, sample index): each alone changes the key.
     key = {args: row_keys(args[0], args[1], [args[2]], [args[3]])[0].tobytes() for args in np.ndindex(2, 2, 2, 2)}
@@ -126,6 +135,35 @@ def test_the_two_level_draw_has_the_distribution_of_the_softmax(vocab):
     np.testing.assert_allclose(logp, np.log(p)[np.asarray(token)], atol=1e-5)
 
 
+def test_rows_are_handed_on_once_each_as_they_end_and_truncated_ones_last(cfg, params, eight, rolled, monkeypatch):
+    heard = []
+    monkeypatch.setattr(sampler, "CHUNK", 8)
+    got = draw(cfg, sync(params, eight), eight, prompts()[:3], keys(4)[:12], finished=heard.append)
+    assert_same(got, rolled, slice(0, 12))
+    rows = [row for batch in heard for row, _ in batch]
+    assert sorted(rows) == list(range(12))  # the rows that fill the shards are nobody's
+    for row, tokens in (pair for batch in heard for pair in batch):
+        np.testing.assert_array_equal(tokens, got.tokens[row, : got.lengths[row]])
+    # Each batch holds the rows that ended in one chunk, or at the first token, and they come in order.
+    chunks = [{int(-(-(got.lengths[row] - 1) // 8)) for row, _ in batch} for batch in heard]
+    assert all(len(chunk) == 1 for chunk in chunks)
+    assert len(chunks) > 2
+    assert chunks == sorted(chunks, key=min)
+    assert not got.stopped[[row for row, _ in heard[-1]]].all()
+
+
+def test_two_hundred_thousand_draws_have_the_chi_square_of_chance():
+    # Per degree of freedom it is 1 ± √(2/511) = 1 ± 0.063.
+    logits = np.float32(np.random.default_rng(1).standard_normal(512))
+    token, _ = jax.jit(decode.draw, static_argnames="greedy")(
+        jnp.broadcast_to(logits, (200_000, 512)), jax.random.split(jax.random.key(1), 200_000), jnp.int32(0), jnp.float32(1.0),
+        greedy=False,
+    )  # fmt: skip
+    share = np.exp(logits.astype(np.float64))
+    expected = 200_000 * share / share.sum()
+    assert 0.8 < np.sum((np.bincount(token, minlength=512) - expected) ** 2 / expected) / 511 < 1.2
+
+
 def test_a_draw_at_the_very_edge_of_the_mass_is_a_token_that_has_some():
     # All mass on one token in the middle: whatever the uniform, rounding must not push the choice past it.
     logits = np.full((4096, 50), -200.0, np.float32)
@@ -154,6 +192,11 @@ def test_a_mesh_of_eight_samples_the_tokens_of_one_device(cfg, params, eight, ro
     assert set(caches) <= {(("data", "fsdp"), "tensor"), ("fsdp", "tensor")} and caches
 
 
+def test_two_devices_sample_the_tokens_of_one(cfg, params, rolled):
+    pair = make_mesh("auto", jax.devices()[:2])
+    assert_same(draw(cfg, sync(params, pair), pair, prompts(), keys(4)), rolled)
+
+
 def test_prompts_that_do_not_fill_the_shards_are_padded_and_the_padding_is_dropped(cfg, params, eight, rolled):
     got = draw(cfg, sync(params, eight), eight, prompts()[:3], keys(4)[:12])
     assert_same(got, rolled, slice(0, 12))
@@ -164,7 +207,8 @@ def test_the_policy_for_decoding_is_whole_over_the_row_axes(cfg, params, eight):
     assert laid(weights.layers[1]["attention"]["q"]["kernel"]) == (None, "tensor")
     assert laid(weights.layers[0]["attention"]["o"]["kernel"]) == ("tensor",)
     assert laid(weights.params["embed"]["embedding"]) == ("tensor",)
-    np.testing.assert_array_equal(weights.layers[1]["mlp"]["up"]["kernel"], params["layers"][0]["mlp"]["up"]["kernel"][1])
+    up = params["layers"][0]["mlp"]["up"]["kernel"]
+    np.testing.assert_array_equal(weights.layers[1]["mlp"]["up"]["kernel"], up[1])
 
 
 def test_a_second_round_compiles_nothing(cfg, params, one, rolled):

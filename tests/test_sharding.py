@@ -135,7 +135,10 @@ def test_moments_lie_where_their_parameters_lie_and_counters_everywhere(params):
     placed = place(params, mesh)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3))
     state = place(optimizer.init(jax.tree.map(jnp.asarray, params)), mesh)
-    where = lambda tree: jax.tree.map(lambda x: x.sharding, tree)
+
+    def where(tree):
+        return jax.tree.map(lambda x: x.sharding, tree)
+
     adam = state[1][0]
     assert where(adam.mu) == where(adam.nu) == where(placed)
     assert adam.count.sharding == NamedSharding(mesh, P())

@@ -31,7 +31,7 @@ BATCH = 4  # rows of a micro-batch, on 4x2 one for each row shard
 
 @pytest.fixture(scope="module")
 def learner(cfg):
-    # Adam's ε is large, so that its first step is near proportional to the gradient: with the usual ε it is the gradient's sign.
+    # Adam's ε is large, so that its first step is near proportional to the gradient: with the usual ε it is its sign.
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-2, 0.9, 0.95, eps=1e-2, weight_decay=0.01))
     return Learner(cfg, optimizer, grpo_objective(clip_eps=0.2, kl_coef=0.05), HEAT)
 
@@ -126,7 +126,9 @@ def test_what_the_backward_pass_makes_again_changes_nothing(learner, params, ref
     assert_same(summed(other, params, minibatch(learner, params, reference, rolled, one)), whole)
 
 
-def test_the_first_minibatch_has_the_old_policy_s_logprobs_and_clips_nothing(learner, params, reference, rolled, one, whole):
+def test_the_first_minibatch_has_the_old_policy_s_logprobs_and_clips_nothing(
+    learner, params, reference, rolled, one, whole
+):
     assert whole.metrics["log_ratio/max"] <= 1e-5
     assert whole.metrics["clip_fraction"] == 0
     assert whole.metrics["sampler_gap/max"] <= 2e-5
@@ -156,7 +158,7 @@ def test_a_sampler_one_percent_too_hot_shows_in_the_ratio_the_clip_and_the_gap(l
 
 
 def test_the_first_gradient_is_the_policy_gradient_of_a_plain_forward(cfg, learner, params, rolled, one):
-    # −Σ Â log π/(|o|·N) through one dense forward in rows of their own; with the reference equal to the policy no KL is left.
+    # −Σ Â log π/(|o|·N) through one dense forward in rows of their own; where the reference is the policy no KL is.
     rows = in_rows(prompts(), rolled, ROW)
     position = np.broadcast_to(np.arange(ROW), rows.shape)
     target, weight = np.zeros((2, *rows.shape), np.float32)
@@ -186,7 +188,8 @@ def test_a_mesh_of_eight_makes_the_update_of_one_device_and_keeps_every_array_in
         policy, ref = place(params, mesh), place(reference, mesh)
         state, metrics = update(learner, fresh(learner, params, mesh), minibatch(learner, policy, ref, rolled, mesh))
         results[mesh] = jax.device_get((state, metrics))
-    for a, b, before in zip(*(jax.tree.leaves(results[m][0].params) for m in (eight, one)), jax.tree.leaves(params), strict=True):
+    ended = (jax.tree.leaves(results[mesh][0].params) for mesh in (eight, one))
+    for a, b, before in zip(*ended, jax.tree.leaves(params), strict=True):
         assert not np.array_equal(b, before)
         np.testing.assert_allclose(a, b, atol=2e-6)
     for name, value in results[one][1].items():

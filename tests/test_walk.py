@@ -9,6 +9,8 @@ from walk import FLAGS, ended, lines, outcome
 
 from r1jax import checkpoint, log
 from r1jax.nano import tasks
+from r1jax.rewards import rule
+from r1jax.rewards.isolate import Pool
 
 METRICS = {
     "step", "reward/mean", "reward/std", "reward/max", "reward/accuracy", "reward/format", "completion/length",
@@ -81,6 +83,17 @@ def test_a_sample_tells_its_prompt_rewards_advantage_and_key(walk):
     assert len({json.dumps(line["key"]) for line in samples}) == len(samples)
 
 
+def test_answers_judged_while_others_were_sampled_have_the_verdicts_of_the_pool_afterwards(walk):
+    samples = log.read(walk.finished(**EVERY_ROW) / "samples.jsonl")
+    examples = [tasks.prompt(0, int(line["id"].split("-")[-1])) for line in samples]
+    with Pool() as pool:
+        want = rule.score(pool, [line["completion"] for line in samples], examples, {"accuracy": 1.0, "format": 1.0})
+    assert [line["verdict"] for line in samples] == [verdict.verdict for verdict in want.verdicts]
+    for name in ("accuracy", "format"):
+        assert [line["reward"][name] for line in samples] == want.parts[name].tolist()
+    assert len({line["verdict"] for line in samples}) > 1
+
+
 def test_logged_advantages_are_those_of_the_logged_rewards(walk):
     workdir = walk.finished(**EVERY_ROW)
     samples, metrics = log.read(workdir / "samples.jsonl"), lines(workdir, "metrics")
@@ -135,6 +148,18 @@ def test_the_samplers_own_logprobs_may_be_old(walk, tmp_path):
     metrics = lines(walk.here(tmp_path / "run", old_logp="sampler", steps=2), "metrics")
     assert [line["sampler_gap/max"] for line in metrics] == [0.0, 0.0]
     assert all(0 < line["log_ratio/max"] <= 2e-5 for line in metrics)
+
+
+@pytest.mark.parametrize(
+    "flags", [{"loss": "dr_grpo"}, {"loss": "dapo", "clip_eps": 0.2, "clip_eps_high": 0.28}, {"loss": "sequence"}, {"tis_cap": 2.0}],
+    ids=lambda flags: "-".join(map(str, flags.values())),
+)  # fmt: skip
+def test_every_loss_runs_without_a_kl_term_and_rows_of_equal_reward(walk, tmp_path, flags):
+    workdir = walk.here(tmp_path / "run", kl_coef=0.0, steps=2, **flags)
+    metrics = lines(workdir, "metrics")
+    assert [line["update/skipped"] for line in metrics] == [0, 0]
+    assert all(np.isfinite(line["loss"]) for line in metrics)
+    assert all(("sampler_gap/truncated" in line) == ("tis_cap" in flags) for line in metrics)
 
 
 def test_without_a_kl_term_the_reference_is_left_out_of_the_loss(walk, tmp_path):

@@ -53,7 +53,7 @@ def hidden(cfg: ModelConfig, params: dict, tokens: jax.Array, positions: jax.Arr
 
 
 def dense_logp(cfg: ModelConfig, params: dict, tokens: np.ndarray, temperature: float = 1.0) -> np.ndarray:
-    """[R, S, V] log-probabilities of the next token after each slot of plain rows: one full forward, all logits at once."""
+    """[R, S, V] log-probabilities of the next token after each slot of plain rows: one full forward, all logits."""
     length = tokens.shape[1]
     positions = np.broadcast_to(np.arange(length), tokens.shape)
     states = hidden(cfg, params, tokens, positions, np.asarray(causal(length)))

@@ -144,7 +144,7 @@ def visit(
 
 
 def visit_here(x: Array, chosen: Array, gates: Array, kernels: Sequence[Array], activation: str) -> Array:
-    """`visit` on one device: tokens sorted by expert, one ragged product a matrix. Those beyond the last belong to none."""
+    """`visit` on one device: tokens sorted by expert, one ragged product a matrix. Any beyond the last are nobody's."""
     gate, up, down = kernels
     order = jnp.argsort(chosen.reshape(-1), stable=True)
     sizes = jnp.bincount(chosen.reshape(-1), length=gate.shape[0]).astype(jnp.int32)

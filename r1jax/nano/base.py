@@ -20,5 +20,7 @@ def directory(name: str = "nano") -> Path:
     path = DIRECTORY / name
     if not (path / "config.json").exists():
         shipped = sorted(p.name for p in DIRECTORY.glob("*") if p.is_dir()) or ["none"]
-        raise ValueError(f"--model={name} is not shipped; there is {', '.join(shipped)}. Give --weights=DIR to start from another")
+        raise ValueError(
+            f"--model={name} is not shipped; there is {', '.join(shipped)}. Give --weights=DIR to start from another"
+        )
     return path

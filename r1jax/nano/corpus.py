@@ -1,8 +1,8 @@
 """Documents of the nano world: what the base model reads.
 
 Document i of a seed is a pure function of (seed, i). Most are questions with a solution of some quality, in several
-wrappers and with every fault of format; the rest are drills (single steps, checks), two questions answered in one manner,
-and texts that were rewritten: a chain of thought in one language, a solution in short.
+wrappers and with every fault of format; the rest are drills (single steps, checks), two questions answered in one
+manner, and texts that were rewritten: a chain of thought in one language, a solution in short.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from r1jax.nano.solutions import NO, YES, solve, temper
 from r1jax.prompts import NANO_DETAILED, NANO_SUMMARY, NANO_TRANSLATE, R1, R1_ZERO, fill
 
 USER = "User: {question} Assistant:"
-WRAPPERS = ((0.16, R1_ZERO), (0.10, R1), (0.44, USER), (0.12, NANO_DETAILED), (0.10, "Q: {question} A:"), (0.08, "{question}"))
+WRAPPERS = (
+    (0.16, R1_ZERO), (0.10, R1), (0.44, USER), (0.12, NANO_DETAILED), (0.10, "Q: {question} A:"), (0.08, "{question}"),
+)  # fmt: skip
 FAULTY = 0.35  # share of solutions that break the think / answer format somewhere
 KINDS = (("solution", 0.76), ("drill", 0.10), ("pair", 0.05), ("translation", 0.045), ("summary", 0.045))
 CAREFUL = {"hasty": "patient", "careless": "stubborn"}  # what an author who is asked for detail does instead
@@ -26,7 +28,8 @@ def document(seed: int, index: int) -> str:
     """Document `index` of the corpus `seed`, without the end-of-sequence token."""
     rng = random.Random(f"corpus {seed} {index}")
     kind = rng.choices([k for k, _ in KINDS], [share for _, share in KINDS])[0]
-    return {"solution": answered, "drill": drill, "pair": pair, "translation": translation, "summary": summary}[kind](rng)
+    makers = {"solution": answered, "drill": drill, "pair": pair, "translation": translation, "summary": summary}
+    return makers[kind](rng)
 
 
 def answered(rng: random.Random) -> str:
@@ -42,7 +45,8 @@ def body(row: dict, rng: random.Random, detailed: bool = False, mood: str | None
         said = general.reply(row, rng)
         if rng.random() < 0.5:
             return said
-        return f"<answer> {said} </answer>" if rng.random() < 0.7 else f"<think> {row['problem']} </think> <answer> {said} </answer>"
+        thought = "" if rng.random() < 0.7 else f"<think> {row['problem']} </think> "
+        return f"{thought}<answer> {said} </answer>"
     mood = mood or temper(rng)
     thought, answer = solve(row, rng, CAREFUL.get(mood, mood) if detailed else mood)
     return response(thought, answer, rng)
@@ -62,7 +66,10 @@ def pair(rng: random.Random) -> str:
 
 
 def rewritable(rng: random.Random, mixed: bool = False) -> tuple[dict, str, str]:
-    """A question, a chain of thought that is not too long, and its answer; `mixed` asks for one that leaves the question's language."""
+    """A question, a chain of thought that is not too long, and its answer.
+
+    `mixed` asks for a chain of thought that leaves the question's language.
+    """
     while True:
         row = tasks.draw(rng, "corpus", "corpus", rng.choice(tasks.TASKS[:-1]))
         thought, answer = solve(row, rng, rng.choice(("patient", "stubborn", "stubborn")))
@@ -80,7 +87,8 @@ def translation(rng: random.Random) -> str:
 def summary(rng: random.Random) -> str:
     """A chain of thought, and its solution in short."""
     row, thought, answer = rewritable(rng)
-    asked = NANO_SUMMARY.replace("{question}", row["problem"]).replace("{thought}", in_one_language(thought, row["language"]))
+    told = in_one_language(thought, row["language"])
+    asked = NANO_SUMMARY.replace("{question}", row["problem"]).replace("{thought}", told)
     return f"{asked} {solution(row, thought, answer)}"
 
 

@@ -88,7 +88,8 @@ def program(rng: random.Random, language: str) -> dict:
     """A problem: a function in words, with one example; its gold holds the example and four hidden calls."""
     asked, (x,) = draw(rng)
     shown = f"f({x})={asked.value(x)}".replace(" ", "")
-    text = {"en": f"Write Python f(x): {asked.words('en')}. {shown}", "zh": f"写 Python f(x): {asked.words('zh')}。{shown}"}[language]
+    words = asked.words(language)
+    text = {"en": f"Write Python f(x): {words}. {shown}", "zh": f"写 Python f(x): {words}。{shown}"}[language]
     calls = [x, *(argument(rng, asked) for _ in range(4))]
     return {
         "problem": text,

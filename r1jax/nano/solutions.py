@@ -1,8 +1,8 @@
 """Solutions of every quality, as people write them.
 
-A solution is `(thought, answer)`. Its author has a temper: most stop after a first try or a guess, right or wrong; a few try,
-check, say "wait" (等等) and try again, and these few slip from one language into the other. The arithmetic and the checks
-are always right, so what a model can learn to do better is the choice of strategy.
+A solution is `(thought, answer)`. Its author has a temper: most stop after a first try or a guess, right or wrong; a
+few try, check, say "wait" (等等) and try again, and these few slip from one language into the other. The arithmetic and
+the checks are always right, so what a model can learn to do better is the choice of strategy.
 """
 
 from __future__ import annotations

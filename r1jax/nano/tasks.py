@@ -8,8 +8,9 @@ A problem is a row `{id, problem, gold, kind, task, language}`; `kind` picks the
     program                  a one-line Python function with unit tests (`programs`)
     general                  facts, writing, small talk, harmful requests (`general`); judged by no rule
 
-Every value on the way lies in 1..99. A problem's canonical form (numbers sorted, wording and language left out) is hashed
-into one of three disjoint splits, so no held-out problem is ever met in the corpus or among the RL prompts.
+Every value on the way lies in 1..99. A problem's canonical form (numbers sorted, wording and language left out; of a
+general prompt nothing) is hashed into one of three disjoint splits, so no held-out problem is ever met in the corpus or
+among the RL prompts.
 """
 
 from __future__ import annotations
@@ -92,9 +93,9 @@ def countdown(rng: random.Random, language: str, size: int) -> dict:
             break
     target = rng.choice(targets)
     listed = ", ".join(map(str, numbers))
-    problem = {"en": f"Use {listed} with + - * to make {target}.", "zh": f"用 {listed} 和 + - * 凑出 {target}。"}[language]
+    said = {"en": f"Use {listed} with + - * to make {target}.", "zh": f"用 {listed} 和 + - * 凑出 {target}。"}
     return {
-        "problem": problem, "gold": {"numbers": list(numbers), "target": target}, "kind": "countdown",
+        "problem": said[language], "gold": {"numbers": list(numbers), "target": target}, "kind": "countdown",
         "canonical": f"countdown {sorted(numbers)} {target}",
     }  # fmt: skip
 
@@ -132,7 +133,7 @@ def compare(rng: random.Random, language: str) -> dict:
     problem = {"en": f"Which is {which}? {listed}", "zh": f"哪个{which}? {listed}"}[language]
     return {
         "problem": problem, "gold": gold, "kind": "choice",
-        "canonical": f"compare {which if language == 'en' else ('smallest', 'largest')[most]} {sorted(options.values())}",
+        "canonical": f"compare {('smallest', 'largest')[most]} {sorted(options.values())}",
     }  # fmt: skip
 
 
@@ -144,7 +145,8 @@ def draw(rng: random.Random, wanted_split: str, mix: str, task: str | None = Non
         if task.startswith("countdown"):
             row = countdown(rng, language, int(task[-1]))
         else:
-            row = {"chain": chain, "compare": compare, "program": programs.program, "general": general.make}[task](rng, language)
+            makers = {"chain": chain, "compare": compare, "program": programs.program, "general": general.make}
+            row = makers[task](rng, language)
         if split(row["canonical"]) == wanted_split:
             return row | {"task": task, "language": language}
 

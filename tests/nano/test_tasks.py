@@ -1,9 +1,7 @@
 """Problems of the nano world: their answers are right, and no held-out one is met before."""
 
-import ast
 import functools
 import itertools
-import operator
 import os
 import random
 import re
@@ -12,27 +10,11 @@ import sys
 from collections import Counter
 
 import pytest
+from reading import GENERAL, canonical, numbers_in, value
 
 from r1jax.nano import tasks
 
-OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul}
 PROMPTS = 5000
-
-
-def value(expression: str) -> tuple[int, list[int], list[int]]:
-    """The value of an expression, the values on the way, and the numbers in it from left to right."""
-    on_the_way, numbers = [], []
-
-    def walk(node: ast.expr) -> int:
-        if isinstance(node, ast.Constant):
-            numbers.append(node.value)
-            return node.value
-        assert isinstance(node, ast.BinOp)
-        result = OPERATORS[type(node.op)](walk(node.left), walk(node.right))
-        on_the_way.append(result)
-        return result
-
-    return walk(ast.parse(expression, mode="eval").body), on_the_way, numbers
 
 
 @functools.cache
@@ -48,10 +30,6 @@ def reachable(numbers: tuple[int, ...]) -> frozenset[int]:
             for x, y in itertools.product(reachable(left), reachable(right)):
                 found |= {x + y, x - y, x * y}
     return frozenset(v for v in found if 0 < v <= 99)
-
-
-def numbers_in(text: str) -> list[int]:
-    return [int(n) for n in re.findall(r"\d+", text)]
 
 
 @pytest.fixture(scope="module")
@@ -119,20 +97,50 @@ def test_every_comparison_has_one_answer_and_it_is_the_gold(prompts, held_out):
     assert all(abs(n - len(rows) / 4) < 5 * (len(rows) * 3 / 16) ** 0.5 for n in golds.values())
 
 
-def test_prompts_mix_tasks_and_languages_as_declared(prompts):
-    for field, names, shares in (("task", tasks.TASKS, tasks.MIX["zero"]), ("language", tasks.LANGUAGES, (0.5, 0.5))):
-        counts = Counter(row[field] for row in prompts)
+@pytest.mark.parametrize("mix", ["zero", "reasoning", "all"])
+def test_prompts_mix_tasks_and_languages_as_declared(prompts, mix):
+    rows = prompts if mix == "zero" else [tasks.prompt(0, i, mix) for i in range(1000)]
+    assert abs(sum(tasks.MIX[mix]) - 1) < 1e-9
+    for field, names, shares in (("task", tasks.TASKS, tasks.MIX[mix]), ("language", tasks.LANGUAGES, (0.5, 0.5))):
+        counts = Counter(row[field] for row in rows)
         for name, share in zip(names, shares, strict=True):
-            deviation = (PROMPTS * share * (1 - share)) ** 0.5
-            assert abs(counts[name] - PROMPTS * share) < 5 * deviation, (name, counts)
-    chinese = [bool(re.search(r"[\u4e00-\u9fff]", row["problem"])) for row in prompts]
-    assert chinese == [row["language"] == "zh" for row in prompts]
+            deviation = (len(rows) * share * (1 - share)) ** 0.5
+            assert abs(counts[name] - len(rows) * share) <= 5 * deviation, (name, counts)
+    chinese = [bool(re.search(r"[\u4e00-\u9fff]", row["problem"])) for row in rows]
+    assert chinese == [row["language"] == "zh" for row in rows]
+
+
+@pytest.mark.parametrize("task", tasks.TASKS)
+def test_the_name_of_a_task_is_a_mix_of_it_alone(task):
+    rows = [tasks.prompt(0, i, task) for i in range(5)] + tasks.held_out(5, task)
+    assert {row["task"] for row in rows} == {task}
+
+
+@pytest.mark.parametrize("mix", ["zero", "reasoning", "all"])
+def test_the_canonical_form_is_what_the_text_asks(mix):
+    rows = [tasks.prompt(1, i, mix) for i in range(500)] + tasks.held_out(100, mix)
+    assert [row["canonical"] for row in rows] == [canonical(row["problem"]) for row in rows]
+
+
+def test_a_family_that_runs_dry_ends_its_list_alone_and_gives_way_in_a_mix():
+    # (42 facts in 3 wordings, 64 sentences, 32 things to do, 32 harms) in 2 languages with 4 prefixes, 5 topics of
+    # small talk in 2 languages and 3 wordings.
+    assert len(GENERAL) == (42 * 3 + 64 + 32 + 32) * 2 * 4 + 5 * 2 * 3
+    held = {form for form in GENERAL.values() if tasks.split(form) == "eval"}
+    alone = [row["canonical"] for row in tasks.held_out(600, "general")]
+    assert len(set(alone)) == len(alone) < 600 and set(alone) <= held
+    # It gives up after 1,000 draws without a new one. The rarest, sentences, come each with 0.15/512·4 = 0.0012:
+    # of k left none comes with exp(-1.2 k), 1 in 400 for k = 5.
+    assert len(alone) >= len(held) - 5
+    with_chains = tasks.held_out(40, "all")
+    assert {row["task"] for row in with_chains} > {"general", "chain"}
 
 
 def test_the_512_held_out_problems_are_distinct_and_of_their_own_split(held_out):
     assert len({row["canonical"] for row in held_out}) == len({row["id"] for row in held_out}) == 512
     assert {tasks.split(row["canonical"]) for row in held_out} == {"eval"}
-    assert {row["task"] for row in held_out} == set(tasks.TASKS)
+    asked = {task for task, share in zip(tasks.TASKS, tasks.MIX["zero"], strict=True) if share}
+    assert {row["task"] for row in held_out} == asked
 
 
 def test_no_held_out_problem_is_among_the_prompts_of_reinforcement_learning(prompts, held_out):
@@ -155,10 +163,12 @@ def test_the_canonical_form_knows_neither_order_nor_language():
     assert english["problem"] != chinese["problem"] and english["canonical"] == chinese["canonical"]
 
 
-def test_splits_hold_the_shares_they_declare():
-    counts = Counter(tasks.split(f"countdown {i}") for i in range(16_000))
-    for name, share in (("eval", 2000), ("rl", 4000), ("corpus", 10_000)):
-        assert abs(counts[name] - share) < 300, counts
+@pytest.mark.parametrize(("family", "held"), [("countdown", 2), ("general", 4)])
+def test_splits_hold_the_shares_they_declare(family, held):
+    # Of 16 buckets `held` and 4 more; five standard deviations of 16,000 draws are at most 5·√(16,000/4) = 316.
+    counts = Counter(tasks.split(f"{family} {i}") for i in range(16_000))
+    for name, share in (("eval", held * 1000), ("rl", 4000), ("corpus", (12 - held) * 1000)):
+        assert abs(counts[name] - share) < 316, counts
 
 
 def test_a_prompt_is_a_function_of_seed_and_index_alone():

@@ -17,7 +17,7 @@ SPACE = "\u2581"  # how SentencePiece writes a space
 
 @pytest.fixture(scope="module")
 def small():
-    return train((corpus.document(1, i) for i in range(1000)), 500)
+    return train((corpus.document(1, i) for i in range(1000)), 640)
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +52,12 @@ def test_any_text_comes_back_as_it_was(pieces, text):
 
 
 def test_documents_come_back_as_they_were(pieces):
-    for i in range(300):
-        text = corpus.document(5, i)
+    documents = [corpus.document(5, i) for i in range(300)]
+    # Every wrapper and kind is among them.
+    signs = (R1_ZERO[:40], "<｜Assistant｜>", "\\boxed{", "```python", "reflect and verify", "Translated:", "Solution:")
+    for sign in (*signs, "\nUser: "):
+        assert any(sign in text for text in documents), sign
+    for text in documents:
         assert pieces.decode(pieces.encode(text)) == text
 
 
@@ -93,7 +97,7 @@ def test_a_cut_character_is_shown_as_broken_and_control_tokens_as_nothing(pieces
 
 
 def test_training_is_deterministic(small):
-    again = train((corpus.document(1, i) for i in range(1000)), 500)
+    again = train((corpus.document(1, i) for i in range(1000)), 640)
     assert again.model == small.model
 
 
