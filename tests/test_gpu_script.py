@@ -14,6 +14,9 @@ def command(tmp_path_factory) -> Command:
     return Command(out=str(tmp_path_factory.mktemp("gpu") / "lines.jsonl"), toy=True, repeats=1, torch_python="")
 
 
+pytestmark = pytest.mark.slow  # some two minutes of one core, nearly all of it compilation
+
+
 @pytest.fixture(scope="module")
 def lines(command) -> dict[tuple[str, str], dict]:
     return {(line["id"], line["name"]): line for line in measure(command)}
@@ -40,7 +43,6 @@ def test_sampler_and_trainer_agree(lines):
     assert gap["entropy_per_token"] > 1  # of log 64 = 4.2: the model was not certain of anything
 
 
-@pytest.mark.slow
 def test_baselines_by_torch_give_a_rate_or_say_what_is_missing(tmp_path):
     from experiments.bench.gpu_peers import torch_line
     from experiments.bench.shapes import TOY

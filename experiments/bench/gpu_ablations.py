@@ -130,6 +130,7 @@ def cache_seconds(command: Command, k_axes: str, v_axes: str, stacked: bool) -> 
         return (q, caches), None
 
     run = jax.jit(lambda q, caches: jax.lax.scan(step, (q, caches), jnp.arange(s["steps"]))[0], donate_argnums=1)
+    q, caches = jax.device_put((q, caches), jax.devices()[0])
     state, where = [caches], placed(caches)
 
     def chunk() -> jax.Array:

@@ -116,7 +116,8 @@ def at(
         keys,
         cache,
     )
-    return [segments], rows
+    # Committed to the device, as what comes back is: `jit` tells the two apart.
+    return jax.device_put(([segments], rows), jax.devices()[0])
 
 
 def advance(
@@ -139,7 +140,7 @@ def advance(
 
 
 def placed(tree: Any) -> Any:
-    """Where arrays lie. Results are put there before they are fed back: jit names the same place differently, and would compile anew."""
+    """Where arrays lie. What is fed back is put there first: jit names the same place differently, and would compile anew."""
     return jax.tree.map(lambda x: x.sharding, tree)
 
 

@@ -21,7 +21,7 @@ from r1jax.logprobs import packed_logprobs
 from r1jax.model import transformer
 from r1jax.model.config import ModelConfig
 from r1jax.rollout import Minibatch, pack
-from r1jax.sharding import make_mesh
+from r1jax.sharding import make_mesh, place
 from r1jax.update import Learner, grpo_objective, start, update
 
 FULL = dict(
@@ -148,8 +148,8 @@ def updates(command: Command, lines: list[dict[str, Any]]) -> Plan:
             attention=attention,
             mesh=make_mesh("1x1"),
         )
-        params = jax.jit(functools.partial(transformer.init, cfg))(jax.random.key(0))
-        state = [start(learner, params)]
+        params = place(jax.jit(functools.partial(transformer.init, cfg))(jax.random.key(0)), learner.mesh)
+        state = [start(learner, params, learner.mesh)]
         del params
 
         def call() -> Any:
