@@ -13,7 +13,7 @@ from r1jax.model.config import ModelConfig
 from r1jax.rollout import Minibatch, PackedRows, pack, spread
 from r1jax.update import Learner, grpo_objective
 
-Completion = tuple[int, list[int]]
+Completion = tuple[int, np.ndarray]
 # Weight of one token, given the completion's length, all lengths, and the longest there may be.
 NORMALISATIONS: dict[str, Callable[[int, np.ndarray, int], float]] = {
     "grpo": lambda n, lengths, most: 1 / (len(lengths) * n),
@@ -30,17 +30,22 @@ def learner(cfg: ModelConfig, remat: str, row_shards: int = 1) -> Learner:
 def completions(cfg: ModelConfig, lengths: Sequence[int], group: int = 1) -> list[Completion]:
     """Random completions, `group` of them for each prompt."""
     rng = np.random.default_rng(3)
-    return [(i // group, rng.integers(0, cfg.vocab_size, n).tolist()) for i, n in enumerate(lengths)]
+    return [(i // group, rng.integers(0, cfg.vocab_size, n)) for i, n in enumerate(lengths)]
 
 
 def minibatch(
-    prompts: Sequence[Sequence[int]], done: Sequence[Completion], row_length: int, *, norm: str = "grpo", padded: bool = False
+    prompts: Sequence[Sequence[int]],
+    done: Sequence[Completion],
+    row_length: int,
+    *,
+    norm: str = "grpo",
+    padded: bool = False,
 ) -> Minibatch:
     """All completions in one micro-batch.
 
     Args:
         padded: each completion in a row of its own behind its prompt.
-    """  # fmt: skip
+    """
     if padded:
         alone = [pack(prompts, [one], row_length) for one in done]
         rows = PackedRows(*(np.concatenate([getattr(r, name) for r, _ in alone]) for name in PackedRows._fields[:5]))
