@@ -13,14 +13,13 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from r1jax.model.config import ModelConfig
 
-ADAM_BYTES = 30  # a parameter, of memory traffic in one AdamW step with float32 moments: reads and writes of all four trees
+ADAM_BYTES = 30  # of memory traffic a parameter in one AdamW step, float32 moments: all four trees are read or written
 
 
 class Device(NamedTuple):
@@ -96,8 +95,13 @@ def forward_flops(cfg: ModelConfig, tokens: float, pairs: float, unembedded: flo
 
 
 def decode_seconds(
-    cfg: ModelConfig, device: Device, rows: np.ndarray | float, slots: np.ndarray | float, *,
-    size: float = 2, cache_size: float = 2,
+    cfg: ModelConfig,
+    device: Device,
+    rows: np.ndarray | float,
+    slots: np.ndarray | float,
+    *,
+    size: float = 2,
+    cache_size: float = 2,
 ) -> np.ndarray | float:
     """Limit of one decoding step: a token more for each of `rows` rows.
 
@@ -115,9 +119,16 @@ def decode_seconds(
 
 
 def expected_decode_seconds(
-    cfg: ModelConfig, device: Device, rows: float, slots: float, *, overhead: float = 5e-4, size: float = 2, cache_size: float = 2
+    cfg: ModelConfig,
+    device: Device,
+    rows: float,
+    slots: float,
+    *,
+    overhead: float = 5e-4,
+    size: float = 2,
+    cache_size: float = 2,
 ) -> float:
-    """What a good step takes: 0.75 of the bandwidth for weights and 0.80 for the cache, 0.70 of the products, launches on top."""
+    """What a good step takes: 0.75 of the bandwidth for weights, 0.80 for the cache, 0.70 of the products; launches."""
     weights = size * read_params(cfg, rows) / (0.75 * device.bandwidth)
     products = 2 * cfg.matmul_params * rows / (0.70 * device.rate(rows))
     cache = cache_size * cfg.layers * cfg.cache_width * slots / (0.80 * device.bandwidth)
@@ -135,8 +146,14 @@ def prefill_seconds(cfg: ModelConfig, device: Device, prompts: Sequence[int] | n
 
 
 def rollout_seconds(
-    cfg: ModelConfig, device: Device, prompts: Sequence[int] | np.ndarray, lengths: Sequence[int] | np.ndarray, *,
-    devices: int = 1, size: float = 2, cache_size: float = 2,
+    cfg: ModelConfig,
+    device: Device,
+    prompts: Sequence[int] | np.ndarray,
+    lengths: Sequence[int] | np.ndarray,
+    *,
+    devices: int = 1,
+    size: float = 2,
+    cache_size: float = 2,
 ) -> float:
     """Limit of a rollout in which every row starts at once and a finished one costs nothing.
 
@@ -146,16 +163,27 @@ def rollout_seconds(
     """  # fmt: skip
     p, n = np.asarray(prompts, np.float64), np.asarray(lengths, np.int64)
     longest = n.reshape(len(p), -1).max(axis=1)
-    clock = np.arange(1, max(n.max(initial=0), 1))  # token 0 comes from prefill; step t feeds token t - 1 and reads t slots
+    clock = np.arange(
+        1, max(n.max(initial=0), 1)
+    )  # token 0 comes from prefill; step t feeds token t - 1 and reads t slots
     live = (n[:, None] > clock).sum(axis=0)
     shared = (p[:, None] * (longest[:, None] > clock)).sum(axis=0)
-    steps = decode_seconds(cfg, device, live / devices, (live * clock + shared) / devices, size=size, cache_size=cache_size)
+    steps = decode_seconds(
+        cfg, device, live / devices, (live * clock + shared) / devices, size=size, cache_size=cache_size
+    )
     return float(steps.sum() + prefill_seconds(cfg, device, p) / devices)
 
 
 def decode_fraction(
-    cfg: ModelConfig, device: Device, prompts: Sequence[int] | np.ndarray, lengths: Sequence[int] | np.ndarray, seconds: float, *,
-    devices: int = 1, size: float = 2, cache_size: float = 2,
+    cfg: ModelConfig,
+    device: Device,
+    prompts: Sequence[int] | np.ndarray,
+    lengths: Sequence[int] | np.ndarray,
+    seconds: float,
+    *,
+    devices: int = 1,
+    size: float = 2,
+    cache_size: float = 2,
 ) -> float:
     """Share of the limit that a rollout of `seconds` reached; arguments as for `rollout_seconds`."""  # fmt: skip
     return rollout_seconds(cfg, device, prompts, lengths, devices=devices, size=size, cache_size=cache_size) / seconds
@@ -173,7 +201,12 @@ def update_flops(cfg: ModelConfig, prompts: Sequence[int] | np.ndarray, lengths:
 
 
 def mfu(
-    cfg: ModelConfig, device: Device, prompts: Sequence[int] | np.ndarray, lengths: Sequence[int] | np.ndarray, seconds: float, *,
+    cfg: ModelConfig,
+    device: Device,
+    prompts: Sequence[int] | np.ndarray,
+    lengths: Sequence[int] | np.ndarray,
+    seconds: float,
+    *,
     devices: int = 1,
 ) -> float:
     """Share of the products' ceiling that an update of `seconds` on these completions reached."""  # fmt: skip
@@ -186,14 +219,19 @@ def apply_seconds(params: float, device: Device) -> float:
 
 
 def ceiling(devices: Sequence[jax.Device]) -> Device | None:
-    """The ceiling of one of `devices`: by name for accelerators, measured for CPUs (a second), None for those unknown."""
+    """The ceiling of one of `devices`: by name for accelerators, measured for CPUs (a second), None for those
+    unknown."""
     if devices[0].platform == "cpu":
         return measured(devices)
     return next((DEVICES[name] for kind, name in KINDS.items() if re.search(kind, devices[0].device_kind)), None)
 
 
 def measured(
-    devices: Sequence[jax.Device], rows: Sequence[int] = (1, 8, 32, 128, 512), *, megabytes: int = 64, repeats: int = 5,
+    devices: Sequence[jax.Device],
+    rows: Sequence[int] = (1, 8, 32, 128, 512),
+    *,
+    megabytes: int = 64,
+    repeats: int = 5,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Device:
     """The float32 ceiling of one of `devices` while all of them work: the best of a few repeats.

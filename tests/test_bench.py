@@ -15,7 +15,20 @@ from experiments.bench.measure import Options, Spent, line, middle, rounded, spr
 from experiments.bench.shapes import long_tailed
 from experiments.bench.worker import Side, take_turns
 
-FIELDS = {"name", "value", "unit", "baseline", "ratio", "limit", "fraction", "spread", "goals", "load", "cores", "versions"}
+FIELDS = {
+    "name",
+    "value",
+    "unit",
+    "baseline",
+    "ratio",
+    "limit",
+    "fraction",
+    "spread",
+    "goals",
+    "load",
+    "cores",
+    "versions",
+}
 TOY = Options(size="toy", repeats=1)
 HERE = [name for name in command.NAMES if name not in command.SIDES]
 # What a benchmark finds besides times: it holds at every size, on every machine.
@@ -58,7 +71,10 @@ def test_a_benchmark_of_several_processes_runs_at_a_toy_size(name):
 @pytest.mark.slow
 def test_the_command_prints_one_line_of_json():
     done = subprocess.run(
-        [sys.executable, "-m", "experiments.bench", "drawing", "--size=toy", "--repeats=1"], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "experiments.bench", "drawing", "--size=toy", "--repeats=1"],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     check({k: v for k, v in json.loads(done.stdout).items() if k != "id"}, "drawing")
 
@@ -73,7 +89,9 @@ def test_a_peer_that_is_not_installed_is_missing_and_leaves_its_goals_open():
         assert side.missing and "no_such_package" in side.info["missing"]
         assert take_turns({"peer": side}, 2) == {}
     runs = {"r1jax": [{"tokens": 10, "wall": 1.0, "cpu": 2.0}]}
-    found = summary({"1": runs, "2": runs}, {"r1jax, 1 threads": {"limit": 10.0}, "tunix greedy, 1 threads": {"missing": "no"}})
+    found = summary(
+        {"1": runs, "2": runs}, {"r1jax, 1 threads": {"limit": 10.0}, "tunix greedy, 1 threads": {"missing": "no"}}
+    )
     # 10 tokens in 2 CPU seconds are half of 10 a second.
     assert found["value"] == 5.0 and found["fraction"] == 0.5
     assert found["baseline"] == {"tunix": "missing", "transformers": "missing"}

@@ -26,7 +26,8 @@ def test_products_and_bandwidth_balance_at_the_critical_number_of_rows():
 @pytest.mark.parametrize(
     "cfg, context, milliseconds, expected, overhead",
     [
-        # Products 2·1.54e9·256/7.9e14 = 1.00 ms (weights 0.72), cache 28 KiB·256·context/4.3e12: 0.87, 1.75, 3.93, 6.99 ms.
+        # Products 2·1.54e9·256/7.9e14 = 1.00 ms (weights 0.72), cache 28 KiB·256·context/4.3e12: 0.87 ..
+        # 6.99 ms.
         (SMALL, 512, 1.87, 3.0, 5e-4),
         (SMALL, 1024, 2.75, 4.1, 5e-4),
         (SMALL, 2304, 4.93, 6.9, 5e-4),
@@ -69,7 +70,9 @@ def test_prefill_costs_its_prompts_once(cfg, shared, apart):
     assert limits.prefill_seconds(cfg, H200, [512] * 16) < 0.95 * shared
 
 
-@pytest.mark.parametrize("cfg, seconds, at_45, remat, most", [(SMALL, 13.7, 30, 41, 76.6e3), (LARGE, 60, 132, 177, 17.6e3)])
+@pytest.mark.parametrize(
+    "cfg, seconds, at_45, remat, most", [(SMALL, 13.7, 30, 41, 76.6e3), (LARGE, 60, 132, 177, 17.6e3)]
+)
 def test_an_update_of_256_times_4096_tokens_takes_the_worked_time(cfg, seconds, at_45, remat, most):
     # (6·N + 6·L·H·E·4096)·1,048,576 / 7.9e14; a quarter of forward and backward again for full remat.
     lengths = [4096] * 256
@@ -106,8 +109,8 @@ def test_rates_between_measured_rows_are_interpolated_by_their_logarithm():
 
 
 def test_a_rollout_is_the_sum_of_its_steps():
-    # Two groups of two with prompts of 10 and 20; lengths 3, 1 | 2, 2. Step 1: rows 0, 2, 3 live, one own slot each, both
-    # prompts. Step 2: row 0 alone, two own slots, the first prompt.
+    # Two groups of two with prompts of 10 and 20; lengths 3, 1 | 2, 2. Step 1: rows 0, 2, 3 live, one own slot each,
+    # both prompts. Step 2: row 0 alone, two own slots, the first prompt.
     found = limits.rollout_seconds(SMALL, H200, [10, 20], [3, 1, 2, 2])
     steps = limits.decode_seconds(SMALL, H200, 3, 3 + 30) + limits.decode_seconds(SMALL, H200, 1, 2 + 10)
     assert found == pytest.approx(steps + limits.prefill_seconds(SMALL, H200, [10, 20]))
@@ -140,7 +143,8 @@ def test_few_rows_of_experts_read_few_experts():
 
 def test_latents_are_read_as_they_lie():
     cfg = PRESETS["deepseek-v3"]
-    # Absorbed: a key of 512 + 64 numbers and a value of 512; expanded: 192 and 128. Two FLOPs each, 61 layers, 128 heads.
+    # Absorbed: a key of 512 + 64 numbers and a value of 512; expanded: 192 and 128. Two FLOPs
+    # each, 61 layers, 128 heads.
     assert limits.pair_flops(cfg, cached=True) == 2 * 61 * 128 * (576 + 512)
     assert limits.pair_flops(cfg) == 2 * 61 * 128 * (192 + 128)
     # 576 numbers · 61 layers · 2 bytes a slot.
@@ -157,8 +161,9 @@ def test_accelerators_are_known_by_name_and_cpus_are_measured():
         def __init__(self, kind: str):
             self.device_kind = kind
 
-    kinds = {"NVIDIA H200": "h200", "NVIDIA H100 80GB HBM3": "h100", "NVIDIA A100-SXM4-80GB": "a100", "TPU v5 lite": "v5e",
-             "TPU v5e": "v5e", "TPU v5": "v5p", "TPU v5p": "v5p", "TPU v6 lite": "v6e", "TPU v6e": "v6e"}  # fmt: skip
+    kinds = {"NVIDIA H200": "h200", "NVIDIA H100 80GB HBM3": "h100", "NVIDIA A100-SXM4-80GB": "a100",
+             "TPU v5 lite": "v5e", "TPU v5e": "v5e", "TPU v5": "v5p", "TPU v5p": "v5p", 
+             "TPU v6 lite": "v6e", "TPU v6e": "v6e"}  # fmt: skip
     assert {kind: limits.ceiling([Named(kind)]) for kind in kinds} == {k: limits.DEVICES[v] for k, v in kinds.items()}
     assert limits.ceiling([Named("abacus")]) is None
     found = limits.measured(jax.devices()[:2], rows=(1, 8), megabytes=1, repeats=1)
@@ -167,10 +172,10 @@ def test_accelerators_are_known_by_name_and_cpus_are_measured():
 
 def test_the_limit_and_the_plan_count_the_same_parameters():
     # Tied, so the embedding is the head; biases (28·2048) and norms (28·2·1536 + 1536) are in no product.
+    import jax
+
     from r1jax.model import transformer
     from r1jax.sharding import AXES
-
-    import jax
 
     whole = placed(transformer.shapes(SMALL), jax.sharding.AbstractMesh((1, 1, 1, 1), AXES))
     assert whole == SMALL.matmul_params + 28 * 2048 + 28 * 2 * 1536 + 1536

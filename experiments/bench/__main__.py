@@ -16,9 +16,20 @@ from experiments.bench.measure import Options
 from experiments.bench.worker import narrow, roam
 
 NAMES = {
-    "decode": "C1", "fraction": "C2", "tail": "C3", "sharing": "C4", "exactness": "C5", "drawing": "C6", "packing": "C7",
-    "logprobs": "C8", "update": "C9", "mesh": "C10", "copies": "C11", "compiles": "C12", "iteration": "C13",
-}  # fmt: skip
+    "decode": "C1",
+    "fraction": "C2",
+    "tail": "C3",
+    "sharing": "C4",
+    "exactness": "C5",
+    "drawing": "C6",
+    "packing": "C7",
+    "logprobs": "C8",
+    "update": "C9",
+    "mesh": "C10",
+    "copies": "C11",
+    "compiles": "C12",
+    "iteration": "C13",
+}
 SIDES = {"decode", "mesh", "compiles", "iteration"}  # measure in processes of their own
 DEVICES = {"exactness": 8}
 OUT = "bench.jsonl"
@@ -49,13 +60,20 @@ def table(lines: list[dict[str, Any]]) -> str:
     rows = [head, ["---"] * len(head)]
     for each in lines:
         if "error" in each:
-            rows.append([f"{each['id']} {each['name']}", "failed: " + each["error"][-200:].replace("\n", " "), *[""] * 5])
+            rows.append(
+                [f"{each['id']} {each['name']}", "failed: " + each["error"][-200:].replace("\n", " "), *[""] * 5]
+            )
             continue
         said = {True: "yes", False: "NO", None: "missing"}
         goals = "; ".join(f"{goal}: {said[met]}" for goal, met in each["goals"].items())
         value = f"{brief(each['value'])} {each['unit']}"
         rows.append(
-            [f"{each['id']} {each['name']}", value, *(brief(each[k]) for k in ("baseline", "ratio", "fraction", "spread")), goals]
+            [
+                f"{each['id']} {each['name']}",
+                value,
+                *(brief(each[k]) for k in ("baseline", "ratio", "fraction", "spread")),
+                goals,
+            ]
         )
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
@@ -65,7 +83,9 @@ def every(options: list[str]) -> None:
     lines = []
     with Path(OUT).open("a", encoding="utf-8") as out:
         for name in NAMES:
-            done = subprocess.run([sys.executable, "-m", "experiments.bench", name, *options], capture_output=True, text=True)
+            done = subprocess.run(
+                [sys.executable, "-m", "experiments.bench", name, *options], capture_output=True, text=True
+            )
             said = done.stdout.strip().splitlines()
             failed = {"name": name, "id": NAMES[name], "error": done.stderr[-2000:]}
             lines.append(json.loads(said[-1]) if done.returncode == 0 and said else failed)

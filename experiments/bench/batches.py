@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from r1jax.grpo import row_weights
 from r1jax.model.config import ModelConfig
 from r1jax.rollout import Minibatch, PackedRows, pack, spread
 from r1jax.update import Learner, grpo_objective
 
-Completion = tuple[int, list[int]]
-# Weight of one token, given the completion's length, all lengths, and the longest there may be.
-NORMALISATIONS: dict[str, Callable[[int, np.ndarray, int], float]] = {
-    "grpo": lambda n, lengths, most: 1 / (len(lengths) * n),
-    "dr_grpo": lambda n, lengths, most: 1 / (len(lengths) * most),
-    "dapo": lambda n, lengths, most: 1 / float(lengths.sum()),
-}
+Completion = tuple[int, np.ndarray]
+NORMALISATIONS = ("grpo", "dr_grpo", "dapo")
 
 
 def learner(cfg: ModelConfig, remat: str, row_shards: int = 1) -> Learner:
@@ -30,17 +26,22 @@ def learner(cfg: ModelConfig, remat: str, row_shards: int = 1) -> Learner:
 def completions(cfg: ModelConfig, lengths: Sequence[int], group: int = 1) -> list[Completion]:
     """Random completions, `group` of them for each prompt."""
     rng = np.random.default_rng(3)
-    return [(i // group, rng.integers(0, cfg.vocab_size, n).tolist()) for i, n in enumerate(lengths)]
+    return [(i // group, rng.integers(0, cfg.vocab_size, n)) for i, n in enumerate(lengths)]
 
 
 def minibatch(
-    prompts: Sequence[Sequence[int]], done: Sequence[Completion], row_length: int, *, norm: str = "grpo", padded: bool = False
+    prompts: Sequence[Sequence[int]],
+    done: Sequence[Completion],
+    row_length: int,
+    *,
+    norm: str = "grpo",
+    padded: bool = False,
 ) -> Minibatch:
     """All completions in one micro-batch.
 
     Args:
         padded: each completion in a row of its own behind its prompt.
-    """  # fmt: skip
+    """
     if padded:
         alone = [pack(prompts, [one], row_length) for one in done]
         rows = PackedRows(*(np.concatenate([getattr(r, name) for r, _ in alone]) for name in PackedRows._fields[:5]))
@@ -51,7 +52,14 @@ def minibatch(
     rng = np.random.default_rng(4)
     advantage = rng.standard_normal(len(done))
     old = [rng.normal(-6, 0.1, n) for n in lengths]
-    weight = [NORMALISATIONS[norm](int(n), lengths, int(lengths.max())) for n in lengths]
+    weight = row_weights(
+        norm,
+        lengths.astype(np.float64),
+        np.ones(len(done), bool),
+        rows=len(done),
+        tokens=int(lengths.sum()),
+        max_tokens=int(lengths.max()),
+    )
     shape = rows.tokens.shape
 
     def each(values: Sequence[float]) -> jax.Array:

@@ -1,4 +1,5 @@
-"""C12: programs that a rollout of 128 rows x 256 tokens compiles, cold and again in a new process with JAX's cache on disk."""
+"""C12: programs that a rollout of 128 rows x 256 tokens compiles, cold and again in a new process with JAX's cache on
+disk."""
 
 from __future__ import annotations
 
@@ -43,9 +44,20 @@ def side(size: str, cache: str) -> tuple:
     def repeat() -> dict[str, Any]:
         seconds.clear()
         sampler.sample(
-            cfg, weights, prompts, keys, make_mesh("1x1"), max_tokens=shape["most"], temperature=1.0, stop_ids=stop_ids, pad_id=0
+            cfg,
+            weights,
+            prompts,
+            keys,
+            make_mesh("1x1"),
+            max_tokens=shape["most"],
+            temperature=1.0,
+            stop_ids=stop_ids,
+            pad_id=0,
         )
-        programs = {f.__name__: f._cache_size() for f in (decode.prefill, decode.first, decode.decode, decode.shrink, decode.grow)}
+        programs = {
+            f.__name__: f._cache_size()
+            for f in (decode.prefill, decode.first, decode.decode, decode.shrink, decode.grow)
+        }
         return {"compile_s": sum(seconds), "compiled": len(seconds), "programs": programs}
 
     return repeat, {}
@@ -56,7 +68,7 @@ def measure(options: Options) -> dict[str, Any]:
     found: dict[str, list[dict]] = {"cold": [], "warm": []}
     for _ in range(max(1, options.repeats // 2)):
         with tempfile.TemporaryDirectory() as cache:
-            for name, runs in found.items():
+            for runs in found.values():
                 with Side(sys.executable, "experiments.bench.compiles:side", size=options.size, cache=cache) as process:
                     runs.append(process.repeat())
     cold, warm = (statistics.median(run["compile_s"] for run in runs) for runs in found.values())
@@ -64,7 +76,13 @@ def measure(options: Options) -> dict[str, Any]:
     programs = found["cold"][0]["programs"]
     count = sum(programs.values())
     return line(
-        "compiles", warm, "seconds to have all programs, warm", baseline=cold, ratio=warm / cold, first_rollout_cpu_s=whole,
-        programs=programs, all_compiled=found["cold"][0]["compiled"],
+        "compiles",
+        warm,
+        "seconds to have all programs, warm",
+        baseline=cold,
+        ratio=warm / cold,
+        first_rollout_cpu_s=whole,
+        programs=programs,
+        all_compiled=found["cold"][0]["compiled"],
         goals={"warm <= 0.15 x cold": warm <= 0.15 * cold, "at most 9 programs": count <= 9},
-    )  # fmt: skip
+    )

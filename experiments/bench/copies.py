@@ -1,7 +1,7 @@
 """C11: no hidden copies: what XLA's compiled programs of decoding and of the optimizer step say about memory.
 
-Donated buffers must be reused (alias = donated bytes), temporaries stay within 2 % of cache and logits, and no loop body may copy
-as much as one layer's cache.
+Donated buffers must be reused (alias = donated bytes), temporaries stay within 2 % of cache and logits, and no loop
+body may copy as much as one layer's cache.
 """
 
 from __future__ import annotations
@@ -45,13 +45,24 @@ def measure(options: Options) -> dict[str, Any]:
     keys = wave.keys_of(size["prompts"], size["group"])
     rows = wave.begun(cfg, logits, keys, size["prompt"], size["slots"], (cfg.vocab_size,))
     chunk = decode.decode.lower(
-        cfg, weights, segments, rows, 1.0, steps=16, greedy=False, stop_ids=(cfg.vocab_size,), pad_id=0, dtype=jnp.float32
-    ).compile()  # fmt: skip
+        cfg,
+        weights,
+        segments,
+        rows,
+        1.0,
+        steps=16,
+        greedy=False,
+        stop_ids=(cfg.vocab_size,),
+        pad_id=0,
+        dtype=jnp.float32,
+    ).compile()
     used = chunk.memory_analysis()
     cache = sum(x.nbytes for x in jax.tree.leaves(rows.cache))
     layer = cache // cfg.layers
     room = cache + 4 * len(keys) * cfg.vocab_size
-    donated = cache + sum(x.nbytes for x in (rows.clock, rows.token, rows.done, rows.base, jax.random.key_data(rows.key)))
+    donated = cache + sum(
+        x.nbytes for x in (rows.clock, rows.token, rows.done, rows.base, jax.random.key_data(rows.key))
+    )
     moved = copies(chunk.as_text())
 
     ours = batches.learner(cfg, "full")
@@ -63,14 +74,22 @@ def measure(options: Options) -> dict[str, Any]:
     share = used.temp_size_in_bytes / room
     small = [bytes_ for _, bytes_ in moved if bytes_ >= layer // 2]  # k and v of a layer are apart
     return line(
-        "copies", share, "temporaries of a decoding chunk over cache and logits",
-        decode={"alias": used.alias_size_in_bytes, "donated": donated, "temporary": used.temp_size_in_bytes, "cache": cache},
+        "copies",
+        share,
+        "temporaries of a decoding chunk over cache and logits",
+        decode={
+            "alias": used.alias_size_in_bytes,
+            "donated": donated,
+            "temporary": used.temp_size_in_bytes,
+            "cache": cache,
+        },
         apply={"alias": step.alias_size_in_bytes, "donated": given, "temporary": step.temp_size_in_bytes},
-        largest_copies=[list(each) for each in moved[:3]], layer_bytes=layer,
+        largest_copies=[list(each) for each in moved[:3]],
+        layer_bytes=layer,
         goals={
             "decode reuses what it is given": used.alias_size_in_bytes >= donated,
             "temporaries <= 2 % of cache and logits": share <= 0.02,
             "no copy of a layer's keys or values in the loop": not small,
             "apply reuses what it is given": step.alias_size_in_bytes >= given,
         },
-    )  # fmt: skip
+    )

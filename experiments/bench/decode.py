@@ -1,7 +1,8 @@
 """C1: tokens a second of the sampler, beside tunix' sampler and transformers' generate on the same weights and prompts.
 
-8 prompts x 16 completions, 48 + 80 tokens, none stops early, float32. On one thread the measure is CPU seconds, on two it is
-wall time, where ours is a mesh of two CPU devices. Both peers see what they sample alone: ours also returns log-probabilities.
+8 prompts x 16 completions, 48 + 80 tokens, none stops early, float32. On one thread the measure is CPU seconds, on two
+it is wall time, where ours is a mesh of two CPU devices. Both peers see what they sample alone: ours also returns
+log-probabilities.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ def ours(directory: str, group: int, tokens: int, ceiling: bool = False) -> tupl
     start = time.perf_counter()
     repeat()
     repeat()
-    call = f"sample(cfg, weights, prompts, keys, mesh, max_tokens={tokens}, temperature=1.0, ..)  # {len(jax.devices())} devices"
+    call = f"sample(cfg, weights, prompts, keys, mesh, max_tokens={tokens}, ..)  # {len(jax.devices())} devices"
     info = {"call": call, "setup_s": time.perf_counter() - start}
     if ceiling:
         core = limits.measured(jax.devices(), clock=time.process_time)
@@ -86,7 +87,9 @@ def measure(options: Options) -> dict[str, Any]:
             with contextlib.ExitStack() as stack:
 
                 def side(python: str, function: str, threads: int = threads, stack: Any = stack, **more: Any) -> Side:
-                    return stack.enter_context(Side(python, f"experiments.bench.{function}", threads=threads, **same, **more))
+                    return stack.enter_context(
+                        Side(python, f"experiments.bench.{function}", threads=threads, **same, **more)
+                    )
 
                 sides = {
                     "r1jax": side(sys.executable, "decode:ours", devices=threads, ceiling=threads == 1),
@@ -121,15 +124,26 @@ def summary(found: dict[str, dict[str, list]], info: dict[str, dict]) -> dict[st
         one, two = best(cpu, peer), max(filter(None, (best(wall, peer), best(alone, peer))), default=None)
         ratios[peer] = {"cpu, one thread": one and cpu["r1jax"] / one, "wall, both cores": two and wall["r1jax"] / two}
         goals[f"one thread: >= 2.5 x {peer} in tokens a CPU second"] = one and ratios[peer]["cpu, one thread"] >= 2.5
-        goals[f"both cores: >= {least_wall:.0f} x {peer} in wall time"] = two and ratios[peer]["wall, both cores"] >= least_wall
+        goals[f"both cores: >= {least_wall:.0f} x {peer} in wall time"] = (
+            two and ratios[peer]["wall, both cores"] >= least_wall
+        )
     ours = [run["tokens"] / run["cpu"] for run in found["1"]["r1jax"]]
     peers = {peer: best(cpu, peer) or "missing" for peer in ratios}
     limit = info["r1jax, 1 threads"]["limit"]
     return line(
-        "decode", cpu["r1jax"], "tokens per CPU second, one thread", baseline=peers, ratio=ratios, limit=limit,
-        fraction=cpu["r1jax"] / limit, spread=(max(ours) - min(ours)) / cpu["r1jax"], goals=goals,
-        tokens_per_cpu_s=cpu, tokens_per_wall_s_two_threads=wall, tokens_per_wall_s_one_thread=alone,
+        "decode",
+        cpu["r1jax"],
+        "tokens per CPU second, one thread",
+        baseline=peers,
+        ratio=ratios,
+        limit=limit,
+        fraction=cpu["r1jax"] / limit,
+        spread=(max(ours) - min(ours)) / cpu["r1jax"],
+        goals=goals,
+        tokens_per_cpu_s=cpu,
+        tokens_per_wall_s_two_threads=wall,
+        tokens_per_wall_s_one_thread=alone,
         calls={name: each.get("call", each.get("missing")) for name, each in info.items()},
         setup_s={name: each["setup_s"] for name, each in info.items() if "setup_s" in each},
         versions={k: v for each in info.values() for k, v in each.get("versions", {}).items() if k != "jax"},
-    )  # fmt: skip
+    )

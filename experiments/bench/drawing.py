@@ -21,7 +21,7 @@ def measure(options: Options) -> dict[str, Any]:
 
     @jax.jit
     def ours(logits: jax.Array, keys: jax.Array, position: jax.Array) -> tuple:
-        return draw(logits, keys, position, 1.0, greedy=False)
+        return draw(logits, keys, position, jnp.float32(1), greedy=False)
 
     @jax.jit
     def plain(logits: jax.Array, key: jax.Array, position: jax.Array) -> tuple:
@@ -46,6 +46,12 @@ def measure(options: Options) -> dict[str, Any]:
     ratio = {name: ms[f"{name} categorical"] / ms[f"{name} draw"] for name in times}
     first = next(iter(times))
     return line(
-        "drawing", ms[f"{first} draw"], f"CPU ms of a step, {first}", baseline=ms[f"{first} categorical"], ratio=ratio,
-        spread=spread(spent[f"{first} draw"]), ms=ms, goals={f"{name}: >= {GOAL:.0f} x": r >= GOAL for name, r in ratio.items()},
-    )  # fmt: skip
+        "drawing",
+        ms[f"{first} draw"],
+        f"CPU ms of a step, {first}",
+        baseline=ms[f"{first} categorical"],
+        ratio=ratio,
+        spread=spread(spent[f"{first} draw"]),
+        ms=ms,
+        goals={f"{name}: >= {GOAL:.0f} x": r >= GOAL for name, r in ratio.items()},
+    )

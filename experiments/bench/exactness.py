@@ -1,7 +1,8 @@
-"""C5: the same tokens without compaction, in other chunks and on other meshes; the trainer's log-probabilities; the draw's law.
+"""C5: the same tokens without compaction, in other chunks and on other meshes; the trainer's log-probabilities; the
+draw's law.
 
-64 rows of 4 prompts from a model whose logits differ by several nats, which ends a row after 25 tokens on average. Resuming is
-exact too; `tests/test_resume.py` shows it.
+64 rows of 4 prompts from a model whose logits differ by several nats, which ends a row after 25 tokens on average.
+Resuming is exact too; `tests/test_resume.py` shows it.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ def chi_square(draws: int, vocab: int) -> float:
 
     logits = jnp.asarray(np.random.default_rng(5).standard_normal(vocab, np.float32))
     keys = jax.random.split(jax.random.key(0), draws)
-    token, _ = jax.jit(lambda l, k: draw(l, k, jnp.int32(3), 1.0, greedy=False))(jnp.broadcast_to(logits, (draws, vocab)), keys)
+    token, _ = jax.jit(lambda logits, keys: draw(logits, keys, jnp.int32(3), jnp.float32(1), greedy=False))(
+        jnp.broadcast_to(logits, (draws, vocab)), keys
+    )
     expected = draws * np.asarray(jax.nn.softmax(logits), np.float64)
     counts = np.bincount(np.asarray(token), minlength=vocab)
     return float(((counts - expected) ** 2 / expected).sum() / (vocab - 1))
@@ -66,18 +69,28 @@ def measure(options: Options) -> dict[str, Any]:
         **{f"chunks of {n}": sampled(CHUNK=n) for n in size["chunks"]},
         **{f"{n} devices": sampled(n) for n in (2, 8) if n <= len(jax.devices())},
     }
-    same = {name: bool((other.tokens == first.tokens).all() and (other.lengths == first.lengths).all()) for name, other in others.items()}
-    done = [(i // size["group"], first.tokens[i, :n].tolist()) for i, n in enumerate(first.lengths)]
+    same = {
+        name: bool((other.tokens == first.tokens).all() and (other.lengths == first.lengths).all())
+        for name, other in others.items()
+    }
+    done = [(i // size["group"], first.tokens[i, :n]) for i, n in enumerate(first.lengths)]
     rows, places = pack(prompts, done, size["prompt"] + size["most"])
     logp, _ = score(batches.learner(cfg, "none"), params, jax.tree.map(jax.numpy.asarray, rows))
     trained = np.concatenate(gather(np.asarray(logp), places, first.lengths))
     gap = np.abs(trained - np.concatenate([first.logp[i, :n] for i, n in enumerate(first.lengths)]))
     chi = chi_square(size["draws"], size["vocab"])
     return line(
-        "exactness", float(gap.max()), "nats, largest difference of sampler and trainer", same_tokens=same,
-        mean_difference=float(gap.mean()), tokens=int(first.lengths.sum()), longest=int(first.lengths.max()), chi_square_per_dof=chi,
+        "exactness",
+        float(gap.max()),
+        "nats, largest difference of sampler and trainer",
+        same_tokens=same,
+        mean_difference=float(gap.mean()),
+        tokens=int(first.lengths.sum()),
+        longest=int(first.lengths.max()),
+        chi_square_per_dof=chi,
         goals={
-            "the same tokens everywhere": all(same.values()), "log-probabilities within 2e-5": bool(gap.max() <= 2e-5),
+            "the same tokens everywhere": all(same.values()),
+            "log-probabilities within 2e-5": bool(gap.max() <= 2e-5),
             "chi-square per degree of freedom in [0.8, 1.2]": 0.8 <= chi <= 1.2,
         },
-    )  # fmt: skip
+    )

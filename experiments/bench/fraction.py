@@ -1,4 +1,5 @@
-"""C2: how near a decoding step comes to the limit of one core, whose products and bandwidth are measured in the same process.
+"""C2: how near a decoding step comes to the limit of one core, whose products and bandwidth are measured in the same
+process.
 
 The workload of C1: 128 rows, and 32, of 48 + 80 tokens. The limit is `limits.decode_seconds` summed over the steps.
 """
@@ -58,10 +59,15 @@ def measure(options: Options) -> dict[str, Any]:
     reached = {rows: limit[rows] / per_step[rows] for rows in per_step}
     most = max(per_step)
     return line(
-        "fraction", 1e3 * per_step[most], f"CPU ms of a step of {most} rows, one thread", limit=1e3 * limit[most],
-        fraction=reached[most], spread=spread(spent[str(most)]),
-        fractions={str(k): v for k, v in reached.items()}, ms={str(k): 1e3 * v for k, v in per_step.items()},
+        "fraction",
+        1e3 * per_step[most],
+        f"CPU ms of a step of {most} rows, one thread",
+        limit=1e3 * limit[most],
+        fraction=reached[most],
+        spread=spread(spent[str(most)]),
+        fractions={str(k): v for k, v in reached.items()},
+        ms={str(k): 1e3 * v for k, v in per_step.items()},
         limits_ms={str(k): 1e3 * v for k, v in limit.items()},
         core={"gflops": {str(m): r / 1e9 for m, r in core.rates}, "gb_per_s": core.bandwidth / 1e9},
         goals={f"fraction >= {goal} at {rows} rows": reached[rows] >= goal for rows, goal in size["goals"].items()},
-    )  # fmt: skip
+    )

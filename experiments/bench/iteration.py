@@ -1,8 +1,8 @@
 """C13: a whole GRPO iteration, rollout, verification and update, beside TRL's GRPOTrainer on torch.
 
-32 prompts x 8 completions of 48 + 64 tokens, KL to a reference, AdamW, float32, the same weights. Both verify an answer in every
-completion with r1jax's mathematics verifier. A completion that samples the stop token ends early, on both sides alike; tokens
-counted are completion tokens.
+32 prompts x 8 completions of 48 + 64 tokens, KL to a reference, AdamW, float32, the same weights. Both verify an answer
+in every completion with r1jax's mathematics verifier. A completion that samples the stop token ends early, on both
+sides alike; tokens counted are completion tokens.
 """
 
 from __future__ import annotations
@@ -83,12 +83,19 @@ def ours(directory: str, size: str) -> tuple:
     policy = Policy(cfg, Numbers(cfg.vocab_size), "{question}")
     prompts = json.loads(Path(directory, "prompts.json").read_text())
     examples = [
-        {"id": str(i), "problem": " ".join(map(str, p)), "gold": str(p[-1]), "kind": "math"} for i, p in enumerate(prompts)
+        {"id": str(i), "problem": " ".join(map(str, p)), "gold": str(p[-1]), "kind": "math"}
+        for i, p in enumerate(prompts)
     ]
     recipe = dataclasses.replace(
-        NANO, questions_per_round=len(prompts), group_size=shape["group"], max_tokens=shape["tokens"], learning_rate=1e-6,
-        row_length=shape["prompt"] + shape["group"] * shape["tokens"], batch_rows=shape["rows"], warmup_steps=0,
-    )  # fmt: skip
+        NANO,
+        questions_per_round=len(prompts),
+        group_size=shape["group"],
+        max_tokens=shape["tokens"],
+        learning_rate=1e-6,
+        row_length=shape["prompt"] + shape["group"] * shape["tokens"],
+        batch_rows=shape["rows"],
+        warmup_steps=0,
+    )
     pool = Pool()
     ours = learner(recipe, cfg, mesh)
     reference = jax.tree.map(jnp.copy, params)
@@ -110,8 +117,10 @@ def ours(directory: str, size: str) -> tuple:
         jax.block_until_ready((state, figures))
         held[:] = state, number + 1
         return {
-            "tokens": int(round_.rollout.lengths.sum()), "rollout_s": rolled - began, "update_s": time.perf_counter() - rolled,
-        }  # fmt: skip
+            "tokens": int(round_.rollout.lengths.sum()),
+            "rollout_s": rolled - began,
+            "update_s": time.perf_counter() - rolled,
+        }
 
     begun = time.perf_counter()
     repeat()
@@ -144,7 +153,9 @@ def trl(directory: str, size: str) -> None:
     vocab = {str(i): i for i in range(network.config.vocab_size)}
     words = Tokenizer(models.WordLevel(vocab, unk_token="2"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token=str(STOP), pad_token=str(PAD), padding_side="left")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=words, eos_token=str(STOP), pad_token=str(PAD), padding_side="left"
+    )
     prompts = json.loads(Path(directory, "prompts.json").read_text())
     texts = [" ".join(map(str, prompt)) for prompt in prompts]
     counted = [0]
@@ -152,17 +163,40 @@ def trl(directory: str, size: str) -> None:
     def reward(prompts: list[str], completions: list[str], completion_ids: list[list[int]], **_: Any) -> list[float]:
         counted[0] += sum(map(len, completion_ids))
         golds = [prompt.split()[-1] for prompt in prompts]
-        checked = [math.verify(answer(text), {"gold": gold}).reward or 0.0 for text, gold in zip(completions, golds, strict=True)]
+        checked = [
+            math.verify(answer(text), {"gold": gold}).reward or 0.0
+            for text, gold in zip(completions, golds, strict=True)
+        ]
         return [right + evenness(text) for right, text in zip(checked, completions, strict=True)]
 
     rows = len(prompts) * shape["group"]
     options = dict(
-        per_device_train_batch_size=shape["micro"], gradient_accumulation_steps=rows // shape["micro"],
-        num_generations=shape["group"], max_completion_length=shape["tokens"], beta=0.001, epsilon=0.2, temperature=1.0,
-        top_p=1.0, top_k=0, learning_rate=1e-6, loss_type="grpo", gradient_checkpointing=False, cache_implementation="static",
-        bf16=False, use_cpu=True, shuffle_dataset=False, optim="adamw_torch",
-    )  # fmt: skip
-    quiet = dict(output_dir=directory + "/trl", report_to=[], logging_steps=10**6, save_strategy="no", max_steps=10**6, disable_tqdm=True)
+        per_device_train_batch_size=shape["micro"],
+        gradient_accumulation_steps=rows // shape["micro"],
+        num_generations=shape["group"],
+        max_completion_length=shape["tokens"],
+        beta=0.001,
+        epsilon=0.2,
+        temperature=1.0,
+        top_p=1.0,
+        top_k=0,
+        learning_rate=1e-6,
+        loss_type="grpo",
+        gradient_checkpointing=False,
+        cache_implementation="static",
+        bf16=False,
+        use_cpu=True,
+        shuffle_dataset=False,
+        optim="adamw_torch",
+    )
+    quiet = dict(
+        output_dir=directory + "/trl",
+        report_to=[],
+        logging_steps=10**6,
+        save_strategy="no",
+        max_steps=10**6,
+        disable_tqdm=True,
+    )
 
     class Turns(TrainerCallback):
         """Two steps to warm up, then one for each line from the parent."""
@@ -188,9 +222,13 @@ def trl(directory: str, size: str) -> None:
     call = f"GRPOTrainer(model, reward, GRPOConfig({shown}), ..).train()  # {torch.get_num_threads()} threads"
     versions = {name: version(name) for name in ("trl", "transformers", "torch")}
     trainer = GRPOTrainer(
-        network, reward, GRPOConfig(**options, **quiet), Dataset.from_dict({"prompt": texts}), processing_class=tokenizer,
+        network,
+        reward,
+        GRPOConfig(**options, **quiet),
+        Dataset.from_dict({"prompt": texts}),
+        processing_class=tokenizer,
         callbacks=[Turns()],
-    )  # fmt: skip
+    )
     trainer.train()
 
 
@@ -208,9 +246,15 @@ def measure(options: Options) -> dict[str, Any]:
         Path(directory, "prompts.json").write_text(json.dumps(prompts))
         both = dict(directory=directory, size=options.size)
         sides = {
-            "r1jax": stack.enter_context(Side(sys.executable, "experiments.bench.iteration:ours", threads=2, devices=2, **both)),
-            "trl, 2 threads": stack.enter_context(Side(options.trl_python, "experiments.bench.iteration:trl", threads=2, **both)),
-            "trl, 1 thread": stack.enter_context(Side(options.trl_python, "experiments.bench.iteration:trl", threads=1, **both)),
+            "r1jax": stack.enter_context(
+                Side(sys.executable, "experiments.bench.iteration:ours", threads=2, devices=2, **both)
+            ),
+            "trl, 2 threads": stack.enter_context(
+                Side(options.trl_python, "experiments.bench.iteration:trl", threads=2, **both)
+            ),
+            "trl, 1 thread": stack.enter_context(
+                Side(options.trl_python, "experiments.bench.iteration:trl", threads=1, **both)
+            ),
         }
         found = take_turns(sides, options.repeats)
         info = {name: side.info for name, side in sides.items()}
@@ -219,14 +263,24 @@ def measure(options: Options) -> dict[str, Any]:
         return {name: statistics.median(run["tokens"] / run[clock] for run in runs) for name, runs in found.items()}
 
     wall, cpu = rates("wall"), rates("cpu")
-    peer = {clock: max((v for k, v in each.items() if k != "r1jax"), default=None) for clock, each in (("wall", wall), ("cpu", cpu))}
+    peer = {
+        clock: max((v for k, v in each.items() if k != "r1jax"), default=None)
+        for clock, each in (("wall", wall), ("cpu", cpu))
+    }
     ratio = {"wall": peer["wall"] and wall["r1jax"] / peer["wall"], "cpu": peer["cpu"] and cpu["r1jax"] / peer["cpu"]}
     runs = [run["tokens"] / run["wall"] for run in found["r1jax"]]
     parts = {part: statistics.median(run[part] for run in found["r1jax"]) for part in ("rollout_s", "update_s")}
     return line(
-        "iteration", wall["r1jax"], "completion tokens per second of wall time, both cores", baseline=peer["wall"] or "missing",
-        ratio=ratio, spread=(max(runs) - min(runs)) / wall["r1jax"], tokens_per_wall_s=wall, tokens_per_cpu_s=cpu, r1jax_parts=parts,
+        "iteration",
+        wall["r1jax"],
+        "completion tokens per second of wall time, both cores",
+        baseline=peer["wall"] or "missing",
+        ratio=ratio,
+        spread=(max(runs) - min(runs)) / wall["r1jax"],
+        tokens_per_wall_s=wall,
+        tokens_per_cpu_s=cpu,
+        r1jax_parts=parts,
         calls={name: each.get("call", each.get("missing")) for name, each in info.items()},
         versions={k: v for each in info.values() for k, v in each.get("versions", {}).items()},
         goals={">= 3 x TRL": peer["wall"] and ratio["wall"] >= 3},
-    )  # fmt: skip
+    )

@@ -1,7 +1,7 @@
 """C8: log-probabilities in chunks beside full logits, with gradients to hidden states and matrix: memory and time.
 
-1,024 tokens, D = 256, V = 16,384. The package's chunk is 1,024 tokens, so chunks of 128 stand beside it here, and 8,192 tokens in
-the package's chunks.
+1,024 tokens, D = 256, V = 16,384. The package's chunk is 1,024 tokens, so chunks of 128 stand beside it here, and 8,192
+tokens in the package's chunks.
 """
 
 from __future__ import annotations
@@ -11,7 +11,10 @@ from unittest import mock
 
 from experiments.bench.measure import Options, line, middle, spread, turns
 
-SIZES = {"full": dict(tokens=1024, many=8192, width=256, vocab=16_384, chunk=128), "toy": dict(tokens=64, many=128, width=16, vocab=128, chunk=16)}
+SIZES = {
+    "full": dict(tokens=1024, many=8192, width=256, vocab=16_384, chunk=128),
+    "toy": dict(tokens=64, many=128, width=16, vocab=128, chunk=16),
+}
 
 
 def measure(options: Options) -> dict[str, Any]:
@@ -33,10 +36,12 @@ def measure(options: Options) -> dict[str, Any]:
         return logprobs.token_logprobs(hidden, matrix, targets)[0].sum()
 
     plans = {
-        "full": (full, size["tokens"], None), "chunked": (chunked, size["tokens"], size["chunk"]),
+        "full": (full, size["tokens"], None),
+        "chunked": (chunked, size["tokens"], size["chunk"]),
         "as shipped": (chunked, size["tokens"], logprobs.CHUNK),
-        "full, many": (full, size["many"], None), "as shipped, many": (chunked, size["many"], logprobs.CHUNK),
-    }  # fmt: skip
+        "full, many": (full, size["many"], None),
+        "as shipped, many": (chunked, size["many"], logprobs.CHUNK),
+    }
     calls, memory = {}, {}
     for name, (function, tokens, chunk) in plans.items():
         hidden = jnp.asarray(rng.standard_normal((tokens, size["width"]), np.float32))
@@ -50,12 +55,20 @@ def measure(options: Options) -> dict[str, Any]:
     space = {name: memory[name] / memory["full" + ", many" * ("many" in name)] for name in plans}
     time = {name: ms[name] / ms["full" + ", many" * ("many" in name)] for name in plans}
     return line(
-        "logprobs", memory["chunked"] / 1e6, "MB of temporaries, one thread", baseline=memory["full"] / 1e6,
-        ratio=space["chunked"], spread=spread(spent["chunked"]), space=space, time=time, ms=ms,
+        "logprobs",
+        memory["chunked"] / 1e6,
+        "MB of temporaries, one thread",
+        baseline=memory["full"] / 1e6,
+        ratio=space["chunked"],
+        spread=spread(spent["chunked"]),
+        space=space,
+        time=time,
+        ms=ms,
         mb={name: each / 1e6 for name, each in memory.items()},
         goals={
-            "chunks of 128: memory <= 0.2 x": space["chunked"] <= 0.2, "chunks of 128: time <= 1.1 x": time["chunked"] <= 1.1,
+            "chunks of 128: memory <= 0.2 x": space["chunked"] <= 0.2,
+            "chunks of 128: time <= 1.1 x": time["chunked"] <= 1.1,
             "as shipped, 8 times the tokens: memory <= 0.2 x": space["as shipped, many"] <= 0.2,
             "as shipped, 8 times the tokens: time <= 1.1 x": time["as shipped, many"] <= 1.1,
         },
-    )  # fmt: skip
+    )

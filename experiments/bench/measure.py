@@ -44,7 +44,8 @@ def timed(call: Callable[[], Any]) -> tuple[Spent, Any]:
 
 
 def turns(calls: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, list[Spent]]:
-    """Repeats of each call, in turn, after two that are dropped: a program that is fed its own results may compile once more."""
+    """Repeats of each call, in turn, after two that are dropped: a program that is fed its own results may compile once
+    more."""
     for call in [*calls.values()] * 2:
         call()
     spent: dict[str, list[Spent]] = {name: [] for name in calls}
@@ -82,8 +83,18 @@ def installed(name: str) -> str | None:
 
 
 def line(
-    name: str, value: Any, unit: str, *, baseline: Any = None, ratio: Any = None, limit: Any = None, fraction: Any = None,
-    spread: Any = None, goals: Mapping[str, bool | None] | None = None, versions: Mapping[str, str] | None = None, **more: Any,
+    name: str,
+    value: Any,
+    unit: str,
+    *,
+    baseline: Any = None,
+    ratio: Any = None,
+    limit: Any = None,
+    fraction: Any = None,
+    spread: Any = None,
+    goals: Mapping[str, bool | None] | None = None,
+    versions: Mapping[str, str] | None = None,
+    **more: Any,
 ) -> dict[str, Any]:
     """A benchmark's JSON line.
 
@@ -93,12 +104,22 @@ def line(
         limit: of the hardware, in the same unit; fraction: value over limit.
         goals: each in words, and whether it is met; None where it could not be measured.
         versions: of peers.
-    """  # fmt: skip
+    """
     ours = {"python": platform.python_version(), "jax": installed("jax"), "r1jax": installed("r1jax") or "source"}
     return rounded(
         {
-            "name": name, "value": value, "unit": unit, "baseline": baseline, "ratio": ratio, "limit": limit, "fraction": fraction,
-            "spread": spread, "goals": dict(goals or {}), **more, "load": list(os.getloadavg()), "cores": os.cpu_count(),
+            "name": name,
+            "value": value,
+            "unit": unit,
+            "baseline": baseline,
+            "ratio": ratio,
+            "limit": limit,
+            "fraction": fraction,
+            "spread": spread,
+            "goals": dict(goals or {}),
+            **more,
+            "load": list(os.getloadavg()),
+            "cores": os.cpu_count(),
             "versions": ours | dict(versions or {}),
         }
-    )  # fmt: skip
+    )

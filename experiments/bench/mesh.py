@@ -28,8 +28,12 @@ def measure(options: Options) -> dict[str, Any]:
         sides = {}
         for devices in (1, 2):
             two = dict(threads=2, devices=devices)
-            sides[f"decode, {devices}"] = stack.enter_context(Side(sys.executable, "experiments.bench.decode:ours", **two, **same))
-            sides[f"update, {devices}"] = stack.enter_context(Side(sys.executable, "experiments.bench.update:side", **two, size=options.size))
+            sides[f"decode, {devices}"] = stack.enter_context(
+                Side(sys.executable, "experiments.bench.decode:ours", **two, **same)
+            )
+            sides[f"update, {devices}"] = stack.enter_context(
+                Side(sys.executable, "experiments.bench.update:side", **two, size=options.size)
+            )
         found = take_turns(sides, options.repeats)
     wall = {name: statistics.median(run["tokens"] / run["wall"] for run in runs) for name, runs in found.items()}
     # How many cores each really had: below 2 the machine was not quiet, or the program has no use for them.
@@ -37,8 +41,15 @@ def measure(options: Options) -> dict[str, Any]:
     ratio = {kind: wall[f"{kind}, 2"] / wall[f"{kind}, 1"] for kind in ("decode", "update")}
     runs = [run["tokens"] / run["wall"] for run in found["decode, 2"]]
     return line(
-        "mesh", wall["decode, 2"], "tokens per second of wall time, two devices", baseline=wall["decode, 1"], ratio=ratio,
-        spread=(max(runs) - min(runs)) / wall["decode, 2"], tokens_per_wall_s=wall, cores_had=cores, quiet=load < QUIET,
+        "mesh",
+        wall["decode, 2"],
+        "tokens per second of wall time, two devices",
+        baseline=wall["decode, 1"],
+        ratio=ratio,
+        spread=(max(runs) - min(runs)) / wall["decode, 2"],
+        tokens_per_wall_s=wall,
+        cores_had=cores,
+        quiet=load < QUIET,
         passes=options.repeats,
         goals={"decode >= 1.3 x": ratio["decode"] >= 1.3, "update >= 1.25 x": ratio["update"] >= 1.25},
-    )  # fmt: skip
+    )

@@ -1,7 +1,8 @@
 """C7: the update on packed rows, beside the same update on rows padded to the longest completion.
 
-32 completions, lognormal, mean 44, at most 128. First each behind one token of its own, so that packing alone counts; then 8
-prompts of 48 tokens with 4 completions each, which a packed row holds once. Gradients must agree for every normalisation.
+32 completions, lognormal, mean 44, at most 128. First each behind one token of its own, so that packing alone counts;
+then 8 prompts of 48 tokens with 4 completions each, which a packed row holds once. Gradients must agree for every
+normalisation.
 """
 
 from __future__ import annotations
@@ -34,9 +35,10 @@ def measure(options: Options) -> dict[str, Any]:
         "alone": (random_prompts(cfg, size["count"], 1), batches.completions(cfg, lengths), 1),
         "with prompts": (
             random_prompts(cfg, size["count"] // size["group"], size["prompt"]),
-            batches.completions(cfg, lengths, size["group"]), size["prompt"],
+            batches.completions(cfg, lengths, size["group"]),
+            size["prompt"],
         ),
-    }  # fmt: skip
+    }
 
     def gradient(batch: Any) -> Callable[[], Any]:
         return lambda: jax.block_until_ready(accumulate(ours, params, None, None, batch))
@@ -63,7 +65,14 @@ def measure(options: Options) -> dict[str, Any]:
     fill = {name: float((batch.rows.group > 0).mean()) for name, batch in made.items()}
     same = max(value for each in off.values() for value in each.values()) <= 1e-5
     return line(
-        "packing", ms["alone packed"], "CPU ms of a gradient, one thread", baseline=ms["alone padded"], ratio=ratio,
-        spread=spread(spent["alone packed"]), ms=ms, filled=fill, relative_difference=off,
+        "packing",
+        ms["alone packed"],
+        "CPU ms of a gradient, one thread",
+        baseline=ms["alone padded"],
+        ratio=ratio,
+        spread=spread(spent["alone packed"]),
+        ms=ms,
+        filled=fill,
+        relative_difference=off,
         goals={"<= 0.45 x padded": ratio["alone"] <= 0.45, "loss and gradients equal to 1e-5": same},
-    )  # fmt: skip
+    )

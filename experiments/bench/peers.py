@@ -60,11 +60,19 @@ def tunix(directory: str, group: int, tokens: int, sampled: bool) -> Made:
     prompts = json.loads(Path(directory, "prompts.json").read_text())
     width = theirs.get("head_dim") or theirs["hidden_size"] // theirs["num_attention_heads"]
     config = model.ModelConfig(
-        num_layers=theirs["num_hidden_layers"], vocab_size=theirs["vocab_size"], embed_dim=theirs["hidden_size"],
-        hidden_dim=theirs["intermediate_size"], num_heads=theirs["num_attention_heads"], head_dim=width,
-        num_kv_heads=theirs["num_key_value_heads"], rope_theta=int(theirs["rope_parameters"]["rope_theta"]),
-        norm_eps=theirs["rms_norm_eps"], use_tied_embedding=True, dtype=jnp.float32, param_dtype=jnp.float32,
-    )  # fmt: skip
+        num_layers=theirs["num_hidden_layers"],
+        vocab_size=theirs["vocab_size"],
+        embed_dim=theirs["hidden_size"],
+        hidden_dim=theirs["intermediate_size"],
+        num_heads=theirs["num_attention_heads"],
+        head_dim=width,
+        num_kv_heads=theirs["num_key_value_heads"],
+        rope_theta=int(theirs["rope_parameters"]["rope_theta"]),
+        norm_eps=theirs["rms_norm_eps"],
+        use_tied_embedding=True,
+        dtype=jnp.float32,
+        param_dtype=jnp.float32,
+    )
     network = params.create_model_from_safe_tensors(directory, config, dtype=jnp.float32)
     length = len(prompts[0])
     cache = CacheConfig(length + tokens, config.num_layers, config.num_kv_heads, width)
@@ -78,7 +86,8 @@ def tunix(directory: str, group: int, tokens: int, sampled: bool) -> Made:
         return {"tokens": sum(map(len, out.tokens))}
 
     shown = ", ".join(f"{name}={value}" for name, value in mode.items())
-    call = f"Sampler(model, tokenizer, CacheConfig({length + tokens}, ..))(texts, {tokens}, max_prompt_length={length}, {shown})"
+    made = f"Sampler(model, tokenizer, CacheConfig({length + tokens}, ..))"
+    call = f"{made}(texts, {tokens}, max_prompt_length={length}, {shown})"
     found = {name: version(name) for name in ("google-tunix", "jax", "flax")}
     return warmed(repeat, {"call": call, "versions": found})
 

@@ -9,7 +9,15 @@ from r1jax.model import transformer
 from r1jax.model.config import ModelConfig
 
 TINY = ModelConfig(
-    vocab_size=512, width=256, layers=4, heads=8, kv_heads=4, head_width=32, mlp_width=704, rope_theta=1e4, qkv_bias=True
+    vocab_size=512,
+    width=256,
+    layers=4,
+    heads=8,
+    kv_heads=4,
+    head_width=32,
+    mlp_width=704,
+    rope_theta=1e4,
+    qkv_bias=True,
 )  # 3.08M parameters in matrices
 TOY = ModelConfig(
     vocab_size=64, width=32, layers=2, heads=4, kv_heads=2, head_width=8, mlp_width=64, rope_theta=1e4, qkv_bias=True

@@ -42,12 +42,13 @@ def measure(options: Options) -> dict[str, Any]:
 
     spent = turns(
         {
-            "shared": decoding("shared", segments), "repeated": decoding("repeated", copies),
+            "shared": decoding("shared", segments),
+            "repeated": decoding("repeated", copies),
             "prefill shared": lambda: jax.block_until_ready(wave.prefilled(cfg, weights, prompts)),
             "prefill repeated": lambda: jax.block_until_ready(wave.prefilled(cfg, weights, repeated)),
         },
         options.repeats,
-    )  # fmt: skip
+    )
     ms = {name: 1e3 * middle(each) / (1 if name.startswith("prefill") else STEPS) for name, each in spent.items()}
 
     def size_of(tree: Any) -> int:
@@ -58,10 +59,20 @@ def measure(options: Options) -> dict[str, Any]:
     step, prefill = ms["shared"] / ms["repeated"], ms["prefill repeated"] / ms["prefill shared"]
     same = bool((sampled["shared"] == sampled["repeated"]).all())
     return line(
-        "sharing", ms["shared"], "CPU ms of a decoding step, one thread", baseline=ms["repeated"], ratio=step,
-        spread=spread(spent["shared"]), cache_bytes_ratio=share, prefill_times=prefill, ms=ms, tokens_equal=same,
+        "sharing",
+        ms["shared"],
+        "CPU ms of a decoding step, one thread",
+        baseline=ms["repeated"],
+        ratio=step,
+        spread=spread(spent["shared"]),
+        cache_bytes_ratio=share,
+        prefill_times=prefill,
+        ms=ms,
+        tokens_equal=same,
         goals={
-            "step <= 0.85 x": step <= 0.85, "cache bytes <= 0.55 x": share <= 0.55, "prefill >= 12 x": prefill >= 12,
+            "step <= 0.85 x": step <= 0.85,
+            "cache bytes <= 0.55 x": share <= 0.55,
+            "prefill >= 12 x": prefill >= 12,
             "tokens equal": same,
         },
-    )  # fmt: skip
+    )

@@ -54,7 +54,7 @@ def chunk(
         attends = [attend_slots(p, k, v, s.clock) for p, (k, v) in zip(prompts, s.cache, strict=True)]
         at = (s.base + s.clock)[:, None]
         hidden, cache, _ = step(cfg, weights.params, weights.layers, s.token[:, None], at, attends)
-        draw = jax.vmap(lambda l, k, t: decode.draw(l[None], k[None], t, 1.0, greedy=False)[0][0])
+        draw = jax.vmap(lambda row, key, t: decode.draw(row[None], key[None], t, jnp.float32(1), greedy=False)[0][0])
         token = draw(logits(cfg, weights.params, hidden[:, 0]), s.key, s.clock + 1)
         token = jnp.where(s.done, 0, token)
         done = s.done | jnp.isin(token, jnp.asarray(stop_ids))
@@ -64,10 +64,19 @@ def chunk(
 
 
 def rollout(
-    cfg: ModelConfig, weights: Weights, segment: list[Segment], first_logits: jax.Array, keys: np.ndarray, *,
-    slots: int, steps: int, room: int, stop_ids: Sequence[int], most: int,
+    cfg: ModelConfig,
+    weights: Weights,
+    segment: list[Segment],
+    first_logits: jax.Array,
+    keys: np.ndarray,
+    *,
+    slots: int,
+    steps: int,
+    room: int,
+    stop_ids: Sequence[int],
+    most: int,
 ) -> tuple[np.ndarray, int]:
-    """Lengths of all rows, and the row-steps paid. A free slot takes the next row between chunks."""  # fmt: skip
+    """Lengths of all rows, and the row-steps paid. A free slot takes the next row between chunks."""
     rows, stop_ids = len(keys), tuple(stop_ids)
     group = rows // first_logits.shape[0]
     wrapped = jax.random.wrap_key_data(jnp.asarray(keys))

@@ -1,8 +1,8 @@
 """C3: a rollout with a long tail: the wave beside a static batch and beside slots with refill, with the same layers.
 
-64 rows (4 prompts x 16) of forced lengths, lognormal, mean 48, at most 192. The model finds all tokens equally likely and the rows'
-keys are chosen by where they stop, so `sample` itself runs, unchanged. The static batch decodes all rows to the end of the
-longest in a full window; 16 slots take a new row every 16 steps.
+64 rows (4 prompts x 16) of forced lengths, lognormal, mean 48, at most 192. The model finds all tokens equally likely
+and the rows' keys are chosen by where they stop, so `sample` itself runs, unchanged. The static batch decodes all rows
+to the end of the longest in a full window; 16 slots take a new row every 16 steps.
 """
 
 from __future__ import annotations
@@ -52,9 +52,17 @@ def measure(options: Options) -> dict[str, Any]:
     def refill() -> None:
         segments, logits = wave.prefilled(cfg, weights, prompts)
         found["slots"], paid["slots"] = slots.rollout(
-            cfg, weights, segments[0], logits, keys, slots=size["slots"], steps=size["steps"], room=most + size["steps"],
-            stop_ids=stop_ids, most=most,
-        )  # fmt: skip
+            cfg,
+            weights,
+            segments[0],
+            logits,
+            keys,
+            slots=size["slots"],
+            steps=size["steps"],
+            room=most + size["steps"],
+            stop_ids=stop_ids,
+            most=most,
+        )
 
     spent = turns({"wave": ours, "static": static, "slots": refill}, options.repeats)
     rates = {name: float(lengths.sum() / middle(each)) for name, each in spent.items()}
@@ -62,14 +70,22 @@ def measure(options: Options) -> dict[str, Any]:
     useful = float((lengths - 1).sum() / row_steps(lengths, sampler))
     same = {name: bool((each == lengths).all()) for name, each in found.items()}
     return line(
-        "tail", rates["wave"], "tokens per CPU second, one thread", baseline={k: rates[k] for k in ("static", "slots")},
-        ratio=ratio, spread=spread(spent["wave"]), lengths_as_forced=same, useful_row_steps=useful,
+        "tail",
+        rates["wave"],
+        "tokens per CPU second, one thread",
+        baseline={k: rates[k] for k in ("static", "slots")},
+        ratio=ratio,
+        spread=spread(spent["wave"]),
+        lengths_as_forced=same,
+        useful_row_steps=useful,
         row_steps_paid=paid | {"wave": row_steps(lengths, sampler)},
         goals={
-            ">= 2.7 x static": ratio["over static"] >= 2.7, ">= 1.4 x slots with refill": ratio["over slots"] >= 1.4,
-            "useful row-steps >= 0.65": useful >= 0.65, "all sides sample the forced lengths": all(same.values()),
+            ">= 2.7 x static": ratio["over static"] >= 2.7,
+            ">= 1.4 x slots with refill": ratio["over slots"] >= 1.4,
+            "useful row-steps >= 0.65": useful >= 0.65,
+            "all sides sample the forced lengths": all(same.values()),
         },
-    )  # fmt: skip
+    )
 
 
 def row_steps(lengths: np.ndarray, sampler: Any) -> int:

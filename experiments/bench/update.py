@@ -74,7 +74,14 @@ def measure(options: Options) -> dict[str, Any]:
     shares = {remat: limits.mfu(cfg, core, prompts, lengths, middle(each)) for remat, each in spent.items()}
     best = max(rates, key=rates.get)
     return line(
-        "update", rates[best], f"tokens per CPU second, one thread, remat {best}", limit=rates[best] / shares[best],
-        fraction=shares[best], spread=spread(spent[best]), mfu=shares, tokens_per_cpu_s=rates,
-        core_gflops=core.flops / 1e9, goals={"fraction >= 0.40": shares[best] >= 0.40},
-    )  # fmt: skip
+        "update",
+        rates[best],
+        f"tokens per CPU second, one thread, remat {best}",
+        limit=rates[best] / shares[best],
+        fraction=shares[best],
+        spread=spread(spent[best]),
+        mfu=shares,
+        tokens_per_cpu_s=rates,
+        core_gflops=core.flops / 1e9,
+        goals={"fraction >= 0.40": shares[best] >= 0.40},
+    )

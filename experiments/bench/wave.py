@@ -30,7 +30,9 @@ def keys_of(prompts: int, group: int) -> np.ndarray:
     return sampler.row_keys(0, 0, np.repeat(range(prompts), group), np.tile(range(group), prompts))
 
 
-def prefilled(cfg: ModelConfig, weights: Weights, prompts: Sequence[Sequence[int]]) -> tuple[list[list[Segment]], jax.Array]:
+def prefilled(
+    cfg: ModelConfig, weights: Weights, prompts: Sequence[Sequence[int]]
+) -> tuple[list[list[Segment]], jax.Array]:
     """Segments and next logits of prompts of equal length."""
     tokens = np.asarray(prompts, np.int32)
     lengths = np.full(len(prompts), tokens.shape[1], np.int32)
@@ -38,7 +40,9 @@ def prefilled(cfg: ModelConfig, weights: Weights, prompts: Sequence[Sequence[int
     return [kept], logits
 
 
-def begun(cfg: ModelConfig, logits: jax.Array, keys: np.ndarray, length: int, slots: int, stop_ids: tuple[int, ...]) -> Rows:
+def begun(
+    cfg: ModelConfig, logits: jax.Array, keys: np.ndarray, length: int, slots: int, stop_ids: tuple[int, ...]
+) -> Rows:
     """Rows with their first token, and room for `slots` more."""
     wrapped = jax.random.wrap_key_data(jnp.asarray(keys))
     token, _, done = decode.first(logits, wrapped, 1.0, greedy=False, stop_ids=stop_ids)

@@ -1,11 +1,12 @@
 """A side of a benchmark in a process of its own, which repeats when it is told to.
 
-The child sets its threads up before it imports anything, so it runs under any interpreter, ours or a peer's: it needs no
-package but the standard library.
+The child sets its threads up before it imports anything, so it runs under any interpreter, ours or a peer's: it needs
+no package but the standard library.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -30,15 +31,29 @@ class Side:
         RuntimeError: the process died for another reason; with the end of what it wrote.
     """
 
-    def __init__(self, python: str, function: str, *, threads: int = 1, devices: int = 0, env: dict | None = None, **arguments: Any):
+    def __init__(
+        self,
+        python: str,
+        function: str,
+        *,
+        threads: int = 1,
+        devices: int = 0,
+        env: dict | None = None,
+        **arguments: Any,
+    ):
         """
         Args:
             function: "module:function"; called with `arguments`, it returns (repeat, info) or speaks for itself.
             threads: CPU threads the process may use at once.
             devices: CPU devices that JAX shows; 0 leaves it alone.
         """
-        self._errors = tempfile.TemporaryFile("w+")
-        fixed = {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": str(threads)}
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed in __exit__)
+        fixed = {
+            "PYTHONPATH": str(ROOT),
+            "HF_HUB_OFFLINE": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+            "OMP_NUM_THREADS": str(threads),
+        }
         setting = {**os.environ, **fixed, "JAX_PLATFORMS": "cpu", **(env or {})}
         setting.pop("XLA_FLAGS", None)
         if devices:
@@ -63,7 +78,9 @@ class Side:
         if not said:
             self._process.wait()
             self._errors.seek(0)
-            raise RuntimeError(f"a side of the benchmark ended with {self._process.returncode}: {self._errors.read()[-2000:]}")
+            raise RuntimeError(
+                f"a side of the benchmark ended with {self._process.returncode}: {self._errors.read()[-2000:]}"
+            )
         return json.loads(said)
 
     def __enter__(self) -> Side:
@@ -99,7 +116,8 @@ def narrow(threads: int) -> None:
 def roam() -> None:
     """Lets all threads of this process run on any core: their number is settled, and a busy core would hold them up."""
     for task in os.listdir("/proc/self/task"):
-        os.sched_setaffinity(int(task), range(os.cpu_count() or 1))
+        with contextlib.suppress(ProcessLookupError):  # a thread that has ended meanwhile
+            os.sched_setaffinity(int(task), range(os.cpu_count() or 1))
 
 
 def tell(message: dict[str, Any]) -> None:
