@@ -63,7 +63,7 @@ def opened(texts: Sequence[str], template: str) -> list[str]:
 
 
 def judged(pool: Pool, texts: Sequence[str], examples: Sequence[Mapping], style: str) -> list[Verdict | None]:
-    """The verdict on each completion: by rule, on nano's general prompts the generator's, None where nobody can tell."""
+    """The verdict on each completion: by rule, on nano general prompts the generator's; None where nobody can tell."""
     found = []
     for text, example, verdict in zip(texts, examples, rule.verify(pool, texts, examples, style), strict=True):
         if example["kind"] != rule.GENERAL:
@@ -91,7 +91,7 @@ def generate(
     style: str | None = None,
     prompts: Sequence[str] | None = None,
 ) -> list[dict]:
-    """SFT records of `samples` completions of each example, in order, all kept as yet; `path` (.jsonl) holds them.
+    """SFT records of `samples` completions of each example, in order, all still kept; `path` (.jsonl) holds them.
 
     A record has id, example (the id of its problem), sample, domain, kind, task, set, language, problem, gold, raw (what
     was sampled), response (the same, its chain of thought opened where the prompt had done so), route, source,
