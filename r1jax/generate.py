@@ -93,8 +93,8 @@ def generate(
 ) -> list[dict]:
     """SFT records of `samples` completions of each example, in order, all still kept; `path` (.jsonl) holds them.
 
-    A record has id, example (the id of its problem), sample, domain, kind, task, set, language, problem, gold, raw (what
-    was sampled), response (the same, its chain of thought opened where the prompt had done so), route, source,
+    A record has id, example (its problem's id), sample, domain, kind, task, set, language, problem, gold, raw (what was
+    sampled), response (the same, its chain of thought opened where the prompt had done so), route, source,
     rewritten_by, keep, reason, tokens, truncated, verdict, right (None where nobody can tell) and answer (its normal
     form). Resumes as `in_waves` does; every process returns all records.
 
@@ -116,8 +116,8 @@ def generate(
             {
                 "id": f"{route}/{example['id']}/{sample}", "example": example["id"], "sample": sample,
                 "domain": DOMAINS[example["kind"]], "kind": example["kind"],
-                "task": example.get("task", example["kind"]), "set": example.get("set"), "language": example.get("language"),
-                "problem": example["problem"], "gold": example["gold"], "response": response, "raw": text,
+                "task": example.get("task", example["kind"]), "set": example.get("set"),
+                "language": example.get("language"), "problem": example["problem"], "gold": example["gold"], "response": response, "raw": text,
                 "route": route, "source": dict(source), "rewritten_by": None, "keep": True, "reason": "",
                 "tokens": int(length), "truncated": not stopped, "verdict": verdict and verdict.verdict,
                 "right": verdict and verdict.reward == 1.0, "answer": verdict and verdict.canonical,

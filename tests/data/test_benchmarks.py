@@ -32,7 +32,9 @@ def test_a_choice_is_told_its_letters_and_a_program_its_form():
     assert instructed(boxed) == boxed["problem"]
 
 
-@pytest.mark.parametrize("name, k", [("aime24", 64), ("GPQA_diamond", 64), ("math500", 16), ("livecodebench_v5", 8), ("gsm8k", 4)])
+@pytest.mark.parametrize(
+    "name, k", [("aime24", 64), ("GPQA_diamond", 64), ("math500", 16), ("livecodebench_v5", 8), ("gsm8k", 4)]
+)
 def test_the_papers_number_of_samples_goes_by_the_name(name, k):
     assert Benchmark(name, [], []).samples == k
 
@@ -45,5 +47,7 @@ def test_the_generators_problems_are_asked_in_their_own_words():
 
 
 def test_a_question_in_chinese_is_known_as_such(tmp_path):
-    (tmp_path / "a.jsonl").write_text(json.dumps({"id": 1, "problem": "求 $x+1=2$ 的解。", "answer": "1"}, ensure_ascii=False))
+    (tmp_path / "a.jsonl").write_text(
+        json.dumps({"id": 1, "problem": "求 $x+1=2$ 的解。", "answer": "1"}, ensure_ascii=False)
+    )
     assert load(str(tmp_path / "a.jsonl")).examples[0]["language"] == "zh"

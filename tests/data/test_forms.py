@@ -80,7 +80,12 @@ def test_a_program_has_its_tests(tmp_path, record, gold):
 
 
 def test_tests_that_would_have_to_be_unpickled_are_refused(tmp_path):
-    record = {"question_content": "Q", "question_id": "x", "public_test_cases": "[]", "private_test_cases": "eJxrYJmaAAATaASd"}
+    record = {
+        "question_content": "Q",
+        "question_id": "x",
+        "public_test_cases": "[]",
+        "private_test_cases": "eJxrYJmaAAATaASd",
+    }
     with pytest.raises(ValueError, match=r"form\.jsonl:1 \(id 'x'\).*compressed pickle.*write it as JSON first"):
         read(tmp_path, record)
 
