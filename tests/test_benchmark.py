@@ -85,7 +85,8 @@ def line(right, answer, length=10, **more):
 
 LINES = [
     line(True, "7", 4), line(True, "7", 6), line(False, "8", 20), line(False, None, 30),  # the majority is right
-    line(False, "1", task="compare"), line(False, "1", task="compare"), line(True, "2", task="compare"), line(False, "3", task="compare"),
+    line(False, "1", task="compare"), line(False, "1", task="compare"),
+    line(True, "2", task="compare"), line(False, "3", task="compare"),
 ]  # fmt: skip
 
 

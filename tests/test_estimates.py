@@ -57,8 +57,8 @@ def test_the_majority_answers_whatever_the_order(answers, right, expected):
 
 
 def test_an_interval_is_the_one_of_the_normal_law_where_that_holds():
-    # The mean of 400 problems of which 30 % are solved has the standard error sqrt(0.3 * 0.7 / 400) = 0.0229, so 95 % lie
-    # within 1.96 of it: [0.2551, 0.3449]. Means are multiples of 1/400, and 20000 draws put an end within 0.002.
+    # The mean of 400 problems of which 30 % are solved has the standard error sqrt(0.3 * 0.7 / 400) = 0.0229, so 95 %
+    # lie within 1.96 of it: [0.2551, 0.3449]. Means are multiples of 1/400, and 20000 draws put an end within 0.002.
     values = np.repeat([1.0, 0.0], [120, 280])
     low, high = interval(values, seed=0, resamples=20_000)
     assert low == pytest.approx(0.2551, abs=0.005)

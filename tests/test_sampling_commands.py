@@ -166,8 +166,8 @@ def test_the_papers_numbers_are_defaults_of_the_recipe_paper():
 
 def test_the_nano_world_is_evaluated_with_its_own_truth(walk, tmp_path, capsys):
     run(
-        evaluate, weights=walk.base, benchmarks="nano:compare,nano:general", problems=4, samples=2, max_tokens=24, wave_rows=8,
-        template="r1_zero", mesh="1x1", workdir=tmp_path / "new",
+        evaluate, weights=walk.base, benchmarks="nano:compare,nano:general", problems=4, samples=2, max_tokens=24,
+        wave_rows=8, template="r1_zero", mesh="1x1", workdir=tmp_path / "new",
     )  # fmt: skip
     found = json.loads((tmp_path / "new" / "results.json").read_text())["benchmarks"]
     assert found["nano_compare"]["n"] == 4 and {"pass@1", "cons@2", "language"} <= set(found["nano_compare"])

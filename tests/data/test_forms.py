@@ -11,9 +11,12 @@ OPTIONS = "Which?\n\nA) one\nB) two\nC) three"
 FORMS = {
     "MMLU by index": ({"question": "Which?", "choices": ["one", "two", "three"], "answer": 2}, OPTIONS, "C"),
     "MMLU by letter": ({"question": "Which?", "choices": ["one", "two", "three"], "answer": "B"}, OPTIONS, "B"),
-    "C-Eval": ({"id": 3, "question": "Which?", "A": "one", "B": "two", "C": "three", "D": "four", "answer": "D"}, OPTIONS + "\nD) four", "D"),
+    "C-Eval": (
+        {"question": "Which?", "A": "one", "B": "two", "C": "three", "D": "four", "answer": "D"},
+        OPTIONS + "\nD) four", "D",
+    ),
     "ARC": (
-        {"question": "Which?", "choices": {"text": ["one", "two", "three"], "label": ["1", "2", "3"]}, "answerKey": "2"},
+        {"question": "Which?", "choices": {"text": ["one", "two", "three"], "label": [*"123"]}, "answerKey": "2"},
         OPTIONS,
         "B",
     ),
@@ -60,7 +63,8 @@ PROGRAMS = {
     ),
     "LiveCodeBench, a function": (
         {
-            "question_content": "Double.", "question_id": "x", "starter_code": "class Solution:", "metadata": '{"func_name": "f"}',
+            "question_content": "Double.", "question_id": "x", "starter_code": "class Solution:",
+            "metadata": '{"func_name": "f"}',
             "public_test_cases": [{"input": "[1, 2]\n3", "output": "[2]", "testtype": "functional"}],
         },
         {"entry": "f", "tests": [[[[1, 2], 3], [2]]]},
