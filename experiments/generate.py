@@ -28,7 +28,7 @@ from r1jax.run import explained
 from r1jax.waves import Sampling
 
 GENERATED = 512  # prompts of the generator where no number is asked for
-SAMPLING = Sampling()
+SAMPLING, FILTERS = Sampling(), Filters()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Command:
     """Samples of a checkpoint as SFT records."""
 
     sampling: Annotated[Sampling, tyro.conf.arg(name="")] = SAMPLING
-    filters: Annotated[Filters, tyro.conf.arg(name="")] = Filters()
+    filters: Annotated[Filters, tyro.conf.arg(name="")] = FILTERS
     weights: str = ""
     """A run's directory, one of its checkpoints, or a Hugging Face directory. Default: the nano base."""
     model: str = "nano"

@@ -209,32 +209,3 @@ def test_records_carry_what_a_review_needs_and_the_filters_their_reasons(walk, t
     assert [row["raw"] for row in rows] == [record["raw"] for record in records]
     assert {row["reason"] for row in rows} <= {"", "repetition"}
     assert (tmp_path / "new" / "samples.jsonl").read_bytes() == there
-
-
-RECORD = {
-    "example": "a", "truncated": False, "right": True, "verdict": "correct", "tokens": 9, "language": "en",
-    "response": "<think> the sum is three and this is right </think> The answer is 3.",
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    "changed, reason",
-    [
-        ({}, ""),
-        ({"truncated": True}, "cut off"),
-        ({"right": False, "verdict": "wrong"}, "wrong"),
-        ({"right": False, "verdict": "no_answer"}, "no answer"),
-        ({"right": False, "verdict": "timeout"}, "no verdict"),
-        ({"right": None, "verdict": None}, ""),
-        ({"tokens": 11}, "long"),
-        ({"response": "<think> " + "again and again " * 20 + "</think> 3"}, "repetition"),
-        ({"response": "<think> 等等,这个不对,让我再想想 </think> 3"}, "mixed language"),
-    ],
-)
-def test_the_first_objection_to_a_record(changed, reason):
-    assert generate.objection(RECORD | changed, generate.Filters(longest=10)) == reason
-
-
-def test_only_so_many_records_of_one_problem_are_kept():
-    found = generate.filtered([RECORD, RECORD, RECORD | {"example": "b"}], generate.Filters(most_each=1))
-    assert [record["reason"] for record in found] == ["", "enough of this problem", ""]

@@ -115,6 +115,8 @@ def test_numbers_that_cannot_be_sampled_with_are_named(policy, params, one, tmp_
 def test_two_processes_share_the_problems_and_both_get_all_lines_in_order(tmp_path):
     first, second = results(start("sampled", str(tmp_path)))
     assert first == second and first["same"]
-    assert [(line["id"], line["sample"]) for line in first["lines"]] == [(str(i), k) for i in range(3) for k in range(2)]
+    assert [(line["id"], line["sample"]) for line in first["lines"]] == [
+        (str(i), k) for i in range(3) for k in range(2)
+    ]
     assert [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()] == first["lines"]
     assert len((tmp_path / "a-1-of-2.jsonl").read_text().splitlines()) == 2  # none of what it drew in vain
