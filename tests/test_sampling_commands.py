@@ -64,23 +64,12 @@ def refused(module, **flags):
 def files(qwen, tmp_path_factory):
     """The flags of a small evaluation on files of every kind, and what it has written."""
     home = tmp_path_factory.mktemp("evaluated")
-    (home / "programs.jsonl").write_text(json.dumps(PROGRAM) + "\n")
-    (home / "choices.jsonl").write_text(json.dumps(CHOICE) + "\n")
-    paths = [
-        CASES / "gsm8k_sample.jsonl",
-        CASES / "math500_sample.jsonl",
-        home / "choices.jsonl",
-        home / "programs.jsonl",
-    ]
+    (home / "others.jsonl").write_text(json.dumps(PROGRAM) + "\n" + json.dumps(CHOICE) + "\n")
+    paths = [CASES / "gsm8k_sample.jsonl", CASES / "math500_sample.jsonl", home / "others.jsonl"]
     flags = dict(
-        weights=qwen,
-        benchmarks=",".join(map(str, paths)),
-        samples=2,
-        max_tokens=4,
-        wave_rows=4,
-        mesh="1x1",
+        weights=qwen, benchmarks=",".join(map(str, paths)), problems=2, samples=2, max_tokens=4, wave_rows=4, mesh="1x1",
         template="chat",
-    )
+    )  # fmt: skip
     run(evaluate, **flags, workdir=home / "whole")
     return flags, home / "whole"
 
@@ -89,8 +78,13 @@ def test_a_file_of_every_kind_is_evaluated_from_the_command_line(files):
     _, home = files
     results = json.loads((home / "results.json").read_text())
     assert {name: (found["n"], found["samples"]) for name, found in results["benchmarks"].items()} == {
-        "gsm8k_sample": (2, 2), "math500_sample": (3, 2), "choices": (1, 2), "programs": (1, 2),
+        "gsm8k_sample": (2, 2), "math500_sample": (2, 2), "others": (2, 2),
     }  # fmt: skip
+    by_task = results["benchmarks"]["others"]["by_task"]
+    assert {name: found["n"] for name, found in by_task.items()} == {
+        "choice": 1,
+        "code": 1,
+    }
     math = results["benchmarks"]["math500_sample"]
     assert {"pass@1", "pass@2", "cons@2", "format", "length", "truncated", "no_answer"} <= set(math)
     assert all(
@@ -117,9 +111,8 @@ def test_an_evaluation_killed_anywhere_ends_with_the_same_results(files, tmp_pat
     rng = random.Random(0)
     cut = tmp_path / "again" / "math500_sample.jsonl"
     cut.write_bytes(cut.read_bytes()[: rng.randrange(cut.stat().st_size)])
-    for name in ("choices", "programs"):  # not begun
-        for path in (tmp_path / "again").glob(f"{name}*"):
-            path.unlink()
+    for path in (tmp_path / "again").glob("others*"):  # not begun
+        path.unlink()
     (tmp_path / "again" / "results.json").unlink()
     run(evaluate, **flags, workdir=tmp_path / "again")
     for path in whole.iterdir():
