@@ -67,8 +67,8 @@ def files(qwen, tmp_path_factory):
     (home / "others.jsonl").write_text(json.dumps(PROGRAM) + "\n" + json.dumps(CHOICE) + "\n")
     paths = [CASES / "gsm8k_sample.jsonl", CASES / "math500_sample.jsonl", home / "others.jsonl"]
     flags = dict(
-        weights=qwen, benchmarks=",".join(map(str, paths)), problems=2, samples=2, max_tokens=4, wave_rows=4, mesh="1x1",
-        template="chat",
+        weights=qwen, benchmarks=",".join(map(str, paths)), problems=2, samples=2, max_tokens=4, wave_rows=4,
+        mesh="1x1", template="chat",
     )  # fmt: skip
     run(evaluate, **flags, workdir=home / "whole")
     return flags, home / "whole"
