@@ -1,12 +1,14 @@
-"""What a policy can do: k samples of each problem, judged; pass@1, pass@k, cons@k, length, form, language, with intervals.
+"""What a policy can do: k samples of each problem, judged: pass@k, cons@k, length, form, language, with intervals.
 
 Source:  DeepSeek-AI 2025 (arXiv 2501.12948v2), appendix D.1; Chen et al. 2021 (arXiv 2107.03374) for pass@k
 Run:     python -m experiments.evaluate --weights=RUN --benchmarks=nano:reasoning,nano:general --template=r1
-         python -m experiments.evaluate --weights=HF_DIR --benchmarks=math500.jsonl,aime24.jsonl --recipe=paper --mesh=8x8
+         python -m experiments.evaluate --weights=HF_DIR --benchmarks=math500.jsonl,aime24.jsonl --recipe=paper
          python -m experiments.evaluate --weights=HF_DIR --benchmarks=gsm8k_test.jsonl --template=chat
-Writes:  <workdir>/NAME.jsonl (every sample), results.json, manifest.json. The same command again goes on where it was killed
-Expect:  mean over problems of each figure, with a 95 % bootstrap interval over problems; samples of one problem are not independent
-Departs: 1. "right" is the announced answer by this package's verifiers, which compare more forms than a benchmark's own script
+Writes:  <workdir>/NAME.jsonl (every sample), results.json, manifest.json. The same command goes on where it was killed
+Expect:  the mean over problems of each figure, with its 95 % bootstrap interval over problems, for samples of one
+         problem are not independent
+Departs: 1. "right" is the announced answer by this package's verifiers, which compare more forms than a benchmark's own
+            script
          2. a problem's k is one number for all benchmarks unless --samples=0, which takes the paper's
          3. how cons@k breaks ties is not published: by a fair lot, as its expected value
          4. LETTER in the prompt of multiple choice is one of the options there are, not always of ABCD
@@ -22,11 +24,8 @@ from typing import Annotated
 
 import tyro
 
-from r1jax.generate import Sampling
-from r1jax.run import RunOptions, explained
-
-CHAT = "chat"
-
+from r1jax.run import explained
+from r1jax.waves import Sampling
 
 PAPER = Sampling(
     samples=0,  # "k = 64 for AIME and GPQA, 16 for MATH and Codeforces, 8 for LiveCodeBench"
@@ -82,29 +81,31 @@ def evaluate(command: Command) -> dict:
     Raises:
         ValueError: a flag, file or checkpoint that cannot be used; a --workdir with something else in it.
     """
-    from r1jax import benchmark, generate, launch, lineage
+    from r1jax import benchmark, generate, launch, lineage, waves
     from r1jax.data import benchmarks
     from r1jax.data.prompts import fingerprint
     from r1jax.prompts import fill
     from r1jax.rewards.isolate import Pool
-    from r1jax.run import load_policy, new_workdir
+    from r1jax.run import new_workdir
     from r1jax.sharding import make_mesh
 
     launch.share_cpu(command.mesh)
     launch.start(command.coordinator, command.processes, command.process_id)
     launch.keep_compilations()
     mesh = make_mesh(command.mesh)
-    generate.check(dataclasses.replace(command.sampling, samples=command.sampling.samples or 1))
+    waves.check(dataclasses.replace(command.sampling, samples=command.sampling.samples or 1))
     workdir = Path(command.workdir or new_workdir("evaluate"))
     fields = dataclasses.asdict(command)
     lineage.check_resume(workdir, fields, True, MAY_CHANGE)
-    loaded = [benchmarks.load(path, command.problems, command.instruct) for path in command.benchmarks.split(",") if path]
+    loaded = [
+        benchmarks.load(path, command.problems, command.instruct) for path in command.benchmarks.split(",") if path
+    ]
     if not loaded or len({each.name for each in loaded}) < len(loaded):
-        raise ValueError(f"--benchmarks={command.benchmarks} must name one or more, each by another name: rename a file, or leave it to a run of its own")
-    options = RunOptions(model=command.model, weights=command.weights, template="r1" if command.template == CHAT else command.template)
-    policy, params, parent = load_policy(options, mesh, frozen=True)
-    if command.template == CHAT:
-        policy = policy._replace(template=chat_template(policy.tokenizer))
+        raise ValueError(
+            f"--benchmarks={command.benchmarks} must name one or more, each by another name: "
+            "rename a file, or leave it to a run of its own"
+        )
+    policy, params, parent = generate.load(command.model, command.weights, command.template, mesh)
     data = {each.name: {"sha256": fingerprint(each.examples), "rows": len(each.examples)} for each in loaded}
     manifest = lineage.Manifest("evaluate", fields, command.seed, lineage.versions(), parent, data)
     if launch.is_main():
@@ -117,12 +118,27 @@ def evaluate(command: Command) -> dict:
             sampling = dataclasses.replace(command.sampling, samples=command.sampling.samples or each.samples)
             prompts = [fill(policy.template, problem) for problem in each.asked]
             path = workdir / f"{each.name}.jsonl"
-            written = generate.in_waves(
-                policy, params, each.examples, mesh, sampling, path, lines, seed=command.seed, settings=settings, prompts=prompts
+            written = waves.in_waves(
+                policy,
+                params,
+                each.examples,
+                mesh,
+                sampling,
+                path,
+                lines,
+                seed=command.seed,
+                settings=settings,
+                prompts=prompts,
             )
             found[each.name] = benchmark.figures(written, sampling.samples, command.seed)
     if launch.is_main():
-        results = {"parent": parent, "template": command.template, "seed": command.seed, "sampling": asked(command), "benchmarks": found}
+        results = {
+            "parent": parent,
+            "template": command.template,
+            "seed": command.seed,
+            "sampling": asked(command),
+            "benchmarks": found,
+        }
         lineage.write_atomically(workdir / "results.json", json.dumps(results, indent=1, ensure_ascii=False) + "\n")
         lineage.write(workdir, dataclasses.replace(manifest, results={"base": None, "final": found}, status="complete"))
         show(benchmark.shown(found))
@@ -133,22 +149,6 @@ def evaluate(command: Command) -> dict:
 def asked(command: Command) -> dict:
     """What the figures depend on besides the policy: how it was sampled, but for the waves."""
     return {name: value for name, value in dataclasses.asdict(command.sampling).items() if name != "wave_rows"}
-
-
-def chat_template(tokenizer) -> str:
-    """The tokenizer's own template around a question. What begins every text is left to `encode`.
-
-    Raises:
-        ValueError: it has none, or it changes what it is given.
-    """
-    from r1jax.chat import render
-
-    if not getattr(tokenizer, "chat_template", ""):
-        raise ValueError(f"--template={CHAT}: this tokenizer has no chat template; use r1, r1_zero or a file that holds {{question}}")
-    text = render(tokenizer.chat_template, [{"role": "user", "content": "{question}"}], bos_token="", eos_token=tokenizer.eos_token or "")
-    if "{question}" not in text:
-        raise ValueError(f"--template={CHAT}: this chat template does not keep the question as it is; write it to a file that holds {{question}}")
-    return text
 
 
 def show(rows: list[list[str]]) -> None:
@@ -172,12 +172,18 @@ def parse(arguments: list[str]) -> Command:
     Raises:
         ValueError: a recipe that is not there.
     """
-    names = [argument.partition("=")[2] or following for argument, following in zip(arguments, [*arguments[1:], ""], strict=True) if argument.partition("=")[0] == "--recipe"]
+    names = [
+        argument.partition("=")[2] or following
+        for argument, following in zip(arguments, [*arguments[1:], ""], strict=True)
+        if argument.partition("=")[0] == "--recipe"
+    ]
     chosen = names[-1] if names else "nano"
     if chosen not in RECIPES:
         raise ValueError(f"--recipe={chosen} is unknown: use {' or '.join(RECIPES)}")
     default = Command(RECIPES[chosen], recipe=chosen)
-    return tyro.cli(Command, args=arguments, default=default, description=__doc__, config=(tyro.conf.FlagConversionOff,))
+    return tyro.cli(
+        Command, args=arguments, default=default, description=__doc__, config=(tyro.conf.FlagConversionOff,)
+    )
 
 
 def main() -> None:

@@ -1,13 +1,14 @@
 """Records for supervised fine-tuning: n samples of each prompt from any checkpoint, judged and filtered.
 
-Source:  DeepSeek-AI 2025 (arXiv 2501.12948), sections 2.3.1 and 2.3.3 (v2: B.3.2, B.3.3); numbers of samples are not published
+Source:  DeepSeek-AI 2025 (arXiv 2501.12948), sections 2.3.1 and 2.3.3 (v2: B.3.2, B.3.3); how many samples of each
+         prompt is not published
 Run:     python -m experiments.generate --weights=RUN --prompts=nano:reasoning --template=r1 --samples=8
          python -m experiments.generate --weights=HF_DIR --prompts=mine.jsonl --template=chat --to=parquet --mesh=8x8
-Writes:  <workdir>/samples.jsonl (every sample as it came), records.jsonl or .parquet (the same with keep and reason, which people
-         may edit), manifest.json. Several processes write samples-I-of-N.jsonl each and merge them at the end.
-         The same command again goes on where it was killed
-Departs: 1. thresholds of repetition, language and length are not published; the defaults ask for a right answer, the question's
-            language and an end, and drop what repeats half of its 8-grams
+Writes:  <workdir>/samples.jsonl (every sample as it came), records.jsonl or .parquet (the same with keep and reason,
+         which people may edit), manifest.json. Several processes write samples-I-of-N.jsonl each and merge them at the
+         end. The same command goes on where it was killed
+Departs: 1. thresholds of repetition, language and length are not published; the defaults ask for a right answer, the
+            question's language and an end, and drop what repeats half of its 8-grams
 """
 
 from __future__ import annotations
@@ -22,19 +23,20 @@ from typing import Annotated, Literal
 
 import tyro
 
-from r1jax.generate import Sampling
 from r1jax.rejection import Filters, filtered
-from r1jax.run import RunOptions, explained
+from r1jax.run import explained
+from r1jax.waves import Sampling
 
 GENERATED = 512  # prompts of the generator where no number is asked for
+SAMPLING, FILTERS = Sampling(), Filters()
 
 
 @dataclasses.dataclass(frozen=True)
 class Command:
     """Samples of a checkpoint as SFT records."""
 
-    sampling: Annotated[Sampling, tyro.conf.arg(name="")] = Sampling()
-    filters: Annotated[Filters, tyro.conf.arg(name="")] = Filters()
+    sampling: Annotated[Sampling, tyro.conf.arg(name="")] = SAMPLING
+    filters: Annotated[Filters, tyro.conf.arg(name="")] = FILTERS
     weights: str = ""
     """A run's directory, one of its checkpoints, or a Hugging Face directory. Default: the nano base."""
     model: str = "nano"
@@ -72,13 +74,13 @@ def generate(command: Command) -> Path:
     Raises:
         ValueError: a flag, file or checkpoint that cannot be used; a --workdir with something else in it.
     """
+    from r1jax import generate as sft
     from r1jax import launch, lineage
     from r1jax.data import prompts as questions
-    from r1jax.generate import check
-    from r1jax.generate import generate as sampled
     from r1jax.rewards.isolate import Pool
-    from r1jax.run import load_policy, new_workdir
+    from r1jax.run import new_workdir
     from r1jax.sharding import make_mesh
+    from r1jax.waves import check
 
     launch.share_cpu(command.mesh)
     launch.start(command.coordinator, command.processes, command.process_id)
@@ -93,14 +95,13 @@ def generate(command: Command) -> Path:
     else:
         take, _ = questions.stream(command.prompts, command.seed)
         examples = [take(i) for i in range(command.count or GENERATED)]
-    options = RunOptions(model=command.model, weights=command.weights, template=command.template)
-    policy, params, parent = load_policy(options, mesh, frozen=True)
+    policy, params, parent = sft.load(command.model, command.weights, command.template, mesh)
     data = {"sha256": questions.fingerprint(examples), "counts": {"prompts": len(examples)}}
     manifest = lineage.Manifest("generate", fields, command.seed, lineage.versions(), parent, data)
     if launch.is_main():
         lineage.write(workdir, manifest)
     with Pool() as pool:
-        records = sampled(
+        records = sft.generate(
             policy, params, examples, mesh, pool, command.sampling, workdir / "samples.jsonl",
             seed=command.seed, route=command.route, source=parent,
         )  # fmt: skip
@@ -109,7 +110,9 @@ def generate(command: Command) -> Path:
         records = filtered(records, command.filters)
         write(path, records)
         counts = Counter(record["reason"] or "kept" for record in records)
-        lineage.write(workdir, dataclasses.replace(manifest, results={"base": None, "final": dict(counts)}, status="complete"))
+        lineage.write(
+            workdir, dataclasses.replace(manifest, results={"base": None, "final": dict(counts)}, status="complete")
+        )
         for reason, number in counts.most_common():
             print(f"{number:8d}  {reason}")
         print(path)
@@ -132,7 +135,10 @@ def write(path: Path, records: Sequence[Mapping]) -> None:
         import pyarrow.parquet
     except ImportError:
         raise ValueError("--to=parquet needs pyarrow: pip install 'r1jax[hf]', or use --to=jsonl") from None
-    columns = [{name: json.dumps(x, ensure_ascii=False) if name in ("gold", "source") else x for name, x in record.items()} for record in records]
+    columns = [
+        {name: json.dumps(x, ensure_ascii=False) if name in ("gold", "source") else x for name, x in record.items()}
+        for record in records
+    ]
     part = path.with_name(f".{path.name}.tmp")
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(columns), part)
     part.replace(path)

@@ -9,30 +9,32 @@ import numpy as np
 
 from r1jax.estimates import cons_at_k, interval, pass_at_k
 from r1jax.evaluate import traits, truths
-from r1jax.generate import Wave, opened
+from r1jax.generate import opened
 from r1jax.rewards import format as format_reward
 from r1jax.rewards import rule
 from r1jax.rewards._extract import boxed
 from r1jax.rewards.isolate import Pool
 from r1jax.rewards.verdict import UNGRADED
+from r1jax.waves import Wave
 
 VOTELESS = (*rule.PROGRAMS, rule.GENERAL)  # kinds whose answers have no normal form to vote by
 PLAIN = (
-    "right", "right_in_form", "format", "language", "length", "truncated", "reflective_words", "helpful", "harmless", "padding",
+    "right", "right_in_form", "format", "language", "length", "truncated", "reflective_words", "helpful", "harmless",
+    "padding",
 )  # fmt: skip
 SAID = {"no_answer": {"no_answer"}, "ungraded": UNGRADED}
 SHOWN = (
-    ("pass@1", "pass@1"), ("pass@k", "pass@k"), ("cons@k", "cons@k"), ("right_in_form", "in form"), ("format", "format"),
-    ("language", "language"), ("helpful", "helpful"), ("harmless", "harmless"), ("padding", "padding"), ("length", "tokens"),
-    ("truncated", "cut off"),
+    ("pass@1", "pass@1"), ("pass@k", "pass@k"), ("cons@k", "cons@k"), ("right_in_form", "in form"),
+    ("format", "format"), ("language", "language"), ("helpful", "helpful"), ("harmless", "harmless"),
+    ("padding", "padding"), ("length", "tokens"), ("truncated", "cut off"),
 )  # fmt: skip
 
 
 def announced(text: str, kind: str) -> str | None:
-    """The answer a completion announces, in whatever form: after its chain of thought the last answer block, else the last box.
+    """The answer a completion announces: after the chain of thought the last answer block, else the last box.
 
-    A choice is looked for in all that follows the thinking, a program too. None while the thinking has not ended. Rewards want
-    the form as well (`rule.given_answer`); the paper's evaluation does not.
+    A choice is looked for in all that follows the thinking, a program too. None while the thinking has not ended.
+    Rewards want the form as well (`rule.given_answer`); the paper's evaluation does not.
     """
     if format_reward.THINK in text and format_reward.THINK_END not in text:
         return None
@@ -51,7 +53,7 @@ def announced_job(text: str, example: Mapping) -> tuple[str, str, Mapping] | Non
 
 
 def measured(pool: Pool, template: str, style: str) -> Callable[[Wave], list[dict]]:
-    """What `generate.in_waves` writes about a wave: each completion with its verdict and its traits."""
+    """What `waves.in_waves` writes about a wave: each completion with its verdict and its traits."""
 
     def lines(wave: Wave) -> list[dict]:
         texts = opened(wave.texts, template)
@@ -60,15 +62,21 @@ def measured(pool: Pool, template: str, style: str) -> Callable[[Wave], list[dic
         jobs = [job for job in (*free, *strict) if job is not None]  # together: equal jobs run once
         verdicts = iter(pool.run(jobs))
         free, strict = ([rule.NO_ANSWER if job is None else next(verdicts) for job in part] for part in (free, strict))
-        figures = {"format": rule.well_formed(texts, wave.examples, style), **traits(texts, wave.examples), **truths(texts, wave.examples)}
+        figures = {
+            "format": rule.well_formed(texts, wave.examples, style),
+            **traits(texts, wave.examples),
+            **truths(texts, wave.examples),
+        }
         written = []
         for i, (example, sample, text, length, stopped) in enumerate(zip(*wave, strict=True)):
-            judged = example["kind"] != rule.GENERAL
+            said = free[i] if example["kind"] != rule.GENERAL else None
             written.append({
-                "id": example["id"], "sample": sample, "kind": example["kind"], "task": example.get("task", example["kind"]),
-                "problem": example["problem"], "gold": example["gold"], "completion": text, "length": int(length), "truncated": not stopped,
-                "verdict": free[i].verdict if judged else None, "reward": free[i].reward if judged else None, "answer": free[i].canonical,
-                "right": free[i].reward == 1.0 if judged else None, "right_in_form": strict[i].reward == 1.0 if judged else None,
+                "id": example["id"], "sample": sample,
+                "kind": example["kind"], "task": example.get("task", example["kind"]),
+                "problem": example["problem"], "gold": example["gold"], "completion": text,
+                "length": int(length), "truncated": not stopped,
+                "verdict": said and said.verdict, "reward": said and said.reward, "answer": said and said.canonical,
+                "right": said and said.reward == 1.0, "right_in_form": said and strict[i].reward == 1.0,
                 **{name: float(values[i]) if np.isfinite(values[i]) else None for name, values in figures.items()},
             })  # fmt: skip
         return written
@@ -90,8 +98,14 @@ def by_problem(lines: Sequence[Mapping], samples: int) -> dict[str, np.ndarray]:
     """
     rows = {name: column(lines, samples, operator.itemgetter(name)) for name in PLAIN}
     right, length = rows["right"], rows["length"]
-    said = {name: column(lines, samples, lambda line, names=names: line["verdict"] and line["verdict"] in names) for name, names in SAID.items()}
-    rows |= {"length_right": np.where(right == 1, length, np.nan), "length_wrong": np.where(right == 0, length, np.nan)} | said
+    said = {
+        name: column(lines, samples, lambda line, names=names: line["verdict"] and line["verdict"] in names)
+        for name, names in SAID.items()
+    }
+    rows |= {
+        "length_right": np.where(right == 1, length, np.nan),
+        "length_wrong": np.where(right == 0, length, np.nan),
+    } | said
     found = {name: mean_of_rows(values) for name, values in rows.items() if name != "right"}
     judged = np.isfinite(right[:, 0])
     for k in sorted({1 << i for i in range(samples.bit_length())} | {samples}):
@@ -107,19 +121,25 @@ def by_problem(lines: Sequence[Mapping], samples: int) -> dict[str, np.ndarray]:
 def mean_of_rows(values: np.ndarray) -> np.ndarray:
     """[P] the mean of each row's finite values; nan, without a warning, where it has none."""
     there = np.isfinite(values)
-    return np.where(there.any(axis=1), np.where(there, values, 0.0).sum(axis=1) / np.maximum(there.sum(axis=1), 1), np.nan)
+    return np.where(
+        there.any(axis=1), np.where(there, values, 0.0).sum(axis=1) / np.maximum(there.sum(axis=1), 1), np.nan
+    )
 
 
 def figures(lines: Sequence[Mapping], samples: int, seed: int) -> dict:
-    """What a benchmark's lines come to: of each figure {mean, low, high}, the mean over problems and its 95 % bootstrap interval.
+    """What a benchmark's lines come to: of each figure {mean, low, high}, with the 95 % bootstrap interval of the mean.
 
-    A figure that no problem has is left out. `by_task` holds the same of each family of problems, where there are several.
+    A figure that no problem has is left out. `by_task` holds the same of each family of problems, where there are
+    several.
     """
     problems = by_problem(lines, samples)
     tasks = np.asarray([line["task"] for line in lines[::samples]])
     chosen = {task: tasks == task for task in sorted(set(tasks.tolist()))}
     split = {task: estimated(problems, rows, seed) for task, rows in chosen.items()} if len(chosen) > 1 else {}
-    return estimated(problems, np.ones(len(tasks), bool), seed) | {"samples": samples, **({"by_task": split} if split else {})}
+    return estimated(problems, np.ones(len(tasks), bool), seed) | {
+        "samples": samples,
+        **({"by_task": split} if split else {}),
+    }
 
 
 def estimated(problems: Mapping[str, np.ndarray], rows: np.ndarray, seed: int) -> dict:
@@ -138,7 +158,9 @@ def shown(results: Mapping[str, Mapping]) -> list[list[str]]:
         parts = {name: found} | {f"  {task}": part for task, part in found.get("by_task", {}).items()}
         k = found["samples"]
         for title, part in parts.items():
-            rows.append([title, str(part["n"]), str(k), *(cell(part.get(key.replace("@k", f"@{k}")), key) for key, _ in SHOWN)])
+            rows.append(
+                [title, str(part["n"]), str(k), *(cell(part.get(key.replace("@k", f"@{k}")), key) for key, _ in SHOWN)]
+            )
     used = [i for i in range(len(heads)) if i < 3 or any(row[i] for row in rows)]
     return [[row[i] for i in used] for row in (heads, *rows)]
 

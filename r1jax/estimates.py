@@ -12,7 +12,7 @@ BLOCK = 1 << 22  # numbers drawn at a time
 
 
 def pass_at_k(right: np.ndarray, k: int) -> np.ndarray:
-    """[P] the unbiased estimate 1 − C(n−c, k)/C(n, k) that one of k samples is right, for each problem. For k = 1 it is c/n.
+    """[P] for each problem the unbiased estimate 1 − C(n−c, k)/C(n, k) that one of k samples is right; c/n for k = 1.
 
     Args:
         right: [P, n] bool; c are right of n.
@@ -33,9 +33,9 @@ def pass_at_k(right: np.ndarray, k: int) -> np.ndarray:
 def cons_at_k(answers: Sequence[str | None], worth: Sequence[float]) -> float:
     """What the answer that most samples of a problem give is worth: the majority vote of all its samples.
 
-    Answers vote by their normal form, so two that share it vote together. A sample without an answer has no vote; without any
-    vote the problem is not solved. A tie is settled by a fair lot: its value is the mean over the tied answers, whatever their
-    order.
+    Answers vote by their normal form, so two that share it vote together. A sample without an answer has no vote;
+    without any vote the problem is not solved. A tie is settled by a fair lot: its value is the mean over the tied
+    answers, whatever their order.
 
     Args:
         answers: the normal form of each sample's answer (`Verdict.canonical`), None where it has none.
@@ -50,12 +50,14 @@ def cons_at_k(answers: Sequence[str | None], worth: Sequence[float]) -> float:
     return float(np.mean([np.mean(values) for values in votes.values() if len(values) == most])) if votes else 0.0
 
 
-def interval(values: np.ndarray, seed: int, level: float = 0.95, resamples: int = RESAMPLES) -> tuple[float, float] | None:
-    """The bootstrap interval of the mean over problems: percentiles of the means of `resamples` drawings with replacement.
+def interval(
+    values: np.ndarray, seed: int, level: float = 0.95, resamples: int = RESAMPLES
+) -> tuple[float, float] | None:
+    """The bootstrap interval of the mean over problems: percentiles of the means of `resamples` draws with replacement.
 
     Args:
-        values: [P] one for each problem; nan where a problem has none. Samples of one problem are not independent, so they have
-            been averaged before.
+        values: [P] one for each problem; nan where a problem has none. Samples of one problem are not independent, so
+            they have been averaged before.
 
     Returns:
         (low, high); None where no problem has a value.

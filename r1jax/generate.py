@@ -1,223 +1,60 @@
-"""Completions of a policy, wave by wave into a file from which a killed run goes on; `generate` makes SFT records of them.
-
-A *wave* is one call of the sampler: several questions of each process with all their samples. Which questions share a wave is a
-function of the settings alone, so a run that was killed ends with the file of one that was not.
-"""
+"""Records for supervised fine-tuning: sampled from any checkpoint, judged, not yet filtered."""
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import json
-import os
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
-import jax
-import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from r1jax import lineage, log, sampler
-from r1jax.data import prompts as questions
+from r1jax.chat import render
 from r1jax.evaluate import reply_of
-from r1jax.launch import is_main
 from r1jax.nano import general
-from r1jax.progress import Progress
-from r1jax.prompts import fill
 from r1jax.rewards import rule
 from r1jax.rewards.format import THINK
 from r1jax.rewards.isolate import Pool
 from r1jax.rewards.verdict import Verdict
-from r1jax.rounds import complete
-from r1jax.run import Policy
+from r1jax.run import Policy, RunOptions, load_policy
+from r1jax.tokenizer import Tokenizer
+from r1jax.waves import Sampling, Wave, in_waves
 
-DOMAINS = {"math": "math", "proof": "math", "code": "code", "choice": "stem", "countdown": "logic", "general": "general"}
-WHOLE = "{question}"  # the template of prompts that are complete already
-
-
-@dataclasses.dataclass(frozen=True)
-class Sampling:
-    """How completions are drawn."""
-
-    samples: int = 4
-    """Completions of each problem; to an evaluation 0 means the paper's number for each benchmark."""
-    temperature: float = 1.0
-    """0 is greedy."""
-    top_p: float = 1.0
-    """Only the likeliest tokens that hold this share; 1: all."""
-    top_k: int = 0
-    """Only so many tokens; 0: all."""
-    min_p: float = 0.0
-    """Only tokens at least this share as likely as the likeliest; 0: all."""
-    max_tokens: int = 320
-    """A completion is cut here."""
-    wave_rows: int = 512
-    """Completions that each process draws together; what they need of memory bounds it."""
+DOMAINS = {
+    "math": "math", "proof": "math", "code": "code", "choice": "stem", "countdown": "logic", "general": "general",
+}  # fmt: skip
+CHAT = "chat"  # the template that the tokenizer brings along
 
 
-class Wave(NamedTuple):
-    """What one call of the sampler gave this process: N rows, question-major, with the example of each."""
-
-    examples: list[dict]
-    samples: list[int]
-    texts: list[str]
-    lengths: np.ndarray
-    stopped: np.ndarray
-
-
-class Plan(NamedTuple):
-    """Which examples each process draws in each wave: `size` neighbours; past the last example it draws that one in vain."""
-
-    count: int
-    processes: int
-    waves: int
-    size: int
-
-    @classmethod
-    def of(cls, count: int, processes: int, sampling: Sampling) -> Plan:
-        each = -(-count // processes)
-        waves = -(-each // max(1, sampling.wave_rows // sampling.samples))
-        return cls(count, processes, waves, -(-each // waves))
-
-    def members(self, wave: int, process: int) -> list[int]:
-        start = (wave * self.processes + process) * self.size
-        return [i for i in range(start, start + self.size) if i < self.count]
-
-
-def check(sampling: Sampling) -> None:
-    """Raises ValueError for numbers that cannot be sampled with."""
-    rules = (
-        (sampling.samples >= 1, f"--samples={sampling.samples} must be at least 1"),
-        (sampling.temperature >= 0, f"--temperature={sampling.temperature} must be 0, which is greedy, or more"),
-        (0 < sampling.top_p <= 1, f"--top-p={sampling.top_p} must lie in (0, 1]; 1 leaves every token"),
-        (sampling.top_k >= 0, f"--top-k={sampling.top_k} must be 0, which leaves every token, or more"),
-        (0 <= sampling.min_p <= 1, f"--min-p={sampling.min_p} must lie in [0, 1]; 0 leaves every token"),
-        (sampling.max_tokens >= 1, f"--max-tokens={sampling.max_tokens} must be at least 1"),
-        (sampling.wave_rows >= 1, f"--wave-rows={sampling.wave_rows} must be at least 1"),
-    )
-    for true, message in rules:
-        if not true:
-            raise ValueError(message)
-
-
-def in_waves(
-    policy: Policy, params: dict, examples: Sequence[dict], mesh: Mesh, sampling: Sampling, path: Path,
-    lines: Callable[[Wave], list[dict]], *, seed: int, settings: Mapping, prompts: Sequence[str] | None = None,
-) -> list[dict]:
-    """What `lines` says about every completion, in the order of examples and samples; `path` holds it too.
-
-    Each process writes the lines of its own waves as they come, several processes beside `path`; complete waves that are there
-    are not drawn again.
-
-    Args:
-        lines: one line for each row of a wave.
-        seed: of the noise, with the example's id and the sample's index.
-        settings: what besides the arguments the lines depend on, such as the checkpoint's sha256.
-        prompts: the whole prompt of each example; by default the policy's template with its problem put in.
+def load(model: str, weights: str, template: str, mesh: Mesh) -> tuple[Policy, dict, dict[str, str]]:
+    """A policy that will only be sampled: see `run.load_policy`; its template may be the tokenizer's own.
 
     Raises:
-        ValueError: nothing to sample, numbers that cannot be, or a `path` with lines of other settings.
-    """  # fmt: skip
-    check(sampling)
-    if not examples:
-        raise ValueError("there is no problem to sample: give at least one")
-    prompts = prompts or [fill(policy.template, example["problem"]) for example in examples]
-    policy = policy._replace(template=WHOLE)
-    asked = [example | {"problem": prompt} for example, prompt in zip(examples, prompts, strict=True)]
-    plan = Plan.of(len(examples), jax.process_count(), sampling)
-    stated = {"sampling": dataclasses.asdict(sampling), "seed": seed, "processes": plan.processes, "prompts": questions.fingerprint(asked)}
-    claim(path, stated | dict(settings))
-    own, me = shard(path, plan), jax.process_index()
-    done = sampler.agreed(whole_waves(own, plan, sampling.samples, me), min)
-    keep_lines(own, sum(len(plan.members(w, me)) for w in range(done)) * sampling.samples)
-    if done < plan.waves:
-        weights = sampler.sync(params, mesh)
-        # experts read the mesh where they are visited
-        with log.JsonLines(own) as file, Progress(plan.waves, done) as progress, jax.set_mesh(mesh) if policy.cfg.experts else contextlib.nullcontext():
-            for w in range(done, plan.waves):
-                began, mine = time.monotonic(), plan.members(w, me)
-                drawn = [asked[i] for i in mine] + [asked[-1]] * (plan.size - len(mine))
-                rollout, texts = complete(
-                    policy, weights, drawn, sampling.samples, mesh, seed=seed, round_=0, temperature=sampling.temperature,
-                    max_tokens=sampling.max_tokens, top_k=sampling.top_k, top_p=sampling.top_p, min_p=sampling.min_p,
-                )  # fmt: skip
-                n = len(mine) * sampling.samples
-                rows = [examples[i] for i in mine for _ in range(sampling.samples)]
-                numbers = list(range(sampling.samples)) * len(mine)
-                for line in lines(Wave(rows, numbers, texts[:n], rollout.lengths[:n], rollout.stopped[:n])):
-                    file.write(line)
-                seconds = time.monotonic() - began
-                progress.update(w + 1, {"length": float(rollout.lengths.mean()), "tokens/s": rollout.lengths.sum() / seconds})
-            file.sync()
-    return merged(path, plan, sampling.samples)
-
-
-def claim(path: Path, settings: Mapping) -> None:
-    """Notes beside `path` what its lines depend on. Every process calls it.
-
-    Raises:
-        ValueError: the lines there depend on something else.
+        ValueError: as `load_policy`; a tokenizer without a chat template, or one that cannot hold a question.
     """
-    note = path.with_name(f"{path.stem}.settings.json")
-    here = lineage.flat(json.loads(json.dumps(dict(settings), default=str)))
-    if note.exists():
-        there = lineage.flat(json.loads(note.read_text(encoding="utf-8")))
-        changed = [
-            f"{name} is {there.get(name, 'absent')} there and {here.get(name, 'absent')} here"
-            for name in sorted(there.keys() | here.keys())
-            if there.get(name) != here.get(name)
-        ]
-        if changed:
-            raise ValueError(
-                f"{path} holds samples of other settings: {'; '.join(changed)}. Give the values they were drawn with, or name a new directory"
-            )
-    elif path.exists():
-        raise ValueError(f"{path} is not a file of samples of ours ({note.name} is missing). Name a new directory")
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(f"settings of {path.name} read")
-    if is_main() and not note.exists():
-        lineage.write_atomically(note, json.dumps(dict(settings), indent=1, ensure_ascii=False, default=str) + "\n")
+    options = RunOptions(model=model, weights=weights, template="r1" if template == CHAT else template)
+    policy, params, parent = load_policy(options, mesh, frozen=True)
+    if template == CHAT:
+        policy = policy._replace(template=chat_template(policy.tokenizer))
+    return policy, params, parent
 
 
-def shard(path: Path, plan: Plan, process: int | None = None) -> Path:
-    """The file a process writes: `path` itself where it is alone."""
-    process = jax.process_index() if process is None else process
-    return path if plan.processes == 1 else path.with_name(f"{path.stem}-{process}-of-{plan.processes}.jsonl")
+def chat_template(tokenizer: Tokenizer) -> str:
+    """The tokenizer's own template around a question. What begins every text is left to `encode`.
 
-
-def whole_waves(path: Path, plan: Plan, samples: int, process: int) -> int:
-    """The waves of which every line is there."""
-    there = sum(1 for _ in log.stream(path)) if path.exists() else 0
-    done, lines = 0, 0
-    while done < plan.waves and (lines := lines + len(plan.members(done, process)) * samples) <= there:
-        done += 1
-    return done
-
-
-def keep_lines(path: Path, count: int) -> None:
-    """Cuts a file after its first `count` lines."""
-    if path.exists():
-        with open(path, "rb") as file:
-            size = sum(len(line) for _, line in zip(range(count), file, strict=False))
-        os.truncate(path, size)
-
-
-def merged(path: Path, plan: Plan, samples: int) -> list[dict]:
-    """The lines of all processes in the order of the examples. Of several processes the first writes them to `path`."""
-    if plan.processes == 1:
-        return log.read(path)
-    multihost_utils.sync_global_devices(f"samples of {path.name} written")
-    parts = [iter(log.read(shard(path, plan, p))) for p in range(plan.processes)]
-    ordered = [
-        next(parts[p])
-        for w in range(plan.waves) for p in range(plan.processes) for _ in range(len(plan.members(w, p)) * samples)
-    ]  # fmt: skip
-    if is_main():
-        lineage.write_atomically(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in ordered))
-    return ordered
+    Raises:
+        ValueError: it has none, or it changes what it is given.
+    """
+    if not getattr(tokenizer, "chat_template", ""):
+        raise ValueError(
+            f"--template={CHAT}: this tokenizer has no chat template; use r1, r1_zero or a file that holds {{question}}"
+        )
+    asked = [{"role": "user", "content": "{question}"}]
+    text = render(tokenizer.chat_template, asked, bos_token="", eos_token=tokenizer.eos_token or "")
+    if text.count("{question}") != 1:
+        raise ValueError(
+            f"--template={CHAT}: this chat template does not keep the question as it is; "
+            "write it to a file that holds {question}"
+        )
+    return text
 
 
 def opened(texts: Sequence[str], template: str) -> list[str]:
@@ -226,7 +63,7 @@ def opened(texts: Sequence[str], template: str) -> list[str]:
 
 
 def judged(pool: Pool, texts: Sequence[str], examples: Sequence[Mapping], style: str) -> list[Verdict | None]:
-    """The verdict on each completion: by rule; of nano's general prompts by the generator's truth; None where nobody can tell."""
+    """The verdict on each completion: by rule, on nano general prompts the generator's; None where nobody can tell."""
     found = []
     for text, example, verdict in zip(texts, examples, rule.verify(pool, texts, examples, style), strict=True):
         if example["kind"] != rule.GENERAL:
@@ -240,14 +77,26 @@ def judged(pool: Pool, texts: Sequence[str], examples: Sequence[Mapping], style:
 
 
 def generate(
-    policy: Policy, params: dict, examples: Sequence[dict], mesh: Mesh, pool: Pool, sampling: Sampling, path: Path, *,
-    seed: int, route: str, source: Mapping[str, str], style: str | None = None, prompts: Sequence[str] | None = None,
+    policy: Policy,
+    params: dict,
+    examples: Sequence[dict],
+    mesh: Mesh,
+    pool: Pool,
+    sampling: Sampling,
+    path: Path,
+    *,
+    seed: int,
+    route: str,
+    source: Mapping[str, str],
+    style: str | None = None,
+    prompts: Sequence[str] | None = None,
 ) -> list[dict]:
-    """SFT records of `samples` completions of each example, all kept as yet, in their order; `path` (.jsonl) holds them too.
+    """SFT records of `samples` completions of each example, in order, all still kept; `path` (.jsonl) holds them.
 
-    A record has id, example (the id of its problem), sample, domain, kind, task, set, language, problem, gold, raw (what was
-    sampled), response (the same, its chain of thought opened where the prompt had done so), route, source, rewritten_by, keep, reason, tokens, truncated, verdict, right (None where nobody can
-    tell) and answer (its normal form). Resumes as `in_waves` does; every process returns all records.
+    A record has id, example (its problem's id), sample, domain, kind, task, set, language, problem, gold, raw (what was
+    sampled), response (the same, its chain of thought opened where the prompt had done so), route, source,
+    rewritten_by, keep, reason, tokens, truncated, verdict, right (None where nobody can tell) and answer (its normal
+    form). Resumes as `in_waves` does; every process returns all records.
 
     Args:
         route: where the records come from, such as "few_shot".
@@ -266,14 +115,18 @@ def generate(
         return [
             {
                 "id": f"{route}/{example['id']}/{sample}", "example": example["id"], "sample": sample,
-                "domain": DOMAINS[example["kind"]], "kind": example["kind"], "task": example.get("task", example["kind"]),
-                "set": example.get("set"), "language": example.get("language"), "problem": example["problem"], "gold": example["gold"],
-                "response": response, "raw": text, "route": route, "source": dict(source), "rewritten_by": None, "keep": True, "reason": "",
-                "tokens": int(length), "truncated": not stopped,
-                "verdict": verdict and verdict.verdict, "right": verdict and verdict.reward == 1.0, "answer": verdict and verdict.canonical,
+                "domain": DOMAINS[example["kind"]], "kind": example["kind"],
+                "task": example.get("task", example["kind"]), "set": example.get("set"),
+                "language": example.get("language"), "problem": example["problem"], "gold": example["gold"],
+                "response": response, "raw": text,
+                "route": route, "source": dict(source), "rewritten_by": None, "keep": True, "reason": "",
+                "tokens": int(length), "truncated": not stopped, "verdict": verdict and verdict.verdict,
+                "right": verdict and verdict.reward == 1.0, "answer": verdict and verdict.canonical,
             }
             for example, sample, text, length, stopped, response, verdict in zip(*wave, whole, verdicts, strict=True)
         ]  # fmt: skip
 
     settings = {"route": route, "source": source["sha256"], "style": style}
-    return in_waves(policy, params, examples, mesh, sampling, path, lines, seed=seed, settings=settings, prompts=prompts)
+    return in_waves(
+        policy, params, examples, mesh, sampling, path, lines, seed=seed, settings=settings, prompts=prompts
+    )

@@ -126,7 +126,7 @@ class Bytes:
         """Nothing: there is nothing to know."""
 
     def decode(self, ids: Sequence[int]) -> str:
-        return bytes(int(i) - 3 for i in ids if i >= 3).decode(errors="replace")
+        return bytes(int(i) - 3 for i in ids if 3 <= i < self.vocab_size).decode(errors="replace")
 
 
 def train(texts: Iterable[str], vocab_size: int) -> SentencePiece:

@@ -187,6 +187,39 @@ def save(directory: str) -> dict:
     }
 
 
+def sampled(directory: str) -> dict:
+    """Three problems for two processes, so that the last has one to draw in vain."""
+    from pathlib import Path
+
+    import jax
+    import numpy as np
+
+    from r1jax.model import transformer
+    from r1jax.model.config import ModelConfig
+    from r1jax.run import Policy
+    from r1jax.sharding import make_mesh, place
+    from r1jax.tokenizer import Bytes
+    from r1jax.waves import Sampling, in_waves
+
+    mesh, pieces = make_mesh("4x1"), Bytes()
+    cfg = ModelConfig(
+        vocab_size=pieces.vocab_size, width=16, layers=1, heads=2, kv_heads=1, head_width=8, mlp_width=16, qk_norm=True
+    )
+    params = place(jax.tree.map(np.asarray, transformer.init(cfg, jax.random.key(0))), mesh)
+    examples = [{"id": str(i), "problem": f"{i}+{i}?", "kind": "math", "gold": str(2 * i)} for i in range(3)]
+
+    def lines(wave):
+        return [{"id": e["id"], "sample": k, "text": t} for e, k, t in zip(*wave[:3], strict=True)]
+
+    path = Path(directory) / "a.jsonl"
+    sampling = Sampling(samples=2, max_tokens=4, wave_rows=2)
+    policy = Policy(cfg, pieces, "{question}")
+    whole, again = (
+        in_waves(policy, params, examples, mesh, sampling, path, lines, seed=1, settings={}) for _ in range(2)
+    )
+    return {"lines": whole, "same": whole == again}
+
+
 if __name__ == "__main__":
     job, *arguments = sys.argv[1:]
     if job not in ("touched_first",):

@@ -14,20 +14,20 @@ from r1jax.rewards import language
 MATH = "Please reason step by step, and put your final answer within \\boxed{}."
 # The same, Table 29, after openai/simple-evals: in front of the question, its options below it as A) .. D).
 CHOICE = (
-    "Answer the following multiple choice question. The last line of your response should be of the following format: "
-    "'ANSWER: $LETTER' (without quotes) where LETTER is one of {letters}. Think step by step before answering."
+    "Answer the following multiple choice question. The last line of your response should be of the following "
+    "format: 'ANSWER: $LETTER' (without quotes) where LETTER is one of {letters}. Think step by step before answering."
 )
-# The same, Table 20, after LiveCodeBench: the candidate's program is the last Python block of the answer.
+# The same, Table 20, and LiveCodeBench's own prompts: the candidate's program is the last Python block of the answer.
 STDIN = (
-    "### Format: Read the inputs from stdin solve the problem and write the answer to stdout (do not directly test on the sample "
-    "inputs). Enclose your code within delimiters as follows. Ensure that when the python program runs, it reads the inputs, runs "
-    "the algorithm and writes output to STDOUT.\n```python\n# YOUR CODE HERE\n```"
+    "### Format: Read the inputs from stdin solve the problem and write the answer to stdout (do not directly test on "
+    "the sample inputs). Enclose your code within delimiters as follows. Ensure that when the python program runs, it "
+    "reads the inputs, runs the algorithm and writes output to STDOUT.\n```python\n# YOUR CODE HERE\n```"
 )
 STARTER = (
-    "### Format: You will use the following starter code to write the solution to the problem and enclose your code within "
-    "delimiters.\n```python\n{starter}\n```"
+    "### Format: You will use the following starter code to write the solution to the problem and enclose your code "
+    "within delimiters.\n```python\n{starter}\n```"
 )
-# DeepSeek-AI 2025 (v2), appendix D.1: "k = 64 for AIME and GPQA, 16 for MATH and Codeforces, 8 for LiveCodeBench"; v1: "k between 4 and 64".
+# DeepSeek-AI 2025 (v2), appendix D.1: 64 for AIME and GPQA, 16 for MATH and Codeforces, 8 for LiveCodeBench.
 SAMPLES = (("aime", 64), ("gpqa", 64), ("math", 16), ("codeforces", 16), ("livecodebench", 8), ("lcb", 8))
 FEWEST = 4
 GENERATED = 512  # problems of the generator where no number is asked for
@@ -67,7 +67,9 @@ def load(path: str, count: int = 0, instruct: bool = True) -> Benchmark:
         examples = tasks.held_out(count or GENERATED, mix)
         return Benchmark(path.replace(":", "_"), examples, [example["problem"] for example in examples])
     rows = prompts.read(path, "--benchmarks")[: count or None]
-    examples = [row if isinstance(row.get("language"), str) else row | {"language": spoken(row["problem"])} for row in rows]
+    examples = [
+        row if isinstance(row.get("language"), str) else row | {"language": spoken(row["problem"])} for row in rows
+    ]
     return Benchmark(Path(path).stem, examples, [instructed(row) if instruct else row["problem"] for row in examples])
 
 
@@ -83,10 +85,15 @@ def instructed(example: Mapping) -> str:
     if kind == "math":
         return problem if "\\boxed" in problem else f"{problem}\n{MATH}"
     if kind == "choice":
-        letters = "".join(letter for letter in "ABCDEFGHIJ" if f"\n{letter})" in problem or f"({letter})" in problem) or "ABCD"
+        letters = (
+            "".join(letter for letter in "ABCDEFGHIJ" if f"\n{letter})" in problem or f"({letter})" in problem)
+            or "ABCD"
+        )
         return f"{CHOICE.replace('{letters}', letters)}\n\n{problem}"
     if kind == "code":
-        if starter := example.get("starter") or (f"def {example['gold']['entry']}(" if example["gold"].get("entry") else ""):
+        if starter := example.get("starter") or (
+            f"def {example['gold']['entry']}(" if example["gold"].get("entry") else ""
+        ):
             return f"### Question:\n{problem}\n\n{STARTER.replace('{starter}', starter)}"
         return f"### Question:\n{problem}\n\n{STDIN}"
     return problem

@@ -16,7 +16,7 @@ def known(keys: Mapping[str, object], name: str) -> dict | None:
 
     MMLU and C-Eval    {question, choices [..] or A, B, C, D, answer: a letter or an index}
     ARC                {question, choices {text [..], label [..]}, answerKey}
-    GPQA               {Question, Correct Answer, Incorrect Answer 1..3}; options in an order that depends on the id alone
+    GPQA               {Question, Correct Answer, Incorrect Answer 1..3}; the options' order depends on the id alone
     APPS, TACO         {question, input_output {inputs, outputs, fn_name}}
     LiveCodeBench      {question_content, public_test_cases, private_test_cases as JSON, starter_code, metadata}
     MBPP               {text or prompt, test_list}: of its assertions those that compare one call with a value
@@ -36,7 +36,13 @@ def known(keys: Mapping[str, object], name: str) -> dict | None:
 
 def listed(question: object, options: Sequence[object]) -> str:
     """A question with its options, one a line, as simple-evals lists them."""
-    return "\n".join([str(question).strip(), "", *(f"{letter}) {option}" for letter, option in zip(string.ascii_uppercase, options, strict=False))])
+    return "\n".join(
+        [
+            str(question).strip(),
+            "",
+            *(f"{letter}) {option}" for letter, option in zip(string.ascii_uppercase, options, strict=False)),
+        ]
+    )
 
 
 def _choices(keys: Mapping, name: str) -> dict | None:
@@ -48,7 +54,9 @@ def _choices(keys: Mapping, name: str) -> dict | None:
         options, labels = options.get("text"), [str(label).strip() for label in options.get("label") or ()]
     if not (isinstance(question, str) and isinstance(options, list) and 2 <= len(options) <= 26) or answer is None:
         return None
-    given = string.ascii_uppercase[answer] if type(answer) is int and 0 <= answer < len(options) else str(answer).strip()
+    given = (
+        string.ascii_uppercase[answer] if type(answer) is int and 0 <= answer < len(options) else str(answer).strip()
+    )
     if given not in labels[: len(options)]:
         return None
     gold = string.ascii_uppercase[list(labels).index(given)]
@@ -79,7 +87,12 @@ def _apps(keys: Mapping, name: str) -> dict | None:
     gold: dict = {"tests": pairs}
     if entry := tests.get("fn_name"):
         # A function's value stands in a list of its own, as most of these files have it.
-        gold = {"entry": entry, "tests": [[given, value[0] if isinstance(value, list) and len(value) == 1 else value] for given, value in pairs]}
+        gold = {
+            "entry": entry,
+            "tests": [
+                [given, value[0] if isinstance(value, list) and len(value) == 1 else value] for given, value in pairs
+            ],
+        }
     return {"problem": question, "gold": gold, "kind": "code"}
 
 
@@ -89,7 +102,10 @@ def _livecodebench(keys: Mapping, name: str) -> dict | None:
     if not isinstance(question, str) or not isinstance(public, list):
         return None
     if keys.get("private_test_cases") and not isinstance(private, list):
-        raise ValueError("private_test_cases is no JSON. As published it is a compressed pickle, and to read that is to run it: write it as JSON first")
+        raise ValueError(
+            "private_test_cases is no JSON. As published it is a compressed pickle, and to read that is to run it: "
+            "write it as JSON first"
+        )
     cases = [*public, *(private or ())]
     about = _json(keys.get("metadata"))
     entry = about.get("func_name") if isinstance(about, Mapping) else None
@@ -120,7 +136,12 @@ def _assertion(line: str) -> tuple[str, list, object] | None:
     try:
         (statement,) = ast.parse(line.strip()).body
         test = statement.test
-        if not (isinstance(test, ast.Compare) and isinstance(test.ops[0], ast.Eq) and len(test.ops) == 1 and not test.left.keywords):
+        if not (
+            isinstance(test, ast.Compare)
+            and isinstance(test.ops[0], ast.Eq)
+            and len(test.ops) == 1
+            and not test.left.keywords
+        ):
             return None
         return test.left.func.id, [ast.literal_eval(x) for x in test.left.args], ast.literal_eval(test.comparators[0])
     except (SyntaxError, ValueError, AttributeError, RecursionError, MemoryError):

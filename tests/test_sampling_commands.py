@@ -1,0 +1,204 @@
+"""`experiments.evaluate` and `experiments.generate` on tiny models, from the command line to the files."""
+
+import json
+import random
+import shutil
+import sys
+from pathlib import Path
+from unittest import mock
+
+import families
+import pytest
+import tokenizers
+from families import transformers
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from experiments import evaluate, generate
+from r1jax.log import read
+
+CASES = Path(__file__).resolve().parent / "cases" / "benchmarks"
+PROGRAM = {
+    "id": "double",
+    "problem": "Write f(x), twice x.",
+    "gold": {"entry": "f", "tests": [[[2], 4]]},
+    "kind": "code",
+}
+CHOICE = {"id": "big", "question": "Which is largest?", "choices": ["3", "9", "5", "1"], "answer": "B"}
+CHAT = "{{ bos_token }}<user>{{ messages[0].content }}<assistant>"
+
+
+@pytest.fixture(scope="module")
+def qwen(tmp_path_factory):
+    """A random Qwen2 with a byte-level tokenizer, as transformers writes it."""
+    home = tmp_path_factory.mktemp("qwen")
+    inner = tokenizers.Tokenizer(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    letters = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, special_tokens=["<pad>", "<eos>"], initial_alphabet=letters, show_progress=False
+    )
+    inner.train_from_iterator(["<think> so </think> the answer is \\boxed{7}"], trainer)
+    inner.save(str(home / "tokenizer.json"))
+    said = {"eos_token": "<eos>", "pad_token": "<pad>", "chat_template": CHAT}
+    (home / "tokenizer_config.json").write_text(json.dumps(said))
+    cfg = transformers.Qwen2Config(**families.SIZES | {"vocab_size": 320, "tie_word_embeddings": True})
+    families.randomise(transformers.Qwen2ForCausalLM(cfg).float()).save_pretrained(home)
+    return home
+
+
+def run(module, **flags):
+    """The command in this process. SystemExit where it ends with an error."""
+    arguments = [f"--{name.replace('_', '-')}={value}" for name, value in flags.items()]
+    with mock.patch.object(sys, "argv", [module.__name__, *arguments]):
+        module.main()
+
+
+def refused(module, **flags):
+    with pytest.raises(SystemExit) as left:
+        run(module, **flags)
+    return str(left.value.code)
+
+
+@pytest.fixture(scope="module")
+def files(qwen, tmp_path_factory):
+    """The flags of a small evaluation on files of every kind, and what it has written."""
+    home = tmp_path_factory.mktemp("evaluated")
+    (home / "others.jsonl").write_text(json.dumps(PROGRAM) + "\n" + json.dumps(CHOICE) + "\n")
+    paths = [CASES / "gsm8k_sample.jsonl", CASES / "math500_sample.jsonl", home / "others.jsonl"]
+    flags = dict(
+        weights=qwen, benchmarks=",".join(map(str, paths)), problems=2, samples=2, max_tokens=4, wave_rows=4,
+        mesh="1x1", template="chat",
+    )  # fmt: skip
+    run(evaluate, **flags, workdir=home / "whole")
+    return flags, home / "whole"
+
+
+def test_a_file_of_every_kind_is_evaluated_from_the_command_line(files):
+    _, home = files
+    results = json.loads((home / "results.json").read_text())
+    assert {name: (found["n"], found["samples"]) for name, found in results["benchmarks"].items()} == {
+        "gsm8k_sample": (2, 2), "math500_sample": (2, 2), "others": (2, 2),
+    }  # fmt: skip
+    by_task = results["benchmarks"]["others"]["by_task"]
+    assert {name: found["n"] for name, found in by_task.items()} == {
+        "choice": 1,
+        "code": 1,
+    }
+    math = results["benchmarks"]["math500_sample"]
+    assert {"pass@1", "pass@2", "cons@2", "format", "length", "truncated", "no_answer"} <= set(math)
+    assert all(
+        0 <= math[name]["low"] <= math[name]["mean"] <= math[name]["high"] <= 1
+        for name in ("pass@1", "format", "truncated")
+    )
+    assert results["sampling"] == {
+        "samples": 2,
+        "temperature": 0.6,
+        "top_p": 0.95,
+        "top_k": 0,
+        "min_p": 0.0,
+        "max_tokens": 4,
+    }
+    lines = read(home / "gsm8k_sample.jsonl")
+    assert [(line["id"], line["sample"]) for line in lines] == [(f"gsm8k-test-{i}", k) for i in (1, 3) for k in (0, 1)]
+    manifest = json.loads((home / "manifest.json").read_text())
+    assert manifest["status"] == "complete" and len(manifest["parent"]["sha256"]) == 64
+
+
+def test_an_evaluation_killed_anywhere_ends_with_the_same_results(files, tmp_path):
+    flags, whole = files
+    shutil.copytree(whole, tmp_path / "again")
+    rng = random.Random(0)
+    cut = tmp_path / "again" / "math500_sample.jsonl"
+    cut.write_bytes(cut.read_bytes()[: rng.randrange(cut.stat().st_size)])
+    for path in (tmp_path / "again").glob("others*"):  # not begun
+        path.unlink()
+    (tmp_path / "again" / "results.json").unlink()
+    run(evaluate, **flags, workdir=tmp_path / "again")
+    for path in whole.iterdir():
+        if path.name != "manifest.json":
+            assert (tmp_path / "again" / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+@pytest.mark.parametrize(
+    "changed, words",
+    [
+        ({"max_tokens": 5}, "holds a run of another recipe: sampling.max_tokens is 4 there and 5 here"),
+        ({"seed": 1}, "seed is 0 there and 1 here"),
+    ],
+)
+def test_other_settings_in_a_used_directory_are_refused(files, changed, words):
+    flags, whole = files
+    assert words in refused(evaluate, **flags | changed, workdir=whole)
+
+
+@pytest.mark.parametrize(
+    "changed, words",
+    [
+        ({"benchmarks": "nowhere.jsonl"}, "--benchmarks=nowhere.jsonl cannot be read"),
+        ({"benchmarks": "nano:maths"}, "names no mix of the nano generator"),
+        ({"benchmarks": ","}, "must name one or more"),
+        ({"weights": "nowhere"}, "--weights=nowhere"),
+        ({"temperature": -1}, "--temperature=-1.0 must be 0"),
+        ({"samples": -1}, "--samples=-1 must be at least 1"),
+        ({"recipe": "mine"}, "--recipe=mine is unknown: use nano or paper"),
+        ({"template": "nowhere"}, "--template=nowhere is neither a file nor one of"),
+    ],
+)
+def test_a_flag_that_cannot_be_used_is_named(files, tmp_path, changed, words):
+    flags, _ = files
+    assert words in refused(evaluate, **flags | changed, workdir=tmp_path / "new")
+
+
+def test_the_papers_numbers_are_defaults_of_the_recipe_paper():
+    command = evaluate.parse(["--recipe=paper", "--max-tokens=100"])
+    numbers = command.sampling
+    assert (numbers.samples, numbers.temperature, numbers.top_p, numbers.max_tokens) == (0, 0.6, 0.95, 100)
+    assert evaluate.PAPER.max_tokens == 32_768
+
+
+def test_the_nano_world_is_evaluated_with_its_own_truth(walk, tmp_path, capsys):
+    run(
+        evaluate, weights=walk.base, benchmarks="nano:compare,nano:general", problems=4, samples=2, max_tokens=24,
+        wave_rows=8, template="r1_zero", mesh="1x1", workdir=tmp_path / "new",
+    )  # fmt: skip
+    found = json.loads((tmp_path / "new" / "results.json").read_text())["benchmarks"]
+    assert found["nano_compare"]["n"] == 4 and {"pass@1", "cons@2", "language"} <= set(found["nano_compare"])
+    assert {"helpful", "harmless", "padding"} <= set(found["nano_general"]) and "pass@1" not in found["nano_general"]
+    assert "nano_compare" in capsys.readouterr().out
+
+
+def test_records_carry_what_a_review_needs_and_the_filters_their_reasons(walk, tmp_path):
+    flags = dict(
+        weights=walk.base, prompts="nano:compare", count=4, samples=4, max_tokens=24, wave_rows=8, template="r1_zero",
+        mesh="1x1", workdir=tmp_path / "new",
+    )  # fmt: skip
+    run(generate, **flags)
+    records = read(tmp_path / "new" / "records.jsonl")
+    assert len(records) == 16 and len({record["id"] for record in records}) == 16
+    assert {
+        "domain",
+        "task",
+        "language",
+        "problem",
+        "response",
+        "raw",
+        "route",
+        "source",
+        "rewritten_by",
+        "tokens",
+    } <= set(records[0])
+    assert all(record["keep"] == (not record["reason"]) for record in records)
+    assert all(record["right"] and not record["truncated"] for record in records if record["keep"])
+    assert all(len(record["source"]["sha256"]) == 64 for record in records)
+    there = (tmp_path / "new" / "samples.jsonl").read_bytes()
+    pytest.importorskip("pyarrow")
+    run(
+        generate, **flags, to="parquet", right=False, finished=False, least_language=0
+    )  # filters alone: nothing is drawn again
+    import pyarrow.parquet
+
+    rows = pyarrow.parquet.read_table(tmp_path / "new" / "records.parquet").to_pylist()
+    assert [row["raw"] for row in rows] == [record["raw"] for record in records]
+    assert {row["reason"] for row in rows} <= {"", "repetition"}
+    assert (tmp_path / "new" / "samples.jsonl").read_bytes() == there
