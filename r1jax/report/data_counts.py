@@ -9,8 +9,12 @@ from r1jax.report.stages_data import Part, Stages, counts, finite, mapping
 from r1jax.report.svg import html_text, number
 
 TITLES = {
-    "route": "Kept, by route", "domain": "Kept, by domain", "kind": "Kept, by kind", "reason": "Dropped, by reason",
-    "rewritten_by": "Rewritten by", "reason_by_domain": "Dropped, by domain and reason",
+    "route": "Kept, by route",
+    "domain": "Kept, by domain",
+    "kind": "Kept, by kind",
+    "reason": "Dropped, by reason",
+    "rewritten_by": "Rewritten by",
+    "reason_by_domain": "Dropped, by domain and reason",
 }
 ORDER = ("route", "domain", "kind", "reason", "rewritten_by", "reason_by_domain")
 FIGURES = {
@@ -88,7 +92,10 @@ def _model(part: Part) -> str:
     said = [f"{value:,.0f} {_name(key)}" for key, value in _numbers(counts(part)).items()]
     rows = "".join(
         f"<div><dt>{html_text(FIGURES.get(key, _name(key)))}</dt><dd>{number(value)}</dd></div>"
-        for key, value in sorted(final.items(), key=lambda item: (list(FIGURES).index(item[0]) if item[0] in FIGURES else len(FIGURES), item[0]))
+        for key, value in sorted(
+            final.items(),
+            key=lambda item: (list(FIGURES).index(item[0]) if item[0] in FIGURES else len(FIGURES), item[0]),
+        )
     )
     if not rows and not said:
         return ""

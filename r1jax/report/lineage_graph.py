@@ -1,23 +1,21 @@
-"""Who came from whom, read from the manifests: `edges`, and their drawing, `graph`."""
+"""The lineage as a drawing: nodes where the story has them, edges between their sides: `graph`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from pathlib import PurePath
+from collections.abc import Mapping
 from typing import NamedTuple
 
-from r1jax.report.stages_data import Part, Stages, mapping
+from r1jax.report.ancestry import LAST, Edge, edges, hashes_of
+from r1jax.report.stages_data import Stages
 from r1jax.report.svg import html_text
 
-# What the paper's recipe says, drawn faint until a manifest says it too. "" is the base.
-PLANNED_PARENTS = {
-    "0_r1_zero": "", "1_cold_start": "", "2_reasoning_rl": "1_cold_start", "3_rejection_sft": "",
-    "4_all_scenarios_rl": "3_rejection_sft",
-}
-PLANNED_DATA = {"1_cold_start": ("0_r1_zero",), "3_rejection_sft": ("2_reasoning_rl",)}
-LAST = "4_all_scenarios_rl"
 PLACES = {  # column, row
-    "": (0, 1), "0_r1_zero": (1, 0), "1_cold_start": (2, 1), "2_reasoning_rl": (3, 1), "3_rejection_sft": (4, 2), LAST: (5, 2),
+    "": (0, 1),
+    "0_r1_zero": (1, 0),
+    "1_cold_start": (2, 1),
+    "2_reasoning_rl": (3, 1),
+    "3_rejection_sft": (4, 2),
+    LAST: (5, 2),
 }
 WIDTH, HEIGHT, APART, DOWN, LEFT, TOP, RIGHT = 150, 66, 206, 108, 2, 14, 30
 
@@ -31,110 +29,8 @@ class Node(NamedTuple):
     sha256: str
 
 
-class Edge(NamedTuple):
-    """`kind` is parent, data or reward; `planned`: no manifest says it yet; `wrong`: hashes disagree."""
-
-    source: str
-    target: str
-    kind: str
-    sha256: str = ""
-    planned: bool = False
-    wrong: bool = False
-
-
-def _place(path: object, folders: Mapping[str, Part]) -> str | None:
-    """The folder, of those on the page, that a path of a manifest leads into: itself or the records beside it."""
-    for piece in reversed(PurePath(str(path)).parts):
-        if (name := piece.removesuffix("_data")) in folders:
-            return name
-    return None
-
-
-def _texts(value: object) -> Iterator[str]:
-    if isinstance(value, Mapping):
-        for inner in value.values():
-            yield from _texts(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _texts(inner)
-    elif isinstance(value, str):
-        yield value
-
-
-def edges(stages: Stages) -> tuple[list[Edge], dict[str, str]]:
-    """The edges, and the names of parents that are no stage (another base) by their keys, which begin with "/"."""
-    folders = {part.folder: part for part in (*stages.parts, *stages.models) if part.folder}
-    models = {part.folder for part in stages.models}
-    base = _base(stages, folders)
-    found, outside = [], {}
-    for part in folders.values():
-        parent = mapping(part.run.manifest.get("parent"))
-        source = None
-        if parent:
-            path, sha256 = str(parent.get("path") or ""), str(parent.get("sha256") or "")
-            source = _place(path, folders)
-            if source is None:
-                source = "" if (sha256 or path) == base else f"/{sha256 or path}"
-            if source.startswith("/"):
-                outside[source] = PurePath(path).name or "other base"
-            found.append(Edge(source, part.folder, "parent", sha256))
-        elif not part.run.manifest and part.folder in PLANNED_PARENTS:
-            source = PLANNED_PARENTS[part.folder]
-            found.append(Edge(source, part.folder, "parent", planned=True))
-        named = {place for key in ("data", "recipe") for text in _texts(part.run.manifest.get(key)) if (place := _place(text, folders))}
-        for other in sorted(named - {source, part.folder}):
-            found.append(Edge(other, part.folder, "reward" if other in models else "data"))
-        for other in PLANNED_DATA.get(part.folder, ()):
-            if other not in named:
-                found.append(Edge(other, part.folder, "data", planned=True))
-    if LAST in folders:
-        known = {(edge.source, edge.target) for edge in found}
-        found += [Edge(model, LAST, "reward", planned=True) for model in sorted(models) if (model, LAST) not in known]
-    keys = {"", *folders, *outside}
-    found = [edge for edge in found if edge.source in keys]
-    return [edge._replace(wrong=_disagree(edge, found, folders)) for edge in found], outside
-
-
-def _base(stages: Stages, folders: Mapping[str, Part]) -> str:
-    """What tells the base from another: sha256 or path of the first parent, in the order of the stages, that is no stage."""
-    for part in stages.parts:
-        parent = mapping(part.run.manifest.get("parent"))
-        if parent and _place(parent.get("path"), folders) is None:
-            return str(parent.get("sha256") or parent.get("path") or "")
-    return ""
-
-
-def _disagree(edge: Edge, found: list[Edge], folders: Mapping[str, Part]) -> bool:
-    """Whether two stages call the same parent by different hashes, or a parent is not what stages.json says it is."""
-    hashes = {other.sha256 for other in found if other.source == edge.source and other.kind == "parent" and other.sha256}
-    if edge.source in folders and folders[edge.source].sha256:
-        hashes.add(folders[edge.source].sha256)
-    return edge.kind == "parent" and bool(edge.sha256) and len(hashes) > 1
-
-
-def _hashes(stages: Stages) -> dict[str, str]:
-    """What manifests say of the checkpoints that their data was sampled from: sha256 by folder."""
-    folders = {part.folder: part for part in (*stages.parts, *stages.models) if part.folder}
-    found = {}
-    for part in folders.values():
-        for source in _sources(part.run.manifest.get("data")):
-            if (place := _place(source["path"], folders)) is not None:
-                found[place] = str(source["sha256"])
-    return found
-
-
-def _sources(value: object) -> Iterator[Mapping]:
-    if isinstance(value, Mapping):
-        if {"path", "sha256"} <= value.keys():
-            yield value
-        value = list(value.values())
-    if isinstance(value, list):
-        for inner in value:
-            yield from _sources(inner)
-
-
 def _nodes(stages: Stages, found: list[Edge], outside: Mapping[str, str]) -> dict[str, Node]:
-    hashes = _hashes(stages) | {edge.source: edge.sha256 for edge in reversed(found) if edge.kind == "parent" and edge.sha256}
+    hashes = hashes_of(stages, found)
     nodes, lanes = {}, {"student": 3, "reward": 3, "outside": 3, "other": 5}
     taken: set[tuple[int, int]] = set()
 
@@ -256,13 +152,19 @@ def graph(stages: Stages) -> str:
     boxes = "".join(_box(node) for node in nodes.values())
     width = max(_corner(node)[0] for node in nodes.values()) + WIDTH + RIGHT
     height = max(_corner(node)[1] for node in nodes.values()) + HEIGHT + TOP
-    spoken = "; ".join(f"{nodes[e.target].name} {'from' if e.kind == 'parent' else 'with ' + e.kind + ' of'} {nodes[e.source].name}" for e in found)
+    spoken = "; ".join(
+        f"{nodes[e.target].name} {'from' if e.kind == 'parent' else 'with ' + e.kind + ' of'} {nodes[e.source].name}"
+        for e in found
+    )
     wrong = sorted({(nodes[e.source].name, nodes[e.target].name) for e in found if e.wrong})
-    warning = "".join(f"<li>{html_text(f'{child} began with other weights of {parent} than its siblings did.')}</li>" for parent, child in wrong)
+    warning = "".join(
+        f"<li>{html_text(f'{child} began with other weights of {parent} than its siblings did.')}</li>"
+        for parent, child in wrong
+    )
     return (
         f'<div class="scroll drawing"><svg class="lineage" viewBox="0 0 {width} {height}" role="img" '
         f'style="min-width:{round(width * 0.82)}px;max-width:{width}px" aria-label="{html_text("Lineage. " + spoken)}">'
-        f'{"".join(drawn)}{boxes}</svg></div>'
+        f"{''.join(drawn)}{boxes}</svg></div>"
         '<p class="keys"><span class="parent">parent weights</span><span class="again">the base again</span><span class="data">data sampled from it</span>'
         '<span class="reward">reward model</span><span class="planned">planned, in no manifest yet</span></p>'
         + (f'<aside class="warnings"><h3>Parents that do not match</h3><ul>{warning}</ul></aside>' if warning else "")

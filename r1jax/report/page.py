@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 
 from r1jax.behaviour import REFLECTIVE_WORDS, REFLECTIVE_WORDS_ZH

@@ -52,7 +52,10 @@ def spans(parts: Sequence[Part]) -> list[Span]:
     begun = [part for part in parts if part.run.metrics or part.run.evals]
     if not begun:
         return []
-    costs = [math.fsum(v for v in part.run.metrics.get("perf/step_s", Curve([], [])).values if v is not None) for part in begun]
+    costs = [
+        math.fsum(v for v in part.run.metrics.get("perf/step_s", Curve([], [])).values if v is not None)
+        for part in begun
+    ]
     known = [cost for cost in costs if cost > 0]
     usual = math.fsum(known) / len(known) if known else 1.0
     costs = [cost if cost > 0 else usual for cost in costs]
@@ -98,15 +101,15 @@ def _strip(plot: Plot, found: Sequence[Span]) -> tuple[str, dict] | None:
     axes = axes_of(every, 1000, plot.share, plot.from_zero, plot.log)
     at = ticks(axes.low, axes.high, 3)
     rows = "".join(
-        f'<span class="y" style="top:{axes.y(v) / 10:.2f}%">{label}</span>' for v, label in zip(at, tick_labels(at), strict=True)
+        f'<span class="y" style="top:{axes.y(v) / 10:.2f}%">{label}</span>'
+        for v, label in zip(at, tick_labels(at), strict=True)
     )
     grid = "".join(f"M0 {axes.y(v):.1f}H1000" for v in at)
     legend = "".join(_legend(line) for line, _ in drawn)
     bands = "".join(f"M{s.begin:.1f} 0H{s.end:.1f}V1000H{s.begin:.1f}Z" for s in found)
     marks = "".join(draw(one, axes) for _, series in reversed(drawn) for one in series)
     spoken = "; ".join(
-        f"{line.label} of {name}: {number(value)}"
-        for line, series in drawn for name, value in _ends(series, found)
+        f"{line.label} of {name}: {number(value)}" for line, series in drawn for name, value in _ends(series, found)
     )
     html = (
         f'<figure class="chart strip"><figcaption><h3>{html_text(plot.title)}</h3><span class="unit">{html_text(plot.unit)}</span>'
@@ -131,9 +134,7 @@ def _ends(series: Sequence[Series], found: Sequence[Span]) -> list[tuple[str, fl
 
 def _legend(line: Line) -> str:
     # No value at rest: the last one would be a student's.
-    return (
-        f'<li style="--c:var(--{line.color})" class="{"dots" if line.held else "solid"}">{html_text(line.label)} <b></b><small></small></li>'
-    )
+    return f'<li style="--c:var(--{line.color})" class="{"dots" if line.held else "solid"}">{html_text(line.label)} <b></b><small></small></li>'
 
 
 def _names(found: Sequence[Span]) -> str:
@@ -144,7 +145,7 @@ def _names(found: Sequence[Span]) -> str:
         room = 0.7 * (s.end - s.begin) > 6.3 * (len(s.part.name) + len(steps) + 1)
         out.append(
             f'<span class="stage" style="left:{s.begin / 10:.2f}%;width:{(s.end - s.begin) / 10:.2f}%">'
-            f'{html_text(s.part.name)}{f"<small>{steps}</small>" if room else ""}</span>'
+            f"{html_text(s.part.name)}{f'<small>{steps}</small>' if room else ''}</span>"
         )
     return "".join(out)
 
@@ -180,11 +181,14 @@ def _preference(part: Part) -> tuple[list[str], list[dict]]:
     html, data = [], []
     for title, unit, note, lines, share in sets:
         series = [
-            Series(label, color, curve, held) for label, color, key, held in lines
+            Series(label, color, curve, held)
+            for label, color, key, held in lines
             if (curve := (run.evals if held else run.metrics).get(key)) is not None
         ]
         if series:
-            figure, numbers = chart(series, title=f"{title}: {part.name}", unit=unit, note=note, x_high=x_high, share=share)
+            figure, numbers = chart(
+                series, title=f"{title}: {part.name}", unit=unit, note=note, x_high=x_high, share=share
+            )
             html.append(figure)
             data.append(numbers)
     return html, data
@@ -203,13 +207,15 @@ def stage_curves(stages: Stages) -> tuple[str, list[dict]]:
     if html:
         html = (
             '<p class="rule-text">A stage is as wide as its training took. Lines are training, dots are evaluations on held-out problems. '
-            'The first stages begin with the base; so does Dev3, again.</p>'
+            "The first stages begin with the base; so does Dev3, again.</p>"
             f'<div class="row"><div>{html}</div></div>'
         )
     for axis, part in enumerate((p for p in stages.parts if any(key in p.run.metrics for key in PREFERENCES)), 1):
         figures, numbers = _preference(part)
         data += [one | {"axis": axis} for one in numbers]
-        html += f'<h3 class="sub">Preference reward against the truth</h3><div class="grid pair">{"".join(figures)}</div>'
+        html += (
+            f'<h3 class="sub">Preference reward against the truth</h3><div class="grid pair">{"".join(figures)}</div>'
+        )
     return html, data
 
 

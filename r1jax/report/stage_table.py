@@ -1,4 +1,4 @@
-"""The by-stage table with its intervals, the headline over it, and planned against measured minutes."""
+"""The by-stage table with its intervals, and the headline over it: `table`, `headline`."""
 
 from __future__ import annotations
 
@@ -6,18 +6,24 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from r1jax.report.sheet import html_value
 from r1jax.report.stages_data import Stages, finite, mapping
 from r1jax.report.svg import html_text, number
 
 LOWER_IS_BETTER = ("padding", "truncated", "no_verdict")
 ALWAYS_BY_KIND = ("pass@1", "accuracy", "helpful", "harmless")
 TITLES = {
-    "pass@1": "Accuracy, pass@1", "accuracy": "Accuracy", "format": "Well formed", "language": "In the question’s language",
-    "length": "Length", "helpful": "Helpful, by the generator’s truth", "harmless": "Harmless, by the generator’s truth",
-    "padding": "Stock phrases", "reflective_words": "Reflective words", "truncated": "Truncated",
+    "pass@1": "Accuracy, pass@1",
+    "accuracy": "Accuracy",
+    "format": "Well formed",
+    "language": "In the question’s language",
+    "length": "Length",
+    "helpful": "Helpful",
+    "harmless": "Harmless",
+    "padding": "Stock phrases",
+    "reflective_words": "Reflective words",
+    "truncated": "Truncated",
 }
-SHORT = {"pass@1": "Accuracy", "helpful": "Helpful", "harmless": "Harmless", "padding": "Stock phrases"}
+KNOWN = ("helpful", "harmless", "padding")  # what the nano generator knows, and nobody judged
 
 
 class Cell(NamedTuple):
@@ -44,7 +50,9 @@ def rows_of(stages: Stages) -> list[Row]:
             value = mapping(value)
             if (mean := finite(value.get("mean"))) is not None:
                 low, high = finite(value.get("low")), finite(value.get("high"))
-                cells[name] = Cell(mean, mean if low is None else low, mean if high is None else high, int(finite(value.get("n")) or 0))
+                cells[name] = Cell(
+                    mean, mean if low is None else low, mean if high is None else high, int(finite(value.get("n")) or 0)
+                )
         if cells:
             figure, group, unit = (str(entry.get(key) or "") for key in ("figure", "group", "unit"))
             found.append(Row(figure, group, unit, str(entry.get("paper") or ""), cells))
@@ -112,15 +120,16 @@ def _cells(row: Row, names: Sequence[str]) -> str:
         count = f"{cell.n:,} problems" if cell.n else ""
         out.append(
             f'<td class="{marks.get(name, "")}" title="{html_text(" · ".join(filter(None, (name, range_, count))))}">'
-            f'<b>{shown(cell.mean, row.unit)}</b><small>{range_}</small>'
+            f"<b>{shown(cell.mean, row.unit)}</b><small>{range_}</small>"
             f'<i style="--l:{at[0]:.1f}%;--m:{at[1]:.1f}%;--h:{at[2]:.1f}%"></i></td>'
         )
     return "".join(out)
 
 
-def _label(row: Row, text: str) -> str:
+def _label(row: Row, text: str, what: str = "") -> str:
     paper = f' <small title="the paper’s counterpart">↔ {html_text(row.paper)}</small>' if row.paper else ""
-    return f"<th scope=row>{html_text(text)}{paper}</th>"
+    below = f'<small class="what">{html_text(what)}</small>' if what else ""
+    return f"<th scope=row>{html_text(text)}{paper}{below}</th>"
 
 
 def table(stages: Stages) -> str:
@@ -135,8 +144,11 @@ def table(stages: Stages) -> str:
         unit = f" <small>{html_text(unit)}</small>" if unit and unit != "share" else ""
         mean = mean_row(members)
         if mean is None and len(members) == 1:
-            label = title if members[0].group in ("", "all") else f"{title}: {members[0].group}"
-            bodies.append(f"<tbody class=one><tr>{_label(members[0], label)}{_cells(members[0], names)}</tr></tbody>")
+            group = "" if members[0].group in ("", "all") else members[0].group
+            what = ", ".join(filter(None, (group, "by the generator’s truth" if figure in KNOWN else "")))
+            bodies.append(
+                f"<tbody class=one><tr>{_label(members[0], title, what)}{_cells(members[0], names)}</tr></tbody>"
+            )
             continue
         folded = "" if figure in ALWAYS_BY_KIND else " data-fold"
         head = _cells(mean, names) if mean else f'<td colspan="{len(names)}"></td>'
@@ -150,8 +162,13 @@ def table(stages: Stages) -> str:
         bodies.append(_paper(paper, names))
     head = "".join(f"<th scope=col>{html_text(name)}</th>" for name in names)
     counted = [cell.n for row in rows for cell in row.cells.values() if cell.n]
-    problems = "" if not counted else f"{min(counted):,} problems a cell" if min(counted) == max(counted) else (
-        f"{min(counted):,} to {max(counted):,} problems a cell")
+    problems = (
+        ""
+        if not counted
+        else f"{min(counted):,} problems a cell"
+        if min(counted) == max(counted)
+        else (f"{min(counted):,} to {max(counted):,} problems a cell")
+    )
     note = "; ".join(filter(None, (problems, "small figures: 95 % intervals")))
     caption = f"Held out: {note}. Shaded: the best of a row, and fainter what its interval does not tell from the best."
     return (
@@ -169,7 +186,9 @@ def _paper(paper: Mapping[str, Mapping], names: Sequence[str]) -> str:
         known = {name: v for name in names if (v := finite(values.get(name))) is not None}
         best = max(known.values(), default=None)
         cells = "".join(
-            f'<td class="{"best" if known[name] == best else ""}"><b>{known[name]:.1f}</b></td>' if name in known else '<td class="none">–</td>'
+            f'<td class="{"best" if known[name] == best else ""}"><b>{known[name]:.1f}</b></td>'
+            if name in known
+            else '<td class="none">–</td>'
             for name in names
         )
         rows.append(f"<tr><th scope=row>{html_text(benchmark)}</th>{cells}</tr>")
@@ -187,12 +206,15 @@ def headline(stages: Stages) -> str:
             continue
         first, last = row.cells[measured[0]], row.cells[measured[-1]]
         kinds = f"{len(members)} kinds of problem" if len(members) > 1 else ""
-        change = f"{last.mean - first.mean:+.3f}".replace("-", "−") if row.unit == "share" else (
-            f"× {last.mean / first.mean:.2f}" if first.mean > 0 else "")
+        change = (
+            f"{last.mean - first.mean:+.3f}".replace("-", "−")
+            if row.unit == "share"
+            else (f"× {last.mean / first.mean:.2f}" if first.mean > 0 else "")
+        )
         under = ", ".join(filter(None, (row.unit if row.unit != "share" else "", change, kinds if not tiles else "")))
         tiles.append(
-            f'<div class="tile{"" if tiles else " first"}"><dt>{html_text(SHORT.get(figure, TITLES.get(figure, figure)))}'
-            f'{f", {html_text(measured[0])} to {html_text(measured[-1])}" if not tiles else ""}</dt><dd>'
+            f'<div class="tile{"" if tiles else " first"}"><dt>{html_text(TITLES.get(figure, figure).removesuffix(", pass@1"))}'
+            f"{f', {html_text(measured[0])} to {html_text(measured[-1])}' if not tiles else ''}</dt><dd>"
             f'<span class="from">{number(first.mean)}</span><span class="arrow" aria-label="to">→</span>'
             f'<span class="to">{number(last.mean)}</span>{_way([row.cells[name].mean for name in measured])}'
             f'<span class="change">{html_text(under)}</span></dd></div>'
@@ -203,37 +225,10 @@ def headline(stages: Stages) -> str:
 def _way(values: Sequence[float]) -> str:
     """The values as a line of a word's size."""
     low, high = min(values), max(values)
-    points = [(2 + 60 * i / (len(values) - 1), 18 - 14 * ((v - low) / (high - low) if high > low else 0.5)) for i, v in enumerate(values)]
+    points = [
+        (2 + 60 * i / (len(values) - 1), 18 - 14 * ((v - low) / (high - low) if high > low else 0.5))
+        for i, v in enumerate(values)
+    ]
     line = "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
     x, y = points[-1]
     return f'<svg class="way" viewBox="0 0 66 22" aria-hidden="true"><path d="M{line}"/><circle cx="{x:.1f}" cy="{y:.1f}" r="2.4"/></svg>'
-
-
-def budget(stages: Stages) -> str:
-    """Planned and measured minutes of each stage and of all, as HTML; empty without any."""
-    rows = [(str(e.get("stage") or ""), finite(e.get("planned")), finite(e.get("minutes"))) for e in stages.budget]
-    rows = [row for row in rows if row[1] is not None or row[2] is not None]
-    if not rows:
-        return ""
-    names = {part.folder: part.name for part in (*stages.parts, *stages.models) if part.folder}
-    top = max(max(planned or 0, measured or 0) for _, planned, measured in rows) or 1.0
-    body = []
-    for stage, planned, measured in rows:
-        over = planned is not None and measured is not None and measured > 1.15 * planned
-        label = names.get(stage, stage)
-        folder = f" <small>{html_text(stage)}</small>" if stage != label else ""
-        bar = f'<i class="{"over" if over else ""}" style="--m:{100 * (measured or 0) / top:.1f}%;--p:{100 * (planned or 0) / top:.1f}%"></i>'
-        body.append(
-            f"<tr><th scope=row>{html_text(label)}{folder}</th><td>{_minutes(planned)}</td><td>{_minutes(measured)}</td>"
-            f'<td class="bar">{bar}</td></tr>'
-        )
-    sums = [math.fsum(v for row in rows if (v := row[k]) is not None) if any(row[k] is not None for row in rows) else None for k in (1, 2)]
-    body.append(f'<tr class="sum"><th scope=row>together</th><td>{_minutes(sums[0])}</td><td>{_minutes(sums[1])}</td><td></td></tr>')
-    return (
-        '<div class="scroll"><table class="budget"><thead><tr><th scope=col>minutes</th><th scope=col>planned</th><th scope=col>measured</th>'
-        '<th scope=col class="bar">measured; the stroke is the plan</th></tr></thead><tbody>' + "".join(body) + "</tbody></table></div>"
-    )
-
-
-def _minutes(value: float | None) -> str:
-    return html_value("–" if value is None else f"{value:.1f}")

@@ -9,9 +9,10 @@ from r1jax.behaviour import REFLECTIVE_WORDS, REFLECTIVE_WORDS_ZH
 from r1jax.report.data import script_json
 from r1jax.report.data_counts import data_counts
 from r1jax.report.lineage_graph import graph
+from r1jax.report.minutes import budget
 from r1jax.report.sheet import html_value, sheet, write
 from r1jax.report.stage_curves import stage_curves
-from r1jax.report.stage_table import budget, headline, table
+from r1jax.report.stage_table import headline, table
 from r1jax.report.stages_data import Stages, load_stages, shown_samples
 
 
@@ -58,7 +59,9 @@ def stages_page(stages: Stages) -> str:
     ]  # fmt: skip
     titles = {"lineage": "Lineage", "stages": "By stage", "curves": "All stages in a row", "records": "What the stages were trained on",
               "samples": "The same prompts, every stage", "budget": "Minutes"}  # fmt: skip
-    html = "".join(f'<section id="{anchor}"><h2>{titles[anchor]}</h2>{part}</section>' for anchor, _, part in sections if part)
+    html = "".join(
+        f'<section id="{anchor}"><h2>{titles[anchor]}</h2>{part}</section>' for anchor, _, part in sections if part
+    )
     facts = [
         stages.name, f"seed {stages.seed}" if stages.seed is not None else "",
         f"{done} of {len(trained)} stages complete" if trained else "no stage yet",
