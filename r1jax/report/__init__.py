@@ -1,6 +1,6 @@
-"""The report of a run: one HTML page that needs no network.
+"""The report of a run, or of R1's stages: one HTML page that needs no network.
 
-    python -m r1jax.report WORKDIR
+    python -m r1jax.report WORKDIR                                 a directory with stages.json: all stages on one page
     python -m r1jax.report WORKDIR --compare WORKDIR2 WORKDIR3     other seeds as thin lines
 """
 
@@ -10,8 +10,10 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from r1jax.report import sheet
 from r1jax.report.data import choose_samples, load, rows
 from r1jax.report.page import page
+from r1jax.report.stages import write_stages as write_stages
 
 
 def write(
@@ -32,10 +34,4 @@ def write(
     samples = choose_samples(folder / "samples.jsonl")
     first = next(iter(rows(folder / "samples.jsonl")), {})
     html = page(run, others, samples, str(first.get("prompt") or ""))
-    part = folder / "report.html.part"
-    try:
-        part.write_bytes(html.encode("utf-8", "replace"))
-        os.replace(part, folder / "report.html")
-    finally:
-        part.unlink(missing_ok=True)
-    return folder / "report.html"
+    return sheet.write(folder, html)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-from r1jax.report import write
+from r1jax.report import write, write_stages
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Writes the report of the directory named on the command line; the exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m r1jax.report", description="Writes a run's report.html."
+        prog="python -m r1jax.report",
+        description="Writes report.html: of a run, or of all stages where there is stages.json.",
     )
     parser.add_argument("workdir", metavar="WORKDIR", help="the working directory of a run")
     parser.add_argument(
@@ -21,7 +23,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     try:
-        print(write(options.workdir, options.compare))
+        if (Path(options.workdir) / "stages.json").exists():
+            if options.compare:
+                raise ValueError(f"--compare: {options.workdir} holds stages, not a run. Name one of its folders instead")
+            print(write_stages(options.workdir))
+        else:
+            print(write(options.workdir, options.compare))
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2

@@ -147,11 +147,17 @@ def _slim(row: Mapping) -> dict:
     for key in ("problem", "completion", "gold"):
         text = slim.get(key)
         if isinstance(text, str) and len(text) > TEXT_CHARACTERS:
-            half = TEXT_CHARACTERS // 2
-            lost = len(text) - 2 * half
-            slim[key] = f"{text[:half]}\n[… {lost:,} characters …]\n{text[-half:]}"
+            slim[key] = without_middle(text)
             slim["cut"] = True
     return slim
+
+
+def without_middle(text: str, most: int = TEXT_CHARACTERS) -> str:
+    """A text of at most about `most` characters: what is longer loses its middle."""
+    if len(text) <= most:
+        return text
+    half = most // 2
+    return f"{text[:half]}\n[… {len(text) - 2 * half:,} characters …]\n{text[-half:]}"
 
 
 def script_json(value: object) -> str:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 
 from r1jax.behaviour import REFLECTIVE_WORDS, REFLECTIVE_WORDS_ZH
 from r1jax.report.charts import charts
 from r1jax.report.curve import Curve
 from r1jax.report.data import Run, Samples, script_json
-from r1jax.report.svg import html_text, number
+from r1jax.report.sheet import html_value, sheet
+from r1jax.report.svg import number
 
 # Key, title, unit; shares change by so many points, the others by a factor.
 _HEADLINES = (
@@ -80,7 +77,7 @@ def _runs(run: Run, others: Sequence[Run]) -> str:
             for key, _ in keys
         )
         seed = r.manifest.get("seed")
-        label = _text(r.name) + (f" <small>seed {_text(seed)}</small>" if seed is not None else "")
+        label = html_value(r.name) + (f" <small>seed {html_value(seed)}</small>" if seed is not None else "")
         rows.append(f"<tr><th scope=row>{label}</th>{cells}</tr>")
     return (
         '<div class="scroll"><table class="runs"><caption>Runs, base → final. The first is '
@@ -101,7 +98,7 @@ def _warnings(run: Run) -> str:
     for text, steps in seen.items():
         where = f"step {steps[0]}" if len(steps) == 1 else (
             f"{len(steps)} times, steps {min(steps)}–{max(steps)}")
-        items.append(f"<li>{_text(text)} <small>{where}</small></li>")
+        items.append(f"<li>{html_value(text)} <small>{where}</small></li>")
     rest = (
         f"<details><summary>{len(items) - 8} more</summary><ul>{''.join(items[8:])}</ul></details>"
     )
@@ -112,11 +109,6 @@ def _warnings(run: Run) -> str:
     )
 
 
-def _text(value: object) -> str:
-    """Any value as HTML text."""
-    return html_text(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
-
-
 def _table(title: str, value: Mapping) -> str:
     rows = []
 
@@ -125,7 +117,7 @@ def _table(title: str, value: Mapping) -> str:
             for key, inner in part.items():
                 add(f"{prefix}.{key}" if prefix else str(key), inner)
         else:
-            rows.append(f"<div><dt>{_text(prefix)}</dt><dd>{_text(part)}</dd></div>")
+            rows.append(f"<div><dt>{html_value(prefix)}</dt><dd>{html_value(part)}</dd></div>")
 
     add("", value)
     return f"<h3>{title}</h3><dl class=facts>{''.join(rows)}</dl>"
@@ -142,22 +134,16 @@ def _facts(run: Run, prompt: str) -> str:
         parts.append(_table("Manifest", rest))
     if prompt:
         parts.append("<h3>A prompt, as the model reads it</h3>")
-        parts.append(f"<pre class=prompt>{_text(prompt[:5000])}</pre>")
+        parts.append(f"<pre class=prompt>{html_value(prompt[:5000])}</pre>")
     if not parts:
         return ""
     return f'<section id="recipe"><h2>Recipe and manifest</h2>{"".join(parts)}</section>'
-
-
-def _hash(text: str) -> str:
-    return "'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() + "'"
 
 
 def page(
     run: Run, others: Sequence[Run], samples: Samples, prompt: str
 ) -> str:
     """The whole page. `prompt` is one prompt in full, to show the template."""
-    style = files("r1jax.report").joinpath("page.css").read_text("utf-8")
-    script = files("r1jax.report").joinpath("page.js").read_text("utf-8")
     drawn, anchors, curves = charts(run, others)
     stage = str(run.manifest.get("stage") or "run")
     steps = max((c.steps[-1] for c in run.metrics.values()), default=0)
@@ -172,22 +158,14 @@ def page(
     if table:
         anchors.append(("recipe", "Recipe"))
     nav = "".join(f'<a href="#{anchor}">{title}</a>' for anchor, title in anchors)
-    # No request may leave the page, and no script may run but ours, whatever a model has written.
-    policy = (
-        f"default-src 'none'; style-src 'unsafe-inline'; script-src {_hash(script)}; "
-        "base-uri 'none'; form-action 'none'"
-    )
     data = {"curves": curves, "words": [REFLECTIVE_WORDS, REFLECTIVE_WORDS_ZH]}
-    template = files("r1jax.report").joinpath("page.html").read_text("utf-8")
     parts = {
-        "policy": policy, "title": f"{_text(stage)} · {_text(run.name)}", "style": style,
-        "stage": _text(stage), "facts": " · ".join(_text(fact) for fact in facts if fact),
+        "title": f"{html_value(stage)} · {html_value(run.name)}",
+        "stage": html_value(stage), "facts": " · ".join(html_value(fact) for fact in facts if fact),
         "nav": nav,
         "headline": _headline(run), "warnings": _warnings(run), "runs": _runs(run, others),
         "charts": drawn or '<p class="calm">No step has been logged yet.</p>', "recipe": table,
-        "hidden": "" if samples.rows else "hidden", "rule": _text(samples.rule),
-        "data": script_json(data), "samples": script_json(samples.rows), "script": script,
+        "hidden": "" if samples.rows else "hidden", "rule": html_value(samples.rule),
+        "data": script_json(data), "samples": script_json(samples.rows),
     }
-    # text § name § text: one pass, so that what is put in is not searched again
-    pieces = template.split("§")
-    return "".join(parts[piece] if i % 2 else piece for i, piece in enumerate(pieces))
+    return sheet("page.html", ("page.css",), ("sheet.js", "curves.js", "page.js"), parts)

@@ -91,7 +91,7 @@ def tick_labels(values: Sequence[float]) -> list[str]:
     return [f"{v:.{decimals}f}" for v in values]
 
 
-class _Axes(NamedTuple):
+class Axes(NamedTuple):
     x_high: float
     low: float
     high: float
@@ -106,30 +106,30 @@ class _Axes(NamedTuple):
         return 1000 - 1000 * (value - self.low) / (self.high - self.low)
 
 
-def _axes(
+def axes_of(
     series: Sequence[Series], x_high: float, share: bool, from_zero: bool, log: bool
-) -> _Axes:
+) -> Axes:
     curves = [c for s in series for c in (s.curve, *s.others)]
     values = [v for c in curves for v in c.values if v is not None]
     if log and min(values) > 0:
         low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
-        return _Axes(x_high, low, max(high, low + 1), True)
+        return Axes(x_high, low, max(high, low + 1), True)
     low, high = min(values), max(values)
     if low == high == 0:
-        return _Axes(x_high, 0, 1, False)
+        return Axes(x_high, 0, 1, False)
     if share and low >= 0 and 0.4 < high <= 1.001:
-        return _Axes(x_high, 0, 1, False)
+        return Axes(x_high, 0, 1, False)
     if from_zero and low >= 0:
         low = 0.0
     elif from_zero and high <= 0:
         high = 0.0
     pad = 0.08 * (high - low) or abs(high) * 0.1 or 1.0
-    return _Axes(
+    return Axes(
         x_high, low if low == 0 else low - pad, high if high == 0 and low else high + pad, False
     )
 
 
-def _path(steps: Sequence[float], values: Sequence[float | None], axes: _Axes) -> str:
+def _path(steps: Sequence[float], values: Sequence[float | None], axes: Axes) -> str:
     """The `d` of a line with gaps; a point between two gaps becomes a dot (a round cap)."""
     out, pen, alone = [], False, False
     for step, value in zip(steps, values, strict=True):
@@ -146,7 +146,7 @@ def _path(steps: Sequence[float], values: Sequence[float | None], axes: _Axes) -
     return "".join(out)
 
 
-def _band(thinned: Thinned, axes: _Axes) -> str:
+def _band(thinned: Thinned, axes: Axes) -> str:
     """The `d` of the area between least and greatest values, one polygon between two gaps."""
     out: list[str] = []
     run: list[tuple[float, float, float]] = []
@@ -162,7 +162,7 @@ def _band(thinned: Thinned, axes: _Axes) -> str:
     return "".join(out)
 
 
-def _draw(series: Series, axes: _Axes) -> str:
+def draw(series: Series, axes: Axes) -> str:
     """The marks of one series, the compared runs below it."""
     marks = []
     for other in series.others:
@@ -199,7 +199,7 @@ def _draw(series: Series, axes: _Axes) -> str:
     return f'<g style="--c:var(--{series.color})">{"".join(marks)}</g>'
 
 
-def _readout(curve: Curve) -> dict:
+def readout(curve: Curve) -> dict:
     """What the pointer reads off a curve: thinned steps and values to five digits."""
     thinned = thin(curve)
     return {
@@ -223,7 +223,7 @@ def chart(
         log: a logarithmic axis, if all values are above 0.
         large: two columns wide.
     """
-    axes = _axes(series, max(1, x_high), share, from_zero, log)
+    axes = axes_of(series, max(1, x_high), share, from_zero, log)
     if axes.log:
         powers = list(range(int(axes.low), int(axes.high) + 1))
         powers = powers[:: math.ceil(len(powers) / 6)]
@@ -240,7 +240,7 @@ def chart(
         f'<span class="x" style="left:{axes.x(v) / 10:.2f}%">{label}</span>'
         for v, label in zip(at, ["step 0", *tick_labels(at)[1:]], strict=True)
     )
-    drawn = "".join(_draw(s, axes) for s in reversed(series))  # the first on top
+    drawn = "".join(draw(s, axes) for s in reversed(series))  # the first on top
     rules = [
         (axes.y(s.curve.values[0]) / 10, s) for s in series
         if s.base and s.curve.steps[0] == 0 and s.curve.values[0] is not None
@@ -278,7 +278,7 @@ def chart(
     )
     data = {
         "high": axes.x_high, "y": [axes.low, axes.high], "log": axes.log,
-        "series": [_readout(s.curve) | {"c": s.color, "others": [_readout(o) for o in s.others]}
+        "series": [readout(s.curve) | {"c": s.color, "others": [readout(o) for o in s.others]}
                    for s in series],
     }
     return html, data

@@ -1,0 +1,129 @@
+"""Who came from whom, read from the manifests of all stages: `edges`, `hashes_of`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import PurePath
+from typing import NamedTuple
+
+from r1jax.report.stages_data import Part, Stages, mapping
+
+# What the paper's recipe says, drawn faint until a manifest says it too. "" is the base.
+PLANNED_PARENTS = {
+    "0_r1_zero": "",
+    "1_cold_start": "",
+    "2_reasoning_rl": "1_cold_start",
+    "3_rejection_sft": "",
+    "4_all_scenarios_rl": "3_rejection_sft",
+}
+PLANNED_DATA = {"1_cold_start": ("0_r1_zero",), "3_rejection_sft": ("2_reasoning_rl",)}
+LAST = "4_all_scenarios_rl"
+
+
+class Edge(NamedTuple):
+    """`kind` is parent, data or reward; `planned`: no manifest says it yet; `wrong`: hashes disagree."""
+
+    source: str
+    target: str
+    kind: str
+    sha256: str = ""
+    planned: bool = False
+    wrong: bool = False
+
+
+def _place(path: object, folders: Mapping[str, Part]) -> str | None:
+    """The folder, of those on the page, that a path of a manifest leads into: itself or the records beside it."""
+    for piece in reversed(PurePath(str(path)).parts):
+        if (name := piece.removesuffix("_data")) in folders:
+            return name
+    return None
+
+
+def _texts(value: object) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        for inner in value.values():
+            yield from _texts(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _texts(inner)
+    elif isinstance(value, str):
+        yield value
+
+
+def edges(stages: Stages) -> tuple[list[Edge], dict[str, str]]:
+    """The edges, and the names of parents that are no stage (another base) by their keys, which begin with "/"."""
+    folders = {part.folder: part for part in (*stages.parts, *stages.models) if part.folder}
+    models = {part.folder for part in stages.models}
+    base = _base(stages, folders)
+    found, outside = [], {}
+    for part in folders.values():
+        parent = mapping(part.run.manifest.get("parent"))
+        source = None
+        if parent:
+            path, sha256 = str(parent.get("path") or ""), str(parent.get("sha256") or "")
+            source = _place(path, folders)
+            if source is None:
+                source = "" if (sha256 or path) == base else f"/{sha256 or path}"
+            if source.startswith("/"):
+                outside[source] = PurePath(path).name or "other base"
+            found.append(Edge(source, part.folder, "parent", sha256))
+        elif not part.run.manifest and part.folder in PLANNED_PARENTS:
+            source = PLANNED_PARENTS[part.folder]
+            found.append(Edge(source, part.folder, "parent", planned=True))
+        named = {
+            place
+            for key in ("data", "recipe")
+            for text in _texts(part.run.manifest.get(key))
+            if (place := _place(text, folders))
+        }
+        for other in sorted(named - {source, part.folder}):
+            found.append(Edge(other, part.folder, "reward" if other in models else "data"))
+        for other in PLANNED_DATA.get(part.folder, ()):
+            if other not in named:
+                found.append(Edge(other, part.folder, "data", planned=True))
+    if LAST in folders:
+        known = {(edge.source, edge.target) for edge in found}
+        found += [Edge(model, LAST, "reward", planned=True) for model in sorted(models) if (model, LAST) not in known]
+    keys = {"", *folders, *outside}
+    found = [edge for edge in found if edge.source in keys]
+    return [edge._replace(wrong=_disagree(edge, found, folders)) for edge in found], outside
+
+
+def _base(stages: Stages, folders: Mapping[str, Part]) -> str:
+    """What tells the base from another: sha256 or path of the first parent, in the order of the stages, that is no stage."""
+    for part in stages.parts:
+        parent = mapping(part.run.manifest.get("parent"))
+        if parent and _place(parent.get("path"), folders) is None:
+            return str(parent.get("sha256") or parent.get("path") or "")
+    return ""
+
+
+def _disagree(edge: Edge, found: list[Edge], folders: Mapping[str, Part]) -> bool:
+    """Whether two stages call the same parent by different hashes, or a parent is not what stages.json says it is."""
+    hashes = {
+        other.sha256 for other in found if other.source == edge.source and other.kind == "parent" and other.sha256
+    }
+    if edge.source in folders and folders[edge.source].sha256:
+        hashes.add(folders[edge.source].sha256)
+    return edge.kind == "parent" and bool(edge.sha256) and len(hashes) > 1
+
+
+def hashes_of(stages: Stages, found: Sequence[Edge]) -> dict[str, str]:
+    """The weights' sha256 by node: as those that began with them say, else those whose data was sampled from them."""
+    folders = {part.folder: part for part in (*stages.parts, *stages.models) if part.folder}
+    named = {}
+    for part in folders.values():
+        for source in _sources(part.run.manifest.get("data")):
+            if (place := _place(source["path"], folders)) is not None:
+                named[place] = str(source["sha256"])
+    return named | {edge.source: edge.sha256 for edge in reversed(found) if edge.kind == "parent" and edge.sha256}
+
+
+def _sources(value: object) -> Iterator[Mapping]:
+    if isinstance(value, Mapping):
+        if {"path", "sha256"} <= value.keys():
+            yield value
+        value = list(value.values())
+    if isinstance(value, list):
+        for inner in value:
+            yield from _sources(inner)

@@ -1,0 +1,225 @@
+"""The curves of all stages in a row, on one time axis; and the preference reward against the truth."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from r1jax.report.charts import Line, Plot
+from r1jax.report.curve import Curve
+from r1jax.report.data import Run
+from r1jax.report.stages_data import Part, Stages, finite, mapping
+from r1jax.report.svg import Axes, Series, axes_of, chart, draw, html_text, number, readout, tick_labels, ticks
+
+LEAST = 0.055  # share of the axis that the shortest stage gets, so that its name can be read
+GAP = 5.0  # thousandths between two stages, so that the end of one is not the beginning of the next
+PREFERENCES = ("reward/helpful", "reward/safety")
+
+
+class Span(NamedTuple):
+    """Where a stage lies on the axis, in thousandths of it."""
+
+    part: Part
+    begin: float
+    end: float
+    steps: int
+
+    def x(self, step: float) -> float:
+        return round(self.begin + (self.end - self.begin) * step / self.steps, 2)
+
+
+def _both(metric: str, held: str) -> tuple[Line, ...]:
+    return (Line("training", "train", metric), Line("held out", "held", None, held))
+
+
+STRIPS = (
+    Plot("Accuracy", "share right", _both("reward/accuracy", "accuracy"), share=True),
+    Plot("Format", "share well formed", _both("reward/format", "format"), share=True),
+    Plot("Language consistency", "share in the question’s language", _both("completion/language", "language"), share=True),
+    Plot("Length", "tokens", _both("completion/length", "length")),
+    Plot("Reflective words", "per completion", _both("completion/reflective_words", "reflective_words")),
+    Plot("General prompts", "the generator’s truth of held-out replies", (
+        Line("helpful", "right", None, "helpful"), Line("harmless", "k3", None, "harmless"), Line("stock phrases", "soft", None, "padding"),
+    ), share=True),
+    Plot("Entropy", "nats per token", (Line("entropy", "train", "entropy"),)),
+)  # fmt: skip
+FINE_TUNING = Plot("Loss of fine-tuning", "nats per token", (Line("loss", "train", "loss"),), from_zero=False)
+
+
+def spans(parts: Sequence[Part]) -> list[Span]:
+    """The stages with logs, each as wide as its training took (the sum of its steps), but none too narrow to read."""
+    begun = [part for part in parts if part.run.metrics or part.run.evals]
+    if not begun:
+        return []
+    costs = [
+        math.fsum(v for v in part.run.metrics.get("perf/step_s", Curve([], [])).values if v is not None)
+        for part in begun
+    ]
+    known = [cost for cost in costs if cost > 0]
+    usual = math.fsum(known) / len(known) if known else 1.0
+    costs = [cost if cost > 0 else usual for cost in costs]
+    shares = [max(LEAST, cost / math.fsum(costs)) for cost in costs]
+    room, at, found = 1000 - GAP * (len(begun) - 1), 0.0, []
+    for part, share in zip(begun, shares, strict=True):
+        width = room * share / math.fsum(shares)
+        found.append(Span(part, round(at, 2), round(at + width, 2), _steps(part.run)))
+        at += width + GAP
+    return found
+
+
+def _steps(run: Run) -> int:
+    last = max((curve.steps[-1] for curve in (*run.metrics.values(), *run.evals.values())), default=0)
+    planned = finite(mapping(run.manifest.get("recipe")).get("steps")) or 0
+    return max(1, last, int(planned))
+
+
+def _series(line: Line, found: Sequence[Span], raw: bool) -> list[Series]:
+    """One curve for each stage that has the figure."""
+    out = []
+    for span in found:
+        run = span.part.run
+        curve = run.evals.get(line.held) if line.held else run.metrics.get(line.metric or "")
+        if curve is None:
+            continue
+        moved = Curve([span.x(step) for step in curve.steps], curve.values)
+        counts = None
+        if line.held in ("accuracy", "format") and "n" in run.evals:
+            trials = dict(zip(*run.evals["n"], strict=True))
+            counts = [trials.get(step) for step in curve.steps]
+        out.append(Series(line.label, line.color, moved, line.held is not None, counts, raw=raw))
+    return out
+
+
+def _strip(plot: Plot, found: Sequence[Span]) -> tuple[str, dict] | None:
+    """One wide chart; None where no stage has any of its figures."""
+    drawn = [(line, _series(line, found, plot.raw)) for line in plot.lines]
+    drawn = [(line, series) for line, series in drawn if series]
+    if not drawn:
+        return None
+    every = [one for _, series in drawn for one in series]
+    axes = axes_of(every, 1000, plot.share, plot.from_zero, plot.log)
+    at = ticks(axes.low, axes.high, 3)
+    rows = "".join(
+        f'<span class="y" style="top:{axes.y(v) / 10:.2f}%">{label}</span>'
+        for v, label in zip(at, tick_labels(at), strict=True)
+    )
+    grid = "".join(f"M0 {axes.y(v):.1f}H1000" for v in at)
+    legend = "".join(_legend(line) for line, _ in drawn)
+    bands = "".join(f"M{s.begin:.1f} 0H{s.end:.1f}V1000H{s.begin:.1f}Z" for s in found)
+    marks = "".join(draw(one, axes) for _, series in reversed(drawn) for one in series)
+    spoken = "; ".join(
+        f"{line.label} of {name}: {number(value)}" for line, series in drawn for name, value in _ends(series, found)
+    )
+    html = (
+        f'<figure class="chart strip"><figcaption><h3>{html_text(plot.title)}</h3><span class="unit">{html_text(plot.unit)}</span>'
+        f'<output></output><ul class="legend">{legend}</ul></figcaption><div class="plot">'
+        '<svg viewBox="0 0 1000 1000" preserveAspectRatio="none" role="img" tabindex="0" '
+        f'aria-label="{html_text(f"{plot.title}. At the end of each stage: {spoken}")}">'
+        f'<path class="bands" d="{bands}"/><path class="grid" d="{grid}"/>{marks}</svg>{rows}{_names(found)}</div></figure>'
+    )
+    return html, _numbers(axes, drawn, found)
+
+
+def _ends(series: Sequence[Series], found: Sequence[Span]) -> list[tuple[str, float]]:
+    """The last value in each stage."""
+    out = []
+    for one in series:
+        value = next((v for v in reversed(one.curve.values) if v is not None), None)
+        name = next(span.part.name for span in found if one.curve.steps[0] <= span.end)
+        if value is not None:
+            out.append((name, value))
+    return out
+
+
+def _legend(line: Line) -> str:
+    # No value at rest: the last one would be a student's.
+    return f'<li style="--c:var(--{line.color})" class="{"dots" if line.held else "solid"}">{html_text(line.label)} <b></b><small></small></li>'
+
+
+def _names(found: Sequence[Span]) -> str:
+    out = []
+    for s in found:
+        steps = f"{s.steps:,} steps"
+        # A thousandth is 0.7 pixels where the row is narrowest, a letter about 6.3.
+        room = 0.7 * (s.end - s.begin) > 6.3 * (len(s.part.name) + len(steps) + 1)
+        out.append(
+            f'<span class="stage" style="left:{s.begin / 10:.2f}%;width:{(s.end - s.begin) / 10:.2f}%">'
+            f"{html_text(s.part.name)}{f'<small>{steps}</small>' if room else ''}</span>"
+        )
+    return "".join(out)
+
+
+def _numbers(axes: Axes, drawn: Sequence[tuple[Line, Sequence[Series]]], found: Sequence[Span]) -> dict:
+    """What the pointer reads: each figure as one curve through all stages."""
+    lines = []
+    for line, series in drawn:
+        whole: dict = {"x": [], "y": [], "w": 1, "c": line.color, "others": []}
+        for one in series:
+            thinned = readout(one.curve)
+            whole["x"] += [round(x, 2) for x in thinned["x"]]
+            whole["y"] += thinned["y"]
+        lines.append(whole)
+    return {
+        "high": 1000, "y": [axes.low, axes.high], "log": axes.log, "axis": 0, "series": lines,
+        "stages": [[span.part.name, span.begin, span.end, span.steps] for span in found],
+    }  # fmt: skip
+
+
+def _preference(part: Part) -> tuple[list[str], list[dict]]:
+    """Beside each other: what the reward models say of a stage, and what is true."""
+    run = part.run
+    x_high = _steps(run)
+    late = finite(mapping(run.manifest.get("recipe")).get("late_from"))
+    joined = f" They join at step {late:.0f}." if late else ""
+    sets = (
+        ("The reward models say", "their mean reward of training samples", f"Calibrated: 0 and 1 are mean and deviation on held-out texts.{joined}",
+         (("helpfulness model", "right", PREFERENCES[0], False), ("safety model", "k3", PREFERENCES[1], False)), False),
+        ("The generator knows", "share of held-out replies", "If the rewards rise while these fall, the policy exploits its reward model.",
+         (("helpful", "right", "helpful", True), ("harmless", "k3", "harmless", True), ("stock phrases", "soft", "padding", True)), True),
+    )  # fmt: skip
+    html, data = [], []
+    for title, unit, note, lines, share in sets:
+        series = [
+            Series(label, color, curve, held)
+            for label, color, key, held in lines
+            if (curve := (run.evals if held else run.metrics).get(key)) is not None
+        ]
+        if series:
+            figure, numbers = chart(
+                series, title=f"{title}: {part.name}", unit=unit, note=note, x_high=x_high, share=share
+            )
+            html.append(figure)
+            data.append(numbers)
+    return html, data
+
+
+def stage_curves(stages: Stages) -> tuple[str, list[dict]]:
+    """All curves as HTML, and the numbers of their readouts, in the order of the page. Empty before the first step."""
+    found = spans(stages.parts)
+    tuned = [span for span in found if "loss" in span.part.run.metrics and "reward/mean" not in span.part.run.metrics]
+    strips = [_strip(plot, found) for plot in STRIPS]
+    if tuned:
+        strips.append(_tuned(found, tuned))
+    drawn = [strip for strip in strips if strip]
+    html = "".join(figure for figure, _ in drawn)
+    data = [numbers for _, numbers in drawn]
+    if html:
+        html = (
+            '<p class="rule-text">A stage is as wide as its training took. Lines are training, dots are evaluations on held-out problems. '
+            "The first stages begin with the base; so does Dev3, again.</p>"
+            f'<div class="row"><div>{html}</div></div>'
+        )
+    for axis, part in enumerate((p for p in stages.parts if any(key in p.run.metrics for key in PREFERENCES)), 1):
+        figures, numbers = _preference(part)
+        data += [one | {"axis": axis} for one in numbers]
+        html += (
+            f'<h3 class="sub">Preference reward against the truth</h3><div class="grid pair">{"".join(figures)}</div>'
+        )
+    return html, data
+
+
+def _tuned(found: Sequence[Span], tuned: Sequence[Span]) -> tuple[str, dict] | None:
+    """The loss of the fine-tuned stages alone, on the axis of all: a policy's loss is another thing."""
+    others = [s if s in tuned else s._replace(part=s.part._replace(run=s.part.run._replace(metrics={}))) for s in found]
+    return _strip(FINE_TUNING, others)

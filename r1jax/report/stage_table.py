@@ -1,0 +1,234 @@
+"""The by-stage table with its intervals, and the headline over it: `table`, `headline`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from r1jax.report.stages_data import Stages, finite, mapping
+from r1jax.report.svg import html_text, number
+
+LOWER_IS_BETTER = ("padding", "truncated", "no_verdict")
+ALWAYS_BY_KIND = ("pass@1", "accuracy", "helpful", "harmless")
+TITLES = {
+    "pass@1": "Accuracy, pass@1",
+    "accuracy": "Accuracy",
+    "format": "Well formed",
+    "language": "In the question’s language",
+    "length": "Length",
+    "helpful": "Helpful",
+    "harmless": "Harmless",
+    "padding": "Stock phrases",
+    "reflective_words": "Reflective words",
+    "truncated": "Truncated",
+}
+KNOWN = ("helpful", "harmless", "padding")  # what the nano generator knows, and nobody judged
+
+
+class Cell(NamedTuple):
+    mean: float
+    low: float
+    high: float
+    n: int
+
+
+class Row(NamedTuple):
+    figure: str
+    group: str
+    unit: str
+    paper: str
+    cells: dict[str, Cell]
+
+
+def rows_of(stages: Stages) -> list[Row]:
+    """The rows of stages.json whose cells can be read; a cell without an interval has one of no width."""
+    found = []
+    for entry in stages.table:
+        cells = {}
+        for name, value in mapping(entry.get("values")).items():
+            value = mapping(value)
+            if (mean := finite(value.get("mean"))) is not None:
+                low, high = finite(value.get("low")), finite(value.get("high"))
+                cells[name] = Cell(
+                    mean, mean if low is None else low, mean if high is None else high, int(finite(value.get("n")) or 0)
+                )
+        if cells:
+            figure, group, unit = (str(entry.get(key) or "") for key in ("figure", "group", "unit"))
+            found.append(Row(figure, group, unit, str(entry.get("paper") or ""), cells))
+    return found
+
+
+def blocks_of(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
+    """Rows by figure, in the order in which figures first appear."""
+    blocks: dict[str, list[Row]] = {}
+    for row in rows:
+        blocks.setdefault(row.figure, []).append(row)
+    return list(blocks.items())
+
+
+def mean_row(rows: Sequence[Row]) -> Row | None:
+    """The unweighted mean of a figure over its groups, for stages that have them all; None of fewer than two groups.
+
+    The groups are different problems, so the half widths of their intervals add as squares.
+    """
+    if len(rows) < 2:
+        return None
+    cells = {}
+    for name in rows[0].cells:
+        mine = [row.cells[name] for row in rows if name in row.cells]
+        if len(mine) == len(rows):
+            mean = math.fsum(cell.mean for cell in mine) / len(mine)
+            down, up = (
+                math.sqrt(math.fsum(d * d for d in widths)) / len(mine)
+                for widths in ([c.mean - c.low for c in mine], [c.high - c.mean for c in mine])
+            )
+            cells[name] = Cell(mean, mean - down, mean + up, sum(cell.n for cell in mine))
+    return Row(rows[0].figure, f"mean of {len(rows)} kinds", rows[0].unit, "", cells) if cells else None
+
+
+def shown(value: float, unit: str) -> str:
+    if unit == "share":
+        return f"{value:.2f}"
+    return number(round(value, 1) if abs(value) >= 10 else value)
+
+
+def _marks(row: Row) -> dict[str, str]:
+    """best: the best mean; near: its interval reaches the best mean. Figures without a good direction have none."""
+    if row.unit != "share" or len(row.cells) < 2:
+        return {}
+    sign = -1 if row.figure in LOWER_IS_BETTER else 1
+    best = max(sign * cell.mean for cell in row.cells.values())
+    if all(sign * cell.mean == best for cell in row.cells.values()):
+        return {}
+    return {
+        name: "best" if sign * cell.mean == best else "near" if max(sign * cell.low, sign * cell.high) >= best else ""
+        for name, cell in row.cells.items()
+    }
+
+
+def _cells(row: Row, names: Sequence[str]) -> str:
+    top = 1.0 if row.unit == "share" else max(cell.high for cell in row.cells.values()) or 1.0
+    marks, out = _marks(row), []
+    for name in names:
+        cell = row.cells.get(name)
+        if cell is None:
+            out.append('<td class="none">–</td>')
+            continue
+        at = [min(100.0, max(0.0, 100 * value / top)) for value in (cell.low, cell.mean, cell.high)]
+        range_ = "" if cell.low == cell.high else f"{shown(cell.low, row.unit)}–{shown(cell.high, row.unit)}"
+        count = f"{cell.n:,} problems" if cell.n else ""
+        out.append(
+            f'<td class="{marks.get(name, "")}" title="{html_text(" · ".join(filter(None, (name, range_, count))))}">'
+            f"<b>{shown(cell.mean, row.unit)}</b><small>{range_}</small>"
+            f'<i style="--l:{at[0]:.1f}%;--m:{at[1]:.1f}%;--h:{at[2]:.1f}%"></i></td>'
+        )
+    return "".join(out)
+
+
+def _label(row: Row, text: str, what: str = "") -> str:
+    paper = f' <small title="the paper’s counterpart">↔ {html_text(row.paper)}</small>' if row.paper else ""
+    below = f'<small class="what">{html_text(what)}</small>' if what else ""
+    return f"<th scope=row>{html_text(text)}{paper}{below}</th>"
+
+
+def table(stages: Stages) -> str:
+    """The by-stage table and the paper's beneath it, as HTML; empty without rows."""
+    rows, names = rows_of(stages), [part.name for part in stages.parts]
+    paper = {str(key): mapping(values) for key, values in stages.paper.items() if mapping(values)}
+    if not rows and not paper:
+        return ""
+    bodies = []
+    for figure, members in blocks_of(rows):
+        title, unit = TITLES.get(figure, figure.replace("_", " ")), members[0].unit
+        unit = f" <small>{html_text(unit)}</small>" if unit and unit != "share" else ""
+        mean = mean_row(members)
+        if mean is None and len(members) == 1:
+            group = "" if members[0].group in ("", "all") else members[0].group
+            what = ", ".join(filter(None, (group, "by the generator’s truth" if figure in KNOWN else "")))
+            bodies.append(
+                f"<tbody class=one><tr>{_label(members[0], title, what)}{_cells(members[0], names)}</tr></tbody>"
+            )
+            continue
+        folded = "" if figure in ALWAYS_BY_KIND else " data-fold"
+        head = _cells(mean, names) if mean else f'<td colspan="{len(names)}"></td>'
+        what = f"mean of {len(members)} kinds" if mean else f"{len(members)} kinds"
+        kinds = "".join(f"<tr>{_label(row, row.group)}{_cells(row, names)}</tr>" for row in members)
+        bodies.append(
+            f'<tbody class=head><tr><th scope=row>{html_text(title)}{unit} <small class="what">{what}</small></th>{head}</tr></tbody>'
+            f"<tbody class=kinds{folded}>{kinds}</tbody>"
+        )
+    if paper:
+        bodies.append(_paper(paper, names))
+    head = "".join(f"<th scope=col>{html_text(name)}</th>" for name in names)
+    counted = [cell.n for row in rows for cell in row.cells.values() if cell.n]
+    problems = (
+        ""
+        if not counted
+        else f"{min(counted):,} problems a cell"
+        if min(counted) == max(counted)
+        else (f"{min(counted):,} to {max(counted):,} problems a cell")
+    )
+    note = "; ".join(filter(None, (problems, "small figures: 95 % intervals")))
+    caption = f"Held out: {note}. Shaded: the best of a row, and fainter what its interval does not tell from the best."
+    return (
+        f'<p class="rule-text">{caption}</p>'
+        f'<div class="scroll"><table class="stages"><thead><tr><th scope=col></th>{head}</tr></thead>{"".join(bodies)}</table></div>'
+    )
+
+
+def _paper(paper: Mapping[str, Mapping], names: Sequence[str]) -> str:
+    rows = [
+        f'<tr class="title"><th scope=rowgroup colspan="{len(names) + 1}">The paper, by stage '
+        "<small>Table 3; DeepSeek-V3-Base, 671B: other benchmarks and another size, for the shape of the story</small></th></tr>"
+    ]
+    for benchmark, values in paper.items():
+        known = {name: v for name in names if (v := finite(values.get(name))) is not None}
+        best = max(known.values(), default=None)
+        cells = "".join(
+            f'<td class="{"best" if known[name] == best else ""}"><b>{known[name]:.1f}</b></td>'
+            if name in known
+            else '<td class="none">–</td>'
+            for name in names
+        )
+        rows.append(f"<tr><th scope=row>{html_text(benchmark)}</th>{cells}</tr>")
+    return f'<tbody class="paper">{"".join(rows)}</tbody>'
+
+
+def headline(stages: Stages) -> str:
+    """From the base to R1, or to the last stage before it that is measured: one tile a figure, with its way there."""
+    line = [part.name for part in stages.parts if not part.folder.startswith("distill")]
+    tiles = []
+    for figure, members in blocks_of(rows_of(stages)):
+        row = mean_row(members) or members[0]
+        measured = [name for name in line if name in row.cells]
+        if len(measured) < 2:
+            continue
+        first, last = row.cells[measured[0]], row.cells[measured[-1]]
+        kinds = f"{len(members)} kinds of problem" if len(members) > 1 else ""
+        change = (
+            f"{last.mean - first.mean:+.3f}".replace("-", "−")
+            if row.unit == "share"
+            else (f"× {last.mean / first.mean:.2f}" if first.mean > 0 else "")
+        )
+        under = ", ".join(filter(None, (row.unit if row.unit != "share" else "", change, kinds if not tiles else "")))
+        tiles.append(
+            f'<div class="tile{"" if tiles else " first"}"><dt>{html_text(TITLES.get(figure, figure).removesuffix(", pass@1"))}'
+            f"{f', {html_text(measured[0])} to {html_text(measured[-1])}' if not tiles else ''}</dt><dd>"
+            f'<span class="from">{number(first.mean)}</span><span class="arrow" aria-label="to">→</span>'
+            f'<span class="to">{number(last.mean)}</span>{_way([row.cells[name].mean for name in measured])}'
+            f'<span class="change">{html_text(under)}</span></dd></div>'
+        )
+    return f'<dl class="tiles">{"".join(tiles)}</dl>' if tiles else ""
+
+
+def _way(values: Sequence[float]) -> str:
+    """The values as a line of a word's size."""
+    low, high = min(values), max(values)
+    points = [
+        (2 + 60 * i / (len(values) - 1), 18 - 14 * ((v - low) / (high - low) if high > low else 0.5))
+        for i, v in enumerate(values)
+    ]
+    line = "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
+    x, y = points[-1]
+    return f'<svg class="way" viewBox="0 0 66 22" aria-hidden="true"><path d="M{line}"/><circle cx="{x:.1f}" cy="{y:.1f}" r="2.4"/></svg>'
