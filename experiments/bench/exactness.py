@@ -76,7 +76,7 @@ def measure(options: Options) -> dict[str, Any]:
     done = [(i // size["group"], first.tokens[i, :n]) for i, n in enumerate(first.lengths)]
     rows, places = pack(prompts, done, size["prompt"] + size["most"])
     logp, _ = score(batches.learner(cfg, "none"), params, jax.tree.map(jax.numpy.asarray, rows))
-    trained = np.concatenate(gather(np.asarray(logp), places, first.lengths))
+    trained = np.concatenate(gather(np.asarray(logp), places, first.lengths.tolist()))
     gap = np.abs(trained - np.concatenate([first.logp[i, :n] for i, n in enumerate(first.lengths)]))
     chi = chi_square(size["draws"], size["vocab"])
     return line(
