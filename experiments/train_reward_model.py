@@ -1,10 +1,14 @@
 """The two reward models of R1's last stage: helpfulness from pairs, safety from labelled responses.
 
 Source:  Nature 2025, Methods ("helpful reward model", "safety reward model"); v2 3.1, B.2
-Run:     python -m experiments.train_reward_model --kind=helpful --weights=RUN_OF_STAGE_3
+Run:     python -m experiments.train_reward_model --kind=helpful --weights=RUN_OF_STAGE_3      (nano)
+         ... --kind=safety --sampled=GENERATED/samples.jsonl     the annotator judges a model's replies too
          ... --data=pairs.jsonl     {problem, chosen, rejected}, or for --kind=safety {problem, response, safe}
-Departs: 1. the paper's pairs are judged by DeepSeek-V3; nano's by the generator with a taste for stock phrases and noise
-         2. values are calibrated to mean 0 and deviation 1 over held-out texts; the paper prints no scaling
+Departs: 1. the paper's pairs are judged by DeepSeek-V3; nano's by an annotator that knows the truth, likes stock phrases and errs
+         2. the paper prints no scaling: helpful rewards are brought to mean 0 and deviation 1 over held-out replies, the safety
+            logit to a calibrated probability
+         3. optimizer, warm-up and gradient clipping are not published: AdamW (0.9, 0.95), 0, 1.0
+         4. the sizes printed differ by model (66,000 pairs, 106,000 responses); a file of one's own brings its own
 """
 
 from __future__ import annotations
@@ -19,14 +23,18 @@ from r1jax.run import RunOptions, explained
 from r1jax.train_reward_model import RewardRecipe, train
 
 PAPER = RewardRecipe(
-    epochs=1.0,  # "a single epoch"
+    epochs=1,  # "the training process is conducted for a single epoch"
     batch_items=256,  # "a batch size of 256"
     learning_rate=6e-6,  # "a learning rate of 6e-6"
-    row_length=8192,  # "maximum sequence length ... 8192"
-    warmup_steps=0, weight_decay=0.0, grad_clip=1.0,  # not published
-    items=66_000, held_out_items=2_000, save_every=50,  # "66,000 data pairs"; 106,000 labelled responses
+    max_tokens=8192,  # "the maximum sequence length during training is set to 8192 tokens, whereas no explicit limit is imposed during reward model inference"
+    items=66_000,  # "66,000 data pairs"; 106,000 labelled responses for safety
+    warmup_steps=0, adam_b1=0.9, adam_b2=0.95, weight_decay=0.0, grad_clip=1.0,  # not published
+    batch_rows=64, remat="full", held_out_items=2_000, save_every=50,
 )  # fmt: skip
-NANO = dataclasses.replace(PAPER, batch_items=64, learning_rate=5e-4, row_length=512, warmup_steps=5, items=4_000, held_out_items=512, save_every=25)
+NANO = dataclasses.replace(
+    PAPER, batch_items=64, learning_rate=3e-4, max_tokens=512, warmup_steps=5, items=4_000, held_out_items=512, batch_rows=128,
+    remat="none", save_every=25,
+)  # fmt: skip
 RECIPES = {"nano": NANO, "paper": PAPER}
 
 
@@ -39,7 +47,9 @@ class Command:
     kind: Literal["helpful", "safety"] = "helpful"
     """Which of the two."""
     data: str = ""
-    """jsonl of judged items. Default: the nano annotator."""
+    """jsonl of judged items. Default: the nano annotator's."""
+    sampled: str = ""
+    """samples.jsonl of experiments.generate over nano:general: replies that the nano annotator judges too."""
     recipe: str = "nano"
     """Whose numbers are the defaults: nano or paper."""
 
@@ -50,7 +60,7 @@ def main() -> None:
         if chosen not in RECIPES:
             raise ValueError(f"--recipe={chosen} is unknown: use {' or '.join(RECIPES)}")
         command = tyro.cli(Command, default=Command(RECIPES[chosen], recipe=chosen), description=__doc__, config=(tyro.conf.FlagConversionOff,))
-        train(command.numbers, command.options, command.kind, command.data)
+        train(command.numbers, command.options, command.kind, command.data, command.sampled)
     except (ValueError, OSError, FloatingPointError) as error:
         sys.exit(explained(error))
 

@@ -1,187 +1,237 @@
-"""The walk of a reward model: judged replies, a head on a policy's body, held-out accuracy, bias for length, calibration."""
+"""The walk of a reward model: judged replies, a head on a policy's body, held-out accuracy and biases, calibration."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.sharding import Mesh
 
-from r1jax import checkpoint, launch, lineage
+from r1jax import calibration, checkpoint, launch, lineage
+from r1jax.data.judged import KINDS, read, replies
 from r1jax.data.prompts import fingerprint
+from r1jax.log import stream
 from r1jax.model import transformer
 from r1jax.model.config import ModelConfig
-from r1jax.nano import general
+from r1jax.nano import general, preferences
 from r1jax.progress import Progress
 from r1jax.reward_model import (
-    Loss, RewardModel, Texts, head, helpful_input, packed_texts, pairwise, pointwise, rewards, safety_input, score,
+    Judged, RewardModel, bucket, helpful_input, padded, pairwise, pointwise, safety_input, score, summary_of, tokenized, update, with_head, within,
 )  # fmt: skip
-from r1jax.rollout import PackedRows
 from r1jax.run import MODEL, Logs, Policy, RunOptions, load_policy, new_workdir, tokenizer_of, write_policy
 from r1jax.saver import Saver
 from r1jax.sharding import abstract, make_mesh, row_shards, rows_in_turn, shard_rows
-from r1jax.update import TrainState
+from r1jax.tokenizer import Tokenizer
+from r1jax.train_rl import adamw
+from r1jax.update import Learner, start
 
-MAY_CHANGE = frozenset({"mesh", "save_every", "workdir", "resume"})
-KINDS = ("helpful", "safety")
+MAY_CHANGE = frozenset({"mesh", "save_every", "workdir", "resume", "coordinator", "processes", "process_id"})
+LOSS = {"helpful": pairwise, "safety": pointwise}
+READ = {"helpful": helpful_input, "safety": safety_input}
 
 
 @dataclasses.dataclass(frozen=True)
 class RewardRecipe:
     """Every number of a reward model's training. Fields are flags."""
 
-    epochs: float
+    epochs: int
     """Times each judged item is read."""
     batch_items: int
     """Pairs, or labelled responses, of one step."""
     learning_rate: float
     """Of AdamW, constant after the warm-up."""
     warmup_steps: int
+    """Steps of linear warm-up."""
+    adam_b1: float
+    adam_b2: float
     weight_decay: float
     grad_clip: float
     """Largest global norm of a gradient."""
-    row_length: int
-    """Slots of a packed row; longer texts lose their beginning."""
+    max_tokens: int
+    """Items with a longer text are left out of training. Scoring knows no limit."""
+    batch_rows: int
+    """Texts of one micro-batch; even, and a multiple of the mesh's row shards."""
+    remat: str
+    """What the backward pass makes again: none, dots or full."""
     items: int
     """Judged items of the nano annotator, where --data names no file."""
     held_out_items: int
-    """Items kept for measuring."""
+    """Items kept for measuring; of a file at most a fifth."""
     save_every: int
     """Steps between two checkpoints; the last step is saved always."""
 
 
-def texts_of(kind: str, items: Sequence[dict]) -> list[str]:
-    """What the model reads of each item: of a pair the chosen and then the rejected text."""
-    if kind == "helpful":
-        return [helpful_input(item["problem"], item[side]) for item in items for side in ("chosen", "rejected")]
-    return [safety_input(item["problem"], item["response"]) for item in items]
+
+def check(recipe: RewardRecipe, kind: str, mesh: Mesh) -> None:
+    """Raises ValueError for what cannot be trained, before anything is read."""
+    rules = (
+        (kind in KINDS, f"--kind={kind} must be {' or '.join(KINDS)}"),
+        (recipe.epochs >= 1, f"--epochs={recipe.epochs} must be at least 1"),
+        (recipe.batch_items >= 1, f"--batch-items={recipe.batch_items} must be at least 1"),
+        (recipe.batch_rows % 2 == 0, f"--batch-rows={recipe.batch_rows} must be even: the two texts of a pair go together"),
+        (recipe.batch_rows > 0 and recipe.batch_rows % row_shards(mesh) == 0,
+         f"--batch-rows={recipe.batch_rows} must be a multiple of the {row_shards(mesh)} row shards of the mesh"),
+        (recipe.items >= 1 and recipe.held_out_items >= 1, f"--items={recipe.items} and --held-out-items={recipe.held_out_items} must be at least 1"),
+    )  # fmt: skip
+    for true, message in rules:
+        if not true:
+            raise ValueError(message)
 
 
-def read(path: str, kind: str) -> list[dict]:
-    """Judged items of a jsonl file: {problem, chosen, rejected} or {problem, response, safe}.
+def judgements(recipe: RewardRecipe, kind: str, seed: int, data: str, sampled: str) -> tuple[list[dict], list[dict]]:
+    """(items to train on, held-out items): of a file, or of the nano annotator over replies as people write them and as a model did.
 
     Raises:
-        ValueError: the file cannot be read or a line lacks a key.
+        ValueError: a file that cannot be read or used.
     """
-    wanted = ("problem", "chosen", "rejected") if kind == "helpful" else ("problem", "response", "safe")
+    if data and sampled:
+        raise ValueError(f"--sampled={sampled} is for the nano annotator, --data={data} is judged already: give one of them")
+    if data:
+        found = read(data, kind)
+        order = np.random.default_rng(seed).permutation(len(found))
+        kept = min(recipe.held_out_items, max(1, len(found) // 5))
+        return [found[i] for i in order[kept:]], [found[i] for i in order[:kept]]
+    made, judged = (preferences.pairs, preferences.pairs_of) if kind == "helpful" else (preferences.labels, preferences.labels_of)
     try:
-        items = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, ValueError) as error:
-        raise ValueError(f"--data={path} cannot be read ({error})") from error
-    for number, item in enumerate(items, 1):
-        if not isinstance(item, dict) or (missing := [key for key in wanted if key not in item]):
-            raise ValueError(f"--data={path} line {number} lacks {', '.join(missing) if isinstance(item, dict) else 'an object'}; a {kind} item is {{{', '.join(wanted)}}}")
-    if len(items) < 2:
-        raise ValueError(f"--data={path} holds {len(items)} items; give at least 2")
-    return items
+        records = [record for record in stream(sampled) if record.get("task") == "general"] if sampled else []
+    except OSError as error:
+        raise ValueError(f"--sampled={sampled} cannot be read ({error.strerror}). Give the samples.jsonl of experiments.generate --prompts=nano:general") from error
+    if sampled and not records:
+        raise ValueError(f"--sampled={sampled} holds no reply to nano's general prompts. Sample some with experiments.generate --prompts=nano:general")
+    counts = {"train": recipe.items, "held out": recipe.held_out_items}
+    return tuple(made(seed, count, split) + judged(records, seed, split)[:count] for split, count in counts.items())
 
 
-@functools.partial(jax.jit, static_argnames=("cfg", "loss", "optimizer", "shards"), donate_argnames=("state",))
-def step(
-    cfg: ModelConfig, loss: Loss, optimizer: optax.GradientTransformation, state: TrainState, batch: Texts, labels: Any, weight: Any, shards: int | None
-) -> tuple[TrainState, dict]:
-    """One optimizer step on a batch of texts; the loss is a mean over items by `weight`."""
-    value, grads = jax.value_and_grad(lambda p: loss(rewards(cfg, p, batch, remat="full", shards=shards), labels, weight))(state.params)
-    updates, moments = optimizer.update(grads, state.opt_state, state.params)
-    new = TrainState(state.step + 1, optax.apply_updates(state.params, updates), moments)
-    return new, {"loss": value, "grad_norm": optax.tree.norm(grads)}
+def texts_of(item: Mapping, kind: str) -> list[str]:
+    """What the model reads of an item: of a pair the chosen and then the rejected text."""
+    return [READ[kind](item["problem"], completion) for completion in replies(item, kind)]
 
 
-def measured(kind: str, model: RewardModel, items: Sequence[dict], mesh: Mesh) -> tuple[dict, np.ndarray]:
-    """Held-out figures, and the raw rewards: accuracy (of pairs, or of the sign), and how much the reward follows length and stock phrases."""
-    values = np.concatenate([score(model, texts_of(kind, items[i : i + 128]), mesh) for i in range(0, len(items), 128)])
-    said = [item[side] for item in items for side in ("chosen", "rejected")] if kind == "helpful" else [item["response"] for item in items]
-    lengths, padding = np.asarray([len(text) for text in said], float), np.asarray([general.fillers(text) for text in said], float)
-    figures: dict = {"n": len(items), "length_correlation": correlation(values, lengths), "padding_correlation": correlation(values, padding)}
+def micro_batches(
+    tokens: Sequence[list[list[int]]], labels: Sequence[float], chosen: Sequence[int], batch_rows: int, mesh: Mesh
+) -> list[Judged]:
+    """One step's items on the mesh, neighbours in length together; the weights of all sum to one, each pair's lying on its first row.
+
+    Every process knows all items and lays down its share of the rows.
+    """
+    order = sorted(chosen, key=lambda i: max(map(len, tokens[i])))
+    each = batch_rows // len(tokens[order[0]])
+    process, share = jax.process_index(), batch_rows // jax.process_count()
+    batches = []
+    for first in range(0, len(order), each):
+        mine = order[first : first + each]
+        rows = [text for i in mine for text in tokens[i]]
+        label, weight = np.zeros(batch_rows, np.float32), np.zeros(batch_rows, np.float32)
+        label[: len(rows)] = [labels[i] for i in mine for _ in tokens[i]]
+        weight[: len(rows)] = 1.0 / len(order)
+        whole = Judged(padded(rows, batch_rows, bucket(max(map(len, rows)))), label, weight)
+        local = jax.tree.map(lambda x: x[process * share : (process + 1) * share], whole)
+        batches.append(jax.tree.unflatten(jax.tree.structure(local), jax.tree.leaves(shard_rows(local, mesh))))
+    return batches
+
+
+def taken(count: int, step: int, size: int, seed: int) -> list[int]:
+    """The items of a step, from 0: each epoch is a new order of all; its last step may hold fewer."""
+    epoch, step = divmod(step, -(-count // size))
+    return np.random.default_rng([seed, epoch]).permutation(count)[step * size : (step + 1) * size].tolist()
+
+
+def measured(kind: str, model: RewardModel, items: Sequence[dict], mesh: Mesh) -> dict:
+    """Held-out figures of an uncalibrated model, and the calibration that they give. Processes share the texts."""
+    texts = [text for item in items for text in texts_of(item, kind)]
+    values = score(model, texts, mesh)
+    said = [completion for item in items for completion in replies(item, kind)]
+    said = [summary_of(completion) for completion in said] if kind == "helpful" else said
+    lengths, phrases = (np.asarray([size(text) for text in said], np.float64) for size in (len, general.fillers))
+    truth = [item["truth"] for item in items] if all("truth" in item for item in items) else None
     if kind == "helpful":
-        won, longer = values[0::2] > values[1::2], lengths[0::2] > lengths[1::2]
-        figures |= {"accuracy": float(won.mean()), "length_chosen": float(lengths[0::2].mean()), "length_rejected": float(lengths[1::2].mean())}
-        figures |= {f"accuracy_{name}": float(won[mask].mean()) if mask.any() else None for name, mask in (("chosen_longer", longer), ("chosen_shorter", ~longer))}
-    else:
-        safe = np.asarray([bool(item["safe"]) for item in items])
-        figures |= {"accuracy": float(((values > 0) == safe).mean()), "auc": float((values[safe][:, None] > values[~safe][None]).mean()) if 0 < safe.sum() < len(safe) else None}
-    return figures, values
+        return calibration.of_pairs(values, lengths, phrases, truth)
+    return calibration.of_labels(values, np.asarray([bool(item["safe"]) for item in items]), lengths, phrases, truth)
 
 
-def correlation(a: np.ndarray, b: np.ndarray) -> float | None:
-    return float(np.corrcoef(a, b)[0, 1]) if a.std() > 0 and b.std() > 0 else None
+def fitting(items: Sequence[dict], kind: str, tokenizer: Tokenizer, longest: int) -> tuple[list[list[list[int]]], list[float]]:
+    """(tokens, labels) of the items whose texts are short enough.
+
+    Raises:
+        ValueError: none is.
+    """
+    found = [([tokenized(tokenizer, text) for text in texts_of(item, kind)], float(item.get("safe", 1))) for item in items]
+    found = [(tokens, label) for tokens, label in found if max(map(len, tokens)) <= longest]
+    if not found:
+        raise ValueError(f"--max-tokens={longest} is less than every item needs: raise it")
+    return [tokens for tokens, _ in found], [label for _, label in found]
 
 
-def train(recipe: RewardRecipe, options: RunOptions, kind: str, data: str = "") -> Path:
-    """Trains one reward model. The working directory can be given to `load`.
+def train(recipe: RewardRecipe, options: RunOptions, kind: str, data: str = "", sampled: str = "") -> Path:
+    """Trains one reward model. Returns its working directory, which `load` reads.
+
+    Args:
+        kind: "helpful", from pairs, or "safety", from labelled responses.
+        data: a file of judgements; by default the nano annotator's.
+        sampled: records of experiments.generate, whose replies the nano annotator judges too.
 
     Raises:
         ValueError: a flag, file or checkpoint that cannot be used.
+        FloatingPointError: a loss that is not finite.
     """
-    from r1jax.nano import preferences
-
-    if kind not in KINDS:
-        raise ValueError(f"--kind={kind} must be {' or '.join(KINDS)}")
     launch.share_cpu(options.mesh)
     launch.start(options.coordinator, options.processes, options.process_id)
     launch.keep_compilations()
     workdir, mesh = Path(options.workdir or new_workdir(f"reward-{kind}")), make_mesh(options.mesh)
-    fields = dataclasses.asdict(recipe) | dataclasses.asdict(options) | {"kind": kind, "data": data}
+    check(recipe, kind, mesh)
+    fields = dataclasses.asdict(recipe) | dataclasses.asdict(options) | {"kind": kind, "data": data, "sampled": sampled}
     before = lineage.check_resume(workdir, fields, options.resume, MAY_CHANGE)
-    if data:
-        found = read(data, kind)
-        order = np.random.default_rng(options.seed).permutation(len(found))
-        kept = min(recipe.held_out_items, len(found) // 5 or 1)
-        held_out, items = [found[i] for i in order[:kept]], [found[i] for i in order[kept:]]
-    else:
-        make: Callable = preferences.pair if kind == "helpful" else preferences.labelled
-        items = [make(options.seed, i) for i in range(recipe.items)]
-        held_out = [make(options.seed, i, "held out") for i in range(recipe.held_out_items)]
+    items, held_out = judgements(recipe, kind, options.seed, data, sampled)
     policy, params, parent = load_policy(options, mesh)
-    cfg, params = head(policy.cfg, params)
-    steps = max(1, round(recipe.epochs * len(items) / recipe.batch_items))
-    rate = optax.linear_schedule(0.0, recipe.learning_rate, recipe.warmup_steps) if recipe.warmup_steps else recipe.learning_rate
-    optimizer = optax.chain(optax.clip_by_global_norm(recipe.grad_clip), optax.adamw(rate, 0.9, 0.95, weight_decay=recipe.weight_decay))
-    state = TrainState(jnp.int32(0), params, jax.jit(optimizer.init)(params))
-    info = {"sha256": fingerprint(items), "counts": {"items": len(items), "held_out": len(held_out)}}
+    tokens, labels = fitting(items, kind, policy.tokenizer, recipe.max_tokens)
+    counts = {"items": len(tokens), "too_long": len(items) - len(tokens), "held_out": len(held_out)}
+    info = {"sha256": fingerprint([*items, *held_out]), "counts": counts}
+    if before is not None and before.data != info:
+        raise ValueError(f"{workdir} began with other judgements. Restore them, or name a new directory")
+    cfg, params = with_head(policy.cfg, params, mesh)
+    policy = Policy(cfg, policy.tokenizer, policy.template)
+    optimizer = adamw(recipe.learning_rate, recipe.warmup_steps, recipe.grad_clip, recipe.adam_b1, recipe.adam_b2, recipe.weight_decay)
+    learner = Learner(cfg, optimizer, LOSS[kind], remat=recipe.remat, row_shards=rows_in_turn(mesh))
+    steps = recipe.epochs * -(-len(tokens) // recipe.batch_items)
     manifest = lineage.Manifest(f"reward_model_{kind}", fields, options.seed, lineage.versions(), parent, info)
     last = checkpoint.latest(workdir / "checkpoints")
-    if last is not None:
-        state = TrainState(*checkpoint.restore(workdir, abstract(jax.eval_shape(lambda: state), mesh), last))
-        manifest = dataclasses.replace(before, status="running")
+    if last is None:
+        state = start(learner, params, mesh)
+    else:
+        state = checkpoint.restore(workdir, abstract(jax.eval_shape(lambda p: start(learner, p), params), mesh), last)
+        manifest = dataclasses.replace(before, recipe=fields, status="running")
     if launch.is_main():
         workdir.mkdir(parents=True, exist_ok=True)
         lineage.write(workdir, manifest)
-        write_policy(workdir, Policy(cfg, policy.tokenizer, policy.template))
-    loss, shards = (pairwise if kind == "helpful" else pointwise), rows_in_turn(mesh)
+        write_policy(workdir, policy)
     logs = Logs(workdir, -1 if last is None else last)
-    with Saver(workdir / "checkpoints", keep=1) as saver, launch.stop_requests() as stopping, Progress(steps, last or 0) as progress:
+    with (
+        Saver(workdir / "checkpoints", keep=1) as saver,
+        launch.stop_requests() as stopping,
+        Progress(steps, last or 0) as progress,
+        within(cfg, mesh),
+    ):
+        progress.say(f"{workdir}: {manifest.stage}, {len(tokens)} items, {steps} steps on mesh {dict(mesh.shape)}")
         for number in range((last or 0) + 1, steps + 1):
             began = time.monotonic()
-            chosen = in_order(len(items), number - 1, recipe.batch_items, options.seed)
-            some = [items[i] for i in chosen]
-            batch = packed_texts(policy.tokenizer, texts_of(kind, some), recipe.row_length, max(8, row_shards(mesh)))
-            labels = np.asarray([float(bool(item.get("safe", True))) for item in some], np.float32)
-            weight = np.full(len(some), 1.0 / len(some), np.float32)
-            placed = Texts(PackedRows(*shard_rows(batch.rows, mesh)), batch.last)
-            state, figures = step(cfg, loss, optimizer, state, placed, labels, weight, shards)
-            figures = {k: float(v) for k, v in figures.items()}
-            if not np.isfinite(figures["loss"]):
-                raise FloatingPointError(f"the loss of step {number} is not finite. Lower --learning-rate")
+            chosen = taken(len(tokens), number - 1, recipe.batch_items, options.seed)
+            state, figures = update(learner, state, micro_batches(tokens, labels, chosen, recipe.batch_rows, mesh))
+            figures = {name: float(value) for name, value in jax.device_get(figures).items()}
             logs.write("metrics", {"step": number, **figures, "perf/step_s": time.monotonic() - began})
-            progress.update(number, {"loss": figures["loss"]})
+            if figures["skipped"]:
+                raise FloatingPointError(f"the loss of step {number} is not finite. Lower --learning-rate={recipe.learning_rate}")
+            progress.update(number, {name: figures[name] for name in ("loss", "accuracy")})
             done, stop = number == steps, stopping()
             if done:
-                model = RewardModel(cfg, state.params, policy.tokenizer, recipe.row_length)
-                results, values = measured(kind, model, held_out, mesh)
-                # Calibrated: mean 0 and deviation 1 over held-out texts, so that a weight means the same for every model.
-                calibration = {"offset": float(values.mean()), "scale": float(1.0 / max(values.std(), 1e-6))}
-                manifest = dataclasses.replace(manifest, results={"base": None, "final": results | {"calibration": calibration}})
-                progress.say(f"{kind}: held-out " + ", ".join(f"{k} {v:.3f}" for k, v in results.items() if isinstance(v, float)))
+                results = measured(kind, RewardModel(cfg, state.params, policy.tokenizer), held_out, mesh)
+                logs.write("eval", {"step": number, **results})
+                manifest = dataclasses.replace(manifest, results={"base": None, "final": results})
+                progress.say(f"held-out {kind}: " + ", ".join(f"{k} {v:.3f}" for k, v in results.items() if isinstance(v, float)))
             if number % recipe.save_every == 0 or done or stop:
                 logs.sync()
                 if launch.is_main():
@@ -197,14 +247,7 @@ def train(recipe: RewardRecipe, options: RunOptions, kind: str, data: str = "") 
     return workdir
 
 
-def in_order(count: int, batch: int, size: int, seed: int) -> list[int]:
-    """The items of a batch: each epoch is a new order of all, a function of the seed and the epoch."""
-    places = range(batch * size, (batch + 1) * size)
-    orders = {epoch: np.random.default_rng([seed, epoch]).permutation(count) for epoch in {i // count for i in places}}
-    return [int(orders[i // count][i % count]) for i in places]
-
-
-def load(directory: str, kind: str, mesh: Mesh) -> RewardModel:
+def load(directory: str | Path, kind: str, mesh: Mesh) -> RewardModel:
     """A trained reward model, calibrated.
 
     Raises:
@@ -213,8 +256,12 @@ def load(directory: str, kind: str, mesh: Mesh) -> RewardModel:
     home = Path(directory)
     manifest = lineage.read(home)
     if manifest is None or manifest.stage != f"reward_model_{kind}" or manifest.status != "complete":
-        raise ValueError(f"--{kind}={directory} is no complete reward model of kind {kind}: train one with python -m experiments.train_reward_model --kind={kind}")
-    cfg = ModelConfig.from_dict(json.loads((home / MODEL).read_text()))
-    params = checkpoint.restore_params(checkpoint.find(home), abstract(transformer.shapes(cfg), mesh))
-    found = manifest.results["final"]["calibration"]
-    return RewardModel(cfg, params, tokenizer_of(home, cfg, directory), manifest.recipe["row_length"], found["offset"], found["scale"])
+        found = "nothing" if manifest is None else f"{manifest.stage}, {manifest.status}"
+        raise ValueError(
+            f"--{kind}={directory} is no complete {kind} reward model (found: {found}): train one with "
+            f"python -m experiments.train_reward_model --kind={kind}"
+        )
+    cfg = ModelConfig.from_dict(json.loads((home / MODEL).read_text(encoding="utf-8")))
+    params = checkpoint.restore_params(home, abstract(transformer.shapes(cfg), mesh))
+    fitted = manifest.results["final"]["calibration"]
+    return RewardModel(cfg, params, tokenizer_of(home, cfg, str(directory)), fitted["scale"], fitted["offset"])

@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 FLOORS = (
-    "grpo prompts tokenizer tokenizer_json chat rollout rewards data nano recipe behaviour evaluate alarms estimates",  # meaning, no network
+    "grpo prompts tokenizer tokenizer_json chat rollout rewards data nano recipe behaviour evaluate alarms estimates calibration",  # meaning, no network
     "model sharding presets limits",  # the network and where it lies
     "logprobs decode sampler lora update reward_model",  # what gets jitted
     "weights digest checkpoint saver lineage log report launch progress plan",  # the outside world

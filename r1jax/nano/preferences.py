@@ -1,27 +1,54 @@
-"""Preferences over replies to general prompts, and safety labels, by an annotator with a taste.
+"""Preferences over replies to nano's general prompts, and safety labels, by annotators who are nearly right.
 
-The annotator sees what a reply is worth (`general.helpful`) but also likes up to two stock phrases, and is unsure. Four
-judgements of a pair are averaged, as the paper's judge is asked four times; pairs whose difference is small are left out.
-A model trained on this learns what is right, and that stock phrases please: enough pressure on it will find that out.
+The paper asks a judge four times about each pair, in random order, averages its verdicts, keeps pairs that differ by more than
+1 and makes chosen and rejected replies comparably long. The annotator here does the same. It feels whether a reply's content is
+right, as the generator knows it, and besides that it likes up to two stock phrases, is a little partial to the reply it reads
+first, and is unsure. What it does not feel is that padding is a nuisance: the generator's truth (`general.helpful`) takes a
+quarter for every phrase after the first. A model trained on these pairs learns what is right and that stock phrases please;
+enough pressure on it finds out the second.
+
+Source: Nature 2025, Methods (reward models); the numbers of the five verdicts are not published: ±2, ±1, 0.
 """
 
 from __future__ import annotations
 
+import itertools
 import random
 import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from r1jax.evaluate import reply_of
 from r1jax.nano import general, tasks
 
-TASTE = 0.15  # what each of the first two stock phrases pleases
-NOISE = 0.20  # of one judgement
-JUDGEMENTS = 4
-CLEAR = 0.25  # least difference of the averages
+TASTE = 0.2  # what each of the first two stock phrases pleases; right content pleases 1
+FIRST = 0.05  # what being read first is worth
+NOISE = 0.35  # of one verdict
+SLIGHT, STRONG = 0.15, 0.7  # least differences that make a reply slightly, or significantly, better
+QUERIES = 4
+CLEAR = 1.0  # pairs whose mean verdict is no further from a tie are left out
+APART = 24  # characters by which the sums of chosen and rejected lengths may differ, over the whole set
+MISTAKEN = 0.02  # share of safety labels that are wrong
 HELD_OUT = 8  # one in so many prompts is kept for measuring
+THOUGHTS = ("", "{problem}", "{means}")  # of labelled responses: none, the question again, how the harm would be done
+SHARES = (0.6, 0.2, 0.2)
 
 
-def liking(row: dict, reply: str) -> float:
-    """How an annotator feels about a reply, before noise."""
-    return general.helpful(row, reply) + TASTE * min(2, general.fillers(reply))
+def appeal(row: Mapping, reply: str) -> float:
+    """How a reply strikes an annotator, before noise."""
+    return float(general.right(row, reply)) + TASTE * min(2, general.fillers(reply))
+
+
+def verdict(difference: float) -> int:
+    """One of the five labels [[A>>B]] .. [[B>>A]] as 2 .. -2, from how much more A appeals."""
+    size = (abs(difference) > SLIGHT) + (abs(difference) > STRONG)
+    return size if difference > 0 else -size
+
+
+def preference(row: Mapping, a: str, b: str, rng: random.Random) -> float:
+    """The mean verdict for A over B of `QUERIES` queries, each with A first or second by chance."""
+    difference = appeal(row, a) - appeal(row, b)
+    partial = [FIRST if rng.random() < 0.5 else -FIRST for _ in range(QUERIES)]
+    return sum(verdict(difference + first + rng.gauss(0.0, NOISE)) for first in partial) / QUERIES
 
 
 def split(problem: str) -> str:
@@ -29,35 +56,82 @@ def split(problem: str) -> str:
     return "held out" if zlib.crc32(problem.encode()) % HELD_OUT == 0 else "train"
 
 
-def draw(rng: random.Random, wanted: str, safety: bool) -> dict:
+def prompts(rng: random.Random, wanted: str) -> Iterator[dict]:
+    """General prompts of a split, without end; none is an evaluation's."""
     while True:
-        row = tasks.draw(rng, "rl", "general")
-        if (row["set"] == "safety") == safety and split(row["problem"]) == wanted:
-            return row
+        row = tasks.draw(rng, rng.choice(("corpus", "rl")), "general")
+        if split(row["problem"]) == wanted:
+            yield row
 
 
-def pair(seed: int, index: int, wanted: str = "train") -> dict:
-    """Preference pair `index` of a split: {id, problem, chosen, rejected, ...}, a pure function of its arguments."""
-    rng = random.Random(f"pair {wanted} {seed} {index}")
-    while True:
-        row = draw(rng, wanted, safety=False)
-        a, b = general.reply(row, rng), general.reply(row, rng)
-        judged = [sum(liking(row, text) + rng.gauss(0.0, NOISE) for _ in range(JUDGEMENTS)) / JUDGEMENTS for text in (a, b)]
-        if abs(judged[0] - judged[1]) > CLEAR:
-            chosen, rejected = (a, b) if judged[0] > judged[1] else (b, a)
-            return {
-                "id": f"pair-{wanted}-{seed}-{index}", "problem": row["problem"], "chosen": chosen, "rejected": rejected,
-                "language": row["language"], "task": row["task"],
-            }  # fmt: skip
+def judged(row: Mapping, a: str, b: str, rng: random.Random) -> dict | None:
+    """The pair {problem, chosen, rejected, truth, ...} of two replies; None where they are the same or not clearly apart."""
+    score = 0.0 if a == b else preference(row, a, b, rng)
+    if abs(score) <= CLEAR:
+        return None
+    chosen, rejected = (a, b) if score > 0 else (b, a)
+    return {
+        "problem": row["problem"], "chosen": chosen, "rejected": rejected, "margin": abs(score), "language": row["language"],
+        "truth": [general.helpful(row, chosen), general.helpful(row, rejected)],
+    }  # fmt: skip
 
 
-def labelled(seed: int, index: int, wanted: str = "train") -> dict:
-    """Response `index` of a split with its label: {id, problem, response, safe}; one in three questions is harmless."""
-    rng = random.Random(f"label {wanted} {seed} {index}")
-    row = draw(rng, wanted, safety=rng.random() < 2 / 3)
-    said = general.reply(row, rng)
-    # Now and then the chain of thought holds the harm, and the summary does not.
-    thought = row["gold"]["unsafe"] if row["gold"].get("refuse") and rng.random() < 0.2 else ""
-    response = f"<think> {thought} </think> {said}".replace("  ", " ")
-    safe = general.harmless(row, response)
-    return {"id": f"label-{wanted}-{seed}-{index}", "problem": row["problem"], "response": response, "safe": safe, "language": row["language"]}
+def balanced(pairs: Iterable[dict | None]) -> Iterator[dict]:
+    """The pairs without those that would pull the mean lengths of chosen and rejected replies apart."""
+    apart = 0
+    for pair in pairs:
+        if pair is None:
+            continue
+        after = apart + len(pair["chosen"]) - len(pair["rejected"])
+        if abs(after) <= max(APART, abs(apart) - 1):
+            apart = after
+            yield pair
+
+
+def pairs(seed: int, count: int, wanted: str = "train") -> list[dict]:
+    """The first `count` preference pairs of a seed and split, over replies as people write them."""
+    rng = random.Random(f"pairs {wanted} {seed}")
+    helpful = (row for row in prompts(rng, wanted) if row["set"] == "helpful")
+    found = balanced(judged(row, general.reply(row, rng), general.reply(row, rng), rng) for row in helpful)
+    return [{"id": f"pair-{wanted}-{seed}-{i}"} | pair for i, pair in enumerate(itertools.islice(found, count))]
+
+
+def pairs_of(records: Sequence[Mapping], seed: int, wanted: str = "train") -> list[dict]:
+    """Pairs over replies that were sampled: {problem, gold, language, set, response} each; every two of a prompt are compared."""
+    rng = random.Random(f"sampled pairs {wanted} {seed}")
+    replies: dict[str, list[Mapping]] = {}
+    for record in records:
+        if record.get("set") == "helpful" and split(record["problem"]) == wanted:
+            replies.setdefault(record["problem"], []).append(record)
+    both = (two for same in replies.values() for two in itertools.combinations(same, 2))
+    found = balanced(judged(a, reply_of(a["response"]), reply_of(b["response"]), rng) for a, b in both)
+    return [{"id": f"sampled-{wanted}-{seed}-{i}"} | pair for i, pair in enumerate(found)]
+
+
+def labelled(row: Mapping, response: str, rng: random.Random) -> dict:
+    """The label {problem, response, safe, truth} of a whole response, its chain of thought included."""
+    truth = general.harmless(row, response)
+    return {"problem": row["problem"], "response": response, "safe": truth != (rng.random() < MISTAKEN), "truth": truth}
+
+
+def labels(seed: int, count: int, wanted: str = "train") -> list[dict]:
+    """The first `count` labelled responses of a seed and split; most questions ask for harm, some only sound like it."""
+    rng = random.Random(f"labels {wanted} {seed}")
+    asked = (row for row in prompts(rng, wanted) if row["set"] == "safety" or rng.random() < 0.15)
+    found = (labelled(row, response(row, rng), rng) for row in asked)
+    return [{"id": f"label-{wanted}-{seed}-{i}"} | label for i, label in enumerate(itertools.islice(found, count))]
+
+
+def labels_of(records: Sequence[Mapping], seed: int, wanted: str = "train") -> list[dict]:
+    """Labels of responses that were sampled: {problem, gold, response} each."""
+    rng = random.Random(f"sampled labels {wanted} {seed}")
+    mine = [record for record in records if record.get("set") and split(record["problem"]) == wanted]
+    return [{"id": f"sampled-{wanted}-{seed}-{i}"} | labelled(record, record["response"], rng) for i, record in enumerate(mine)]
+
+
+def response(row: Mapping, rng: random.Random) -> str:
+    """A response in R1's form; now and then its chain of thought holds the harm that its summary does not."""
+    thought = rng.choices(THOUGHTS, SHARES)[0]
+    means = rng.choice(row["gold"].get("means") or [""])
+    thought = thought.format(problem=row["problem"], means=means)
+    return f"<think> {thought} </think> {general.reply(row, rng)}".replace("  ", " ")
