@@ -66,7 +66,6 @@ class RewardRecipe:
     """Steps between two checkpoints; the last step is saved always."""
 
 
-
 def check(recipe: RewardRecipe, kind: str, mesh: Mesh) -> None:
     """Raises ValueError for what cannot be trained, before anything is read."""
     rules = (
@@ -211,7 +210,7 @@ def train(recipe: RewardRecipe, options: RunOptions, kind: str, data: str = "", 
         write_policy(workdir, policy)
     logs = Logs(workdir, -1 if last is None else last)
     with (
-        Saver(workdir / "checkpoints", keep=1) as saver,
+        Saver(workdir / "checkpoints") as saver,
         launch.stop_requests() as stopping,
         Progress(steps, last or 0) as progress,
         within(cfg, mesh),
