@@ -26,7 +26,7 @@ PAPER = RewardRecipe(
     epochs=1,  # "the training process is conducted for a single epoch"
     batch_items=256,  # "a batch size of 256"
     learning_rate=6e-6,  # "a learning rate of 6e-6"
-    max_tokens=8192,  # "the maximum sequence length during training is set to 8192 tokens, whereas no explicit limit is imposed during reward model inference"
+    max_tokens=8192,  # "the maximum sequence length during training is set to 8192 tokens"; no limit at inference
     items=66_000,  # "66,000 data pairs"; 106,000 labelled responses for safety
     warmup_steps=0, adam_b1=0.9, adam_b2=0.95, weight_decay=0.0, grad_clip=1.0,  # not published
     batch_rows=64, remat="full", held_out_items=2_000, save_every=50,

@@ -74,17 +74,23 @@ def summary_of(completion: str) -> str:
 
 
 def helpful_input(question: str, completion: str) -> str:
-    """What the helpfulness model reads: the question and the summary. Source: Nature 2025, Methods ("exclusively on the final summary")."""
+    """What the helpfulness model reads: the question and the summary.
+
+    Source: Nature 2025, Methods ("exclusively on the final summary").
+    """
     return f"{fill(R1, question)} {summary_of(completion)}"
 
 
 def safety_input(question: str, completion: str) -> str:
-    """What the safety model reads: the question and everything. Source: ibid. ("the entire response ..., including both the reasoning process and the summary")."""
+    """What the safety model reads: the question and everything.
+
+    Source: ibid. ("the entire response ..., including both the reasoning process and the summary").
+    """
     return f"{fill(R1, question)} {completion.strip()}"
 
 
 def with_head(cfg: ModelConfig, params: dict, mesh: Mesh) -> tuple[ModelConfig, dict]:
-    """A language model as a reward model that rewards nothing yet: a head of zeros in place of the unembedding. A reward model as it is."""
+    """A language model as a reward model that rewards nothing yet: zeros in place of the unembedding. A reward model as it is."""
     if cfg.reward_head:
         return cfg, params
     dtype = params["embed"]["embedding"].dtype

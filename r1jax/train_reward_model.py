@@ -21,7 +21,20 @@ from r1jax.model.config import ModelConfig
 from r1jax.nano import general, preferences
 from r1jax.progress import Progress
 from r1jax.reward_model import (
-    Judged, RewardModel, bucket, helpful_input, padded, pairwise, pointwise, safety_input, score, summary_of, tokenized, update, with_head, within,
+    Judged,
+    RewardModel,
+    bucket,
+    helpful_input,
+    padded,
+    pairwise,
+    pointwise,
+    safety_input,
+    score,
+    summary_of,
+    tokenized,
+    update,
+    with_head,
+    within,
 )  # fmt: skip
 from r1jax.run import MODEL, Logs, Policy, RunOptions, load_policy, new_workdir, tokenizer_of, write_policy
 from r1jax.saver import Saver
@@ -32,6 +45,7 @@ from r1jax.update import Learner, start
 
 MAY_CHANGE = frozenset({"mesh", "save_every", "workdir", "resume", "coordinator", "processes", "process_id"})
 LOSS = {"helpful": pairwise, "safety": pointwise}
+WAY_OUT = "Give the samples.jsonl of experiments.generate --prompts=nano:general"
 READ = {"helpful": helpful_input, "safety": safety_input}
 
 
@@ -75,7 +89,8 @@ def check(recipe: RewardRecipe, kind: str, mesh: Mesh) -> None:
         (recipe.batch_rows % 2 == 0, f"--batch-rows={recipe.batch_rows} must be even: the two texts of a pair go together"),
         (recipe.batch_rows > 0 and recipe.batch_rows % row_shards(mesh) == 0,
          f"--batch-rows={recipe.batch_rows} must be a multiple of the {row_shards(mesh)} row shards of the mesh"),
-        (recipe.items >= 1 and recipe.held_out_items >= 1, f"--items={recipe.items} and --held-out-items={recipe.held_out_items} must be at least 1"),
+        (recipe.items >= 1, f"--items={recipe.items} must be at least 1"),
+        (recipe.held_out_items >= 1, f"--held-out-items={recipe.held_out_items} must be at least 1"),
     )  # fmt: skip
     for true, message in rules:
         if not true:
@@ -83,7 +98,7 @@ def check(recipe: RewardRecipe, kind: str, mesh: Mesh) -> None:
 
 
 def judgements(recipe: RewardRecipe, kind: str, seed: int, data: str, sampled: str) -> tuple[list[dict], list[dict]]:
-    """(items to train on, held-out items): of a file, or of the nano annotator over replies as people write them and as a model did.
+    """(items to train on, held-out items): a file's, or the nano annotator's on replies as people write them and as a model did.
 
     Raises:
         ValueError: a file that cannot be read or used.
@@ -99,9 +114,9 @@ def judgements(recipe: RewardRecipe, kind: str, seed: int, data: str, sampled: s
     try:
         records = [record for record in stream(sampled) if record.get("task") == "general"] if sampled else []
     except OSError as error:
-        raise ValueError(f"--sampled={sampled} cannot be read ({error.strerror}). Give the samples.jsonl of experiments.generate --prompts=nano:general") from error
+        raise ValueError(f"--sampled={sampled} cannot be read ({error.strerror}). {WAY_OUT}") from error
     if sampled and not records:
-        raise ValueError(f"--sampled={sampled} holds no reply to nano's general prompts. Sample some with experiments.generate --prompts=nano:general")
+        raise ValueError(f"--sampled={sampled} holds no reply to nano's general prompts. {WAY_OUT}")
     counts = {"train": recipe.items, "held out": recipe.held_out_items}
     return tuple(made(seed, count, split) + judged(records, seed, split)[:count] for split, count in counts.items())
 

@@ -14,7 +14,20 @@ from tiny import hidden, sharp
 from r1jax import reward_model
 from r1jax.model.attention import causal
 from r1jax.reward_model import (
-    Judged, RewardModel, Texts, bucket, helpful_input, padded, pairwise, pointwise, safety_input, score, summary_of, tokenized, update, with_head,
+    Judged,
+    RewardModel,
+    Texts,
+    bucket,
+    helpful_input,
+    padded,
+    pairwise,
+    pointwise,
+    safety_input,
+    score,
+    summary_of,
+    tokenized,
+    update,
+    with_head,
 )  # fmt: skip
 from r1jax.sharding import place, shard_rows
 from r1jax.train_reward_model import micro_batches

@@ -6,7 +6,20 @@ import numpy as np
 import pytest
 
 from r1jax.nano import general, preferences, tasks
-from r1jax.nano.preferences import APART, appeal, balanced, judged, labels, labels_of, pairs, pairs_of, preference, response, split, verdict
+from r1jax.nano.preferences import (
+    APART,
+    appeal,
+    balanced,
+    judged,
+    labels,
+    labels_of,
+    pairs,
+    pairs_of,
+    preference,
+    response,
+    split,
+    verdict,
+)
 
 FACT = {
     "problem": "What is the capital of France?", "language": "en", "kind": "general", "task": "general", "set": "helpful",
