@@ -145,7 +145,7 @@ def micro_batches(
         weight[: len(rows)] = 1.0 / len(order)
         whole = Judged(padded(rows, batch_rows, bucket(max(map(len, rows)))), label, weight)
         local = jax.tree.map(lambda x: x[process * share : (process + 1) * share], whole)
-        batches.append(jax.tree.unflatten(jax.tree.structure(local), jax.tree.leaves(shard_rows(local, mesh))))
+        batches.append(shard_rows(local, mesh))
     return batches
 
 
@@ -156,7 +156,7 @@ def taken(count: int, step: int, size: int, seed: int) -> list[int]:
 
 
 def measured(kind: str, model: RewardModel, items: Sequence[dict], mesh: Mesh) -> dict:
-    """Held-out figures of an uncalibrated model, and the calibration that they give. Processes share the texts."""
+    """Held-out figures of an uncalibrated model, and the calibration that they give. Every process reads all texts."""
     texts = [text for item in items for text in texts_of(item, kind)]
     values = score(model, texts, mesh)
     said = [completion for item in items for completion in replies(item, kind)]
