@@ -109,8 +109,9 @@ def test_sampled_replies_of_one_prompt_are_compared_with_each_other():
     said = [" <think> </think> It is Paris.", " <think> hm </think> It is Rome.", "<answer> Paris. </answer>"]
     records = [FACT | {"problem": asked, "response": text} for text in said]
     found = [pair for seed in range(5) for pair in pairs_of(records, seed)]
-    # either right reply against the wrong one, never right against right; only what the reader sees is compared
-    assert {(pair["chosen"], pair["rejected"]) for pair in found} == {("It is Paris.", "It is Rome."), ("Paris.", "It is Rome.")}
+    # only what the reader sees is compared: either right reply is chosen over the wrong one, which is chosen over none
+    assert {(pair["chosen"], pair["rejected"]) for pair in found} >= {("It is Paris.", "It is Rome."), ("Paris.", "It is Rome.")}
+    assert "It is Rome." not in {pair["chosen"] for pair in found}
     assert pairs_of(records, 0, "held out") == [] == pairs_of([record | {"set": "safety"} for record in records], 0)
 
 
