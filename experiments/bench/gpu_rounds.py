@@ -189,8 +189,8 @@ def agreement(command: Command, lines: list[dict[str, Any]]) -> Plan:
 
     def gaps(attention: str) -> dict[str, Any]:
         params = jax.jit(functools.partial(transformer.init, cfg))(jax.random.key(0))
-        # Logits of two nats: on a flat distribution nothing shows.
-        params["embed"]["embedding"] = params["embed"]["embedding"] * (100 / cfg.width**0.5)
+        # On a flat distribution nothing shows. Tied to its embedding, a token finds itself with a logit of about log V: half the mass.
+        params["embed"]["embedding"] = params["embed"]["embedding"] * (np.log(cfg.vocab_size) / (0.02 * cfg.width))
         mesh = make_mesh("1x1")
         keys = sampler.row_keys(0, 0, np.repeat(np.arange(count), group), np.tile(np.arange(group), count))
         rollout = sampler.sample(
