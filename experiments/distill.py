@@ -1,70 +1,101 @@
-"""Distillation: a student by supervised fine-tuning on stage 3's records.
+"""Distillation: a student by supervised fine-tuning on stage 3's records; and the same student by reinforcement learning.
 
-Source:  DeepSeek-AI 2025, sections 2.4 and 4.1; v2 B.4.3, Table 6
+Source:  DeepSeek-AI 2025, sections 2.4 and 4.1; v2 B.4.3, Tables 6 and 16
 Run:     python -m experiments.distill --records=RUN_OF_STAGE_3_data/rejection.jsonl
-         ... --recipe=qwen-7b --weights=DIR --mesh=8x1
-         python -m experiments.r1_zero --model=nano-small        the same student by RL instead, for the comparison
-Departs: 1. the students' RL on top of distillation is not in the paper either
-         2. logit and on-policy distillation are not here
+         python -m experiments.distill --by=rl                    R1-Zero's recipe on the same student, for the comparison
+         ... --recipe=qwen-7b --weights=DIR --mesh=8x1            the numbers of a student of the paper
+Departs: 1. nano's student is a base of three quarters of the layers and two thirds of the width, trained on the same corpus
+         2. RL on the student is R1-Zero's, with its template, as the paper's Qwen2.5-32B-Zero
+         3. neither logit nor on-policy distillation is here
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
 from experiments.r1_1_cold_start import NANO as COLD_NANO
 from experiments.r1_1_cold_start import PAPER as COLD_PAPER
+from experiments.r1_1_cold_start import command_line
+from experiments.r1_zero import NANO as ZERO_NANO
+from r1jax.recipe import RLRecipe
 from r1jax.run import RunOptions, explained
 from r1jax.train_sft import TuneRecipe
 
-RATES = {  # Table 6: the highest learning rate of each student
+RATES = {  # v2, Table 6: "initial learning rate"
     "qwen-1.5b": 1e-4, "qwen-7b": 8e-5, "qwen-14b": 7e-5, "qwen-32b": 6e-5, "llama-8b": 5e-5, "llama-70b": 2e-5,
 }  # fmt: skip
-PAPER = dataclasses.replace(COLD_PAPER, batch_rows=64)  # "the batch size is 64", context 32,768, 2-3 epochs
-RECIPES = {
-    name: dataclasses.replace(PAPER, learning_rate=rate, final_learning_rate=rate / 10)  # "cosine decay ... to one-tenth"
+PAPER = dataclasses.replace(COLD_PAPER, batch_rows=64)  # "the batch size is 64", "2-3 epochs", context 32,768
+NANO = dataclasses.replace(COLD_NANO, learning_rate=2e-3, final_learning_rate=2e-4, epochs=5.0)
+NANO_RL = dataclasses.replace(ZERO_NANO, steps=40, eval_every=20)  # about the time that sampling the teacher and SFT take
+RECIPES = {"nano": NANO} | {
+    name: dataclasses.replace(PAPER, learning_rate=rate, final_learning_rate=rate / 10)  # "cosine decay ... to one-tenth of its initial value"
     for name, rate in RATES.items()
-} | {"nano": dataclasses.replace(COLD_NANO, learning_rate=2e-3, final_learning_rate=2e-4, epochs=6.0)}  # fmt: skip
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Command:
     """Distillation."""
 
-    numbers: Annotated[TuneRecipe, tyro.conf.arg(name="")]
-    options: Annotated[RunOptions, tyro.conf.arg(name="")] = RunOptions(model="nano-small", template="r1", eval_prompts="nano:reasoning")
-    records: str = ""
-    """jsonl of stage 3: {id, problem, response, keep, ...}."""
+    numbers: Annotated[TuneRecipe, tyro.conf.arg(name="")] = NANO
+    options: Annotated[RunOptions, tyro.conf.arg(name="")] = RunOptions(
+        model="nano-small", template="r1", prompts="nano:reasoning", eval_prompts="nano:reasoning"
+    )
+    records: tuple[str, ...] = ()
+    """jsonl files of records {id, problem, response, keep}, such as stage 3's."""
+    shares: tuple[float, ...] = ()
+    """How many records of each file are drawn, relative to each other; none: as many as it has."""
+    by: Literal["sft", "rl"] = "sft"
+    """The student learns from the records, or by R1-Zero's reinforcement learning without them."""
+    rl: RLRecipe = NANO_RL
+    """The numbers of --by=rl."""
     recipe: str = "nano"
     """Whose numbers are the defaults: nano, or a student of the paper."""
 
 
-def train(recipe: TuneRecipe, options: RunOptions, records: str) -> Path:
-    from r1jax import train_sft
-    from r1jax.rejection import counts
+def train(recipe: TuneRecipe, options: RunOptions, files: Sequence[str], shares: Sequence[float] = ()) -> Path:
+    """The distilled student.
 
-    try:
-        found = [json.loads(line) for line in Path(records).read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError) as error:
-        raise ValueError(f"--records={records} cannot be read ({error}). Give the jsonl that stage 3 wrote") from error
-    return train_sft.train(recipe, options, "distill", [r for r in found if r["keep"]], {"counts": counts(found)})
+    Raises:
+        ValueError: no file of records, one that cannot be read, or as many shares as there are not files.
+    """
+    from r1jax import records, train_sft
+
+    if not files:
+        raise ValueError("--records=FILE is missing: the jsonl of records that stage 3 or experiments.generate wrote")
+    if shares and (len(shares) != len(files) or min(shares) <= 0):
+        raise ValueError(f"--shares={' '.join(map(str, shares))} must be a number above 0 for each of the {len(files)} files of --records")
+    found = [records.read(path) for path in files]
+    parts = [train_sft.Part(records.kept(some), share) for some, share in zip(found, shares or [0.0] * len(found), strict=True)]
+    whole = [record for some in found for record in some]
+    data = {"counts": records.counts(whole), "sources": records.sources(whole), "files": list(map(str, files))}
+    return train_sft.train(recipe, options, "distill", parts, data)
+
+
+def by_rl(recipe: RLRecipe, options: RunOptions) -> Path:
+    """The same student by reinforcement learning from its base."""
+    from r1jax import train_rl
+
+    return train_rl.train(recipe, options, "distill_rl")
 
 
 def main() -> None:
-    chosen = next((a.partition("=")[2] for a in sys.argv[1:] if a.startswith("--recipe=")), "nano")
     try:
-        if chosen not in RECIPES:
-            raise ValueError(f"--recipe={chosen} is unknown: use {', '.join(RECIPES)}")
-        default = Command(RECIPES[chosen], recipe=chosen)
-        command = tyro.cli(Command, default=default, description=__doc__, config=(tyro.conf.FlagConversionOff,))
-        train(command.numbers, command.options, command.records)
-    except (ValueError, OSError) as error:
+        command = command_line(Command, RECIPES, __doc__, sys.argv[1:])
+        if command.by == "rl":
+            if command.records:
+                raise ValueError("--records is for --by=sft: reinforcement learning reads prompts alone. Leave it out")
+            template = "r1_zero" if command.options.template == "r1" else command.options.template
+            by_rl(command.rl, dataclasses.replace(command.options, template=template))
+        else:
+            train(command.numbers, command.options, command.records, command.shares)
+    except (ValueError, OSError, FloatingPointError) as error:
         sys.exit(explained(error))
 
 

@@ -21,7 +21,7 @@ from typing import Literal
 
 import tyro
 
-from r1jax.train_sft import SFTRecipe
+from r1jax.supervised import SFTRecipe
 
 SHAPE = dict(heads=6, kv_heads=3, head_width=32, qk_norm=True, rope_theta=1e4, max_positions=1024)
 MODELS = {
@@ -57,7 +57,7 @@ def main(command: Command) -> None:
     import jax
     import numpy as np
 
-    from r1jax import checkpoint, launch, lineage, tokenizer, train_sft
+    from r1jax import checkpoint, launch, lineage, supervised, tokenizer
     from r1jax.log import JsonLines, cut_back
     from r1jax.model import transformer
     from r1jax.model.attend_choice import attention_backend
@@ -83,9 +83,9 @@ def main(command: Command) -> None:
         tokens = [*pieces.encode(corpus.document(seed, index)), pieces.eos_id]
         return tokens, [1.0] * len(tokens)
 
-    data = train_sft.batches(train_sft.Documents(1 << 40, document, recipe.row_length), recipe)
+    data = supervised.batches([supervised.Documents(1 << 40, document, recipe.row_length)], [1.0], recipe)
     learner = Learner(
-        cfg, train_sft.optimizer(recipe), cross_entropy, dtype=compute_dtype(mesh), remat="full", row_shards=rows_in_turn(mesh),
+        cfg, supervised.optimizer(recipe), cross_entropy, dtype=compute_dtype(mesh), remat="full", row_shards=rows_in_turn(mesh),
         attention=attention_backend(mesh, cfg), mesh=mesh,
     )  # fmt: skip
     manifest = lineage.Manifest("nano_base", fields, seed, lineage.versions(), data={"tokenizer_documents": TOKENIZER_DOCUMENTS})
@@ -109,8 +109,8 @@ def main(command: Command) -> None:
         Progress(recipe.steps, first) as progress,
     ):
         for step in range(first + 1, recipe.steps + 1):
-            batch = train_sft.token_batch(next(data), mesh)
-            state, figures = update(learner, state, [batch])
+            batches = supervised.token_batches(next(data), mesh)
+            state, figures = update(learner, state, batches)
             losses.append(figures["loss"])
             if step % 20 == 0 or step == recipe.steps:
                 loss = float(np.mean(jax.device_get(losses)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 # DeepSeek-AI 2025 (arXiv 2501.12948v1), Table 1, as one line. Only `{question}` is substituted. Whether anything
 # follows "Assistant:" is not published; nothing does here, and `<think>` is not prefilled: the policy has to open it.
 R1_ZERO = (
@@ -22,9 +24,73 @@ NANO_TRANSLATE = (
     "Question: {question}\nThinking: {thought}\nTranslated:"
 )
 NANO_SUMMARY = "Write a solution from the thought process.\nQuestion: {question}\nThinking: {thought}\nSolution:"
+
+# What real models are asked. The paper prints no prompt for its second route, "directly prompting models to generate
+# detailed answers with reflection and verification" (section 2.3.1): this one is ours.
+DETAILED = (
+    "User: {question}\nAnswer in detail: think step by step between <think> and </think>, reflect on each step and "
+    "verify the result, then give the final answer within <answer> </answer>. Put a mathematical answer in "
+    "\\boxed{}.\nAssistant:"
+)
+
+# v2 B.3.2 prints the first sentence alone; how question and thoughts are handed over is ours.
+TRANSLATE = """Translate the thinking process to the same language as the question. Output the translation and \
+nothing else.
+## Question
+{question}
+## Thought process
+{thought}"""
+
+# v2, Listing 1, verbatim; `{thought}` is its {thought_process}.
+SUMMARY = """## Question
+{question}
+## Thought process
+{thought}
+---
+Based on the above thought process, provide a clear, easy-to-follow, and well-formatted solution to the question. Use\
+ the same language as the question.
+The solution must strictly follow these requirements:
+- Stay faithful and consistent with the given thought process. Do not add new reasoning steps or conclusions not \
+shown in the original.
+- Show key steps leading to final answer(s) in clear, well-formatted LaTeX.
+- Use \\boxed{} for final answer(s).
+- Be clean and concise. Avoid colloquial language. Do not use phrases like "thought process" in the solution.
+Your response should start with the solution right away, and do not include anything else. Your task is solely to \
+write the solution based on the provided thought process. Do not try to solve the question yourself."""
+
+# v2, Listing 4. A sentence between the two levels and the question is left out, and line breaks are ours: no copy we
+# could read has them whole.
+REFERENCE_JUDGE = """As an advanced reasoning problem evaluation assistant, your primary responsibility is to assess \
+the accuracy of provided answers. You will be presented with a reasoning-related question, its corresponding \
+reference answer, and an answer requiring evaluation.
+## Answer Quality Classification
+You have to carefully analyze and classify the answer into one of the following two levels:
+1. **correct**: The answer fully aligns with the reference answer in both reasoning process and final conclusion, and\
+ address the question without any errors or omissions.
+2. **incorrect**: The answer contains major errors in key reasoning steps or the final conclusion, or completely \
+deviates from the core of the question.
+## Question
+{question}
+## Reference Answer
+{reference}
+## Answer to be Evaluated
+{answer}
+## Output Format
+You need to combine the question and reference answer, first provide a detailed explanation of your analysis of the \
+answer to be evaluated, then conclude with the final answer quality classification.
+Output the following content in **JSON** format, including two key:
+1. 'analysis': analysis of the answer's correctness;
+2. 'correctness': correct/incorrect"""
+
 TEMPLATES = {"r1_zero": R1_ZERO, "r1": R1}
 
 
 def fill(template: str, question: str) -> str:
     """The template with only the question put in; braces in either are left alone."""
     return template.replace("{question}", question)
+
+
+def fill_in(template: str, **fields: str) -> str:
+    """The template with several fields put in at once: what one holds is never taken for another; other braces are \
+left alone."""
+    return re.sub(r"\{(" + "|".join(fields) + r")\}", lambda found: fields[found[1]], template)

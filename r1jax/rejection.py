@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from r1jax.rewards import format as format_reward
+from r1jax.rewards import rule
 from r1jax.rewards.repetition import repeated_share
-from r1jax.rewards.rule import consistency
 
 NGRAM = 8
 
@@ -21,6 +21,10 @@ class Filters:
     """Ended by itself."""
     right: bool = True
     """Right, where it can be judged."""
+    judged: bool = False
+    """Judged at all."""
+    form: str = ""
+    """Well formed: r1_zero, r1; empty: any form."""
     longest: int = 0
     """Tokens; 0: any."""
     most_repeated: float = 0.5
@@ -31,51 +35,51 @@ class Filters:
     """Characters of a paragraph of the chain of thought; 0: any."""
     code_blocks: bool = True
     """Fenced code may stand in the chain of thought."""
+    distinct: bool = True
+    """Not the same text as an earlier record of its problem."""
     most_each: int = 0
     """Records of one problem; 0: any."""
 
 
 def filtered(records: Sequence[dict], filters: Filters) -> list[dict]:
-    """The records with `keep` and the first `reason` to drop one. Those dropped before stay dropped."""
-    kept: Counter[str] = Counter()
+    """The records with `keep` and the first `reason` to drop one, in their order. Those dropped before stay dropped."""
+    there: Counter[str] = Counter()
+    texts: set[tuple[str, str]] = set()
     found = []
     for record in records:
+        problem = str(record.get("example", record["problem"]))
         reason = record["reason"] or objection(record, filters)
-        if not reason and filters.most_each and kept[record["example"]] >= filters.most_each:
+        if not reason and filters.distinct and (problem, record["response"]) in texts:
+            reason = "duplicate"
+        if not reason and filters.most_each and there[problem] >= filters.most_each:
             reason = "enough of this problem"
-        kept[record["example"]] += not reason
+        if not reason:
+            there[problem] += 1
+            texts.add((problem, record["response"]))
         found.append(record | {"keep": not reason, "reason": reason})
     return found
 
 
 def objection(record: Mapping, filters: Filters) -> str:
-    """Why a record is dropped; empty where it is not."""
-    thought = format_reward.think(record["response"]) or ""
-    if filters.finished and record["truncated"]:
+    """Why a record is dropped by itself; empty where it is not."""
+    text, right = record["response"], record.get("right")
+    if filters.finished and record.get("truncated"):
         return "cut off"
-    if filters.right and record["right"] is False:
-        return "no answer" if record["verdict"] == "no_answer" else "wrong" if record["verdict"] == "wrong" else "no verdict"
-    if filters.longest and record["tokens"] > filters.longest:
+    if filters.right and right is False:
+        return {"no_answer": "no answer", "wrong": "wrong"}.get(record.get("verdict"), "no verdict")
+    if filters.judged and right is None:
+        return "no verdict"
+    if filters.form and not rule.well_formed([text], [record], filters.form)[0]:
+        return "form"
+    if filters.longest and record.get("tokens", 0) > filters.longest:
         return "long"
-    if filters.most_repeated < 1 and repeated_share(record["response"], NGRAM) > filters.most_repeated:
+    if filters.most_repeated < 1 and repeated_share(text, NGRAM) > filters.most_repeated:
         return "repetition"
-    if filters.least_language and record["language"] and consistency([record["response"]], [record])[0] < filters.least_language:
+    if filters.least_language and record.get("language") and rule.consistency([text], [record])[0] < filters.least_language:
         return "mixed language"
+    thought = format_reward.think(text) or ""
     if filters.longest_paragraph and max(map(len, thought.splitlines()), default=0) > filters.longest_paragraph:
         return "long paragraph"
     if not filters.code_blocks and "```" in thought:
         return "code block"
     return ""
-
-
-def counts(records: Sequence[Mapping]) -> dict:
-    """How many records there are by route and by domain, kept and not, by reason of rejection, and by who rewrote them."""
-
-    def by(key: str, chosen: Sequence[Mapping]) -> dict[str, int]:
-        return dict(sorted(Counter(str(record[key]) for record in chosen).items()))
-
-    kept = [record for record in records if record["keep"]]
-    return {
-        "records": len(records), "kept": len(kept), "route": by("route", kept), "domain": by("domain", kept),
-        "rewritten_by": by("rewritten_by", kept), "reason": by("reason", [record for record in records if not record["keep"]]),
-    }  # fmt: skip
