@@ -59,7 +59,7 @@ class Command:
     """Whose numbers are the defaults: nano, or a student of the paper."""
 
 
-def train(recipe: TuneRecipe, options: RunOptions, files: Sequence[str], shares: Sequence[float] = ()) -> Path:
+def train(recipe: TuneRecipe, options: RunOptions, *files: str, shares: Sequence[float] = ()) -> Path:
     """The distilled student.
 
     Raises:
@@ -94,7 +94,7 @@ def main() -> None:
             template = "r1_zero" if command.options.template == "r1" else command.options.template
             by_rl(command.rl, dataclasses.replace(command.options, template=template))
         else:
-            train(command.numbers, command.options, command.records, command.shares)
+            train(command.numbers, command.options, *command.records, shares=command.shares)
     except (ValueError, OSError, FloatingPointError) as error:
         sys.exit(explained(error))
 
