@@ -1,10 +1,10 @@
-"""Distillation: a student by supervised fine-tuning on stage 3's records; and the same student by reinforcement learning.
+"""Distillation: a student by fine-tuning on stage 3's records; and the same student by reinforcement learning.
 
 Source:  DeepSeek-AI 2025, sections 2.4 and 4.1; v2 B.4.3, Tables 6 and 16
 Run:     python -m experiments.distill --records=RUN_OF_STAGE_3_data/rejection.jsonl
-         python -m experiments.distill --by=rl                    R1-Zero's recipe on the same student, for the comparison
-         ... --recipe=qwen-7b --weights=DIR --mesh=8x1            the numbers of a student of the paper
-Departs: 1. nano's student is a base of three quarters of the layers and two thirds of the width, trained on the same corpus
+         python -m experiments.distill --by=rl           R1-Zero's recipe on the same student, for the comparison
+         ... --recipe=qwen-7b --weights=DIR --mesh=8x1   the numbers of a student of the paper
+Departs: 1. nano's student is a base with three quarters of the layers and two thirds of the width, of the same corpus
          2. RL on the student is R1-Zero's, with its template, as the paper's Qwen2.5-32B-Zero
          3. neither logit nor on-policy distillation is here
 """
@@ -21,22 +21,28 @@ import tyro
 
 from experiments.r1_1_cold_start import NANO as COLD_NANO
 from experiments.r1_1_cold_start import PAPER as COLD_PAPER
-from experiments.r1_1_cold_start import command_line
 from experiments.r1_zero import NANO as ZERO_NANO
 from r1jax.recipe import RLRecipe
 from r1jax.run import RunOptions, explained
-from r1jax.train_sft import TuneRecipe
+from r1jax.sft import TuneRecipe
 
 RATES = {  # v2, Table 6: "initial learning rate"
     "qwen-1.5b": 1e-4, "qwen-7b": 8e-5, "qwen-14b": 7e-5, "qwen-32b": 6e-5, "llama-8b": 5e-5, "llama-70b": 2e-5,
 }  # fmt: skip
 PAPER = dataclasses.replace(COLD_PAPER, batch_rows=64)  # "the batch size is 64", "2-3 epochs", context 32,768
 NANO = dataclasses.replace(COLD_NANO, learning_rate=2e-3, final_learning_rate=2e-4, epochs=5.0)
-NANO_RL = dataclasses.replace(ZERO_NANO, steps=40, eval_every=20)  # about the time that sampling the teacher and SFT take
+NANO_RL = dataclasses.replace(
+    ZERO_NANO, steps=40, eval_every=20
+)  # about the time that sampling the teacher and SFT take
 RECIPES = {"nano": NANO} | {
-    name: dataclasses.replace(PAPER, learning_rate=rate, final_learning_rate=rate / 10)  # "cosine decay ... to one-tenth of its initial value"
+    name: dataclasses.replace(
+        PAPER, learning_rate=rate, final_learning_rate=rate / 10
+    )  # "cosine decay ... to one-tenth of its initial value"
     for name, rate in RATES.items()
 }
+
+
+OPTIONS = RunOptions(model="nano-small", template="r1", prompts="nano:reasoning", eval_prompts="nano:reasoning")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,9 +50,7 @@ class Command:
     """Distillation."""
 
     numbers: Annotated[TuneRecipe, tyro.conf.arg(name="")] = NANO
-    options: Annotated[RunOptions, tyro.conf.arg(name="")] = RunOptions(
-        model="nano-small", template="r1", prompts="nano:reasoning", eval_prompts="nano:reasoning"
-    )
+    options: Annotated[RunOptions, tyro.conf.arg(name="")] = OPTIONS
     records: tuple[str, ...] = ()
     """jsonl files of records {id, problem, response, keep}, such as stage 3's."""
     shares: tuple[float, ...] = ()
@@ -65,14 +69,19 @@ def train(recipe: TuneRecipe, options: RunOptions, *files: str, shares: Sequence
     Raises:
         ValueError: no file of records, one that cannot be read, or as many shares as there are not files.
     """
-    from r1jax import records, train_sft
+    from r1jax import records, sft, train_sft
 
     if not files:
         raise ValueError("--records=FILE is missing: the jsonl of records that stage 3 or experiments.generate wrote")
     if shares and (len(shares) != len(files) or min(shares) <= 0):
-        raise ValueError(f"--shares={' '.join(map(str, shares))} must be a number above 0 for each of the {len(files)} files of --records")
+        raise ValueError(
+            f"--shares={' '.join(map(str, shares))} must be a number above 0 for each of "
+            f"the {len(files)} files of --records"
+        )
     found = [records.read(path) for path in files]
-    parts = [train_sft.Part(records.kept(some), share) for some, share in zip(found, shares or [0.0] * len(found), strict=True)]
+    parts = [
+        sft.Part(records.kept(some), share) for some, share in zip(found, shares or [0.0] * len(found), strict=True)
+    ]
     whole = [record for some in found for record in some]
     data = {"counts": records.counts(whole), "sources": records.sources(whole), "files": list(map(str, files))}
     return train_sft.train(recipe, options, "distill", parts, data)
@@ -86,6 +95,8 @@ def by_rl(recipe: RLRecipe, options: RunOptions) -> Path:
 
 
 def main() -> None:
+    from r1jax.collecting import command_line
+
     try:
         command = command_line(Command, RECIPES, __doc__, sys.argv[1:])
         if command.by == "rl":

@@ -1,4 +1,4 @@
-"""Records for supervised fine-tuning as a file that people review: one JSON object a line, the only hand-over between stages.
+"""Records for supervised fine-tuning: a file of JSON lines that people review, the only hand-over between stages.
 
     id, domain, kind, task, language, problem, gold      what was asked
     raw, response                                        what was sampled; what is trained on, chain of thought included
@@ -42,7 +42,9 @@ def read(path: str | Path, flag: str = "--records") -> list[dict]:
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{flag}={path} cannot be read ({error}). Give a .jsonl of records {{id, problem, response, keep}}") from error
+        raise ValueError(
+            f"{flag}={path} cannot be read ({error}). Give a .jsonl of records {{id, problem, response, keep}}"
+        ) from error
     found = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -50,10 +52,16 @@ def read(path: str | Path, flag: str = "--records") -> list[dict]:
         try:
             record = json.loads(line)
         except ValueError as error:
-            raise ValueError(f"{flag}={path}, line {number} is not JSON ({error}). Mend it, or delete the line") from error
+            raise ValueError(
+                f"{flag}={path}, line {number} is not JSON ({error}). Mend it, or delete the line"
+            ) from error
         bad = [name for name in TEXTS if not isinstance(record, dict) or not isinstance(record.get(name), str)]
         if bad or not isinstance(record.get("keep", True), bool):
-            said = f"has no text under {', '.join(bad)}" if bad else f"has keep={record['keep']!r}, which is neither true nor false"
+            said = (
+                f"has no text under {', '.join(bad)}"
+                if bad
+                else f"has keep={record['keep']!r}, which is neither true nor false"
+            )
             raise ValueError(f"{flag}={path}, line {number} {said}. Mend it, or delete the line")
         found.append(record)
     return found
@@ -64,7 +72,10 @@ def kept(records: Sequence[Mapping]) -> list[Mapping]:
 
 
 def counts(records: Sequence[Mapping]) -> dict:
-    """What a manifest says about records: how many are kept by route, domain and who rewrote them; the dropped by reason, of each domain too."""
+    """What a manifest says about records: those kept by domain, route and who rewrote them; those dropped by reason.
+
+    The reasons are counted of each domain, too, and the rewriters of each route.
+    """
 
     def by(key: str, chosen: Sequence[Mapping]) -> dict[str, int]:
         return dict(sorted(Counter(str(record.get(key)) for record in chosen).items()))
@@ -72,12 +83,13 @@ def counts(records: Sequence[Mapping]) -> dict:
     good = kept(records)
     dropped = [record for record in records if not record.get("keep", True)]
     domains = sorted({str(record.get("domain")) for record in dropped})
+    parts = {name: [record for record in dropped if str(record.get("domain")) == name] for name in domains}
     ways = sorted({str(record.get("route")) for record in good})
     return {
         "records": len(records), "kept": len(good), "domain": by("domain", good), "route": by("route", good),
         "rewritten_by": {way: by("rewritten_by", [r for r in good if str(r.get("route")) == way]) for way in ways},
         "reason": by("reason", dropped),
-        "reason_by_domain": {name: by("reason", [r for r in dropped if str(r.get("domain")) == name]) for name in domains},
+        "reason_by_domain": {name: by("reason", part) for name, part in parts.items()},
     }  # fmt: skip
 
 

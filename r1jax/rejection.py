@@ -75,7 +75,11 @@ def objection(record: Mapping, filters: Filters) -> str:
         return "long"
     if filters.most_repeated < 1 and repeated_share(text, NGRAM) > filters.most_repeated:
         return "repetition"
-    if filters.least_language and record.get("language") and rule.consistency([text], [record])[0] < filters.least_language:
+    if (
+        filters.least_language
+        and record.get("language")
+        and rule.consistency([text], [record])[0] < filters.least_language
+    ):
         return "mixed language"
     thought = format_reward.think(text) or ""
     if filters.longest_paragraph and max(map(len, thought.splitlines()), default=0) > filters.longest_paragraph:

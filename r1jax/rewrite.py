@@ -1,6 +1,7 @@
-"""Rewriting sampled records into R1's form by a model: one language in the chain of thought, then a readable solution.
+"""Rewriting sampled records into R1's form by a model: a chain of thought in one language, then a readable solution.
 
-An edit may delete and translate. That it does not reason is checked: every computation of the new text stands in the old one.
+An edit may delete and translate. That it does not reason is checked: every computation of the new text stands in the
+old one.
 """
 
 from __future__ import annotations
@@ -28,7 +29,17 @@ _COMPUTATION = re.compile(
     rf"(?:{_OPERAND}\s{{0,3}}+[-+*/^]\s{{0,3}}+){{1,12}}+{_OPERAND}\s{{0,3}}+[=<>]{_NUMBER}"
     rf"|{_CALL}\s{{0,3}}+={_NUMBER}|{_DIGITS}\s{{0,3}}+[<>]{_NUMBER}"
 )
-_LATEX = (("\\times", "*"), ("\\cdot", "*"), ("\\div", "/"), ("×", "*"), ("·", "*"), ("÷", "/"), ("−", "-"), ("\\left", ""), ("\\right", ""))
+_LATEX = (
+    ("\\times", "*"),
+    ("\\cdot", "*"),
+    ("\\div", "/"),
+    ("×", "*"),
+    ("·", "*"),
+    ("÷", "/"),
+    ("−", "-"),
+    ("\\left", ""),
+    ("\\right", ""),
+)
 ANNOTATOR = "annotator"
 
 
@@ -84,14 +95,20 @@ def mixed(thought: str, language: str) -> bool:
 
 
 def rewritten(
-    records: Sequence[dict], writer: Writer, prompts: Prompts, pool: Pool, home: Path, *,
-    annotator: Annotator | None = None, fits: Callable[[str], bool] = lambda prompt: True,
+    records: Sequence[dict],
+    writer: Writer,
+    prompts: Prompts,
+    pool: Pool,
+    home: Path,
+    *,
+    annotator: Annotator | None = None,
+    fits: Callable[[str], bool] = lambda prompt: True,
 ) -> list[dict]:
     """The kept records in R1's form and in one language; those that no edit could mend are dropped with a reason.
 
-    A chain of thought that mixes languages is translated; then a solution is written for each. Where the model's edit adds a
-    step, loses the work or the right answer, the annotator's is taken; without one the record is dropped. A record gains
-    `rewritten_by` (such as "nano+annotator") and `edits`: for thought and solution who, and the prompt's template.
+    A chain of thought that mixes languages is translated; then a solution is written for each. Where the model's edit
+    adds a step, loses the work or the right answer, the annotator's is taken; without one the record is dropped. A
+    record gains `rewritten_by` (such as "base+annotator") and `edits`: for thought and solution who, and the prompt.
 
     Args:
         home: a folder for the model's answers, from which a killed run goes on.
@@ -121,13 +138,17 @@ def rewritten(
         edits[i]["thought"] = {"by": by, "prompt": prompts.translate if by == writer.name else None}
     left = [i for i, reason in enumerate(reasons) if not reason]
     solutions = asked(prompts.solution, left, "solutions")
-    faults = faults_of_solutions([rows[i] for i in left], [thoughts[i] for i in left], [raw[i] for i in left], solutions, pool)
+    faults = faults_of_solutions(
+        [rows[i] for i in left], [thoughts[i] for i in left], [raw[i] for i in left], solutions, pool
+    )
     done = list(zip(left, solutions, faults, strict=True))
     if annotator is not None:
         failed = [k for k, (_, _, fault) in enumerate(done) if fault]
         some = [done[k][0] for k in failed]
         by_hand = [annotator.solution(rows[i], thoughts[i]) for i in some]
-        again = faults_of_solutions([rows[i] for i in some], [thoughts[i] for i in some], [raw[i] for i in some], by_hand, pool)
+        again = faults_of_solutions(
+            [rows[i] for i in some], [thoughts[i] for i in some], [raw[i] for i in some], by_hand, pool
+        )
         for k, i, text, fault in zip(failed, some, by_hand, again, strict=True):
             done[k] = (i, text, fault)
             edits[i]["solution"] = {"by": ANNOTATOR, "prompt": None}
@@ -143,9 +164,13 @@ def rewritten(
     return out
 
 
-def faults_of_solutions(rows: Sequence[Mapping], thoughts: Sequence[str], raw: Sequence[str], solutions: Sequence[str], pool: Pool) -> list[str]:
+def faults_of_solutions(
+    rows: Sequence[Mapping], thoughts: Sequence[str], raw: Sequence[str], solutions: Sequence[str], pool: Pool
+) -> list[str]:
     """Why each solution cannot follow its chain of thought; empty where it can."""
-    verdicts = rule.verify(pool, [f"<think> {t} </think> {s}" for t, s in zip(thoughts, solutions, strict=True)], rows, "r1")
+    verdicts = rule.verify(
+        pool, [f"<think> {t} </think> {s}" for t, s in zip(thoughts, solutions, strict=True)], rows, "r1"
+    )
     found = []
     for row, before, said, verdict in zip(rows, raw, solutions, verdicts, strict=True):
         whole = f"{before}\n{row['response']}\n{row['problem']}"  # a program and a task hold computations, too
@@ -178,7 +203,11 @@ def with_reference(records: Sequence[dict], writer: Writer, path: Path) -> list[
 
     A judge whose answer cannot be read leaves a record unjudged.
     """
-    asked = [i for i, r in enumerate(records) if r.get("right") is None and isinstance(r.get("gold"), str) and r["gold"].strip()]
+    asked = [
+        i
+        for i, r in enumerate(records)
+        if r.get("right") is None and isinstance(r.get("gold"), str) and r["gold"].strip()
+    ]
     prompts = [
         fill_in(
             REFERENCE_JUDGE, question=records[i]["problem"], reference=records[i]["gold"],

@@ -60,7 +60,9 @@ class Documents:
         }
 
 
-def batches(documents: Sequence[Documents], shares: Sequence[float], recipe: SFTRecipe, shuffled: int | None = None) -> grain.DatasetIterator:
+def batches(
+    documents: Sequence[Documents], shares: Sequence[float], recipe: SFTRecipe, shuffled: int | None = None
+) -> grain.DatasetIterator:
     """Packed batches, endless; the iterator's state is saved beside the checkpoint.
 
     Args:

@@ -29,20 +29,24 @@ TOGETHER = 8  # requests that an endpoint works on at a time
 
 
 class Writer(NamedTuple):
-    """Who answers. `answers(prompts, path)` gives what the model wrote after each whole prompt; a killed run goes on from `path` (.jsonl).
+    """Who answers: `answers(prompts, path)` gives what the model wrote after each whole prompt.
 
-    An answer that did not end by itself is empty.
+    An answer that did not end by itself is empty. A killed run goes on from `path` (.jsonl).
     """
 
     name: str
     answers: Callable[[Sequence[str], Path], list[str]]
 
 
-def by_checkpoint(name: str, policy: Policy, params: dict, mesh: Mesh, source: str, *, max_tokens: int, seed: int) -> Writer:
+def by_checkpoint(
+    name: str, policy: Policy, params: dict, mesh: Mesh, source: str, *, max_tokens: int, seed: int
+) -> Writer:
     """Greedy completions of a policy."""
 
     def lines(wave: Wave) -> list[dict]:
-        return [{"text": text.strip() if stopped else ""} for text, stopped in zip(wave.texts, wave.stopped, strict=True)]
+        return [
+            {"text": text.strip() if stopped else ""} for text, stopped in zip(wave.texts, wave.stopped, strict=True)
+        ]
 
     def answers(prompts: Sequence[str], path: Path) -> list[str]:
         if not prompts:
@@ -50,7 +54,16 @@ def by_checkpoint(name: str, policy: Policy, params: dict, mesh: Mesh, source: s
         examples = [{"id": f"{path.stem}-{i}", "problem": prompt} for i, prompt in enumerate(prompts)]
         sampling = Sampling(samples=1, temperature=0.0, max_tokens=max_tokens)
         written = in_waves(
-            policy, params, examples, mesh, sampling, path, lines, seed=seed, settings={"source": source}, prompts=list(prompts)
+            policy,
+            params,
+            examples,
+            mesh,
+            sampling,
+            path,
+            lines,
+            seed=seed,
+            settings={"source": source},
+            prompts=list(prompts),
         )
         return [line["text"] for line in written]
 
@@ -78,7 +91,9 @@ class Endpoint:
         """
         url, model = self.url or os.environ.get("OPENAI_BASE_URL", ""), self.model or os.environ.get("OPENAI_MODEL", "")
         if not url.startswith(("http://", "https://")):
-            raise ValueError(f"--endpoint.url={url} is no address: give one such as http://localhost:8000/v1, or set OPENAI_BASE_URL")
+            raise ValueError(
+                f"--endpoint.url={url} is no address: give one such as http://localhost:8000/v1, or set OPENAI_BASE_URL"
+            )
         if not model:
             raise ValueError("--endpoint.model is missing: name a model of the server, or set OPENAI_MODEL")
         return dataclasses.replace(self, url=url.rstrip("/"), model=model)
@@ -127,7 +142,12 @@ def ask(endpoint: Endpoint, prompt: str) -> str:
     Raises:
         ValueError: the server refuses, gives no chat completion, or is not there after `ATTEMPTS`.
     """
-    body = {"model": endpoint.model, "messages": [{"role": "user", "content": prompt}], "temperature": 0.0, "max_tokens": endpoint.max_tokens}
+    body = {
+        "model": endpoint.model,
+        "messages": [{"role": "user", "content": prompt}],
+        "temperature": 0.0,
+        "max_tokens": endpoint.max_tokens,
+    }
     headers = {"Content-Type": "application/json"}
     if secret := os.environ.get("OPENAI_API_KEY"):
         headers["Authorization"] = f"Bearer {secret}"
@@ -140,14 +160,23 @@ def ask(endpoint: Endpoint, prompt: str) -> str:
                 text = choice["message"]["content"] or ""
                 return text.strip() if choice.get("finish_reason", "stop") == "stop" else ""
         except urllib.error.HTTPError as error:
-            problem, passing = f"HTTP {error.code}: {error.read(300).decode('utf-8', 'replace')}", error.code in (408, 429) or error.code >= 500
+            problem, passing = (
+                f"HTTP {error.code}: {error.read(300).decode('utf-8', 'replace')}",
+                error.code in (408, 429) or error.code >= 500,
+            )
         except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
             problem, passing = str(getattr(error, "reason", error)), True
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             problem, passing = f"what came back is no chat completion ({error})", False
         if not passing:
-            raise ValueError(f"--endpoint.url={endpoint.url} refuses: {problem}. Look at the address, --endpoint.model={endpoint.model} and OPENAI_API_KEY")
+            raise ValueError(
+                f"--endpoint.url={endpoint.url} refuses: {problem}. "
+                f"Look at the address, --endpoint.model={endpoint.model} and OPENAI_API_KEY"
+            )
         if attempt + 1 < ATTEMPTS:
             time.sleep(wait)
             wait = min(4 * wait, 30.0)
-    raise ValueError(f"--endpoint.url={endpoint.url} does not answer after {ATTEMPTS} attempts: {problem}. Start the server and run the same command again: it goes on")
+    raise ValueError(
+        f"--endpoint.url={endpoint.url} does not answer after {ATTEMPTS} attempts: {problem}. "
+        "Start the server and run the same command again: it goes on"
+    )
