@@ -124,6 +124,8 @@ def rewritten(
         texts = [fill_in(template, question=rows[i]["problem"], thought=thoughts[i]) for i in some]
         short = [k for k, text in enumerate(texts) if fits(text)]
         found = [""] * len(some)
+        if not short:
+            return found
         for k, text in zip(short, writer.answers([texts[k] for k in short], home / f"{name}.jsonl"), strict=True):
             found[k] = text.strip()
         return found
@@ -168,19 +170,31 @@ def faults_of_solutions(
     rows: Sequence[Mapping], thoughts: Sequence[str], raw: Sequence[str], solutions: Sequence[str], pool: Pool
 ) -> list[str]:
     """Why each solution cannot follow its chain of thought; empty where it can."""
-    verdicts = rule.verify(
-        pool, [f"<think> {t} </think> {s}" for t, s in zip(thoughts, solutions, strict=True)], rows, "r1"
-    )
+    texts = [f"<think> {thought} </think> {said}" for thought, said in zip(thoughts, solutions, strict=True)]
     found = []
-    for row, before, said, verdict in zip(rows, raw, solutions, verdicts, strict=True):
-        whole = f"{before}\n{row['response']}\n{row['problem']}"  # a program and a task hold computations, too
+    for row, before, said, verdict in zip(rows, raw, solutions, rule.verify(pool, texts, rows, "r1"), strict=True):
         if not said.strip() or any(tag in said for tag in TAGS):
             found.append("nothing rewritten")
-        elif not adds_nothing(whole, said):
+        elif not adds_nothing(f"{before}\n{row['problem']}", said):
             found.append("rewriting added a step")
+        elif verdict.reward != 1.0:
+            found.append("rewriting lost the answer")
         else:
-            found.append("" if verdict.reward == 1.0 else "rewriting lost the answer")
+            given = rule.given_answer(f"</think> {said}", row["kind"], "r1") or ""
+            found.append("" if concludes(before, given.strip(), row["kind"]) else "the thought concludes otherwise")
     return found
+
+
+def concludes(thought: str, answer: str, kind: str) -> bool:
+    """Whether a chain of thought comes to an answer: its last letter is the choice's, the number stands in it.
+
+    Other answers, such as formulas and programs, may be written in another way than in the thought: nothing is asked.
+    """
+    if kind == "choice":
+        return re.findall(r"(?<![A-Za-z])[A-Z](?![A-Za-z])", thought)[-1:] == [answer[:1]]
+    if kind == "math" and re.fullmatch(r"-?\d+(?:\.\d+)?", answer):
+        return re.search(rf"(?<![\w.]){re.escape(answer)}(?!\w|\.\d)", thought) is not None
+    return True
 
 
 def generator(style: str | Callable[[Mapping], str]) -> Annotator:

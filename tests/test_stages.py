@@ -1,0 +1,232 @@
+"""Stages 1 and 3 and distillation, two steps each, on a base of two layers; their records; a real family on a mesh."""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from unittest import mock
+
+import pytest
+from test_train_sft import guesses
+
+from experiments import distill, r1_1_cold_start, r1_3_rejection_sft, r1_zero
+from r1jax import checkpoint, records
+from r1jax.rejection import Filters
+from r1jax.run import RunOptions
+
+SMALL = dict(
+    epochs=0.0, steps=2, warmup_steps=0, row_length=320, batch_rows=2, held_out_problems=0, max_tokens=8,
+    eval_problems=2, log_samples=1,
+)  # fmt: skip
+
+
+def options(workdir: Path, base: Path, **changed: object) -> RunOptions:
+    asked = dict(template="r1", prompts="nano:compare", eval_prompts="nano:compare", mesh="1x1")
+    return RunOptions(workdir=str(workdir), weights=str(base), **asked | changed)
+
+
+def manifest(workdir: Path) -> dict:
+    return json.loads((workdir / "manifest.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def cold(walk, tmp_path_factory):
+    """Stage 1 after a review. Its base and R1-Zero are the walk's, which guess the letter of a comparison."""
+    home = tmp_path_factory.mktemp("cold")
+    recipe = dataclasses.replace(r1_1_cold_start.NANO, **SMALL)
+    asked = r1_1_cold_start.Collecting(zero=str(walk.finished()), questions=8, samples=4, sample_tokens=48)
+    where = options(home / "run", walk.base)
+    assert r1_1_cold_start.train(recipe, where, dataclasses.replace(asked, review=True)) is None
+    assert not (home / "run").exists()
+    found = records.read(home / "run_data/cold_start.jsonl")
+    kept = [i for i, record in enumerate(found) if record["keep"]]
+    assert len(kept) >= 2, "nothing was kept: the tests would see nothing"
+    found[kept[0]] |= {"keep": False, "reason": "a person's"}
+    records.write(home / "run_data/cold_start.jsonl", found)
+    r1_1_cold_start.train(recipe, where, asked)
+    return home / "run"
+
+
+def test_cold_start_trains_the_base_on_what_the_review_left(cold, walk):
+    found, told = records.read(f"{cold}_data/cold_start.jsonl"), manifest(cold)
+    assert told["stage"] == "r1_1_cold_start" and told["parent"]["path"] == str(walk.base)
+    assert told["data"]["counts"]["kept"] == len(records.kept(found)) == told["data"]["records"][0]
+    assert told["data"]["counts"]["reason"]["a person's"] == 1
+    zero = {"path": str(walk.finished()), "sha256": checkpoint.sha256(walk.finished())}
+    assert told["data"]["sources"]["r1_zero"] == [zero]
+
+
+def test_every_cold_record_tells_its_route_its_source_and_its_edits(cold):
+    found = records.read(f"{cold}_data/cold_start.jsonl")
+    assert [record["route"] for record in found] == [route for route in r1_1_cold_start.ROUTES for _ in range(8 * 4)]
+    for record in found:
+        assert record["raw"] and record["source"]["sha256"] and isinstance(record["tokens"], int)
+        assert record["keep"] == (not record["reason"])
+        if record["keep"]:
+            assert record["right"] is True and record["response"].startswith(" <think> ")
+            assert record["edits"]["solution"]["by"] in ("base", "annotator") and record["rewritten_by"]
+            # The raw text stays beside the edited one, and lends it every character of the thought.
+            thought = record["response"].partition("</think>")[0].removeprefix(" <think> ").strip()
+            assert thought in record["raw"] or record["edits"].get("thought")
+
+
+def test_a_question_of_another_run_or_seed_is_collected_anew_or_refused(cold, walk):
+    recipe = dataclasses.replace(r1_1_cold_start.NANO, **SMALL)
+    other = r1_1_cold_start.Collecting(zero=str(walk.base), questions=8, samples=4, sample_tokens=48)
+    with pytest.raises(ValueError, match="holds samples of other settings.*sampled is"):
+        r1_1_cold_start.train(recipe, options(cold, walk.base, resume=True), dataclasses.replace(other, zero=str(cold)))
+
+
+def test_a_worked_example_is_another_question_of_the_same_task_in_one_language():
+    from r1jax.nano import tasks
+    from r1jax.rewards.language import consistency
+
+    for i in range(20):
+        row = tasks.prompt(0, i, "reasoning")
+        text = r1_1_cold_start.worked_example(row, 0)
+        assert text.startswith("User: ") and " Assistant: <think> " in text and text.endswith("\n")
+        assert row["problem"] not in text
+        assert consistency(text.partition("<think>")[2].partition("</think>")[0], row["language"]) in (None, 1.0)
+        assert text == r1_1_cold_start.worked_example(row, 0)
+
+
+def test_prompts_from_a_file_need_a_worked_example_of_their_own(tmp_path):
+    rows = [{"problem": "Why?"}]
+    with pytest.raises(ValueError, match="--worked-example= cannot be read"):
+        r1_1_cold_start.prompts_of("few_shot", rows, False, "", 0)
+    (tmp_path / "worked.txt").write_text("User: q Assistant: <think> t </think> a\n")
+    (prompt,) = r1_1_cold_start.prompts_of("few_shot", rows, False, str(tmp_path / "worked.txt"), 0)
+    assert prompt == "User: q Assistant: <think> t </think> a\nUser: Why? Assistant:"
+
+
+@pytest.fixture(scope="module")
+def reasoner(walk, tmp_path_factory):
+    """A policy that guesses in R1's form, as a run of stage 2 would write."""
+    home = tmp_path_factory.mktemp("reasoner")
+    changed = SMALL | dict(steps=80, learning_rate=2e-2, final_learning_rate=1e-3, row_length=128, batch_rows=4)
+    recipe = dataclasses.replace(distill.NANO, **changed)
+    return distill.train(recipe, options(home / "run", walk.base), str(guesses(home / "records.jsonl", 60)))
+
+
+def test_rejection_trains_the_base_again_on_right_answers_of_the_reasoner(walk, reasoner, tmp_path):
+    recipe = dataclasses.replace(r1_3_rejection_sft.NANO, **SMALL)
+    asked = r1_3_rejection_sft.Collecting(
+        reasoner=str(reasoner), questions=16, samples=4, general_questions=4, general_samples=2, sample_tokens=32
+    )
+    workdir = r1_3_rejection_sft.train(recipe, options(tmp_path / "run", walk.base), asked)
+    told, found = manifest(workdir), records.read(f"{workdir}_data/rejection.jsonl")
+    assert told["parent"]["path"] == str(walk.base), "stage 3 begins with the base again"
+    assert told["data"]["sources"]["rejection"] == [{"path": str(reasoner), "sha256": checkpoint.sha256(reasoner)}]
+    reasoning = [record for record in found if record["route"] == "rejection"]
+    assert len(reasoning) == 16 * 4 and len(found) - len(reasoning) in range(2, 9)
+    kept = records.kept(reasoning)
+    assert kept and all(record["right"] and f"\\boxed{{{record['gold']}}}" in record["response"] for record in kept)
+    counts = told["data"]["counts"]
+    assert counts["reason_by_domain"]["stem"]["wrong"] >= 1 and counts["domain"]["stem"] == len(kept)
+    assert sum(counts["reason"].values()) + counts["kept"] == counts["records"] == len(found)
+
+
+def test_general_replies_have_an_empty_thought_and_the_best_is_kept():
+    asked = {"gold": {"right": ["Paris"], "rivals": ["Rome"], "reply": "Paris."}, "kind": "general", "set": "helpful"}
+    said = ["Great question! Happy to help! Paris.", "Rome.", "Great question! Paris.", "Paris."]
+    rows = [
+        asked | {"id": str(i), "example": "g", "problem": "?", "response": text, "right": text != "Rome.", "reason": "",
+                 "verdict": "correct" if text != "Rome." else "wrong", "language": "en"}
+        for i, text in enumerate(said)
+    ]  # fmt: skip
+    from r1jax.rejection import filtered
+
+    found = filtered(r1_3_rejection_sft.best_first(r1_3_rejection_sft.plain(rows)), r1_3_rejection_sft.GENERAL)
+    assert [(row["response"], row["reason"]) for row in found] == [
+        (" <think> </think> Paris.", ""),
+        (" <think> </think> Great question! Paris.", "enough of this problem"),
+        (" <think> </think> Great question! Happy to help! Paris.", "enough of this problem"),
+        (" <think> </think> Rome.", "wrong"),
+    ]
+
+
+def test_the_same_student_learns_by_reinforcement_for_the_comparison(walk, tmp_path):
+    from walk import FLAGS
+
+    recipe = dataclasses.replace(distill.NANO_RL, **{k: v for k, v in FLAGS.items() if k != "mesh"} | {"steps": 1})
+    workdir = distill.by_rl(recipe, RunOptions(workdir=str(tmp_path / "run"), weights=str(walk.base), mesh="1x1"))
+    told = manifest(workdir)
+    assert told["stage"] == "distill_rl" and told["parent"]["path"] == str(walk.base)
+
+
+def test_the_recipes_are_the_papers():
+    paper = r1_1_cold_start.PAPER
+    assert (paper.epochs, paper.learning_rate, paper.final_learning_rate) == (2.0, 5e-5, 5e-6)
+    assert (paper.row_length, paper.batch_rows) == (32_768, 128)
+    assert r1_3_rejection_sft.PAPER == paper
+    # Table 6; cosine to a tenth; batch 64
+    rates = {
+        "qwen-1.5b": 1e-4,
+        "qwen-7b": 8e-5,
+        "qwen-14b": 7e-5,
+        "qwen-32b": 6e-5,
+        "llama-8b": 5e-5,
+        "llama-70b": 2e-5,
+    }
+    for name, rate in rates.items():
+        recipe = distill.RECIPES[name]
+        assert (recipe.learning_rate, recipe.final_learning_rate, recipe.batch_rows) == (rate, rate / 10, 64)
+    assert distill.RECIPES.keys() == {"nano", *rates}
+    assert r1_3_rejection_sft.REASONING.judged and not r1_3_rejection_sft.REASONING.code_blocks
+    assert r1_1_cold_start.READABLE == Filters(judged=True, least_language=0.0, most_each=2)
+    assert distill.NANO_RL == dataclasses.replace(r1_zero.NANO, steps=40, eval_every=20)
+
+
+@pytest.mark.parametrize(
+    "module, flags, said",
+    [
+        (r1_1_cold_start, [], "--zero=DIR is missing"),
+        (r1_3_rejection_sft, [], "--reasoner=DIR is missing"),
+        (r1_3_rejection_sft, ["--reasoner=x", "--general-share=1"], "--general-share=1.0"),
+        (distill, [], "--records=FILE is missing"),
+        (distill, ["--recipe=gpt"], "--recipe=gpt is unknown"),
+        (distill, ["--by=rl", "--records=x"], "--records is for --by=sft"),
+    ],
+)
+def test_a_command_without_what_it_needs_says_so(module, flags, said, tmp_path):
+    with mock.patch.object(sys, "argv", ["x", f"--workdir={tmp_path / 'run'}", *flags]):
+        with pytest.raises(SystemExit) as left:
+            module.main()
+    assert said in str(left.value.code)
+
+
+@pytest.mark.slow
+def test_stages_run_on_a_random_model_of_another_family_on_eight_devices(walk, tmp_path):
+    import families
+
+    size = json.loads((walk.base / "config.json").read_text())["vocab_size"]
+    sizes = families.SIZES | {"vocab_size": size, "max_position_embeddings": 1024, "eos_token_id": 2}
+    with mock.patch.dict(families.SIZES, sizes):
+        families.model("qwen2").save_pretrained(tmp_path / "qwen2")
+    (tmp_path / "qwen2/tokenizer.model").write_bytes((walk.base / "tokenizer.model").read_bytes())
+    base = tmp_path / "qwen2"
+    recipe = dataclasses.replace(distill.NANO, **SMALL | {"batch_rows": 4})
+    made = guesses(tmp_path / "records.jsonl", 20)
+    student = distill.train(recipe, options(tmp_path / "student", base, mesh="4x2"), str(made))
+    assert checkpoint.latest(student / "checkpoints") == 2
+
+    # A random model's answers are all wrong: the records are there with their reasons, and none is trained on.
+    asked = r1_3_rejection_sft.Collecting(
+        reasoner=str(student), questions=4, samples=2, general_questions=2, general_samples=2, sample_tokens=8
+    )
+    with pytest.raises(ValueError, match="no record to train on"):
+        r1_3_rejection_sft.train(recipe, options(tmp_path / "three", base, mesh="4x2"), asked)
+    found = records.read(tmp_path / "three_data/rejection.jsonl")
+    assert found and not records.kept(found)
+    # A person writes what is right; the same command goes on.
+    records.write(tmp_path / "three_data/rejection.jsonl", [record | {"keep": True} for record in found])
+    three = r1_3_rejection_sft.train(recipe, options(tmp_path / "three", base, mesh="4x2"), asked)
+    assert manifest(three)["parent"]["path"] == str(base)
+
+    cold = r1_1_cold_start.Collecting(zero=str(student), questions=4, samples=2, sample_tokens=8)
+    where = options(tmp_path / "one", base, mesh="4x2")
+    with pytest.raises(ValueError, match="no record to train on"):
+        r1_1_cold_start.train(recipe, where, cold)
+    found = records.read(tmp_path / "one_data/cold_start.jsonl")
+    records.write(tmp_path / "one_data/cold_start.jsonl", [record | {"keep": True} for record in found])
+    assert manifest(r1_1_cold_start.train(recipe, where, cold))["status"] == "complete"
