@@ -1,4 +1,4 @@
-"""Supervised fine-tuning without its loop: where the loss lies, and that packing, mixing and micro-batches change nothing."""
+"""Supervised fine-tuning without its loop: where the loss lies; packing, mixing, micro-batches and their state."""
 
 import itertools
 

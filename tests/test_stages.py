@@ -73,7 +73,7 @@ def test_every_cold_record_tells_its_route_its_source_and_its_edits(cold):
 def test_a_question_of_another_run_or_seed_is_collected_anew_or_refused(cold, walk):
     recipe = dataclasses.replace(r1_1_cold_start.NANO, **SMALL)
     other = r1_1_cold_start.Collecting(zero=str(walk.base), questions=8, samples=4, sample_tokens=48)
-    with pytest.raises(ValueError, match="holds samples of other settings.*sampled is"):
+    with pytest.raises(ValueError, match=r"holds samples of other settings.*sampled is"):
         r1_1_cold_start.train(recipe, options(cold, walk.base, resume=True), dataclasses.replace(other, zero=str(cold)))
 
 
@@ -189,9 +189,9 @@ def test_the_recipes_are_the_papers():
     ],
 )
 def test_a_command_without_what_it_needs_says_so(module, flags, said, tmp_path):
-    with mock.patch.object(sys, "argv", ["x", f"--workdir={tmp_path / 'run'}", *flags]):
-        with pytest.raises(SystemExit) as left:
-            module.main()
+    arguments = ["x", f"--workdir={tmp_path / 'run'}", *flags]
+    with mock.patch.object(sys, "argv", arguments), pytest.raises(SystemExit) as left:
+        module.main()
     assert said in str(left.value.code)
 
 

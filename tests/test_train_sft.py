@@ -1,4 +1,4 @@
-"""The walk of supervised fine-tuning from the command line: what it leaves, that it learns, and that no crash changes it."""
+"""Supervised fine-tuning from the command line: what it leaves, that it learns, and that no crash changes it."""
 
 import json
 import os
@@ -187,9 +187,9 @@ def test_two_files_are_mixed_by_their_shares_and_the_manifest_says_so(tuning, tm
         distill.main()
     data = json.loads((tmp_path / "run/manifest.json").read_text())["data"]
     assert data["records"] == [16, 16] and data["shares"] == [3.0, 1.0] and data["files"] == list(map(str, files))
-    with mock.patch.object(sys, "argv", [*arguments, "--records", *map(str, files), "--shares", "3"]):
-        with pytest.raises(SystemExit, match="for each of the 2 files"):
-            distill.main()
+    arguments += ["--records", *map(str, files), "--shares", "3"]
+    with mock.patch.object(sys, "argv", arguments), pytest.raises(SystemExit, match="for each of the 2 files"):
+        distill.main()
 
 
 @pytest.mark.slow
