@@ -28,10 +28,10 @@ from typing import Annotated
 
 import tyro
 
-from r1jax.generate import Sampling
 from r1jax.rejection import Filters
 from r1jax.run import RunOptions, explained
 from r1jax.sft import TuneRecipe
+from r1jax.waves import Sampling
 from r1jax.writer import Endpoint
 
 PAPER = TuneRecipe(

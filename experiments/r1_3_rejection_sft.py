@@ -26,10 +26,10 @@ import tyro
 
 from experiments.r1_1_cold_start import NANO as COLD_NANO
 from experiments.r1_1_cold_start import PAPER as COLD_PAPER
-from r1jax.generate import Sampling
 from r1jax.rejection import Filters
 from r1jax.run import RunOptions, explained
 from r1jax.sft import TuneRecipe
+from r1jax.waves import Sampling
 from r1jax.writer import Endpoint
 
 PAPER = COLD_PAPER  # "2-3 epochs", 5e-5 -> 5e-6, 32,768, 128: one paragraph gives both stages their numbers
@@ -179,7 +179,7 @@ def plain(records: Sequence[dict]) -> list[dict]:
 
 
 def best_first(records: Sequence[dict]) -> list[dict]:
-    """The records of each prompt, the best before the others: right ones, and of these those with fewest stock phrases."""
+    """The records of each prompt, the best before the others: right ones, of these those with fewest stock phrases."""
     from r1jax.nano import general
 
     place = {name: i for i, name in enumerate(dict.fromkeys(record["example"] for record in records))}

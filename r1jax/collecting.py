@@ -20,7 +20,7 @@ from r1jax.writer import Endpoint, Writer, by_checkpoint, by_endpoint
 def collected(
     options: RunOptions, settings: Any, name: str, sampled: str, collect: Callable[[Mesh, Path], list[dict]]
 ) -> list[dict] | None:
-    """The records of a stage, collected once into a folder beside its working directory; None where it stops for a review.
+    """The records of a stage, collected once into a folder beside its working directory; None: it stops for a review.
 
     Args:
         settings: a dataclass of how they are collected, with a field `review`.

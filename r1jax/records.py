@@ -18,7 +18,7 @@ from pathlib import Path
 import jax
 from jax.experimental import multihost_utils
 
-from r1jax import checkpoint, generate
+from r1jax import checkpoint, waves
 from r1jax.launch import is_main
 from r1jax.lineage import write_atomically
 
@@ -125,5 +125,5 @@ def claim(path: Path, settings: Mapping) -> bool:
         ValueError: they were collected with something else, or are none of ours.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    generate.claim(path, settings)
+    waves.claim(path, settings)
     return path.exists()

@@ -47,7 +47,7 @@ def filtered(records: Sequence[dict], filters: Filters) -> list[dict]:
     texts: set[tuple[str, str]] = set()
     found = []
     for record in records:
-        problem = str(record.get("example", record["problem"]))
+        problem = str(record.get("example") or record["problem"])
         reason = record["reason"] or objection(record, filters)
         if not reason and filters.distinct and (problem, record["response"]) in texts:
             reason = "duplicate"

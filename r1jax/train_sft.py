@@ -15,6 +15,7 @@ from r1jax import checkpoint, launch, lineage, report, sampler
 from r1jax.data import prompts as questions
 from r1jax.evaluate import judge, summary
 from r1jax.metrics import pooled
+from r1jax.model.attend_choice import attention_backend
 from r1jax.progress import Progress
 from r1jax.prompts import fill
 from r1jax.rewards.isolate import Pool
@@ -22,7 +23,7 @@ from r1jax.rounds import complete
 from r1jax.run import Logs, Policy, RunOptions, load_policy, new_workdir, write_policy
 from r1jax.saver import Saver
 from r1jax.sft import Part, TuneRecipe, check, document, kept_out, loss_on, steps_of
-from r1jax.sharding import abstract, make_mesh, rows_in_turn
+from r1jax.sharding import abstract, compute_dtype, make_mesh, rows_in_turn
 from r1jax.supervised import Documents, batches, optimizer, token_batches
 from r1jax.train_rl import EVAL_ROUND, every
 from r1jax.update import Learner, cross_entropy, start, update
@@ -44,7 +45,7 @@ def examine(
     max_tokens: int,
     samples: int,
 ) -> tuple[dict, list[dict]]:
-    """A line of eval.jsonl and some of samples.jsonl, without their step: one completion of each problem, temperature 1."""
+    """A line of eval.jsonl, some of samples.jsonl, without their step: a completion of each problem at temperature 1."""
     count, me = jax.process_count(), jax.process_index()
     mine = (examples + [examples[-1]] * (-len(examples) % count))[me::count]
     rollout, texts = complete(
@@ -64,7 +65,8 @@ def examine(
             "round": EVAL_ROUND, "id": example["id"], "sample": 0, "kind": example.get("task", example["kind"]),
             "language": example.get("language"), "problem": example["problem"], "gold": example["gold"],
             "prompt": fill(policy.template, example["problem"]), "completion": texts[i],
-            "length": int(rollout.lengths[i]), "truncated": not rollout.stopped[i], "reward": {name: judged[name][i] for name in ("accuracy", "format")},
+            "length": int(rollout.lengths[i]), "truncated": not rollout.stopped[i],
+            "reward": {name: judged[name][i] for name in ("accuracy", "format")},
             "key": [seed, EVAL_ROUND, questions.number(example), 0],
         }
         for i, example in enumerate(mine[:samples])
@@ -125,7 +127,10 @@ def train(recipe: TuneRecipe, options: RunOptions, stage: str, parts: Sequence[P
         len(some[i]["tokens"]) for some in trained for i in range(len(some))
     )  # reads each record: one that is too long ends it here
     whole = steps_of(recipe, tokens)
-    ours = Learner(policy.cfg, optimizer(whole), cross_entropy, remat=recipe.remat, row_shards=rows_in_turn(mesh))
+    ours = Learner(
+        policy.cfg, optimizer(whole), cross_entropy, dtype=compute_dtype(mesh), remat=recipe.remat,
+        row_shards=rows_in_turn(mesh), attention=attention_backend(mesh, policy.cfg), mesh=mesh,
+    )  # fmt: skip
     stream = batches(trained, shares, whole, options.seed)
     manifest = lineage.Manifest(stage, fields, options.seed, lineage.versions(), parent, data)
     last = checkpoint.latest(workdir / "checkpoints")

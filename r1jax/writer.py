@@ -20,9 +20,9 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from r1jax import log
-from r1jax.generate import Sampling, Wave, in_waves
 from r1jax.launch import is_main
 from r1jax.run import Policy
+from r1jax.waves import Sampling, Wave, in_waves
 
 ATTEMPTS = 5
 TOGETHER = 8  # requests that an endpoint works on at a time

@@ -11,7 +11,8 @@ GOOD = " <think> 3+4=7,7*2=14 so 14 </think> 3+4=7, 7*2=14. The answer is \\boxe
 RECORD = {
     "id": "a/q1/0", "example": "q1", "domain": "math", "kind": "math", "language": "en", "problem": "What is (3+4)*2?",
     "gold": "14", "response": GOOD, "raw": GOOD, "route": "rejection", "source": {"path": "runs/x", "sha256": "ab"},
-    "rewritten_by": None, "keep": True, "reason": "", "tokens": 40, "truncated": False, "verdict": "correct", "right": True,
+    "rewritten_by": None, "keep": True, "reason": "", "tokens": 40, "truncated": False, "verdict": "correct",
+    "right": True,
 }  # fmt: skip
 STRICT = Filters(
     judged=True, form="r1", longest=100, least_language=1.0, longest_paragraph=60, code_blocks=False, most_each=1
@@ -41,7 +42,7 @@ def reason(**changed) -> str:
         pytest.param({"response": f"<think> {'again ' * 40}</think> 14"}, "repetition", id="the same word on and on"),
         pytest.param({"response": "<think> 等等,检查一下 3+4=7 </think> 7"}, "mixed language", id="another language"),
         pytest.param(
-            {"response": "<think> " + ", ".join(f"{i}+1={i + 1}" for i in range(12)) + " </think> 12"}, "long paragraph",
+            {"response": f"<think> {', '.join(f'{i}+1={i + 1}' for i in range(12))} </think> 12"}, "long paragraph",
             id="a paragraph of more than 60 characters",
         ),
         pytest.param({"response": "<think> so\n```\nx\n```\n</think> 14"}, "code block", id="a fence in the thought"),
@@ -120,5 +121,5 @@ def test_a_line_that_was_edited_badly_is_named(tmp_path, line, said):
 
 
 def test_a_file_that_is_not_there_is_an_error_with_a_way_out(tmp_path):
-    with pytest.raises(ValueError, match="cannot be read.*Give a .jsonl"):
+    with pytest.raises(ValueError, match=r"cannot be read.*Give a .jsonl"):
         records.read(tmp_path / "nothing.jsonl")

@@ -180,7 +180,8 @@ def test_a_right_answer_after_a_thought_that_concludes_otherwise_is_dropped(pool
 def test_an_annotator_keeps_the_program_that_was_sampled(pool, tmp_path):
     asked = programs.Program("x", 3, 5)
     row = record(
-        0, "try x*3+5 2*3=6,6+5=11 11? yes", kind="code", task="program", problem="Write Python f(x): x times 3 plus 5. f(2)=11",
+        0, "try x*3+5 2*3=6,6+5=11 11? yes", kind="code", task="program",
+        problem="Write Python f(x): x times 3 plus 5. f(2)=11",
         gold={"entry": "f", "tests": [[[2], 11], [[4], 17]]},
     )  # fmt: skip
     row["response"] = row["response"].replace("<answer> 14 </answer>", f"<answer> {programs.text(asked)} </answer>")

@@ -158,7 +158,7 @@ def test_the_recipes_are_the_papers():
     paper = r1_1_cold_start.PAPER
     assert (paper.epochs, paper.learning_rate, paper.final_learning_rate) == (2.0, 5e-5, 5e-6)
     assert (paper.row_length, paper.batch_rows) == (32_768, 128)
-    assert r1_3_rejection_sft.PAPER == paper
+    assert paper == r1_3_rejection_sft.PAPER
     # Table 6; cosine to a tenth; batch 64
     rates = {
         "qwen-1.5b": 1e-4,
@@ -173,8 +173,8 @@ def test_the_recipes_are_the_papers():
         assert (recipe.learning_rate, recipe.final_learning_rate, recipe.batch_rows) == (rate, rate / 10, 64)
     assert distill.RECIPES.keys() == {"nano", *rates}
     assert r1_3_rejection_sft.REASONING.judged and not r1_3_rejection_sft.REASONING.code_blocks
-    assert r1_1_cold_start.READABLE == Filters(judged=True, least_language=0.0, most_each=2)
-    assert distill.NANO_RL == dataclasses.replace(r1_zero.NANO, steps=40, eval_every=20)
+    assert Filters(judged=True, least_language=0.0, most_each=2) == r1_1_cold_start.READABLE
+    assert dataclasses.replace(r1_zero.NANO, steps=40, eval_every=20) == distill.NANO_RL
 
 
 @pytest.mark.parametrize(
