@@ -45,7 +45,7 @@ def examine(
     max_tokens: int,
     samples: int,
 ) -> tuple[dict, list[dict]]:
-    """A line of eval.jsonl, some of samples.jsonl, without their step: a completion of each problem at temperature 1."""
+    """A line of eval.jsonl, some of samples.jsonl, without their step: a completion of each problem, temperature 1."""
     count, me = jax.process_count(), jax.process_index()
     mine = (examples + [examples[-1]] * (-len(examples) % count))[me::count]
     rollout, texts = complete(
