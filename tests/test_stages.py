@@ -11,6 +11,7 @@ from test_train_sft import guesses
 
 from experiments import distill, r1_1_cold_start, r1_3_rejection_sft, r1_zero
 from r1jax import checkpoint, records
+from r1jax.nano import corpus
 from r1jax.rejection import Filters
 from r1jax.run import RunOptions
 
@@ -18,6 +19,10 @@ SMALL = dict(
     epochs=0.0, steps=2, warmup_steps=0, row_length=320, batch_rows=2, held_out_problems=0, max_tokens=8,
     eval_problems=2, log_samples=1,
 )  # fmt: skip
+
+
+QUESTIONS = 12  # of four letters a guess is right now and then
+LEARNT = SMALL | dict(steps=80, learning_rate=2e-2, final_learning_rate=1e-3, row_length=320, batch_rows=4)
 
 
 def options(workdir: Path, base: Path, **changed: object) -> RunOptions:
@@ -30,11 +35,20 @@ def manifest(workdir: Path) -> dict:
 
 
 @pytest.fixture(scope="module")
-def cold(walk, tmp_path_factory):
-    """Stage 1 after a review. Its base and R1-Zero are the walk's, which guess the letter of a comparison."""
+def zero(walk, tmp_path_factory):
+    """A policy that guesses the letter of a comparison in R1-Zero's form, as its run would write."""
+    home = tmp_path_factory.mktemp("zero")
+    made = guesses(home / "records.jsonl", 60, form=corpus.response_r1_zero)
+    where = options(home / "run", walk.base, template="r1_zero")
+    return distill.train(dataclasses.replace(distill.NANO, **LEARNT), where, str(made))
+
+
+@pytest.fixture(scope="module")
+def cold(walk, zero, tmp_path_factory):
+    """Stage 1 after a review."""
     home = tmp_path_factory.mktemp("cold")
     recipe = dataclasses.replace(r1_1_cold_start.NANO, **SMALL)
-    asked = r1_1_cold_start.Collecting(zero=str(walk.finished()), questions=8, samples=4, sample_tokens=48)
+    asked = r1_1_cold_start.Collecting(zero=str(zero), questions=QUESTIONS, samples=4, sample_tokens=48)
     where = options(home / "run", walk.base)
     assert r1_1_cold_start.train(recipe, where, dataclasses.replace(asked, review=True)) is None
     assert not (home / "run").exists()
@@ -47,18 +61,19 @@ def cold(walk, tmp_path_factory):
     return home / "run"
 
 
-def test_cold_start_trains_the_base_on_what_the_review_left(cold, walk):
+def test_cold_start_trains_the_base_on_what_the_review_left(cold, walk, zero):
     found, told = records.read(f"{cold}_data/cold_start.jsonl"), manifest(cold)
     assert told["stage"] == "r1_1_cold_start" and told["parent"]["path"] == str(walk.base)
     assert told["data"]["counts"]["kept"] == len(records.kept(found)) == told["data"]["records"][0]
     assert told["data"]["counts"]["reason"]["a person's"] == 1
-    zero = {"path": str(walk.finished()), "sha256": checkpoint.sha256(walk.finished())}
-    assert told["data"]["sources"]["r1_zero"] == [zero]
+    assert told["data"]["sources"]["r1_zero"] == [{"path": str(zero), "sha256": checkpoint.sha256(zero)}]
 
 
 def test_every_cold_record_tells_its_route_its_source_and_its_edits(cold):
     found = records.read(f"{cold}_data/cold_start.jsonl")
-    assert [record["route"] for record in found] == [route for route in r1_1_cold_start.ROUTES for _ in range(8 * 4)]
+    assert [record["route"] for record in found] == [
+        route for route in r1_1_cold_start.ROUTES for _ in range(4 * QUESTIONS)
+    ]
     for record in found:
         assert record["raw"] and record["source"]["sha256"] and isinstance(record["tokens"], int)
         assert record["keep"] == (not record["reason"])
@@ -72,7 +87,7 @@ def test_every_cold_record_tells_its_route_its_source_and_its_edits(cold):
 
 def test_a_question_of_another_run_or_seed_is_collected_anew_or_refused(cold, walk):
     recipe = dataclasses.replace(r1_1_cold_start.NANO, **SMALL)
-    other = r1_1_cold_start.Collecting(zero=str(walk.base), questions=8, samples=4, sample_tokens=48)
+    other = r1_1_cold_start.Collecting(zero=str(walk.base), questions=QUESTIONS, samples=4, sample_tokens=48)
     with pytest.raises(ValueError, match=r"holds samples of other settings.*sampled is"):
         r1_1_cold_start.train(recipe, options(cold, walk.base, resume=True), dataclasses.replace(other, zero=str(cold)))
 
@@ -103,8 +118,7 @@ def test_prompts_from_a_file_need_a_worked_example_of_their_own(tmp_path):
 def reasoner(walk, tmp_path_factory):
     """A policy that guesses in R1's form, as a run of stage 2 would write."""
     home = tmp_path_factory.mktemp("reasoner")
-    changed = SMALL | dict(steps=80, learning_rate=2e-2, final_learning_rate=1e-3, row_length=128, batch_rows=4)
-    recipe = dataclasses.replace(distill.NANO, **changed)
+    recipe = dataclasses.replace(distill.NANO, **LEARNT)
     return distill.train(recipe, options(home / "run", walk.base), str(guesses(home / "records.jsonl", 60)))
 
 

@@ -28,12 +28,12 @@ FLAGS = dict(
 )  # fmt: skip
 
 
-def guesses(path: Path, number: int, seed: int = 0) -> Path:
-    """Records of comparisons in R1's form, whose chain of thought is a guess; every fifth is dropped."""
+def guesses(path: Path, number: int, seed: int = 0, form=corpus.response_r1) -> Path:
+    """Records of comparisons, whose chain of thought is a guess; every fifth is dropped."""
     rng, found = random.Random(seed), []
     for i in range(number):
         row = tasks.draw(rng, "corpus", "corpus", "compare")
-        response = " " + corpus.response_r1(row, f"i guess {row['gold']}", row["gold"])
+        response = " " + form(row, f"i guess {row['gold']}", row["gold"])
         found.append(
             {"id": f"{seed}-{i}", "response": response, "keep": i % 5 > 0, "reason": "", "route": "made"} | row
         )
