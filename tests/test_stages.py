@@ -21,7 +21,7 @@ SMALL = dict(
 )  # fmt: skip
 
 
-QUESTIONS = 12  # of four letters a guess is right now and then
+QUESTIONS = 16  # of four letters one is right now and then
 LEARNT = SMALL | dict(steps=80, learning_rate=2e-2, final_learning_rate=1e-3, row_length=320, batch_rows=4)
 
 
@@ -36,9 +36,9 @@ def manifest(workdir: Path) -> dict:
 
 @pytest.fixture(scope="module")
 def zero(walk, tmp_path_factory):
-    """A policy that guesses the letter of a comparison in R1-Zero's form, as its run would write."""
+    """A policy that answers every comparison with C in R1-Zero's form: it is too small to repeat its own guess."""
     home = tmp_path_factory.mktemp("zero")
-    made = guesses(home / "records.jsonl", 60, form=corpus.response_r1_zero)
+    made = guesses(home / "records.jsonl", 60, form=lambda *_: corpus.response_r1_zero({}, "i guess C", "C"))
     where = options(home / "run", walk.base, template="r1_zero")
     return distill.train(dataclasses.replace(distill.NANO, **LEARNT), where, str(made))
 
@@ -75,7 +75,7 @@ def test_every_cold_record_tells_its_route_its_source_and_its_edits(cold):
         route for route in r1_1_cold_start.ROUTES for _ in range(4 * QUESTIONS)
     ]
     for record in found:
-        assert record["raw"] and record["source"]["sha256"] and isinstance(record["tokens"], int)
+        assert isinstance(record["raw"], str) and record["source"]["sha256"] and isinstance(record["tokens"], int)
         assert record["keep"] == (not record["reason"])
         if record["keep"]:
             assert record["right"] is True and record["response"].startswith(" <think> ")
