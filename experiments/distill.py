@@ -95,10 +95,10 @@ def by_rl(recipe: RLRecipe, options: RunOptions) -> Path:
 
 
 def main() -> None:
-    from r1jax.collecting import command_line
+    from r1jax.command import by_recipe
 
     try:
-        command = command_line(Command, RECIPES, __doc__, sys.argv[1:])
+        command = by_recipe(Command, RECIPES, __doc__, sys.argv[1:])
         if command.by == "rl":
             if command.records:
                 raise ValueError("--records is for --by=sft: reinforcement learning reads prompts alone. Leave it out")

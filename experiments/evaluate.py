@@ -24,6 +24,7 @@ from typing import Annotated
 
 import tyro
 
+from r1jax.command import by_recipe
 from r1jax.run import explained
 from r1jax.waves import Sampling
 
@@ -172,18 +173,7 @@ def parse(arguments: list[str]) -> Command:
     Raises:
         ValueError: a recipe that is not there.
     """
-    names = [
-        argument.partition("=")[2] or following
-        for argument, following in zip(arguments, [*arguments[1:], ""], strict=True)
-        if argument.partition("=")[0] == "--recipe"
-    ]
-    chosen = names[-1] if names else "nano"
-    if chosen not in RECIPES:
-        raise ValueError(f"--recipe={chosen} is unknown: use {' or '.join(RECIPES)}")
-    default = Command(RECIPES[chosen], recipe=chosen)
-    return tyro.cli(
-        Command, args=arguments, default=default, description=__doc__, config=(tyro.conf.FlagConversionOff,)
-    )
+    return by_recipe(Command, RECIPES, __doc__, arguments)
 
 
 def main() -> None:

@@ -198,10 +198,10 @@ def worked_example(row: Mapping, seed: int) -> str:
 
 
 def main() -> None:
-    from r1jax.collecting import command_line
+    from r1jax.command import by_recipe
 
     try:
-        command = command_line(Command, RECIPES, __doc__, sys.argv[1:])
+        command = by_recipe(Command, RECIPES, __doc__, sys.argv[1:])
         workdir = command.options.workdir or "runs/r1_1_cold_start"
         train(command.numbers, dataclasses.replace(command.options, workdir=workdir), command.collecting)
     except (ValueError, OSError, FloatingPointError) as error:

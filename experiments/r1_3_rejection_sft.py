@@ -187,10 +187,10 @@ def best_first(records: Sequence[dict]) -> list[dict]:
 
 
 def main() -> None:
-    from r1jax.collecting import command_line
+    from r1jax.command import by_recipe
 
     try:
-        command = command_line(Command, RECIPES, __doc__, sys.argv[1:])
+        command = by_recipe(Command, RECIPES, __doc__, sys.argv[1:])
         workdir = command.options.workdir or "runs/r1_3_rejection_sft"
         train(command.numbers, dataclasses.replace(command.options, workdir=workdir), command.collecting)
     except (ValueError, OSError, FloatingPointError) as error:

@@ -18,6 +18,7 @@ import tyro
 
 from experiments.r1_2_reasoning_rl import NANO as REASONING_NANO
 from experiments.r1_2_reasoning_rl import PAPER as REASONING_PAPER
+from r1jax.command import by_recipe
 from r1jax.recipe import RLRecipe
 from r1jax.run import RunOptions, explained
 
@@ -67,11 +68,8 @@ def train(recipe: RLRecipe, options: RunOptions, helpful: str, safety: str, pref
 
 
 def main() -> None:
-    chosen = next((a.partition("=")[2] for a in sys.argv[1:] if a.startswith("--recipe=")), "nano")
     try:
-        if chosen not in RECIPES:
-            raise ValueError(f"--recipe={chosen} is unknown: use {' or '.join(RECIPES)}")
-        command = tyro.cli(Command, default=Command(RECIPES[chosen], recipe=chosen), description=__doc__, config=(tyro.conf.FlagConversionOff,))
+        command = by_recipe(Command, RECIPES, __doc__, sys.argv[1:])
         train(command.numbers, command.options, command.helpful, command.safety, command.preference_weight)
     except (ValueError, OSError, FloatingPointError) as error:
         sys.exit(explained(error))

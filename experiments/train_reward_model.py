@@ -19,6 +19,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from r1jax.command import by_recipe
 from r1jax.run import RunOptions, explained
 from r1jax.train_reward_model import RewardRecipe, train
 
@@ -55,11 +56,8 @@ class Command:
 
 
 def main() -> None:
-    chosen = next((a.partition("=")[2] for a in sys.argv[1:] if a.startswith("--recipe=")), "nano")
     try:
-        if chosen not in RECIPES:
-            raise ValueError(f"--recipe={chosen} is unknown: use {' or '.join(RECIPES)}")
-        command = tyro.cli(Command, default=Command(RECIPES[chosen], recipe=chosen), description=__doc__, config=(tyro.conf.FlagConversionOff,))
+        command = by_recipe(Command, RECIPES, __doc__, sys.argv[1:])
         train(command.numbers, command.options, command.kind, command.data, command.sampled)
     except (ValueError, OSError, FloatingPointError) as error:
         sys.exit(explained(error))

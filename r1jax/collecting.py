@@ -1,18 +1,16 @@
-"""What the stages that sample their own records share: collecting once, who writes, the command line."""
+"""What the stages that sample their own records share: collecting once, who writes."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import tyro
 from jax.sharding import Mesh
 
 from r1jax import launch, records
 from r1jax.run import RunOptions, load_policy
-from r1jax.sft import TuneRecipe
 from r1jax.sharding import make_mesh
 from r1jax.writer import Endpoint, Writer, by_checkpoint, by_endpoint
 
@@ -67,23 +65,3 @@ def writer(
     loaded = base if who == "base" and base is not None else None
     policy, params, source = loaded or load_policy(dataclasses.replace(options, weights=weights), mesh, frozen=True)
     return by_checkpoint(who, policy, params, mesh, source["sha256"], max_tokens=max_tokens, seed=options.seed)
-
-
-def command_line(
-    kind: Callable[..., Any], recipes: Mapping[str, TuneRecipe], description: str | None, arguments: Sequence[str]
-) -> Any:
-    """A command whose `--recipe` chooses the defaults; every other flag overrides one of them.
-
-    Raises:
-        ValueError: a recipe that is not there.
-    """
-    chosen = "nano"
-    for i, argument in enumerate(arguments):
-        name, _, value = argument.partition("=")
-        if name == "--recipe":
-            chosen = value or (arguments[i + 1] if i + 1 < len(arguments) else "")
-    if chosen not in recipes:
-        raise ValueError(f"--recipe={chosen} is unknown: use {', '.join(recipes)}")
-    default = kind(numbers=recipes[chosen], recipe=chosen)
-    config = (tyro.conf.FlagConversionOff,)
-    return tyro.cli(kind, args=list(arguments), default=default, description=description, config=config)

@@ -1,12 +1,13 @@
-"""The command line of a reinforcement-learning experiment: recipes, the options of a run, a plan without a run."""
+"""Command lines of experiments: a recipe by name; of reinforcement learning also the options of a run and a plan without one."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -28,18 +29,17 @@ class RLCommand:
     """Whose numbers are the defaults: nano or paper."""
 
 
-def parse(
-    arguments: list[str],
-    recipes: Mapping[str, RLRecipe],
-    description: str | None,
-    options: RunOptions = DEFAULT_OPTIONS,
-) -> RLCommand:
-    """The command line. `--recipe` chooses the defaults; every other flag overrides one of them.
+def by_recipe(
+    make: Callable[..., Any], recipes: Mapping[str, Any], description: str | None, arguments: Sequence[str]
+) -> Any:
+    """A command whose `--recipe`, nano by default, chooses the defaults; every other flag overrides one of them.
+
+    Args:
+        make: the command, a dataclass, given the numbers of a recipe and `recipe`, its name.
 
     Raises:
         ValueError: a recipe that is not there.
     """
-    arguments = ["--dry-run=True" if argument == "--dry-run" else argument for argument in arguments]
     chosen = "nano"
     for i, argument in enumerate(arguments):
         name, _, value = argument.partition("=")
@@ -47,9 +47,24 @@ def parse(
             chosen = value or (arguments[i + 1] if i + 1 < len(arguments) else "")
     if chosen not in recipes:
         raise ValueError(f"--recipe={chosen} is unknown: use {' or '.join(recipes)}")
-    default = RLCommand(recipes[chosen], options, recipe=chosen)
+    default = make(recipes[chosen], recipe=chosen)
     flags = (tyro.conf.FlagConversionOff,)
-    return tyro.cli(RLCommand, args=arguments, default=default, description=description, config=flags)
+    return tyro.cli(type(default), args=list(arguments), default=default, description=description, config=flags)
+
+
+def parse(
+    arguments: list[str],
+    recipes: Mapping[str, RLRecipe],
+    description: str | None,
+    options: RunOptions = DEFAULT_OPTIONS,
+) -> RLCommand:
+    """The command line of a reinforcement-learning run.
+
+    Raises:
+        ValueError: a recipe that is not there.
+    """
+    arguments = ["--dry-run=True" if argument == "--dry-run" else argument for argument in arguments]
+    return by_recipe(functools.partial(RLCommand, options=options), recipes, description, arguments)
 
 
 def run(
