@@ -62,6 +62,23 @@ def by_token(out: Float[Array, "N K m W"], queries: int) -> Float[Array, "N Q H 
     return out.reshape(n, kv_heads, -1, queries, width).transpose(0, 3, 1, 2, 4).reshape(n, queries, -1, width)
 
 
+def spread_products(
+    x: Float[Array, "N K m A"], y: Float[Array, "P K A C"] | Float[Array, "P K C A"], inner: str, outer: str, order: str = ""
+) -> Float[Array, "N K m C"]:
+    """x·y by key head in float32, where entry p of y serves N / P rows: over axis `inner` to axis `outer`.
+
+    Rows with an entry each get a product of their own form: an axis of length one for the rows of an entry would cost XLA's
+    CPU backend four times the time.
+    """
+    order = order or inner + outer
+    n, kv_heads, m, _ = x.shape
+    if y.shape[0] == n:
+        return jnp.einsum(f"nkm{inner},nk{order}->nkm{outer}", x, y, preferred_element_type=jnp.float32)
+    shared = x.reshape(y.shape[0], -1, kv_heads, m, x.shape[-1])
+    out = jnp.einsum(f"prkm{inner},pk{order}->prkm{outer}", shared, y, preferred_element_type=jnp.float32)
+    return out.reshape(n, kv_heads, m, -1)
+
+
 def sums(q: Float[Array, "N Q H E"], parts: Sequence[Part], how: How) -> Sums:
     """Σ eˢ⁻ᵗ v, Σ eˢ⁻ᵗ and t = max s, by key head, over the parts `(k [P, K, E, S], v [P, K, S, W], mask [P or N, Q or 1, S])`."""
     n, queries, heads, width = q.shape
@@ -70,8 +87,7 @@ def sums(q: Float[Array, "N Q H E"], parts: Sequence[Part], how: How) -> Sums:
     grouped = by_key_head(q, how.scale, kv_heads)
     scores = []
     for k, _, mask in parts:
-        shared = grouped.reshape(k.shape[0], -1, kv_heads, m, width)
-        score = jnp.einsum("prkme,pkes->prkms", shared, k, preferred_element_type=jnp.float32)
+        score = spread_products(grouped, k, "e", "s")
         score = soft_cap(score, how.cap).reshape(mask.shape[0], n // mask.shape[0], kv_heads, m // queries, queries, -1)
         score = jnp.where(mask[:, None, None, None], score, -1e30)
         scores.append(score.reshape(n, kv_heads, m, -1))
@@ -80,12 +96,10 @@ def sums(q: Float[Array, "N Q H E"], parts: Sequence[Part], how: How) -> Sums:
     for (k, v, _), score in zip(parts, scores, strict=True):
         weight = jnp.exp(score - top)
         total = total + weight.sum(axis=-1, keepdims=True)
-        shared = weight.astype(k.dtype).reshape(k.shape[0], -1, kv_heads, m, k.shape[-1])
-        if v is None:
-            part = jnp.einsum("prkms,pkes->prkme", shared, k[:, :, : how.values], preferred_element_type=jnp.float32)
-        else:
-            part = jnp.einsum("prkms,pkse->prkme", shared, v, preferred_element_type=jnp.float32)
-        out = out + part.reshape(n, kv_heads, m, -1)
+        weight = weight.astype(k.dtype)
+        out = out + (
+            spread_products(weight, k[:, :, : how.values], "s", "e", "es") if v is None else spread_products(weight, v, "s", "e")
+        )
     return out, total, top
 
 
