@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from r1jax.model.cache import ReadOwn, Segment, attend_decode, attend_prefill, widened
+from r1jax.model.cache import ReadOwn, Segment, attend_decode, attend_prefill, widen, widened
 from r1jax.model.config import ModelConfig
 from r1jax.model.transformer import logits, step
 
@@ -126,14 +126,18 @@ def draw(
     return token, logp
 
 
-@functools.partial(jax.jit, static_argnames=("cfg", "dtype"))
+@functools.partial(jax.jit, static_argnames=("cfg", "dtype", "exact"))
 def prefill(
     cfg: ModelConfig, weights: Weights, tokens: Int[Array, "P Q"], length: Int[Array, P],
-    before: list[list[Segment]], start: Int[Array, ""], *, dtype: DTypeLike,
+    before: list[list[Segment]], start: Int[Array, ""], *, dtype: DTypeLike, exact: bool = False,
 ) -> tuple[list[Segment], Float[Array, "P V"], Int[Array, "P Q L k"] | None]:
-    """Keys and values of prompts (right-padded), layer by layer, the logits after each prompt's last token, and the routes."""  # fmt: skip
+    """Keys and values of prompts (right-padded), layer by layer, the logits after each prompt's last token, and the routes.
+
+    Args:
+        exact: read keys and values in float64.
+    """  # fmt: skip
     positions = start + jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-    attends = [attend_prefill([s[i] for s in before], length) for i in range(len(weights.layers))]
+    attends = [attend_prefill([s[i] for s in before], length, exact=exact) for i in range(len(weights.layers))]
     hidden, kept, routes = step(cfg, weights.params, weights.layers, tokens, positions, attends, dtype=dtype)
     last = jnp.take_along_axis(hidden, (length - 1)[:, None, None], axis=1)[:, 0]
     return kept, logits(cfg, weights.params, last), by_token(routes)
@@ -155,19 +159,22 @@ def first(
 
 
 @functools.partial(
-    jax.jit, static_argnames=("cfg", "dtype", "steps", "greedy", "cut", "stop_ids", "pad_id", "replay", "read_own"), donate_argnames=("rows",)
+    jax.jit, static_argnames=("cfg", "dtype", "steps", "greedy", "cut", "stop_ids", "pad_id", "replay", "read_own", "exact"), donate_argnames=("rows",)
 )
 def decode(
     cfg: ModelConfig, weights: Weights, segments: list[list[Segment]], rows: Rows, temperature: Array, *,
     steps: int, greedy: bool, stop_ids: tuple[int, ...], pad_id: int, dtype: DTypeLike, cut: Cut | None = None, replay: bool = False,
-    read_own: ReadOwn | None = None,
+    read_own: ReadOwn | None = None, exact: bool = False,
 ) -> tuple[Rows, tuple[Array, Array, Array | None]]:
     """`steps` more tokens a row: the rows, and (tokens, logp) [steps, N]; finished rows emit pad and 0.
 
     Args:
         replay: also the experts [steps, N, 1, L, k] of the tokens fed, which are those of the step before.
         read_own: see `attend_decode`.
+        exact: read keys and values in float64; they are widened once for all steps.
     """  # fmt: skip
+    if exact:
+        segments, rows = widen(segments), rows._replace(cache=widen(rows.cache))
 
     def one(rows: Rows, _: None) -> tuple[Rows, tuple[Array, Array, Array | None]]:
         attends = [
@@ -183,7 +190,8 @@ def decode(
         done = rows.done | jnp.isin(token, jnp.asarray(stop_ids))
         return rows._replace(clock=rows.clock + 1, token=token, done=done, cache=cache), (token, logp, by_token(routes) if replay else None)
 
-    return jax.lax.scan(one, rows, None, length=steps)
+    rows, sampled = jax.lax.scan(one, rows, None, length=steps)
+    return rows._replace(cache=widen(rows.cache, dtype)) if exact else rows, sampled
 
 
 @functools.partial(jax.jit, static_argnames=("shards",))

@@ -32,7 +32,9 @@ def token_logprobs(
         h, y = args
         logits = jnp.einsum("md,dv->mv", h, unembedding.astype(h.dtype), preferred_element_type=jnp.float32)
         logits = soft_cap(logits, cap) / temperature
-        normaliser = jax.nn.logsumexp(logits, axis=-1)
+        # As the sampler does: the difference to the largest is exact, and what is left is small.
+        logits = logits - jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))
+        normaliser = jnp.log(jnp.sum(jnp.exp(logits), axis=-1))
         logp = jnp.take_along_axis(logits, y[:, None], axis=-1)[:, 0] - normaliser
         frozen = jax.lax.stop_gradient(logits - normaliser[:, None])
         return logp, -jnp.sum(jnp.exp(frozen) * frozen, axis=-1)

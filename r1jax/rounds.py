@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from r1jax import sampler
 from r1jax.data import prompts as questions
 from r1jax.grpo import group_advantages, row_weights
+from r1jax.model.attend_choice import attention_backend
 from r1jax.prompts import fill
 from r1jax.recipe import RLRecipe
 from r1jax.rewards import rule
@@ -47,11 +48,13 @@ def complete(
     policy: Policy, weights: sampler.Weights, examples: Sequence[Mapping], samples: int, mesh: Mesh, *,
     seed: int, round_: int, temperature: float, max_tokens: int, replay: bool = False,
     top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0, finished: Callable[[list[tuple[int, str]]], None] | None = None,
+    attention: str | None = None,
 ) -> tuple[Rollout, list[str]]:
     """`samples` completions of each example, and their texts; the cuts are for evaluation.
 
     Args:
         finished: hears of (row, text) as rows end, see `sampler.sample`.
+        attention: see `sampler.sample`.
     """  # fmt: skip
     tokenizer = policy.tokenizer
     prompts = [tokenizer.encode(fill(policy.template, example["problem"])) for example in examples]
@@ -68,7 +71,7 @@ def complete(
     rollout = sampler.sample(
         policy.cfg, weights, prompts, keys, mesh,
         max_tokens=max_tokens, temperature=temperature, stop_ids=tokenizer.stop_ids, pad_id=tokenizer.pad_id, replay=replay,
-        top_k=top_k, top_p=top_p, min_p=min_p, finished=ended,
+        top_k=top_k, top_p=top_p, min_p=min_p, finished=ended, attention=attention,
     )  # fmt: skip
     return rollout, texts
 
@@ -103,7 +106,7 @@ def roll(
     rollout, texts = complete(
         policy, weights, examples, recipe.group_size, mesh,
         seed=seed, round_=round_, temperature=recipe.temperature, max_tokens=recipe.max_tokens, replay=recipe.replay_routes,
-        finished=judge,
+        finished=judge, attention=attention_backend(mesh, policy.cfg, compared=True),
     )  # fmt: skip
     scores = reward(ahead, texts, repeated, round_ * recipe.minibatches)
     shape = (len(examples), recipe.group_size)

@@ -28,6 +28,7 @@ from r1jax.sharding import compute_dtype, decode_specs, empty_cache, local_rows,
 CHUNK = 16  # tokens between two looks at who is finished
 LADDER = 2  # rows and time axis change by this factor
 LEAST_ROWS = 16  # rows a shard keeps at least: fewer cost as much, and every size is a program to compile
+EXACT_ROWS = 64  # below 49 rows XLA's CPU products add in another order than they do for the trainer's many
 LEAST_SLOTS = 64  # room for sampled tokens at the start, for the same reason
 PREFIX = 16  # a shared prefix is cut to a multiple of this many tokens, and prompts are padded to one
 
@@ -129,7 +130,8 @@ def sample(
     if not stop_ids or not prompts or not all(prompts) or len(keys) % len(prompts):
         raise ValueError(f"{len(prompts)} prompts, {len(keys)} keys, stop_ids={stop_ids}: sampling needs stop ids and whole groups of non-empty prompts")
     dtype = compute_dtype(mesh) if dtype is None else dtype
-    read_own = own_reader(attention or attention_backend(mesh, cfg), mesh)
+    attention = attention or attention_backend(mesh, cfg)
+    read_own, exact = own_reader(attention, mesh), attention == "exact"
     cut = chosen_cut(temperature, top_k, top_p, min_p)
     real, shards = len(prompts), local_shards(mesh)
     group_size = len(keys) // real
@@ -144,13 +146,13 @@ def sample(
     segments, shared_routes = [], None
     if prefix:
         shared = np.asarray([prompts[0][:prefix]], np.int32)
-        kept, _, shared_routes = decode.prefill(cfg, weights, shared, np.asarray([prefix], np.int32), [], 0, dtype=dtype)
+        kept, _, shared_routes = decode.prefill(cfg, weights, shared, np.asarray([prefix], np.int32), [], 0, dtype=dtype, exact=exact)
         segments.append(kept)
     tokens = np.full((len(rest), slots), pad_id, np.int32)
     for row, p in zip(tokens, rest, strict=True):
         row[: len(p)] = p
     lengths = np.asarray([len(p) for p in rest], np.int32)
-    kept, logits, own_routes = decode.prefill(cfg, weights, *shard_rows((tokens, lengths), mesh), segments, prefix, dtype=dtype)
+    kept, logits, own_routes = decode.prefill(cfg, weights, *shard_rows((tokens, lengths), mesh), segments, prefix, dtype=dtype, exact=exact)
     segments.append(kept)
 
     options = dict(greedy=temperature == 0, cut=cut, stop_ids=tuple(stop_ids))
@@ -173,7 +175,7 @@ def sample(
         most = agreed(int(live.sum(axis=1).max()))
         if most == 0:
             break
-        fits = rung(most, LEAST_ROWS)
+        fits = rung(most, EXACT_ROWS if exact else LEAST_ROWS)
         if fits <= alive.shape[1] // LADDER:
             order = np.argsort(~live, axis=1, kind="stable")[:, :fits]
             rows, segments = decode.shrink(rows, segments, shard_rows(order.astype(np.int32), mesh), shards=shards * jax.process_count())
@@ -182,7 +184,7 @@ def sample(
             capacity = rung(clock + CHUNK, capacity)
             rows = decode.grow(rows, slots=capacity)
         rows, (tokens, logps, routes) = decode.decode(
-            cfg, weights, segments, rows, temperature, steps=CHUNK, pad_id=pad_id, dtype=dtype, replay=replay, read_own=read_own, **options
+            cfg, weights, segments, rows, temperature, steps=CHUNK, pad_id=pad_id, dtype=dtype, replay=replay, read_own=read_own, exact=exact, **options
         )
         if finished:
             out.tell(finished, real * group_size)  # before the chunk's tokens are waited for

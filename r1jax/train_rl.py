@@ -72,7 +72,7 @@ def learner(recipe: RLRecipe, cfg: ModelConfig, mesh: Mesh) -> Learner:
     )
     return Learner(
         cfg, optimizer, objective, r.temperature, compute_dtype(mesh), remat=r.remat, row_shards=rows_in_turn(mesh),
-        balance_rate=r.balance_rate, attention=attention_backend(mesh, cfg), mesh=mesh,
+        balance_rate=r.balance_rate, attention=attention_backend(mesh, cfg, compared=True), mesh=mesh,
     )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
     name      packed rows (training, scoring)              decoding
     xla       einsum in blocks of queries: the oracle      einsum
+    exact     the same in float64, forward (CPU)           einsum in float64
     pallas    kernel that knows shared prompts (GPU)       kernel that stops at a row's length
     cudnn     cuDNN's flash attention with a mask (GPU)    einsum
     splash    splash attention with a mask (TPU)           einsum
@@ -27,9 +28,9 @@ from r1jax.model.attention import Attend, How, attend_full
 from r1jax.model.cache import ReadOwn, by_key_head, lay_out, sums
 from r1jax.model.config import ModelConfig
 from r1jax.rollout import PackedRows, visible
-from r1jax.sharding import ROWS
+from r1jax.sharding import ROWS, compute_dtype
 
-BACKENDS = ("xla", "pallas", "cudnn", "splash")
+BACKENDS = ("xla", "exact", "pallas", "cudnn", "splash")
 PREFERRED = {"gpu": ("pallas", "cudnn"), "tpu": ("splash",)}
 WIDTHS = (32, 64, 128, 256)  # of heads, that tiles of kernels can have
 CLOSE = 0.03  # of the largest number: bfloat16 rounds to 1/256, the weights and the result each once
@@ -38,13 +39,19 @@ log = logging.getLogger(__name__)
 
 
 @functools.cache  # the check compiles
-def attention_backend(mesh: Mesh, cfg: ModelConfig) -> str:
+def attention_backend(mesh: Mesh, cfg: ModelConfig, *, compared: bool = False) -> str:
     """The attention this model gets on this mesh: the platform's first that has its layers and agrees with XLA's here and now.
+
+    Args:
+        compared: log-probabilities of the sampler will be held against the trainer's. On CPUs both then read in float64, and
+            agree to a last rounding.
 
     Kernels break with versions of drivers and compilers; one that does not compile, or computes something else, is passed over
     with a warning.
     """
     platform = mesh.devices.flat[0].platform
+    if compared and platform == "cpu" and compute_dtype(mesh) == jnp.float32:
+        return "exact"
     for name in PREFERRED.get(platform, ()):
         if reason := unsuited(cfg) or disagreement(name, cfg):
             log.warning("attention: %s passed over: %s", name, reason)
@@ -121,7 +128,7 @@ def attend_packed(
     if attention not in BACKENDS:
         raise ValueError(f"attention={attention} must be one of {', '.join(BACKENDS)}")
     mask = visible(rows)
-    full = attend_full(mask, row_shards=row_shards)
+    full = attend_full(mask, row_shards=row_shards, exact=attention == "exact")
     kernel = {"pallas": by_runs, "cudnn": by_cudnn, "splash": by_splash}.get(attention)
     if kernel is None:
         return full

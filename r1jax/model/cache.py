@@ -6,12 +6,14 @@ first numbers are its value, and caches k alone: v is None.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from r1jax.model.attention import Attend, How, causal
@@ -65,17 +67,17 @@ def by_token(out: Float[Array, "N K m W"], queries: int) -> Float[Array, "N Q H 
 def spread_products(
     x: Float[Array, "N K m A"], y: Float[Array, "P K A C"] | Float[Array, "P K C A"], inner: str, outer: str, order: str = ""
 ) -> Float[Array, "N K m C"]:
-    """x·y by key head in float32, where entry p of y serves N / P rows: over axis `inner` to axis `outer`.
+    """x·y by key head in float32 or wider, where entry p of y serves N / P rows: over axis `inner` to axis `outer`.
 
     Rows with an entry each get a product of their own form: an axis of length one for the rows of an entry would cost XLA's
     CPU backend four times the time.
     """
-    order = order or inner + outer
+    order, wide = order or inner + outer, jnp.promote_types(y.dtype, jnp.float32)
     n, kv_heads, m, _ = x.shape
     if y.shape[0] == n:
-        return jnp.einsum(f"nkm{inner},nk{order}->nkm{outer}", x, y, preferred_element_type=jnp.float32)
+        return jnp.einsum(f"nkm{inner},nk{order}->nkm{outer}", x, y, preferred_element_type=wide)
     shared = x.reshape(y.shape[0], -1, kv_heads, m, x.shape[-1])
-    out = jnp.einsum(f"prkm{inner},pk{order}->prkm{outer}", shared, y, preferred_element_type=jnp.float32)
+    out = jnp.einsum(f"prkm{inner},pk{order}->prkm{outer}", shared, y, preferred_element_type=wide)
     return out.reshape(n, kv_heads, m, -1)
 
 
@@ -111,9 +113,21 @@ def merged(one: Sums, two: Sums) -> Sums:
 
 
 def read(q: Float[Array, "N Q H E"], parts: Sequence[Part], how: How) -> Float[Array, "N Q H W"]:
-    """softmax(scores)·v over the parts laid end to end."""
-    out, total, _ = sums(q, parts, how)
-    return by_token(out / total, q.shape[1]).astype(q.dtype)
+    """softmax(scores)·v over the parts laid end to end; in float64 where keys and values are (see `widen`)."""
+    with in_precision_of(parts[0][0]):
+        out, total, _ = sums(q.astype(jnp.promote_types(q.dtype, parts[0][0].dtype)), parts, how)
+        return by_token(out / total, q.shape[1]).astype(q.dtype)
+
+
+def in_precision_of(x: Array) -> contextlib.AbstractContextManager:
+    """JAX drops float64 unless told otherwise."""
+    return jax.enable_x64(True) if x.dtype == jnp.float64 else contextlib.nullcontext()
+
+
+def widen(tree: Any, dtype: DTypeLike = jnp.float64) -> Any:
+    """Every cache of a tree in float64, so that what is read of it does not depend on how it is laid out; or back."""
+    with jax.enable_x64(True):
+        return jax.tree.map(lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)
 
 
 def filled(length: Int[Array, P], slots: int) -> Bool[Array, "P 1 S"]:
@@ -137,8 +151,12 @@ def readable(segments: Sequence[Segment], how: How) -> list[Part]:
     return parts
 
 
-def attend_prefill(segments: Sequence[Segment], length: Int[Array, N]) -> Attend:
-    """Queries read the given segments and, causally, their own call. Keeps its keys and values as a `Segment`."""
+def attend_prefill(segments: Sequence[Segment], length: Int[Array, N], *, exact: bool = False) -> Attend:
+    """Queries read the given segments and, causally, their own call. Keeps its keys and values as a `Segment`.
+
+    Args:
+        exact: read in float64.
+    """
 
     def attend(q: Array, k: Array, v: Array | None, how: How) -> tuple[Array, Segment]:
         mine = Segment(*lay_out(k, v), length)
@@ -146,7 +164,8 @@ def attend_prefill(segments: Sequence[Segment], length: Int[Array, N]) -> Attend
         if how.window is not None:
             slot = jnp.arange(q.shape[1])
             own = own & how.near(slot[None, :, None] - slot[None, None, :])
-        return read(q, [*readable(segments, how), (mine.k, mine.v, own)], how), mine
+        parts = [*readable(segments, how), (mine.k, mine.v, own)]
+        return read(q, widen(parts) if exact else parts, how), mine
 
     return attend
 
@@ -164,7 +183,8 @@ def attend_decode(
     """  # fmt: skip
 
     def attend(q: Array, k: Array, v: Array | None, how: How) -> tuple[Array, tuple[Array, Array | None]]:
-        k_new, v_new = lay_out(k.astype(k_cache.dtype), v if v is None else v.astype(v_cache.dtype))
+        with in_precision_of(k_cache):
+            k_new, v_new = lay_out(k.astype(k_cache.dtype), v if v is None else v.astype(v_cache.dtype))
         k_all = jax.lax.dynamic_update_slice(k_cache, k_new, (0, 0, 0, slot))
         v_all = None if v is None else jax.lax.dynamic_update_slice(v_cache, v_new, (0, 0, slot, 0))
         if read_own and v is not None and how.window is None and not how.cap:
