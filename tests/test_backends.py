@@ -51,7 +51,7 @@ def value_and_gradients(rows, attention, mesh, q, k, v, pull):
     return out, *gradients
 
 
-@pytest.mark.parametrize("attention", KERNELS)
+@pytest.mark.parametrize("attention", (*KERNELS, "exact"))
 def test_a_kernel_over_packed_rows_gives_the_values_and_gradients_of_xla(rows, attention):
     arrays = drawn(rows, 4, 16)
     got, want = (value_and_gradients(rows, name, None, *arrays) for name in (attention, "xla"))
