@@ -24,6 +24,7 @@ import tyro
 
 from experiments import distill, r1_1_cold_start, r1_2_reasoning_rl, r1_3_rejection_sft, r1_4_all_scenarios_rl, r1_zero
 from experiments import evaluate as evaluation
+from experiments import r1_page as page
 from experiments import train_reward_model as rewards
 from r1jax.lineage import Manifest
 from r1jax.recipe import RLRecipe
@@ -32,19 +33,10 @@ from r1jax.sft import TuneRecipe
 from r1jax.train_reward_model import RewardRecipe
 from r1jax.waves import Sampling
 
-PAPER = {  # Nature 2025, Table 2, for the page
-    "AIME24 pass@1": {"R1-Zero": 77.9, "Dev1": 59.0, "Dev2": 74.0, "Dev3": 78.1, "R1": 79.8},
-    "MATH-500 pass@1": {"R1-Zero": 95.9, "Dev1": 94.2, "Dev2": 95.9, "Dev3": 95.4, "R1": 97.3},
-    "LiveCodeBench pass@1": {"R1-Zero": 50.0, "Dev1": 57.5, "Dev2": 63.5, "Dev3": 64.6, "R1": 65.9},
-    "AlpacaEval 2.0": {"R1-Zero": 24.7, "Dev1": 50.1, "Dev2": 55.8, "Dev3": 62.1, "R1": 87.6},
-    "IF-Eval": {"R1-Zero": 46.6, "Dev1": 71.7, "Dev2": 72.0, "Dev3": 78.1, "R1": 83.3},
-}
 TASKS = ("chain", "compare", "countdown3", "program", "general")
-FIGURES = ("pass@1", "format", "language", "length", "helpful", "harmless", "padding")
 STUDENT = "nano-small"
 STUDENT_RL = dataclasses.replace(r1_zero.NANO, steps=60)
 EVALUATION = dataclasses.replace(evaluation.NANO, samples=1)
-SAMPLES_SHOWN = 24  # problems of each task on the page
 
 
 class Stage(NamedTuple):
@@ -169,7 +161,8 @@ STAGES = (
     Stage("Student", f"distill_{STUDENT}", "", 3, distil, "distilled", reads=("2_reasoning_rl",), model=STUDENT),
     Stage("Student RL", f"distill_{STUDENT}_rl", "", 4, student_rl, "student_rl", "r1_zero", model=STUDENT),
 )  # fmt: skip
-EVALUATION_MINUTES = 7
+PLANNED = {stage.folder: stage.minutes for stage in STAGES} | {"evaluation": 7}
+NAMES = {"base": ""} | {stage.result: stage.folder for stage in STAGES if stage.result}  # their folders
 MAY_CHANGE = frozenset({"eval_every", "save_every", "log_samples"})  # of the numbers of a stage that is complete
 
 
@@ -184,12 +177,11 @@ def main(command: Command) -> None:
     launch.share_cpu(command.mesh)
     launch.start()
     home = command.home
-    minutes = read_minutes(home)
+    minutes = page.read_minutes(home)
     if command.until and command.until not in [stage.folder for stage in STAGES]:
         raise ValueError(f"--until={command.until} is no stage: use {', '.join(stage.folder for stage in STAGES)}")
-    planned = sum(stage.minutes for stage in STAGES) + EVALUATION_MINUTES
-    parts = ", ".join(f"{stage.folder} {stage.minutes:g}" for stage in STAGES)
-    print(f"{home}: about {planned:.0f} minutes on 2 CPU cores: {parts}, evaluation {EVALUATION_MINUTES}")
+    parts = ", ".join(f"{name} {planned:g}" for name, planned in PLANNED.items())
+    print(f"{home}: about {sum(PLANNED.values()):.0f} minutes on 2 CPU cores: {parts}")
     for stage in STAGES:
         folder = home / stage.folder
         there = lineage.read(folder) if folder.exists() else None
@@ -206,13 +198,13 @@ def main(command: Command) -> None:
                 ))  # fmt: skip
             finally:
                 minutes[stage.folder] = minutes.get(stage.folder, 0.0) + (time.monotonic() - began) / 60
-                write_stages(home, command, minutes)
+                page.write(home, command.seed, NAMES, TASKS, minutes, PLANNED)
         if stage.folder == command.until:
             break
     began = time.monotonic()
     measure(home, command)
     minutes["evaluation"] = minutes.get("evaluation", 0.0) + (time.monotonic() - began) / 60
-    write_stages(home, command, minutes)
+    page.write(home, command.seed, NAMES, TASKS, minutes, PLANNED)
     print(f"the page is {report.write_stages(home)}")
 
 
@@ -272,7 +264,10 @@ def measure(home: Path, command: Command) -> None:
     """
     from r1jax import checkpoint
 
-    policies = [("base", command.weights, "nano", "r1_zero"), (f"{STUDENT} base", command.student_weights, STUDENT, "r1_zero")]
+    policies = [
+        ("base", command.weights, "nano", "r1_zero"),
+        (f"{STUDENT} base", command.student_weights, STUDENT, "r1_zero"),
+    ]
     done = {stage.folder: stage.template for stage in made(home)}
     policies += [(name, str(home / name), "nano", template) for name, template in done.items()]
     for name, weights, model, template in policies:
@@ -280,62 +275,16 @@ def measure(home: Path, command: Command) -> None:
         if (folder / "results.json").exists():
             of = json.loads((folder / "results.json").read_text(encoding="utf-8"))["parent"]["sha256"]
             if name in done and of != (now := checkpoint.sha256(checkpoint.find(home / name))):
-                raise ValueError(f"{folder} measured another {name} ({of[:12]}; the one there now is {now[:12]}): move {folder} away to measure it again")
+                raise ValueError(
+                    f"{folder} measured another {name} ({of[:12]}; the one there now is {now[:12]}): "
+                    f"move {folder} away to measure it again"
+                )
             continue
         evaluation.evaluate(dataclasses.replace(
-            evaluation.Command(command.numbers.evaluation), benchmarks=",".join(f"nano:{task}" for task in TASKS), problems=command.problems,
+            evaluation.Command(command.numbers.evaluation),
+            benchmarks=",".join(f"nano:{task}" for task in TASKS), problems=command.problems,
             weights=weights, model=model, template=template, seed=command.seed, mesh=command.mesh, workdir=str(folder),
         ))  # fmt: skip
-
-
-def read_minutes(home: Path) -> dict[str, float]:
-    """What each stage has cost so far."""
-    path = home / "stages.json"
-    if not path.exists():
-        return {}
-    return {entry["stage"]: entry["minutes"] for entry in json.loads(path.read_text(encoding="utf-8"))["budget"]}
-
-
-def write_stages(home: Path, command: Command, minutes: dict[str, float]) -> None:
-    """stages.json: what the page shows besides the stages' own files."""
-    from r1jax.lineage import write_atomically
-
-    planned = {stage.folder: stage.minutes for stage in STAGES} | {"evaluation": EVALUATION_MINUTES}
-    names = [("base", "base", "")] + [(stage.result, stage.folder, stage.folder) for stage in STAGES if stage.result]
-    results = {name: read_results(home / "evaluation" / key) for name, key, _ in names}
-    table = []
-    for task in TASKS:
-        for figure in FIGURES:
-            values = {name: found[f"nano_{task}"] for name, found in results.items() if f"nano_{task}" in found}
-            values = {name: cell[figure] | {"n": cell["n"]} for name, cell in values.items() if figure in cell}
-            if values:
-                table.append({"figure": figure, "group": task, "unit": "tokens" if figure == "length" else "share", "values": values})
-    document = {
-        "seed": command.seed, "budget": [{"stage": s, "minutes": m, "planned": planned.get(s)} for s, m in minutes.items()],
-        "stages": [{"name": name, "folder": folder} for name, _, folder in names],
-        "table": table, "paper": PAPER, "samples": samples(home, names),
-    }  # fmt: skip
-    write_atomically(home / "stages.json", json.dumps(document, ensure_ascii=False) + "\n")
-
-
-def read_results(folder: Path) -> dict:
-    path = folder / "results.json"
-    return json.loads(path.read_text(encoding="utf-8"))["benchmarks"] if path.exists() else {}
-
-
-def samples(home: Path, names: list[tuple[str, str, str]]) -> list[dict]:
-    """The first problems of each task with what every stage wrote."""
-    from r1jax import log
-
-    found: dict[str, dict] = {}
-    for name, key, _ in names:
-        for task in TASKS:
-            path = home / "evaluation" / key / f"nano_{task}.jsonl"
-            for line in log.read(path)[:SAMPLES_SHOWN] if path.exists() else []:
-                entry = found.setdefault(line["id"], {"id": line["id"], "problem": line["problem"], "kind": line["task"], "gold": line["gold"], "completions": {}})
-                verdict = line["verdict"] or ("helpful" if line["helpful"] else "not helpful")
-                entry["completions"][name] = {"text": line["completion"], "verdict": verdict}
-    return list(found.values())
 
 
 if __name__ == "__main__":

@@ -142,4 +142,5 @@ def test_every_stage_plans_without_weights_or_devices(name, flags, capsys, monke
     monkeypatch.setattr("sys.argv", [name, *arguments, *flags])
     importlib.import_module(f"experiments.{name}").main()
     said = capsys.readouterr().out
-    assert f"recipe {recipe}: qwen2.5-1.5b" in said and "= 64 x h200" in said and "seconds of a step, at the limit" in said
+    assert f"recipe {recipe}: qwen2.5-1.5b" in said and "= 64 x h200" in said
+    assert "seconds of a step, at the limit" in said
