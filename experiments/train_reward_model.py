@@ -20,6 +20,8 @@ from typing import Annotated, Literal
 import tyro
 
 from r1jax.command import by_recipe
+from r1jax.plan import PlanOptions
+from r1jax.plan_supervised import dry_reward
 from r1jax.run import RunOptions, explained
 from r1jax.train_reward_model import RewardRecipe, train
 
@@ -37,6 +39,7 @@ NANO = dataclasses.replace(
     remat="none", save_every=25,
 )  # fmt: skip
 RECIPES = {"nano": NANO, "paper": PAPER}
+PLAN = PlanOptions()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +54,7 @@ class Command:
     """jsonl of judged items. Default: the nano annotator's."""
     sampled: str = ""
     """samples.jsonl of experiments.generate over nano:general: replies that the nano annotator judges too."""
+    plan: Annotated[PlanOptions, tyro.conf.arg(name="")] = PLAN
     recipe: str = "nano"
     """Whose numbers are the defaults: nano or paper."""
 
@@ -58,6 +62,10 @@ class Command:
 def main() -> None:
     try:
         command = by_recipe(Command, RECIPES, __doc__, sys.argv[1:])
+        if command.plan.dry_run:
+            o, heading = command.options, f"The {command.kind} reward model, recipe {command.recipe}"
+            print(dry_reward(o.model, o.weights, command.numbers, command.kind, o.mesh, command.plan, heading))
+            return
         train(command.numbers, command.options, command.kind, command.data, command.sampled)
     except (ValueError, OSError, FloatingPointError) as error:
         sys.exit(explained(error))

@@ -40,6 +40,7 @@ def by_recipe(
     Raises:
         ValueError: a recipe that is not there.
     """
+    arguments = ["--dry-run=True" if argument == "--dry-run" else argument for argument in arguments]
     chosen = "nano"
     for i, argument in enumerate(arguments):
         name, _, value = argument.partition("=")
@@ -63,7 +64,6 @@ def parse(
     Raises:
         ValueError: a recipe that is not there.
     """
-    arguments = ["--dry-run=True" if argument == "--dry-run" else argument for argument in arguments]
     return by_recipe(functools.partial(RLCommand, options=options), recipes, description, arguments)
 
 

@@ -28,7 +28,7 @@ class Manifest:
         stage: which walk this was, such as "r1_zero".
         recipe: every field of the recipe.
         parent: {path, sha256} of the weights it began with; None for random ones.
-        data: {sha256, counts} of what it read.
+        data: {sha256, counts} of what it read; sources {name: [{path, sha256}]} where checkpoints made it, or give rewards.
         results: {"base": figures, "final": figures}; None until measured.
         warnings: {step, text} each, as the report shows them.
     """
@@ -124,8 +124,8 @@ def usable(
     """`check_resume` of one process."""
     if workdir.exists() and not workdir.is_dir():
         raise ValueError(f"--workdir={workdir} is not a directory. Name a new one")
-    if not workdir.exists() or not any(workdir.iterdir()):
-        return None
+    if not workdir.exists() or all(path.name.startswith(".") for path in workdir.iterdir()):
+        return None  # what begins with a dot is what a crash has left of a file
     manifest = read(workdir)
     if manifest is None:
         raise ValueError(
@@ -136,12 +136,7 @@ def usable(
             f"--workdir={workdir} already holds a run ({manifest.stage}, {manifest.status}). "
             f"Continue it with --resume=True, or name a new directory"
         )
-    there, here = flat(manifest.recipe), flat(json.loads(json.dumps(dict(recipe), default=str)))
-    changed = [
-        f"{name} is {there.get(name, 'absent')} there and {here.get(name, 'absent')} here"
-        for name in sorted(there.keys() | here.keys())
-        if name.split(".")[0] not in allowed and there.get(name) != here.get(name)
-    ]
+    changed = differences(manifest.recipe, recipe, allowed)
     if changed:
         raise ValueError(
             f"--workdir={workdir} holds a run of another recipe: {'; '.join(changed)}. "
@@ -149,6 +144,21 @@ def usable(
             f"Give the values it was started with, or name a new directory"
         )
     return manifest
+
+
+def differences(there: Mapping[str, Any], here: Mapping[str, Any], allowed: Collection[str] = ()) -> list[str]:
+    """What differs between the fields of two recipes, in words; those allowed to differ are left out."""
+    there, here = flat(there), flat(json.loads(json.dumps(dict(here), default=str)))
+    return [
+        f"{name} is {there.get(name, 'absent')} there and {here.get(name, 'absent')} here"
+        for name in sorted(there.keys() | here.keys())
+        if name.split(".")[0] not in allowed and there.get(name) != here.get(name)
+    ]
+
+
+def sources(manifest: Manifest) -> list[dict[str, str]]:
+    """The checkpoints {path, sha256} that made a run's data or give its rewards."""
+    return [source for some in manifest.data.get("sources", {}).values() for source in some]
 
 
 def flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

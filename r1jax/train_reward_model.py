@@ -201,7 +201,7 @@ def train(recipe: RewardRecipe, options: RunOptions, kind: str, data: str = "", 
     fields = dataclasses.asdict(recipe) | dataclasses.asdict(options) | {"kind": kind, "data": data, "sampled": sampled}
     before = lineage.check_resume(workdir, fields, options.resume, MAY_CHANGE)
     items, held_out = judgements(recipe, kind, options.seed, data, sampled)
-    policy, params, parent = load_policy(options, mesh)
+    policy, params, parent = load_policy(options, mesh, rewards=True)
     tokens, labels = fitting(items, kind, policy.tokenizer, recipe.max_tokens)
     counts = {"items": len(tokens), "too_long": len(items) - len(tokens), "held_out": len(held_out)}
     info = {"sha256": fingerprint([*items, *held_out]), "counts": counts}

@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -148,11 +148,14 @@ def resume_point(workdir: Path, minibatches: int, steps: int) -> int | None:
     return last
 
 
-def train(recipe: RLRecipe, options: RunOptions, stage: str, make_reward: MakeReward = rule_reward) -> Path:
+def train(
+    recipe: RLRecipe, options: RunOptions, stage: str, make_reward: MakeReward = rule_reward, sources: Mapping[str, list[dict[str, str]]] | None = None
+) -> Path:
     """The whole walk. Returns the working directory; see the README for what it holds.
 
     Args:
         make_reward: what completions earn.
+        sources: checkpoints {path, sha256} that rewards come from, by name, for the manifest.
 
     Raises:
         ValueError: a flag, file or checkpoint that cannot be used.
@@ -168,8 +171,10 @@ def train(recipe: RLRecipe, options: RunOptions, stage: str, make_reward: MakeRe
     before = lineage.check_resume(workdir, fields, options.resume, MAY_CHANGE)
     take, data = questions.stream(options.prompts, options.seed)
     ask, late = questions_of(recipe, options, take)
-    data |= late
+    data |= late | ({"sources": dict(sources)} if sources else {})
     held_out = questions.held_out(options.eval_prompts, recipe.eval_problems)
+    if before is not None and before.data.get("sources") != data.get("sources"):
+        raise ValueError(f"{workdir} began with rewards from {before.data.get('sources')}, not {data.get('sources')}. Restore those, or name a new directory")
     if before is not None and before.data != data:
         raise ValueError(f"--prompts={options.prompts} gives other questions than those {workdir} began with. Restore them, or name a new directory")
     policy, params, parent = load_policy(options, mesh, frozen=recipe.lora_rank > 0)

@@ -88,3 +88,11 @@ def walk(tmp_path_factory):
     from walk import Walk
 
     return Walk(tmp_path_factory.mktemp("walk"))
+
+
+@pytest.fixture(scope="session")
+def zero(walk, tmp_path_factory):
+    """A run whose policy is sure of itself: see `test_stages.sure`."""
+    from test_stages import sure
+
+    return sure(walk.base, tmp_path_factory.mktemp("zero"))

@@ -30,17 +30,15 @@ def options(workdir: Path, base: Path, **changed: object) -> RunOptions:
     return RunOptions(workdir=str(workdir), weights=str(base), **asked | changed)
 
 
+def sure(base: Path, home: Path) -> Path:
+    """A policy that answers every comparison with C in R1-Zero's form: it is too small to repeat its own guess."""
+    made = guesses(home / "records.jsonl", 60, form=lambda *_: corpus.response_r1_zero({}, "i guess C", "C"))
+    where = options(home / "run", base, template="r1_zero")
+    return distill.train(dataclasses.replace(distill.NANO, **LEARNT), where, str(made))
+
+
 def manifest(workdir: Path) -> dict:
     return json.loads((workdir / "manifest.json").read_text())
-
-
-@pytest.fixture(scope="module")
-def zero(walk, tmp_path_factory):
-    """A policy that answers every comparison with C in R1-Zero's form: it is too small to repeat its own guess."""
-    home = tmp_path_factory.mktemp("zero")
-    made = guesses(home / "records.jsonl", 60, form=lambda *_: corpus.response_r1_zero({}, "i guess C", "C"))
-    where = options(home / "run", walk.base, template="r1_zero")
-    return distill.train(dataclasses.replace(distill.NANO, **LEARNT), where, str(made))
 
 
 @pytest.fixture(scope="module")

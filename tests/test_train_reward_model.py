@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 from tiny import sharp
 
-from experiments import nano_base
+from experiments import nano_base, r1_zero
 from experiments.train_reward_model import NANO, PAPER
-from r1jax import checkpoint, lineage, log, tokenizer
+from r1jax import checkpoint, lineage, log, tokenizer, train_rl
 from r1jax.data.judged import completion_of, read
 from r1jax.model.config import ModelConfig
 from r1jax.nano import corpus
 from r1jax.preference import all_scenarios
 from r1jax.reward_model import RewardModel, helpful_input, safety_input, score, summary_of
 from r1jax.rewards.isolate import Pool
-from r1jax.run import Policy, RunOptions
+from r1jax.run import Policy, RunOptions, load_policy
 from r1jax.train_reward_model import load, taken, texts_of, train
 
 SMALL = dataclasses.replace(NANO, items=44, held_out_items=24, batch_items=16, batch_rows=8, save_every=1, warmup_steps=0, learning_rate=3e-3)
@@ -90,6 +90,18 @@ def test_a_reward_model_is_refused_where_the_other_is_wanted(finished, one, tmp_
         load(finished["safety"], "helpful", one)
     with pytest.raises(ValueError, match="found: nothing"):
         load(tmp_path, "safety", one)
+
+
+def test_a_reward_model_is_no_policy_but_another_reward_models_beginning(finished, one, tmp_path):
+    """It has no logits: whoever would sample it is told so, and only the training of a reward model goes on from it."""
+    options = RunOptions(workdir=str(tmp_path / "run"), weights=str(finished["helpful"]), mesh="1x1")
+    with pytest.raises(ValueError, match=r"--weights=.*helpful is a reward model.*give the run of a policy.*--helpful and --safety"):
+        load_policy(options, one)
+    with pytest.raises(ValueError, match="is a reward model"):
+        train_rl.train(r1_zero.NANO, options, "r1_zero")
+    assert not (tmp_path / "run").exists()
+    workdir = train(SMALL, options, "helpful")
+    assert lineage.read(workdir).parent == {"path": str(finished["helpful"]), "sha256": checkpoint.sha256(finished["helpful"])}
 
 
 def test_a_file_of_ones_own_is_trained_on_and_must_not_change(base, tmp_path):
