@@ -63,8 +63,9 @@ def test_a_stored_notebook_was_run_from_top_to_bottom_without_an_error(path):
 @pytest.mark.parametrize("path", STORED, ids=lambda path: path.stem)
 def test_a_stored_notebook_names_no_folder_of_the_machine_it_was_run_on(path):
     for cell in nbformat.read(path, 4).cells:
-        outputs = [{k: v for k, v in o.get("data", {}).items() if k != "image/png"} | {"": o.get("text", "")} for o in cell.get("outputs", ())]
-        assert not (found := MACHINE.search(f"{cell.source}\n{outputs}")), found
+        for output in [cell, *cell.get("outputs", ())]:
+            data = {kind: value for kind, value in output.get("data", {}).items() if kind != "image/png"}
+            assert not (found := MACHINE.search(f"{output.get('source')} {output.get('text')} {data}")), found
     assert MACHINE.search("saved in /tmp/x") and not MACHINE.search("<think> 9 </think> 1/2/3")
 
 
@@ -77,8 +78,10 @@ def test_all_notebooks_begin_with_the_same_cell_which_installs_and_picks_a_mesh(
 def test_a_notebook_runs_with_small_settings_and_leaves_nothing_behind(path, tmp_path):
     stored = nbformat.read(path, 4)
     book = with_settings(nbformat.read(path, 4), SMALL[path.stem])
-    env = {name: value for name, value in os.environ.items() if name != "MPLBACKEND" and not name.startswith(CLUSTER_VARIABLES)}
-    env |= {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": os.environ["JAX_COMPILATION_CACHE_DIR"]}
+    env = {k: v for k, v in os.environ.items() if k != "MPLBACKEND" and not k.startswith(CLUSTER_VARIABLES)} | {
+        "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": os.environ["JAX_COMPILATION_CACHE_DIR"],
+    }  # fmt: skip
     client = NotebookClient(book, timeout=500, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}})
     client.execute(env=env)  # CellExecutionError where a cell fails
     drawn = figures(book)
