@@ -171,10 +171,10 @@ def decode(
     Args:
         replay: also the experts [steps, N, 1, L, k] of the tokens fed, which are those of the step before.
         read_own: see `attend_decode`.
-        exact: read keys and values in float64; they are widened once for all steps.
+        exact: read keys and values in float64; the rows' own are in it already, the prompts' are widened once for all steps.
     """  # fmt: skip
     if exact:
-        segments, rows = widen(segments), rows._replace(cache=widen(rows.cache))
+        segments = widen(segments)
 
     def one(rows: Rows, _: None) -> tuple[Rows, tuple[Array, Array, Array | None]]:
         attends = [
@@ -190,8 +190,7 @@ def decode(
         done = rows.done | jnp.isin(token, jnp.asarray(stop_ids))
         return rows._replace(clock=rows.clock + 1, token=token, done=done, cache=cache), (token, logp, by_token(routes) if replay else None)
 
-    rows, sampled = jax.lax.scan(one, rows, None, length=steps)
-    return rows._replace(cache=widen(rows.cache, dtype)) if exact else rows, sampled
+    return jax.lax.scan(one, rows, None, length=steps)
 
 
 @functools.partial(jax.jit, static_argnames=("shards",))

@@ -167,7 +167,7 @@ def sample(
     base = np.repeat(lengths + prefix, group_size)
     rows = Rows(
         jnp.int32(0), token, shard_rows(out.finished | dummy, mesh), shard_rows(base.astype(np.int32), mesh), keys_on_mesh,
-        [empty_cache(cfg, rows_total, capacity, mesh, dtype) for _ in weights.layers],
+        [empty_cache(cfg, rows_total, capacity, mesh, jnp.float64 if exact else dtype) for _ in weights.layers],
     )  # fmt: skip
     clock = 0
     while clock + 1 < max_tokens:

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from r1jax.model.attention import Attend, How, causal
@@ -124,10 +123,10 @@ def in_precision_of(x: Array) -> contextlib.AbstractContextManager:
     return jax.enable_x64(True) if x.dtype == jnp.float64 else contextlib.nullcontext()
 
 
-def widen(tree: Any, dtype: DTypeLike = jnp.float64) -> Any:
-    """Every cache of a tree in float64, so that what is read of it does not depend on how it is laid out; or back."""
+def widen(tree: Any) -> Any:
+    """Every cache of a tree in float64, so that what is read of it does not depend on how it is laid out."""
     with jax.enable_x64(True):
-        return jax.tree.map(lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)
+        return jax.tree.map(lambda x: x.astype(jnp.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)
 
 
 def filled(length: Int[Array, P], slots: int) -> Bool[Array, "P 1 S"]:
