@@ -99,6 +99,8 @@ class Command:
     """Devices: auto, AxB (fsdp=A, tensor=B), or data:2,fsdp:2,tensor:2,expert:1."""
     until: str = ""
     """Stop after this folder, such as 2_reasoning_rl; the page then shows what there is."""
+    tasks: tuple[str, ...] = TASKS
+    """Tasks of nano that the table has rows of."""
     problems: int = 512
     """Held-out problems of each cell of the table."""
 
@@ -198,13 +200,13 @@ def main(command: Command) -> None:
                 ))  # fmt: skip
             finally:
                 minutes[stage.folder] = minutes.get(stage.folder, 0.0) + (time.monotonic() - began) / 60
-                page.write(home, command.seed, NAMES, TASKS, minutes, PLANNED)
+                page.write(home, command.seed, NAMES, command.tasks, minutes, PLANNED)
         if stage.folder == command.until:
             break
     began = time.monotonic()
     measure(home, command)
     minutes["evaluation"] = minutes.get("evaluation", 0.0) + (time.monotonic() - began) / 60
-    page.write(home, command.seed, NAMES, TASKS, minutes, PLANNED)
+    page.write(home, command.seed, NAMES, command.tasks, minutes, PLANNED)
     print(f"the page is {report.write_stages(home)}")
 
 
@@ -282,7 +284,7 @@ def measure(home: Path, command: Command) -> None:
             continue
         evaluation.evaluate(dataclasses.replace(
             evaluation.Command(command.numbers.evaluation),
-            benchmarks=",".join(f"nano:{task}" for task in TASKS), problems=command.problems,
+            benchmarks=",".join(f"nano:{task}" for task in command.tasks), problems=command.problems,
             weights=weights, model=model, template=template, seed=command.seed, mesh=command.mesh, workdir=str(folder),
         ))  # fmt: skip
 

@@ -37,7 +37,8 @@ def flags(base: Path, home: Path, **changed: object) -> list[str]:
     """The command line of a small run, with some flags changed."""
     fields = {f"{part}.{name}": value for part, some in NUMBERS.items() for name, value in some.items()}
     fields |= dict(weights=base, student_weights=base, workdir=home, mesh="1x1", problems=2)
-    return [f"--{name.replace('_', '-')}={value}" for name, value in (fields | changed).items()]
+    found = [f"--{name.replace('_', '-')}={value}" for name, value in (fields | changed).items()]
+    return [*found, "--tasks", "compare", "general"]
 
 
 def spawn(base: Path, home: Path, **changed: object) -> subprocess.Popen:
@@ -173,7 +174,7 @@ def test_kill_9_in_any_stage_changes_nothing(whole, zero, tmp_path):
         lambda: 30 < count(home / "1_cold_start", "metrics") < 95,
         lambda: count(home / "3_rejection_sft_data", "reasoning") > 0 and not (home / "3_rejection_sft").exists(),
         lambda: 0 < count(home / "reward_helpful", "metrics") < 4,
-        lambda: (home / "evaluation/1_cold_start/nano_chain.jsonl").exists(),
+        lambda: (home / "evaluation/1_cold_start/nano_compare.jsonl").exists(),
     )
     for moment in moments:
         process = spawn(zero, home)
