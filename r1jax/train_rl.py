@@ -28,11 +28,12 @@ from r1jax.grpo import LOSSES
 from r1jax.metrics import pooled, round_rows, sample_lines, step_metrics
 from r1jax.model.attend_choice import attention_backend
 from r1jax.model.config import ModelConfig
+from r1jax.pace import Pace
 from r1jax.progress import Progress
 from r1jax.recipe import RLRecipe
 from r1jax.rewards.isolate import Pool
 from r1jax.rollout import Minibatch
-from r1jax.rounds import Reward, check_row_length, complete, minibatches, roll, rule_reward
+from r1jax.rounds import Reward, check_row_length, complete, minibatches, moving, roll, rule_reward
 from r1jax.run import Logs, Policy, RunOptions, load_policy, new_workdir, write_policy
 from r1jax.saver import Saver, remove
 from r1jax.sharding import abstract, compute_dtype, make_mesh, row_shards, rows_in_turn
@@ -229,6 +230,7 @@ def train(recipe: RLRecipe, options: RunOptions, stage: str, make_reward: MakeRe
             results["base"] = evaluated(0)
         step = last or 0
         skipped = 0
+        pace = Pace.of(policy.cfg, mesh)
         while step < recipe.steps:
             began, first = time.monotonic(), step
             if step > 0 and recipe.steps - step < recipe.minibatches:
@@ -241,16 +243,23 @@ def train(recipe: RLRecipe, options: RunOptions, stage: str, make_reward: MakeRe
             round_ = roll(recipe, policy, whole(state.params), mine, number, options.seed, mesh, pool, reward)
             rows = round_rows(round_, recipe.group_size)
             rolled = time.monotonic()
+            reached = pace.rollout(rows["prompt"][:: recipe.group_size], rows["length"], rolled - began)
             batches = minibatches(recipe, round_, ours, whole(state.params), whole(reference), mesh)
             for part, batch in enumerate(batches[: recipe.steps - step]):
+                jax.block_until_ready(batch)
+                ready = time.monotonic()
                 state, figures = update(ours, state, batch, frozen)
                 figures = {k: float(v) for k, v in jax.device_get(figures).items()}
                 step += 1
                 size = len(rows["total"]) // recipe.minibatches
-                metrics = step_metrics({k: v[part * size : (part + 1) * size] for k, v in rows.items()}, figures, recipe.group_size)
-                seconds = time.monotonic() - began
-                perf = {"perf/step_s": seconds, "perf/rollout_s": rolled - began, "perf/tokens_per_s": rows["length"].sum() / seconds}
-                logs.write("metrics", {"step": step, **metrics, **perf})
+                part_rows = {k: v[part * size : (part + 1) * size] for k, v in rows.items()}
+                metrics = step_metrics(part_rows, figures, recipe.group_size)
+                now = time.monotonic()
+                perf = {"perf/step_s": now - began, "perf/rollout_s": rolled - began, "perf/tokens_per_s": rows["length"].sum() / (now - began)}
+                if frozen is None:
+                    seen = moving(recipe, part_rows["advantage"])
+                    reached |= pace.update(part_rows["prompt"][:: recipe.group_size], part_rows["length"], seen, now - ready)
+                logs.write("metrics", {"step": step, **metrics, **perf, **reached})
                 progress.update(step, {k: metrics[k] for k in ("reward/accuracy", "reward/format", "completion/length") if k in metrics})
                 skipped = skipped + 1 if figures["skipped"] else 0
                 if figures["skipped"]:
