@@ -39,9 +39,8 @@ class Pace(NamedTuple):
         shards = row_shards(mesh)
         one = ceiling(tuple(mesh.local_devices))
         each = mesh.devices.size // shards
-        device = one and limits.Device(
-            one.memory * each, one.bandwidth * each, one.flops * each, tuple((rows, each * rate) for rows, rate in one.rates)
-        )
+        rates = tuple((rows, each * rate) for rows, rate in one.rates) if one else ()
+        device = one and limits.Device(one.memory * each, one.bandwidth * each, one.flops * each, rates)
         return cls(cfg, device, shards, jnp.dtype(compute_dtype(mesh)).itemsize)
 
     def rollout(self, prompts: np.ndarray, lengths: np.ndarray, seconds: float) -> dict[str, float]:
