@@ -222,7 +222,7 @@ def ceiling(devices: Sequence[jax.Device]) -> Device | None:
     """The ceiling of one of `devices`: by name for accelerators, measured for CPUs (a second), None for those
     unknown."""
     if devices[0].platform == "cpu":
-        return measured(devices)
+        return measured(devices, (1, 32, 512), seconds=0.5)
     return next((DEVICES[name] for kind, name in KINDS.items() if re.search(kind, devices[0].device_kind)), None)
 
 
@@ -232,6 +232,7 @@ def measured(
     *,
     megabytes: int = 64,
     repeats: int = 5,
+    seconds: float | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Device:
     """The float32 ceiling of one of `devices` while all of them work: the best of a few repeats.
@@ -239,6 +240,7 @@ def measured(
     Products are a chain of 16 matrices [256, 704] and back, 11.5 MB of weights; bandwidth is that of summing an array.
 
     Args:
+        seconds: for all measurements together, compiling apart: the best single call in so much time, not of `repeats`.
         clock: seconds; `time.process_time` where other processes share the cores.
     """  # fmt: skip
     n = len(devices)
@@ -256,8 +258,9 @@ def measured(
 
     def best(call: Callable[[], jax.Array], times: int) -> float:
         jax.block_until_ready(call())
-        spent = []
-        for _ in range(repeats):
+        spent, end = [], time.monotonic() + (seconds or 0) / (len(rows) + 1)
+        times = 1 if seconds else times
+        while not spent or (time.monotonic() < end if seconds else len(spent) < repeats):
             start = clock()
             for _ in range(times):
                 jax.block_until_ready(call())
@@ -267,8 +270,8 @@ def measured(
     rates = []
     for m in rows:
         x = jax.device_put(rng.standard_normal((m * n, 256), np.float32), by_row)
-        seconds = best(lambda x=x: chain(x, wide, back), max(1, 2048 // (m + 16)))
-        rates.append((m, 2 * wide.size * 2 * m / seconds))
-    held = jax.device_put(rng.standard_normal((n, megabytes * 250_000), np.float32), by_row)
+        once = best(lambda x=x: chain(x, wide, back), max(1, 2048 // (m + 16)))
+        rates.append((m, 2 * wide.size * 2 * m / once))
+    held = jax.device_put(np.ones((n, megabytes * 250_000), np.float32), by_row)
     total = jax.jit(lambda x: x.sum(axis=1))
     return Device(0.0, held.nbytes / n / best(lambda: total(held), 1), rates[-1][1], tuple(rates))

@@ -30,6 +30,7 @@ def round_rows(round_: Round, group_size: int) -> dict[str, np.ndarray]:
     alone = [len(set(tokens[i : i + group_size])) == 1 for i in range(0, len(tokens), group_size)]
     values = {
         "total": round_.scores.total, "valid": round_.scores.valid, "advantage": round_.advantages,
+        "prompt": np.repeat([len(p) for p in round_.rollout.prompts], group_size),
         "length": round_.rollout.lengths, "stopped": round_.rollout.stopped,
         "one_completion": np.repeat(alone, group_size), **traits(round_.texts, repeated),
         **{f"part/{name}": part for name, part in round_.scores.parts.items()},

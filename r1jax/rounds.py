@@ -114,6 +114,11 @@ def roll(
     return Round(examples, rollout, texts, scores, advantages)
 
 
+def moving(recipe: RLRecipe, advantages: np.ndarray) -> np.ndarray:
+    """The rows an update goes over: without those of zero advantage, where nothing else of them could move the policy."""
+    return (advantages != 0) | (recipe.kl_coef != 0) | (recipe.balance_rate != 0)
+
+
 def minibatches(
     recipe: RLRecipe, round_: Round, ours: Learner, params: dict, reference: dict, mesh: Mesh
 ) -> list[list[Minibatch]]:
@@ -134,16 +139,15 @@ def micro_batches(
 ) -> list[Minibatch]:
     """One optimizer step's rows, packed, weighted and scored.
 
-    Rows of zero advantage are left out where nothing else could move the policy; they count in the normaliser all the same.
+    Rows left out (see `moving`) count in the normaliser all the same.
     """  # fmt: skip
     rollout, valid = round_.rollout, round_.scores.valid[members]
     lengths = rollout.lengths[members].astype(np.float64)
     count, tokens = (sampler.agreed(int(x), sum) for x in (valid.sum(), lengths[valid].sum()))
     # In float64 from the whole minibatch: micro-batches, packing, shards and rows left out change nothing.
     weight = row_weights(recipe.loss, lengths, valid, rows=count, tokens=tokens, max_tokens=recipe.max_tokens)
-    if recipe.kl_coef == 0 and recipe.balance_rate == 0:
-        moving = round_.advantages[members] != 0
-        members, weight = members[moving], weight[moving]
+    seen = moving(recipe, round_.advantages[members])
+    members, weight = members[seen], weight[seen]
     of = [(int(i) // recipe.group_size, int(i)) for i in members]
     rows, places = pack(rollout.prompts, [(prompt, rollout.tokens[i, : rollout.lengths[i]]) for prompt, i in of], recipe.row_length)
     if recipe.replay_routes:

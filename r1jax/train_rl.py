@@ -25,13 +25,14 @@ from r1jax.alarms import Alarms
 from r1jax.data import prompts as questions
 from r1jax.evaluate import judge, summary
 from r1jax.grpo import LOSSES
-from r1jax.metrics import pooled, round_rows, sample_lines, step_metrics
+from r1jax.ledger import Ledger, Sampled
+from r1jax.metrics import pooled, round_rows, sample_lines
 from r1jax.model.attend_choice import attention_backend
 from r1jax.model.config import ModelConfig
+from r1jax.pace import Pace
 from r1jax.progress import Progress
 from r1jax.recipe import RLRecipe
 from r1jax.rewards.isolate import Pool
-from r1jax.rollout import Minibatch
 from r1jax.rounds import Reward, check_row_length, complete, minibatches, roll, rule_reward
 from r1jax.run import Logs, Policy, RunOptions, load_policy, new_workdir, write_policy
 from r1jax.saver import Saver, remove
@@ -218,6 +219,9 @@ def train(
         Saver(workdir / "checkpoints") as saver,
         launch.stop_requests() as stopping,
         Progress(recipe.steps, last or 0) as progress,
+        Ledger(
+            workdir, recipe, logs, alarms, progress, Pace.of(policy.cfg, mesh), manifest.warnings, whole=frozen is None
+        ) as ledger,
         jax.set_mesh(mesh) if policy.cfg.experts else contextlib.nullcontext(),  # experts read it where they are visited
     ):
         def evaluated(step: int) -> dict:
@@ -233,10 +237,10 @@ def train(
         if last is None:
             results["base"] = evaluated(0)
         step = last or 0
-        skipped = 0
         while step < recipe.steps:
             began, first = time.monotonic(), step
             if step > 0 and recipe.steps - step < recipe.minibatches:
+                ledger.settle()
                 logs.sync()
                 # The run ends inside this round; a longer one will go on from the round's beginning.
                 saver.save(step, RLState(*state, reference), {"round": step // recipe.minibatches})
@@ -245,37 +249,30 @@ def train(
             mine = [ask(int(i), step) for i in index[jax.process_index() :: jax.process_count()]]
             round_ = roll(recipe, policy, whole(state.params), mine, number, options.seed, mesh, pool, reward)
             rows = round_rows(round_, recipe.group_size)
-            rolled = time.monotonic()
+            sampled = Sampled(rows, began, time.monotonic())
             batches = minibatches(recipe, round_, ours, whole(state.params), whole(reference), mesh)
             for part, batch in enumerate(batches[: recipe.steps - step]):
+                ready = ledger.ready(batch)
                 state, figures = update(ours, state, batch, frozen)
-                figures = {k: float(v) for k, v in jax.device_get(figures).items()}
                 step += 1
                 size = len(rows["total"]) // recipe.minibatches
-                metrics = step_metrics({k: v[part * size : (part + 1) * size] for k, v in rows.items()}, figures, recipe.group_size)
-                seconds = time.monotonic() - began
-                perf = {"perf/step_s": seconds, "perf/rollout_s": rolled - began, "perf/tokens_per_s": rows["length"].sum() / seconds}
-                logs.write("metrics", {"step": step, **metrics, **perf})
-                progress.update(step, {k: metrics[k] for k in ("reward/accuracy", "reward/format", "completion/length") if k in metrics})
-                skipped = skipped + 1 if figures["skipped"] else 0
-                if figures["skipped"]:
-                    save_batch(workdir, step, batch)
-                if skipped > recipe.max_skips:
-                    raise FloatingPointError(f"{skipped} updates in a row were not finite; the last batch is {workdir}/nonfinite-{step}.npz. Lower --learning-rate")
+                mine = {k: v[part * size : (part + 1) * size] for k, v in rows.items()}
+                ledger.enter(step, sampled, mine, batch, ready, figures)
                 if every(recipe.ref_every, step - 1, step):
                     reference = jax.tree.map(jnp.copy, state.params)  # an alias would be donated away
-                for text in alarms.check(metrics):
-                    progress.say(f"step {step}: warning: {text}")
-                    manifest = dataclasses.replace(manifest, warnings=[*manifest.warnings, {"step": step, "text": text}])
             for line in sample_lines(step, number, round_, options.seed, recipe.log_samples, recipe.group_size, policy.template):
                 logs.write("samples", line)
             done, stop = step >= recipe.steps, stopping()
-            if every(recipe.eval_every, first, step) or done:
+            evaluating = every(recipe.eval_every, first, step) or done
+            saving = every(recipe.save_every, first, step) or done or stop
+            if evaluating or saving:
+                ledger.settle()
+            if evaluating:
                 results["final"] = evaluated(step)
-            if every(recipe.save_every, first, step) or done or stop:
+            if saving:
                 logs.sync()
                 if launch.is_main():  # before the checkpoint: a run that goes on from it finds its results here
-                    lineage.write(workdir, dataclasses.replace(manifest, results=results))
+                    lineage.write(workdir, dataclasses.replace(manifest, results=results, warnings=ledger.warnings))
                 saver.save(step, RLState(*state, reference), {"round": number + 1})
                 if launch.is_main():
                     report.write(workdir)
@@ -284,14 +281,8 @@ def train(
                 raise SystemExit(f"stopped at step {step}; go on with --workdir={workdir} --resume=True and the same flags")
         saver.wait()
         if launch.is_main():
-            lineage.write(workdir, dataclasses.replace(manifest, results=results, status="complete"))
+            last_words = dict(results=results, warnings=ledger.warnings, status="complete")
+            lineage.write(workdir, dataclasses.replace(manifest, **last_words))
             progress.say(f"report: {report.write(workdir)}")
     logs.close()
     return workdir
-
-
-def save_batch(workdir: Path, step: int, batches: Sequence[Minibatch]) -> None:
-    """A minibatch whose update was not finite, for a look at it: this process's part of it."""
-    local = jax.tree.map(lambda x: np.concatenate([np.asarray(s.data) for s in x.addressable_shards if s.replica_id == 0]), list(batches))
-    named = [(f"{name}/{i}", value) for i, b in enumerate(local) for name, value in (b._asdict() | b.rows._asdict()).items()]
-    np.savez_compressed(workdir / f"nonfinite-{step}.npz", **{name: x for name, x in named if isinstance(x, np.ndarray)})

@@ -92,6 +92,9 @@ _POLICY = (
 _MACHINE = (
     Plot("Speed", "tokens per second", (Line("tokens/s", "train", "perf/tokens_per_s"),), raw=True),
     Plot("Time of a step", "seconds", (Line("seconds", "train", "perf/step_s"),), raw=True),
+    Plot("Share of the limit", "of the machine's own speed", (
+        Line("rollout", "train", "perf/decode_fraction"), Line("update (MFU)", "soft", "perf/mfu"),
+    )),
 )
 # Title, the prefix that claims figures no plot names, the plots.
 _SECTIONS = (
