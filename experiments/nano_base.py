@@ -6,7 +6,8 @@ Expect:  single steps and its own checks nearly always right, most countdown sol
 Departs: DeepSeek-V3-Base was not trained on its own RL template; 15 % of the nano documents carry it, because a model
          of this size cannot follow an instruction it has never seen.
 
-Stops and goes on: `--workdir=DIR --resume=True`. The result is `<workdir>/base/`, a Hugging Face directory (Qwen3 shape).
+Stops and goes on: `--workdir=DIR --resume=True`. The result is `<workdir>/base/`, a Hugging Face directory (Qwen3
+shape).
 """
 
 from __future__ import annotations
@@ -88,7 +89,9 @@ def main(command: Command) -> None:
         cfg, supervised.optimizer(recipe), cross_entropy, dtype=compute_dtype(mesh), remat="full", row_shards=rows_in_turn(mesh),
         attention=attention_backend(mesh, cfg), mesh=mesh,
     )  # fmt: skip
-    manifest = lineage.Manifest("nano_base", fields, seed, lineage.versions(), data={"tokenizer_documents": TOKENIZER_DOCUMENTS})
+    manifest = lineage.Manifest(
+        "nano_base", fields, seed, lineage.versions(), data={"tokenizer_documents": TOKENIZER_DOCUMENTS}
+    )
     last = checkpoint.latest(workdir / "checkpoints")
     if last is None:
         lineage.write(workdir, manifest)
@@ -117,7 +120,9 @@ def main(command: Command) -> None:
                 losses.clear()
                 tokens = (step - first) * recipe.batch_rows * recipe.row_length
                 rate = tokens / (time.monotonic() - began)
-                metrics.write({"step": step, "loss": loss, "grad_norm": figures["grad_norm"], "perf/tokens_per_s": rate})
+                metrics.write(
+                    {"step": step, "loss": loss, "grad_norm": figures["grad_norm"], "perf/tokens_per_s": rate}
+                )
                 progress.update(step, {"loss": loss, "tokens/s": rate})
             stop = stopping()
             if step % recipe.save_every == 0 or step == recipe.steps or stop:
@@ -129,7 +134,15 @@ def main(command: Command) -> None:
     export(workdir / "base", cfg, jax.tree.map(np.asarray, state.params), pieces)
     scores = measure(workdir / "base", mesh)
     counted = jax.tree.reduce(lambda total, x: total + x.size, state.params, 0)
-    write_card(workdir / "base", command, counted, recipe.steps * recipe.batch_rows * recipe.row_length, seconds, lineage.versions(), scores)
+    write_card(
+        workdir / "base",
+        command,
+        counted,
+        recipe.steps * recipe.batch_rows * recipe.row_length,
+        seconds,
+        lineage.versions(),
+        scores,
+    )
     lineage.write(workdir, dataclasses.replace(manifest, results={"base": None, "final": scores}, status="complete"))
     print(json.dumps(scores, indent=1, ensure_ascii=False))
 
@@ -164,7 +177,15 @@ def measure(directory: Path, mesh, problems: int = 512, samples: int = 16) -> di
     ready, texts, lengths, stopped = sampler.sync(params, mesh), [], [], []
     for start in range(0, problems, 64):  # a thousand rows at a time
         rollout, some = complete(
-            policy, ready, examples[start : start + 64], samples, mesh, seed=0, round_=0, temperature=1.0, max_tokens=256
+            policy,
+            ready,
+            examples[start : start + 64],
+            samples,
+            mesh,
+            seed=0,
+            round_=0,
+            temperature=1.0,
+            max_tokens=256,
         )
         texts += some
         lengths.append(rollout.lengths)
@@ -180,7 +201,9 @@ def measure(directory: Path, mesh, problems: int = 512, samples: int = 16) -> di
     return figures | measure.table(texts, examples, right)
 
 
-def write_card(directory: Path, command: Command, parameters: int, tokens: int, seconds: float, versions: dict, scores: dict) -> None:
+def write_card(
+    directory: Path, command: Command, parameters: int, tokens: int, seconds: float, versions: dict, scores: dict
+) -> None:
     """card.json: recipe, seed, hashes, scores."""
     from r1jax.digest import file_sha256
 

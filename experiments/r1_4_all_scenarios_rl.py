@@ -29,7 +29,9 @@ PAPER = dataclasses.replace(
     steps=1_700,  # "a total of 1,700 training steps"
     late_from=1_300,  # "general instruction data and preference-based rewards ... exclusively during the final 400 steps"
 )
-NANO = dataclasses.replace(REASONING_NANO, temperature=0.7, steps=40, late_from=20, learning_rate=2e-4, eval_every=20, save_every=20)
+NANO = dataclasses.replace(
+    REASONING_NANO, temperature=0.7, steps=40, late_from=20, learning_rate=2e-4, eval_every=20, save_every=20
+)
 RECIPES = {"nano": NANO, "paper": PAPER}
 OPTIONS = RunOptions(template="r1", prompts="nano:reasoning", late_prompts="nano:all", eval_prompts="nano:all")
 PLAN = PlanOptions()  # of the policy: the reward models' memory is not in it
@@ -60,13 +62,17 @@ def train(recipe: RLRecipe, options: RunOptions, helpful: str, safety: str, pref
 
     for flag, directory in (("--helpful", helpful), ("--safety", safety)):
         if not directory:
-            raise ValueError(f"{flag}=DIR is missing: train one with python -m experiments.train_reward_model --kind={flag[2:]}")
+            raise ValueError(
+                f"{flag}=DIR is missing: train one with python -m experiments.train_reward_model --kind={flag[2:]}"
+            )
     launch.share_cpu(options.mesh)
     launch.start(options.coordinator, options.processes, options.process_id)
     mesh = make_mesh(options.mesh)
     directories = {"helpful": helpful, "safety": safety}
     models = [load(directory, kind, mesh) for kind, directory in directories.items()]
-    sources = {kind: [{"path": directory, "sha256": checkpoint.sha256(directory)}] for kind, directory in directories.items()}
+    sources = {
+        kind: [{"path": directory, "sha256": checkpoint.sha256(directory)}] for kind, directory in directories.items()
+    }
     return train_rl.train(
         recipe, options, "r1_4_all_scenarios_rl",
         lambda recipe, policy: all_scenarios(recipe, policy, *models, preference_weight, mesh), sources,

@@ -4,8 +4,10 @@ Source:  Nature 2025, Methods ("helpful reward model", "safety reward model"); v
 Run:     python -m experiments.train_reward_model --kind=helpful --weights=RUN_OF_STAGE_3      (nano)
          ... --kind=safety --sampled=GENERATED/samples.jsonl     the annotator judges a model's replies too
          ... --data=pairs.jsonl     {problem, chosen, rejected}, or for --kind=safety {problem, response, safe}
-Departs: 1. the paper's pairs are judged by DeepSeek-V3; nano's by an annotator that knows the truth, likes stock phrases and errs
-         2. the paper prints no scaling: helpful rewards are brought to mean 0 and deviation 1 over held-out replies, the safety
+Departs: 1. the paper's pairs are judged by DeepSeek-V3; nano's by an annotator that knows the truth, likes stock
+         phrases and errs
+         2. the paper prints no scaling: helpful rewards are brought to mean 0 and deviation 1 over held-out replies,
+         the safety
             logit to a calibrated probability
          3. optimizer, warm-up and gradient clipping are not published: AdamW (0.9, 0.95), 0, 1.0
          4. the sizes printed differ by model (66,000 pairs, 106,000 responses); a file of one's own brings its own

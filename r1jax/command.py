@@ -1,4 +1,5 @@
-"""Command lines of experiments: a recipe by name; of reinforcement learning also the options of a run and a plan without one."""
+"""Command lines of experiments: a recipe by name; of reinforcement learning also the options of a run and a plan
+without one."""
 
 from __future__ import annotations
 

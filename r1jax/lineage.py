@@ -28,7 +28,8 @@ class Manifest:
         stage: which walk this was, such as "r1_zero".
         recipe: every field of the recipe.
         parent: {path, sha256} of the weights it began with; None for random ones.
-        data: {sha256, counts} of what it read; sources {name: [{path, sha256}]} where checkpoints made it, or give rewards.
+        data: {sha256, counts} of what it read; sources {name: [{path, sha256}]} where checkpoints made it, or give
+            rewards.
         results: {"base": figures, "final": figures}; None until measured.
         warnings: {step, text} each, as the report shows them.
     """
@@ -39,9 +40,7 @@ class Manifest:
     versions: dict[str, str]
     parent: dict[str, str] | None = None
     data: dict[str, Any] = dataclasses.field(default_factory=dict)
-    results: dict[str, Any] = dataclasses.field(
-        default_factory=lambda: {"base": None, "final": None}
-    )
+    results: dict[str, Any] = dataclasses.field(default_factory=lambda: {"base": None, "final": None})
     warnings: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     status: Literal["running", "complete"] = "running"
 
@@ -118,9 +117,7 @@ def check_resume(
     return manifest
 
 
-def usable(
-    workdir: Path, recipe: Mapping[str, Any], resume: bool, allowed: Collection[str]
-) -> Manifest | None:
+def usable(workdir: Path, recipe: Mapping[str, Any], resume: bool, allowed: Collection[str]) -> Manifest | None:
     """`check_resume` of one process."""
     if workdir.exists() and not workdir.is_dir():
         raise ValueError(f"--workdir={workdir} is not a directory. Name a new one")
@@ -128,9 +125,7 @@ def usable(
         return None  # what begins with a dot is what a crash has left of a file
     manifest = read(workdir)
     if manifest is None:
-        raise ValueError(
-            f"--workdir={workdir} is not empty and holds no run of r1jax. Name a new directory"
-        )
+        raise ValueError(f"--workdir={workdir} is not empty and holds no run of r1jax. Name a new directory")
     if not resume:
         raise ValueError(
             f"--workdir={workdir} already holds a run ({manifest.stage}, {manifest.status}). "

@@ -123,8 +123,8 @@ def load_policy(
         rewards: a reward model will do, too: it will be trained on as one.
 
     Raises:
-        ValueError: nothing at --weights, a damaged or foreign checkpoint, shapes that are not those of --model, a reward
-            model where a policy is wanted.
+        ValueError: nothing at --weights, a damaged or foreign checkpoint, shapes that are not those of --model, a
+            reward model where a policy is wanted.
     """
     template = template_of(options.template)
     dtype = jnp.bfloat16 if frozen and mesh.devices.flat[0].platform != "cpu" else jnp.float32

@@ -48,18 +48,30 @@ def test_the_gradient_of_a_norm_is_that_of_its_formula(plus_one):
 
 @pytest.mark.slow
 def test_sampler_and_trainer_agree_on_the_shipped_base_to_the_last_rounding_of_a_log_probability():
-    """float32 log-probabilities below 8 are 4.8e-7 apart: 2e-6 is four of them. Read in float32 the same rows differ by more."""
+    """float32 log-probabilities below 8 are 4.8e-7 apart: 2e-6 is four of them. Read in float32 the same rows differ by
+    more."""
     mesh = make_mesh("1x1")
     policy, params, _ = load_policy(RunOptions(), mesh)
     examples = [tasks.prompt(0, index) for index in range(16)]
     largest = {}
     for attention in ("exact", "xla"):
         rollout, _ = rounds.complete(
-            policy, sampler.sync(params, mesh), examples, 8, mesh, seed=0, round_=0, temperature=1.0, max_tokens=96, attention=attention
+            policy,
+            sampler.sync(params, mesh),
+            examples,
+            8,
+            mesh,
+            seed=0,
+            round_=0,
+            temperature=1.0,
+            max_tokens=96,
+            attention=attention,
         )
         completions = [(i // 8, rollout.tokens[i, : rollout.lengths[i]]) for i in range(128)]
         rows, places = pack(rollout.prompts, completions, 256)
-        score = jax.jit(lambda p, r, attention=attention: packed_logprobs(policy.cfg, p, r, row_shards=1, attention=attention)[0])
+        score = jax.jit(
+            lambda p, r, attention=attention: packed_logprobs(policy.cfg, p, r, row_shards=1, attention=attention)[0]
+        )
         scored = gather(np.asarray(score(params, rows)), places, [len(c) for _, c in completions])
         largest[attention] = max(np.abs(s - rollout.logp[i, : len(s)]).max() for i, s in enumerate(scored))
     assert largest["exact"] <= 2e-6 < largest["xla"], largest

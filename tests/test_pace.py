@@ -64,6 +64,9 @@ def test_the_log_has_shares_of_the_limit_and_the_ceiling_changes_no_token(walk, 
         assert line["perf/decode_fraction"] > 0 and line["perf/mfu"] > 0
     monkeypatch.setattr(pace, "ceiling", lambda devices: None)
     silent = walk.here(tmp_path / "run")
-    assert not {key for line in log.read(silent / "metrics.jsonl") for key in line} & {"perf/decode_fraction", "perf/mfu"}
+    assert not {key for line in log.read(silent / "metrics.jsonl") for key in line} & {
+        "perf/decode_fraction",
+        "perf/mfu",
+    }
     assert outcome(silent) == outcome(whole)
     assert lines(silent, "samples") == lines(whole, "samples")

@@ -1,5 +1,6 @@
-"""Baselines of G1 and G4 by torch and transformers, in a process of their own: `generate` with a static cache, and a training step
-with SDPA and checkpointed layers. bfloat16 weights in `generate`; float32 masters under autocast in training, as ours.
+"""Baselines of G1 and G4 by torch and transformers, in a process of their own: `generate` with a static cache, and a
+training step with SDPA and checkpointed layers. bfloat16 weights in `generate`; float32 masters under autocast in
+training, as ours.
 """
 
 from __future__ import annotations

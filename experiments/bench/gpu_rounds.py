@@ -41,7 +41,8 @@ def size(command: Command) -> dict[str, Any]:
 def forced(
     cfg: ModelConfig, lengths: np.ndarray, s: dict[str, Any]
 ) -> tuple[sampler.Weights, tuple[int, ...], np.ndarray]:
-    """A model that finds all tokens equally likely at full cost, its stop tokens, and row keys that stop it about where told.
+    """A model that finds all tokens equally likely at full cost, its stop tokens, and row keys that stop it about where
+    told.
 
     As in C3, but the keys nearest to each length are taken: thousands of lengths have no key of their own.
     """
@@ -183,13 +184,15 @@ def cut(batch: Minibatch, rows: int) -> list[Minibatch]:
 
 
 def agreement(command: Command, lines: list[dict[str, Any]]) -> Plan:
-    """G5: bfloat16 log-probabilities of the sampler beside those of the trainer, and beside a float32 forward pass of a few rows."""
+    """G5: bfloat16 log-probabilities of the sampler beside those of the trainer, and beside a float32 forward pass of a
+    few rows."""
     s, cfg = size(command), model(command)
     count, group, most = s["agree"]
 
     def gaps(attention: str) -> dict[str, Any]:
         params = jax.jit(functools.partial(transformer.init, cfg))(jax.random.key(0))
-        # On a flat distribution nothing shows. Tied to its embedding, a token finds itself with a logit of about log V: half the mass.
+        # On a flat distribution nothing shows. Tied to its embedding, a token finds itself with a logit of about log V:
+        # half the mass.
         params["embed"]["embedding"] = params["embed"]["embedding"] * (np.log(cfg.vocab_size) / (0.02 * cfg.width))
         mesh = make_mesh("1x1")
         keys = sampler.row_keys(0, 0, np.repeat(np.arange(count), group), np.tile(np.arange(group), count))

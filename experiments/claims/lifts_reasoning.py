@@ -1,9 +1,10 @@
 """Claim: R1-Zero lifts accuracy, format, length and reflection together, whatever the seed, and not by format alone.
 
 Run:     python -m experiments.claims.lifts_reasoning --runs RUN RUN RUN [--picture=curves.png]
-Method:  the held-out figures of each run before and after, and what must hold of them: pass@1 up by 0.30, format at least
-         0.95, P(right | well formed) and lenient accuracy up by 0.20 each, length and reflective words up by 25 %, and the
-         sampler's log-probabilities within 2e-5 nats of the trainer's in every step. The picture wants matplotlib.
+Method:  the held-out figures of each run before and after, and what must hold of them: pass@1 up by 0.30, format at
+         least
+         0.95, P(right | well formed) and lenient accuracy up by 0.20 each, length and reflective words up by 25 %, and
+         the sampler's log-probabilities within 2e-5 nats of the trainer's in every step. The picture wants matplotlib.
 Expect:  every line holds in every run; the exit status says so
 Source:  Nature 2025, Fig. 1 and Extended Data Fig. 1 (accuracy, length, reflective words); the bounds are ours
 """
@@ -17,7 +18,15 @@ from pathlib import Path
 
 import tyro
 
-FIGURES = ("accuracy", "accuracy_if_well_formed", "accuracy_lenient", "format", "length", "reflective_words", "language")
+FIGURES = (
+    "accuracy",
+    "accuracy_if_well_formed",
+    "accuracy_lenient",
+    "format",
+    "length",
+    "reflective_words",
+    "language",
+)
 
 
 @dataclasses.dataclass(frozen=True)

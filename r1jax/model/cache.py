@@ -64,11 +64,16 @@ def by_token(out: Float[Array, "N K m W"], queries: int) -> Float[Array, "N Q H 
 
 
 def spread_products(
-    x: Float[Array, "N K m A"], y: Float[Array, "P K A C"] | Float[Array, "P K C A"], inner: str, outer: str, order: str = ""
+    x: Float[Array, "N K m A"],
+    y: Float[Array, "P K A C"] | Float[Array, "P K C A"],
+    inner: str,
+    outer: str,
+    order: str = "",
 ) -> Float[Array, "N K m C"]:
     """x·y by key head in float32 or wider, where entry p of y serves N / P rows: over axis `inner` to axis `outer`.
 
-    Rows with an entry each get a product of their own form: an axis of length one for the rows of an entry would cost XLA's
+    Rows with an entry each get a product of their own form: an axis of length one for the rows of an entry would cost
+        XLA's
     CPU backend four times the time.
     """
     order, wide = order or inner + outer, jnp.promote_types(y.dtype, jnp.float32)
@@ -81,8 +86,9 @@ def spread_products(
 
 
 def sums(q: Float[Array, "N Q H E"], parts: Sequence[Part], how: How) -> Sums:
-    """Σ eˢ⁻ᵗ v, Σ eˢ⁻ᵗ and t = max s, by key head, over the parts `(k [P, K, E, S], v [P, K, S, W], mask [P or N, Q or 1, S])`."""
-    n, queries, heads, width = q.shape
+    """Σ eˢ⁻ᵗ v, Σ eˢ⁻ᵗ and t = max s, by key head, over the parts `(k [P, K, E, S], v [P, K, S, W], mask [P or N, Q or
+    1, S])`."""
+    n, queries, heads, _ = q.shape
     kv_heads = parts[0][0].shape[1]
     m = heads // kv_heads * queries  # queries that share one key head
     grouped = by_key_head(q, how.scale, kv_heads)
@@ -99,7 +105,9 @@ def sums(q: Float[Array, "N Q H E"], parts: Sequence[Part], how: How) -> Sums:
         total = total + weight.sum(axis=-1, keepdims=True)
         weight = weight.astype(k.dtype)
         out = out + (
-            spread_products(weight, k[:, :, : how.values], "s", "e", "es") if v is None else spread_products(weight, v, "s", "e")
+            spread_products(weight, k[:, :, : how.values], "s", "e", "es")
+            if v is None
+            else spread_products(weight, v, "s", "e")
         )
     return out, total, top
 
@@ -170,15 +178,20 @@ def attend_prefill(segments: Sequence[Segment], length: Int[Array, N], *, exact:
 
 
 def attend_decode(
-    segments: Sequence[Segment], k_cache: Array, v_cache: Array | None, slot: Array, done: Array | None = None,
-    *, read_own: ReadOwn | None = None,
+    segments: Sequence[Segment],
+    k_cache: Array,
+    v_cache: Array | None,
+    slot: Array,
+    done: Array | None = None,
+    *,
+    read_own: ReadOwn | None = None,
 ) -> Attend:
     """One new token a row: writes slot `slot` of its own cache, reads segments and slots 0..slot. Keeps the cache.
 
     Args:
         done: [N] rows whose results nobody looks at.
-        read_own: `sums` over the own cache, `(q by key head, k, v, length [N])`, where layers have neither window, cap nor
-            latents; None: by XLA.
+        read_own: `sums` over the own cache, `(q by key head, k, v, length [N])`, where layers have neither window, cap
+            nor latents; None: by XLA.
     """  # fmt: skip
 
     def attend(q: Array, k: Array, v: Array | None, how: How) -> tuple[Array, tuple[Array, Array | None]]:

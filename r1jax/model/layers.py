@@ -61,7 +61,8 @@ class Kernel(nn.Module):
 def inverse_rms(x: Float[Array, "*rows D"], eps: float) -> Float[Array, "*rows 1"]:
     """1/√(mean x² + eps), in float64 and rounded once: the same bits in every program.
 
-    In float32 XLA's CPU backend adds in an order, and takes a root by a method, that change with the shape of the batch.
+    In float32 XLA's CPU backend adds in an order, and takes a root by a method, that change with the shape of the
+    batch.
     """
     with jax.enable_x64(True):
         wide = x.astype(jnp.float64)

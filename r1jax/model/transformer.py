@@ -33,7 +33,9 @@ from r1jax.model.rope import Turn, turns
 KEPT = jax.checkpoint_policies.save_only_these_names("attention")
 REMAT = {
     "none": None,
-    "dots": jax.checkpoint_policies.save_from_both_policies(jax.checkpoint_policies.dots_with_no_batch_dims_saveable, KEPT),
+    "dots": jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable, KEPT
+    ),
     "full": KEPT,
 }
 
