@@ -86,7 +86,8 @@ def main(command: Command) -> None:
 
     data = supervised.batches([supervised.Documents(1 << 40, document, recipe.row_length)], [1.0], recipe)
     learner = Learner(
-        cfg, supervised.optimizer(recipe), cross_entropy, dtype=compute_dtype(mesh), remat="full", row_shards=rows_in_turn(mesh),
+        cfg, supervised.optimizer(recipe), cross_entropy, dtype=compute_dtype(mesh), remat="full",
+        row_shards=rows_in_turn(mesh),
         attention=attention_backend(mesh, cfg), mesh=mesh,
     )  # fmt: skip
     manifest = lineage.Manifest(
@@ -209,16 +210,20 @@ def write_card(
 
     hashes = {path.name: file_sha256(path) for path in sorted(directory.iterdir()) if path.name != "card.json"}
     card = {
-        "command": "python -m experiments.nano_base", "recipe": dataclasses.asdict(command.recipe), "seed": command.seed,
-        "parameters": parameters, "tokens": tokens, "minutes": round(seconds / 60, 1), "versions": versions, "sha256": hashes,
+        "command": "python -m experiments.nano_base", "recipe": dataclasses.asdict(command.recipe),
+        "seed": command.seed,
+        "parameters": parameters, "tokens": tokens, "minutes": round(seconds / 60, 1), "versions": versions,
+        "sha256": hashes,
         "licence": "Apache-2.0; trained on generated text only",
         "phenomena": {
             "length": "most documents stop after one try or a guess; the few that go on are right more often",
-            "reflection": "every further try opens with wait, but wait, retry, hmm (等等, 但是等等, 重试, 嗯); works checks a guess",
+            "reflection": "every further try opens with wait, but wait, retry, hmm (等等, 但是等等, 重试, 嗯); works checks a "
+            "guess",
             "language mixing": "stubborn authors, the most successful, change the language at a quarter of their tries",
             "format": "35 % of the solutions break the think/answer form in one of six ways",
             "few-shot": "5 % of the documents are two questions, the second answered in the manner of the first",
-            "detail": "a prompt that asks for detail, reflection and verification is answered by the patient and the stubborn",
+            "detail": "a prompt that asks for detail, reflection and verification is answered by the patient and the "
+            "stubborn",
             "rewriting": "9 % of the documents translate a chain of thought into the question's language, or sum it up",
             "help and harm": "one question in ten is general; replies are right, wrong, padded, refused or harmful",
         },

@@ -27,7 +27,8 @@ PAPER = dataclasses.replace(
     REASONING_PAPER,  # "retains most of the parameters from the first stage"
     temperature=0.7,  # "a reduced temperature of 0.7"
     steps=1_700,  # "a total of 1,700 training steps"
-    late_from=1_300,  # "general instruction data and preference-based rewards ... exclusively during the final 400 steps"
+    late_from=1_300,
+    # "general instruction data and preference-based rewards ... exclusively during the final 400 steps"
 )
 NANO = dataclasses.replace(
     REASONING_NANO, temperature=0.7, steps=40, late_from=20, learning_rate=2e-4, eval_every=20, save_every=20

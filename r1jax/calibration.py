@@ -119,9 +119,11 @@ def of_labels(
     calibration = platt(values, safe)
     logits = calibration["scale"] * values + calibration["offset"]
     figures = {
-        "n": len(safe), "accuracy": float(((logits > 0) == safe).mean()), "auc": auc(values, safe), "share_safe": float(safe.mean()),
+        "n": len(safe), "accuracy": float(((logits > 0) == safe).mean()), "auc": auc(values, safe),
+        "share_safe": float(safe.mean()),
         "loss": float(np.mean(np.logaddexp(0.0, values) - safe * values)), **biases(values, lengths, phrases),
-        "calibration_error_before": calibration_error(sigmoid(values), safe), "calibration_error": calibration_error(sigmoid(logits), safe),
+        "calibration_error_before": calibration_error(sigmoid(values), safe),
+        "calibration_error": calibration_error(sigmoid(logits), safe),
     }  # fmt: skip
     if truth is not None:
         known = np.asarray(truth, bool)

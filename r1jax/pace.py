@@ -58,7 +58,8 @@ class Pace(NamedTuple):
         if self.device is None:
             return {}
         return {"perf/decode_fraction": limits.decode_fraction(
-            self.cfg, self.device, prompts, lengths, seconds, devices=self.shards, size=self.size, cache_size=self.cache_size,
+            self.cfg, self.device, prompts, lengths, seconds, devices=self.shards, size=self.size,
+            cache_size=self.cache_size,
         )}  # fmt: skip
 
     def update(self, prompts: np.ndarray, lengths: np.ndarray, seen: np.ndarray, seconds: float) -> dict[str, float]:

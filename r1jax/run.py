@@ -163,7 +163,8 @@ def check_head(cfg: ModelConfig, shown: str, rewards: bool) -> None:
     """Raises ValueError for a reward model where a policy is wanted: it has no logits to sample from."""
     if cfg.reward_head and not rewards:
         raise ValueError(
-            f"--weights={shown} is a reward model, which gives one number and writes no text: give the run of a policy. "
+            f"--weights={shown} is a reward model, which gives one number and writes no text: give the run of a "
+            f"policy. "
             "The last stage of R1 reads reward models from --helpful and --safety"
         )
 

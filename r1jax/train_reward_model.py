@@ -86,7 +86,8 @@ def check(recipe: RewardRecipe, kind: str, mesh: Mesh) -> None:
         (kind in KINDS, f"--kind={kind} must be {' or '.join(KINDS)}"),
         (recipe.epochs >= 1, f"--epochs={recipe.epochs} must be at least 1"),
         (recipe.batch_items >= 1, f"--batch-items={recipe.batch_items} must be at least 1"),
-        (recipe.batch_rows % 2 == 0, f"--batch-rows={recipe.batch_rows} must be even: the two texts of a pair go together"),
+        (recipe.batch_rows % 2 == 0, f"--batch-rows={recipe.batch_rows} must be even: the two texts of a pair go "
+        f"together"),
         (recipe.batch_rows > 0 and recipe.batch_rows % row_shards(mesh) == 0,
          f"--batch-rows={recipe.batch_rows} must be a multiple of the {row_shards(mesh)} row shards of the mesh"),
         (recipe.items >= 1, f"--items={recipe.items} must be at least 1"),

@@ -102,7 +102,8 @@ def test_weights_worked_by_hand():
     lengths, valid = np.float64([1, 3, 5]), np.bool_([1, 1, 0])
     weights = {loss: row_weights(loss, lengths, valid, rows=2, tokens=4, max_tokens=8).tolist() for loss in LOSSES}
     assert weights == {
-        "grpo": [1 / 2, 1 / 6, 0], "sequence": [1 / 2, 1 / 6, 0], "dr_grpo": [1 / 16, 1 / 16, 0], "dapo": [1 / 4, 1 / 4, 0],
+        "grpo": [1 / 2, 1 / 6, 0], "sequence": [1 / 2, 1 / 6, 0], "dr_grpo": [1 / 16, 1 / 16, 0],
+        "dapo": [1 / 4, 1 / 4, 0],
     }  # fmt: skip
     with pytest.raises(ValueError, match="--loss=ppo must be one of grpo, dr_grpo, dapo, sequence"):
         row_weights("ppo", lengths, valid, rows=2, tokens=4, max_tokens=8)

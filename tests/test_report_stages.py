@@ -163,7 +163,8 @@ def test_hostile_text_stays_text_wherever_it_comes_from(home, text):
         "completions": {text: {"text": text, "verdict": text}},
     }
     document(
-        home, seed=text, samples=[sample], paper={text: {text: 50.0}}, budget=[{"stage": text, "minutes": 1, "planned": 2}],
+        home, seed=text, samples=[sample], paper={text: {text: 50.0}},
+        budget=[{"stage": text, "minutes": 1, "planned": 2}],
         stages=[{"name": text, "folder": folder} for folder in NAMES.values()],
         table=[{"figure": text, "group": text, "unit": text, "paper": text, "values": {text: cell}}],
     )  # fmt: skip

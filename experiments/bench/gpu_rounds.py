@@ -86,7 +86,8 @@ def rollouts(command: Command, lines: list[dict[str, Any]]) -> Plan:
         def call() -> None:
             found.append(
                 sampler.sample(
-                    whole, weights, prompts, keys, mesh, max_tokens=s["most"], temperature=1.0, stop_ids=stop_ids, pad_id=0,
+                    whole, weights, prompts, keys, mesh, max_tokens=s["most"], temperature=1.0, stop_ids=stop_ids,
+                    pad_id=0,
                     dtype=number(), attention=attention,
                 ).lengths
             )  # fmt: skip
@@ -95,7 +96,8 @@ def rollouts(command: Command, lines: list[dict[str, Any]]) -> Plan:
         lengths = found[-1]
         fraction = limits.decode_fraction(whole, ceiling(lines), [s["prompt"]] * s["prompts"], lengths, seconds)
         return {
-            "value": float(lengths.sum()) / seconds, "unit": "tokens/s", "seconds": seconds, "fraction": fraction, "compile_s": first - seconds,
+            "value": float(lengths.sum()) / seconds, "unit": "tokens/s", "seconds": seconds, "fraction": fraction,
+            "compile_s": first - seconds,
             "mean_length": float(lengths.mean()), "longest": int(lengths.max()), "attention": attention,
         }  # fmt: skip
 
@@ -197,7 +199,8 @@ def agreement(command: Command, lines: list[dict[str, Any]]) -> Plan:
         mesh = make_mesh("1x1")
         keys = sampler.row_keys(0, 0, np.repeat(np.arange(count), group), np.tile(np.arange(group), count))
         rollout = sampler.sample(
-            cfg, sampler.sync(params, mesh, number()), random_prompts(cfg, count, s["prompt"]), keys, mesh, max_tokens=most,
+            cfg, sampler.sync(params, mesh, number()), random_prompts(cfg, count, s["prompt"]), keys, mesh,
+            max_tokens=most,
             temperature=1.0, stop_ids=(cfg.vocab_size,), pad_id=0, dtype=number(), attention=attention,
         )  # fmt: skip
         score = jax.jit(functools.partial(packed_logprobs, cfg), static_argnames=("dtype", "attention"))
@@ -213,9 +216,11 @@ def agreement(command: Command, lines: list[dict[str, Any]]) -> Plan:
         gap = np.concatenate(found["trainer"]) - np.concatenate(found["sampler"])
         exact = np.concatenate(found["exact"]) - np.concatenate(found["sampler where exact"])
         return {
-            "value": float(np.abs(gap).mean()), "unit": "nats", "max": float(np.abs(gap).max()), "k3": float((np.expm1(gap) - gap).mean()),
+            "value": float(np.abs(gap).mean()), "unit": "nats", "max": float(np.abs(gap).max()),
+            "k3": float((np.expm1(gap) - gap).mean()),
             "beside_float32": {"mean": float(np.abs(exact).mean()), "max": float(np.abs(exact).max())},
-            "entropy_per_token": float(-np.concatenate(found["sampler"]).mean()), "tokens": len(gap), "attention": attention,
+            "entropy_per_token": float(-np.concatenate(found["sampler"]).mean()), "tokens": len(gap),
+            "attention": attention,
         }  # fmt: skip
 
     for attention in backends(cfg):

@@ -87,7 +87,8 @@ def main(command: Command) -> list[dict]:
             said = [summary_of(completion) for completion in ranked]
             figures = {
                 "reward": [reward[helpful_input(row["problem"], completion)] for completion in ranked],
-                "worth": [general.helpful(row, text) for text in said], "right": [general.right(row, text) for text in said],
+                "worth": [general.helpful(row, text) for text in said],
+                "right": [general.right(row, text) for text in said],
                 "phrases": [general.fillers(text) for text in said], "characters": [len(text) for text in said],
             }  # fmt: skip
             line |= {name: line[name] + best_of(values, n) / len(both) for name, values in figures.items()}

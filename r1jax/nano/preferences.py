@@ -72,7 +72,8 @@ def judged(row: Mapping, a: str, b: str, rng: random.Random) -> dict | None:
         return None
     chosen, rejected = (a, b) if score > 0 else (b, a)
     return {
-        "problem": row["problem"], "chosen": chosen, "rejected": rejected, "margin": abs(score), "language": row["language"],
+        "problem": row["problem"], "chosen": chosen, "rejected": rejected, "margin": abs(score),
+        "language": row["language"],
         "truth": [general.helpful(row, chosen), general.helpful(row, rejected)],
     }  # fmt: skip
 

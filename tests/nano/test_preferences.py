@@ -22,7 +22,8 @@ from r1jax.nano.preferences import (
 )
 
 FACT = {
-    "problem": "What is the capital of France?", "language": "en", "kind": "general", "task": "general", "set": "helpful",
+    "problem": "What is the capital of France?", "language": "en", "kind": "general", "task": "general",
+    "set": "helpful",
     "gold": {"right": ["Paris"], "rivals": ["Rome"], "reply": "The capital of France is Paris."},
 }  # fmt: skip
 HARM = {
