@@ -8,8 +8,8 @@ VERSION = re.search(r'^__version__ = "(.+)"', (HERE / "r1jax/__init__.py").read_
 
 HF = ["tokenizers>=0.20", "safetensors>=0.4", "huggingface_hub>=0.30", "jinja2>=3.1", "pyarrow>=15"]
 TEST = [
-    "pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100", "chex>=0.1.90", "beartype>=0.20", "safetensors>=0.4",
-    "pyarrow>=15", "nbclient>=0.10", "ipykernel>=6", "tensorboardX>=2.6",
+    "pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.7", "hypothesis>=6.100", "chex>=0.1.90", "beartype>=0.20",
+    "safetensors>=0.4", "pyarrow>=15", "nbclient>=0.10", "ipykernel>=6", "tensorboardX>=2.6",
 ]  # fmt: skip
 
 setup(
