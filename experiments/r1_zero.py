@@ -51,8 +51,8 @@ PAPER = RLRecipe(
 
 NANO = dataclasses.replace(
     PAPER,
-    steps=80, questions_per_round=16, minibatches=1, learning_rate=3e-4, max_tokens=352, ref_every=40, warmup_steps=5,
-    row_length=512, batch_rows=8, eval_every=20, save_every=20, log_samples=8,
+    steps=64, questions_per_round=16, minibatches=1, learning_rate=3e-4, max_tokens=352, ref_every=40, warmup_steps=5,
+    row_length=512, batch_rows=8, eval_every=16, save_every=16, log_samples=8,
 )  # fmt: skip
 
 RECIPES = {"nano": NANO, "paper": PAPER}

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Int
 
@@ -209,7 +210,8 @@ def attend_full(
             whole = jnp.broadcast_to(allowed, (rows, *allowed.shape[1:]))
             in_turn = [x.reshape(row_shards, -1, *x.shape[1:]).swapaxes(0, 1) for x in (q, k, v, whole)]
             out = jax.lax.map(lambda row: some_rows(*row), in_turn).swapaxes(0, 1).reshape(*q.shape[:-1], v.shape[-1])
-        return out, (k, v) if keep else None
+        # Of a layer that is made again this is the dearest part, and small to keep.
+        return checkpoint_name(out, "attention"), (k, v) if keep else None
 
     return attend
 
