@@ -15,6 +15,7 @@ from walk import ROOT, count, ended, wait_until
 from experiments import r1
 from r1jax import checkpoint, lineage, log
 
+pytestmark = pytest.mark.timeout(1800)  # whole runs, in processes of their own, where other tests may be beside them
 RL = dict(
     steps=3, questions_per_round=8, group_size=4, max_tokens=24, eval_problems=2, row_length=320, batch_rows=4,
     save_every=2, eval_every=0, log_samples=2, warmup_steps=0, learning_rate=3e-4, temperature=1.0,
@@ -58,7 +59,7 @@ def here(base: Path, home: Path, **changed: object) -> None:
 def whole(zero, tmp_path_factory):
     """An uninterrupted run, in a process of its own, which leaves its programs to those that are killed. Read only."""
     home = tmp_path_factory.mktemp("r1") / "whole"
-    status, _, err = ended(spawn(zero, home))
+    status, _, err = ended(spawn(zero, home), 1700)
     assert status == 0, err[-3000:]
     return home
 
@@ -166,7 +167,6 @@ def test_a_stage_that_there_is_not_is_named(tmp_path, zero):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)  # seven processes
 def test_kill_9_in_any_stage_changes_nothing(whole, zero, tmp_path):
     """In the middle of reinforcement learning, of collecting, of fine-tuning, of a reward model, of the evaluation."""
     home = tmp_path / "killed"
@@ -180,10 +180,10 @@ def test_kill_9_in_any_stage_changes_nothing(whole, zero, tmp_path):
     )
     for moment in moments:
         process = spawn(zero, home)
-        wait_until(moment, process)
+        wait_until(moment, process, 1700)
         process.kill()
         ended(process)
         assert not (home / "report.html").exists()
-    status, _, err = ended(spawn(zero, home))
+    status, _, err = ended(spawn(zero, home), 1700)
     assert status == 0, err[-3000:]
     assert outcome(home) == outcome(whole)

@@ -24,7 +24,7 @@ from experiments import (
 from r1jax import checkpoint, lineage, log, records
 from r1jax.nano import corpus
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 ROW = 256
 RL = dict(
     steps=2, questions_per_round=4, group_size=4, max_tokens=8, eval_problems=4, row_length=ROW, batch_rows=4,
