@@ -74,6 +74,7 @@ def test_all_notebooks_begin_with_the_same_cell_which_installs_and_picks_a_mesh(
     assert "%pip install" in first and "make_mesh(" in first
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1800)  # 15 to 30 CPU seconds each, which a busy machine spreads over many minutes
 @pytest.mark.parametrize("path", STORED, ids=lambda path: path.stem)
 def test_a_notebook_runs_with_small_settings_and_leaves_nothing_behind(path, tmp_path):

@@ -15,7 +15,8 @@ from walk import ROOT, count, ended, wait_until
 from experiments import r1
 from r1jax import checkpoint, lineage, log
 
-pytestmark = pytest.mark.timeout(1800)  # whole runs, in processes of their own, where other tests may be beside them
+# Whole runs, in processes of their own, where other tests may be beside them.
+pytestmark = [pytest.mark.timeout(1800), pytest.mark.slow]
 RL = dict(
     steps=3, questions_per_round=8, group_size=4, max_tokens=24, eval_problems=2, row_length=320, batch_rows=4,
     save_every=2, eval_every=0, log_samples=2, warmup_steps=0, learning_rate=3e-4, temperature=1.0,
@@ -166,7 +167,6 @@ def test_a_stage_that_there_is_not_is_named(tmp_path, zero):
         here(zero, tmp_path / "new", until=3)
 
 
-@pytest.mark.slow
 def test_kill_9_in_any_stage_changes_nothing(whole, zero, tmp_path):
     """In the middle of reinforcement learning, of collecting, of fine-tuning, of a reward model, of the evaluation."""
     home = tmp_path / "killed"
