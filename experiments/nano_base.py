@@ -1,6 +1,7 @@
 """Trains the nano tokenizer and base model from scratch, and measures what RL can lift.
 
 Run:     python -m experiments.nano_base                  (the base that ships as r1jax/nano/weights/nano)
+         ... --model=nano-small --steps=3000              (the student's, r1jax/nano/weights/nano-small)
 Cost:    see the card beside the weights; at most 90 minutes on 2 CPU cores
 Expect:  single steps and its own checks nearly always right, most countdown solutions stopping after one try
 Departs: DeepSeek-V3-Base was not trained on its own RL template; 15 % of the nano documents carry it, because a model
@@ -22,6 +23,7 @@ from typing import Literal
 
 import tyro
 
+from r1jax.run import explained
 from r1jax.supervised import SFTRecipe
 
 SHAPE = dict(heads=6, kv_heads=3, head_width=32, qk_norm=True, rope_theta=1e4, max_positions=1024)
@@ -210,7 +212,7 @@ def write_card(
 
     hashes = {path.name: file_sha256(path) for path in sorted(directory.iterdir()) if path.name != "card.json"}
     card = {
-        "command": "python -m experiments.nano_base", "recipe": dataclasses.asdict(command.recipe),
+        "command": f"python -m experiments.nano_base --model={command.model} --steps={command.recipe.steps}", "recipe": dataclasses.asdict(command.recipe),
         "seed": command.seed,
         "parameters": parameters, "tokens": tokens, "minutes": round(seconds / 60, 1), "versions": versions,
         "sha256": hashes,
@@ -233,4 +235,7 @@ def write_card(
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Command, description=__doc__, config=(tyro.conf.FlagConversionOff,)))
+    try:
+        main(tyro.cli(Command, description=__doc__, config=(tyro.conf.FlagConversionOff,)))
+    except (ValueError, OSError) as error:
+        sys.exit(explained(error))

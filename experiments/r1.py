@@ -13,7 +13,6 @@ Departs: every number of the nano recipes; each stage's file has the paper's bes
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -198,6 +197,8 @@ def main(command: Command) -> None:
                     workdir=str(folder), mesh=command.mesh, seed=command.seed, weights=weights_of(command, stage),
                     model=stage.model, template=stage.template, resume=there is not None,
                 ))  # fmt: skip
+            except SystemExit as stopped:  # it says how this stage goes on alone
+                sys.exit(f"{stopped.code}; or give the same command again, which goes on with what follows, too")
             finally:
                 minutes[stage.folder] = minutes.get(stage.folder, 0.0) + (time.monotonic() - began) / 60
                 page.write(home, command.seed, NAMES, command.tasks, minutes, PLANNED)
@@ -262,9 +263,9 @@ def measure(home: Path, command: Command) -> None:
     """Every result on the same held-out problems of every task, as `experiments.evaluate` measures.
 
     Raises:
-        ValueError: there are figures of another checkpoint.
+        ValueError: there are figures of another checkpoint, or of other tasks, problems or numbers.
     """
-    from r1jax import checkpoint
+    from r1jax import checkpoint, lineage
 
     policies = [
         ("base", command.weights, "nano", "r1_zero"),
@@ -274,19 +275,23 @@ def measure(home: Path, command: Command) -> None:
     policies += [(name, str(home / name), "nano", template) for name, template in done.items()]
     for name, weights, model, template in policies:
         folder = home / "evaluation" / name.replace(" ", "_")
-        if (folder / "results.json").exists():
-            of = json.loads((folder / "results.json").read_text(encoding="utf-8"))["parent"]["sha256"]
-            if name in done and of != (now := checkpoint.sha256(checkpoint.find(home / name))):
+        asked = dataclasses.replace(
+            evaluation.Command(command.numbers.evaluation),
+            benchmarks=",".join(f"nano:{task}" for task in command.tasks), problems=command.problems,
+            weights=weights, model=model, template=template, seed=command.seed, mesh=command.mesh, workdir=str(folder),
+        )  # fmt: skip
+        there = lineage.read(folder) if folder.exists() else None
+        if there is not None and name in done:
+            of, now = there.parent["sha256"], checkpoint.sha256(checkpoint.find(home / name))
+            if of != now:
                 raise ValueError(
                     f"{folder} measured another {name} ({of[:12]}; the one there now is {now[:12]}): "
                     f"move {folder} away to measure it again"
                 )
-            continue
-        evaluation.evaluate(dataclasses.replace(
-            evaluation.Command(command.numbers.evaluation),
-            benchmarks=",".join(f"nano:{task}" for task in command.tasks), problems=command.problems,
-            weights=weights, model=model, template=template, seed=command.seed, mesh=command.mesh, workdir=str(folder),
-        ))  # fmt: skip
+        known = evaluation.MAY_CHANGE | {"weights"}  # compared by their hash, so that all of it can be moved
+        whole = there and there.status == "complete"
+        if not whole or lineage.differences(there.recipe, dataclasses.asdict(asked), known):
+            evaluation.evaluate(asked)
 
 
 if __name__ == "__main__":

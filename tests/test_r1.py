@@ -154,12 +154,17 @@ def test_another_base_other_numbers_and_another_seed_are_refused(copy, zero, wal
 
 
 def test_figures_of_another_checkpoint_are_refused(copy, zero):
-    path = copy / "evaluation/4_all_scenarios_rl/results.json"
+    path = copy / "evaluation/4_all_scenarios_rl/manifest.json"
     found = json.loads(path.read_text())
     found["parent"]["sha256"] = "0" * 64
     path.write_text(json.dumps(found))
     with pytest.raises(ValueError, match=r"measured another 4_all_scenarios_rl .000000000000; the one there now is"):
         here(zero, copy)
+
+
+def test_figures_of_other_problems_are_not_taken_for_those_asked_for(copy, zero):
+    with pytest.raises(ValueError, match=r"base holds a run of another recipe: problems is 2 there and 3 here"):
+        here(zero, copy, problems=3)
 
 
 def test_a_stage_that_there_is_not_is_named(tmp_path, zero):
