@@ -7,8 +7,7 @@ Run:     python -m experiments.train_reward_model --kind=helpful --weights=RUN_O
 Departs: 1. the paper's pairs are judged by DeepSeek-V3; nano's by an annotator that knows the truth, likes stock
          phrases and errs
          2. the paper prints no scaling: helpful rewards are brought to mean 0 and deviation 1 over held-out replies,
-         the safety
-            logit to a calibrated probability
+            the safety logit to a calibrated probability
          3. optimizer, warm-up and gradient clipping are not published: AdamW (0.9, 0.95), 0, 1.0
          4. the sizes printed differ by model (66,000 pairs, 106,000 responses); a file of one's own brings its own
 """
@@ -38,10 +37,10 @@ PAPER = RewardRecipe(
 )  # fmt: skip
 NANO = dataclasses.replace(
     PAPER, batch_items=64, learning_rate=5e-4, max_tokens=512, warmup_steps=5, items=4_000, held_out_items=512,
-    batch_rows=32,
-    remat="none", save_every=25,
+    batch_rows=32, remat="none", save_every=25,
 )  # fmt: skip
 RECIPES = {"nano": NANO, "paper": PAPER}
+OPTIONS = RunOptions(template="r1")
 PLAN = PlanOptions()
 
 
@@ -50,7 +49,7 @@ class Command:
     """A reward model."""
 
     numbers: Annotated[RewardRecipe, tyro.conf.arg(name="")]
-    options: Annotated[RunOptions, tyro.conf.arg(name="")] = RunOptions(template="r1")
+    options: Annotated[RunOptions, tyro.conf.arg(name="")] = OPTIONS
     kind: Literal["helpful", "safety"] = "helpful"
     """Which of the two."""
     data: str = ""
