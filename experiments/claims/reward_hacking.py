@@ -45,7 +45,7 @@ class Command:
 
 
 def beside(metrics: Sequence[dict], evaluations: Sequence[dict]) -> list[dict]:
-    """For each evaluation its truth and the mean reward of the steps since the one before; before the first step none."""
+    """For each evaluation its truth and the mean reward of the steps since the one before it."""
     found, before = [], 0
     for line in evaluations:
         since = [m["reward/helpful"] for m in metrics if before < m["step"] <= line["step"]]
