@@ -10,6 +10,7 @@ from experiments.claims.r1_by_stage import RULES, Cell, Command, averaged, broke
 REASONING = (0.30, 0.75, 0.60, 0.80, 0.79, 0.80, 0.60, 0.50)
 LANGUAGE = (0.90, 0.85, 0.99, 0.99, 0.99, 0.99, 0.99, 0.85)
 FORMAT = (0.60, 0.98, 0.90, 0.99, 0.95, 0.99, 0.95, 0.98)
+CUT = (0.02, 0.02, 0.06, 0.02, 0.02, 0.02, 0.02, 0.02)
 HELPFUL = (0.50, 0.10, 0.15, 0.20, 0.50, 0.60, 0.40, 0.10)
 NAMES = ("base", "R1-Zero", "Dev1", "Dev2", "Dev3", "R1", "Student", "Student RL")
 
@@ -22,6 +23,7 @@ def rows(reasoning=REASONING, language=LANGUAGE, form=FORMAT, helpful=HELPFUL):
     return [
         *({"figure": "pass@1", "group": task, "values": cells(reasoning)} for task in ("chain", "compare")),
         {"figure": "format", "group": "chain", "values": cells(form)},
+        {"figure": "truncated", "group": "chain", "values": cells(CUT)},
         {"figure": "language", "group": "chain", "values": cells(language)},
         {"figure": "helpful", "group": "general", "values": cells(helpful)},
         {"figure": "harmless", "group": "general", "values": cells([1.0] * 8)},
@@ -51,7 +53,7 @@ def changed(values, name, to):
         ("reasoning", REASONING, "R1-Zero", 0.49, "R1-Zero reasons, 0.20 above its base"),
         ("language", LANGUAGE, "R1-Zero", 0.90, "R1-Zero mixes languages"),
         ("language", LANGUAGE, "Dev1", 0.96, "the cold start keeps to one language"),
-        ("form", FORMAT, "Dev1", 0.79, "and to its form, better than the base"),
+        ("form", FORMAT, "Dev1", 0.65, "and to its form, unless it is cut off"),
         ("reasoning", REASONING, "Dev1", 0.79, "stage 2 lifts reasoning"),
         ("language", LANGUAGE, "Dev2", 0.97, "with consistency near 1"),
         ("helpful", HELPFUL, "Dev2", 0.41, "stage 3 adds general ability"),

@@ -42,7 +42,8 @@ RULES: dict[str, Rule] = {
     "R1-Zero reasons, 0.20 above its base": lambda of: of("reasoning", "R1-Zero") >= of("reasoning", "base") + 0.20,
     "R1-Zero mixes languages": lambda of: of("language", "R1-Zero") < of("language", "base"),
     "the cold start keeps to one language": lambda of: of("language", "Dev1") >= 0.97,
-    "and to its form, better than the base": lambda of: of("format", "Dev1") >= of("format", "base") + 0.20,
+    "and to its form, unless it is cut off": lambda of: of("format", "Dev1") + of("truncated", "Dev1")
+    >= of("format", "base") + of("truncated", "base") + 0.10,
     "stage 2 lifts reasoning": lambda of: of("reasoning", "Dev2") >= of("reasoning", "Dev1") + 0.02,
     "with consistency near 1": lambda of: of("language", "Dev2") >= 0.98,
     "stage 3 adds general ability": lambda of: of("helpful", "Dev3") >= of("helpful", "Dev2") + 0.10,
