@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
+from r1jax import cohorts
+from r1jax.model.attention import Attend
 from r1jax.model.cache import ReadOwn, Segment, attend_decode, attend_prefill, widened
 from r1jax.model.config import ModelConfig
 from r1jax.model.transformer import logits, step
@@ -38,6 +40,8 @@ class Rows(NamedTuple):
         base: [N] prompt length, the position of slot 0.
         key: [N] the row's random key.
         cache: per layer (k [N, K, E, S], v [N, K, S, E] or None).
+        begun: [N] tokens a row had sampled in earlier waves; None is none.
+        carried: caches of the rows that had, where `cache` holds those of the others: see `cohorts`.
     """
 
     clock: Int[Array, ""]
@@ -46,6 +50,8 @@ class Rows(NamedTuple):
     base: Int[Array, N]
     key: Array
     cache: list[tuple[Array, Array | None]]
+    begun: Int[Array, N] | None = None
+    carried: list[tuple[Array, Array | None]] | None = None
 
 
 class Cut(NamedTuple):
@@ -98,6 +104,9 @@ def draw(
 
     One uniform a row picks a block by the cumulative block sums, then a token inside the block. Greedy takes the most likely
     token and reports its log-probability at temperature 1.
+
+    Args:
+        position: of the token in its completion, [] or [N].
     """
     n, vocab = logits.shape
     if greedy:
@@ -115,7 +124,7 @@ def draw(
         mass = jnp.where(allowed(padded, cut).reshape(mass.shape), mass, 0.0)
         sums = mass.sum(-1)
         blocks = jnp.cumsum(sums, axis=-1)
-    u = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, position)))(keys)
+    u = jax.vmap(lambda key, at: jax.random.uniform(jax.random.fold_in(key, at)))(keys, jnp.broadcast_to(position, n))
     point = u * blocks[:, -1]
     block = reached(blocks, sums, point)
     before = jnp.where(block > 0, jnp.take_along_axis(blocks, jnp.maximum(block - 1, 0)[:, None], axis=-1)[:, 0], 0.0)
@@ -146,63 +155,102 @@ def by_token(routes: Int[Array, "L N Q k"] | None) -> Int[Array, "N Q L k"] | No
 
 @functools.partial(jax.jit, static_argnames=("greedy", "cut", "stop_ids"))
 def first(
-    logits: Float[Array, "P V"], keys: Array, temperature: Array, *, greedy: bool, stop_ids: tuple[int, ...], cut: Cut | None = None
+    logits: Float[Array, "P V"], keys: Array, temperature: Array, begun: Int[Array, N] | None = None,
+    *, greedy: bool, stop_ids: tuple[int, ...], cut: Cut | None = None,
 ) -> tuple[Array, Array, Array]:
-    """Token 0 of every row, its log-probability, and whether it already stops the row."""
+    """The next token of every row, its first unless some were `begun`, its log-probability, and whether it stops the row."""
     repeated = jnp.repeat(logits, keys.shape[0] // logits.shape[0], axis=0)
-    token, logp = draw(repeated, keys, jnp.int32(0), temperature, greedy=greedy, cut=cut)
+    position = jnp.int32(0) if begun is None else begun
+    token, logp = draw(repeated, keys, position, temperature, greedy=greedy, cut=cut)
     return token, logp, jnp.isin(token, jnp.asarray(stop_ids))
 
 
 @functools.partial(
-    jax.jit, static_argnames=("cfg", "dtype", "steps", "greedy", "cut", "stop_ids", "pad_id", "replay", "read_own"), donate_argnames=("rows",)
+    jax.jit,
+    static_argnames=("cfg", "dtype", "steps", "greedy", "cut", "stop_ids", "pad_id", "replay", "read_own", "shards"),
+    donate_argnames=("rows",),
 )
 def decode(
-    cfg: ModelConfig, weights: Weights, segments: list[list[Segment]], rows: Rows, temperature: Array, *,
-    steps: int, greedy: bool, stop_ids: tuple[int, ...], pad_id: int, dtype: DTypeLike, cut: Cut | None = None, replay: bool = False,
-    read_own: ReadOwn | None = None,
+    cfg: ModelConfig, weights: Weights, segments: list[list[Segment]], rows: Rows, temperature: Array,
+    carried: list[list[Segment]] | None = None, *, steps: int, greedy: bool, stop_ids: tuple[int, ...], pad_id: int, dtype: DTypeLike, cut: Cut | None = None, replay: bool = False,
+    read_own: ReadOwn | None = None, shards: int = 1,
 ) -> tuple[Rows, tuple[Array, Array, Array | None]]:
     """`steps` more tokens a row: the rows, and (tokens, logp) [steps, N]; finished rows emit pad and 0.
 
     Args:
         replay: also the experts [steps, N, 1, L, k] of the tokens fed, which are those of the step before.
         read_own: see `attend_decode`.
+        carried: the segments of carried rows.
+        shards: of the rows; asked for where some are carried.
     """  # fmt: skip
 
+    def reader(segments: list[list[Segment]], layer: int, cache: tuple[Array, Array | None], rows: Rows, done: Array) -> Attend:
+        return attend_decode([s[layer] for s in segments], *cache, rows.clock, done, read_own=read_own)
+
     def one(rows: Rows, _: None) -> tuple[Rows, tuple[Array, Array, Array | None]]:
-        attends = [
-            attend_decode([s[i] for s in segments], k, v, rows.clock, rows.done, read_own=read_own)
-            for i, (k, v) in enumerate(rows.cache)
-        ]
-        hidden, cache, routes = step(
+        if carried is None:
+            attends = [reader(segments, i, cache, rows, rows.done) for i, cache in enumerate(rows.cache)]
+        else:
+            sizes = [rows.cache[0][0].shape[0], rows.carried[0][0].shape[0]]
+            new, old = cohorts.split(rows.done, sizes, shards)
+            attends = [
+                cohorts.attend_each(
+                    [reader(segments, i, here, rows, new), reader(carried, i, there, rows, old)], sizes, shards
+                )
+                for i, (here, there) in enumerate(zip(rows.cache, rows.carried, strict=True))
+            ]
+        hidden, kept, routes = step(
             cfg, weights.params, weights.layers, rows.token[:, None], (rows.base + rows.clock)[:, None], attends, dtype=dtype
         )
-        token, logp = draw(logits(cfg, weights.params, hidden[:, 0]), rows.key, rows.clock + 1, temperature, greedy=greedy, cut=cut)
+        cache, others = (kept, None) if carried is None else map(list, zip(*kept, strict=True))
+        position = rows.clock + 1 if rows.begun is None else rows.clock + 1 + rows.begun
+        token, logp = draw(logits(cfg, weights.params, hidden[:, 0]), rows.key, position, temperature, greedy=greedy, cut=cut)
         token = jnp.where(rows.done, pad_id, token)
         logp = jnp.where(rows.done, 0.0, logp)
         done = rows.done | jnp.isin(token, jnp.asarray(stop_ids))
-        return rows._replace(clock=rows.clock + 1, token=token, done=done, cache=cache), (token, logp, by_token(routes) if replay else None)
+        rows = rows._replace(clock=rows.clock + 1, token=token, done=done, cache=cache, carried=others)
+        return rows, (token, logp, by_token(routes) if replay else None)
 
     return jax.lax.scan(one, rows, None, length=steps)
 
 
 @functools.partial(jax.jit, static_argnames=("shards",))
-def shrink(rows: Rows, segments: list[list[Segment]], keep: Int[Array, "shards n"], *, shards: int) -> tuple[Rows, list[list[Segment]]]:
-    """The rows `keep` names within each shard, in order; segments of single prompts become one for each row."""
-    count = rows.token.shape[0]
+def shrink(
+    rows: Rows, segments: list[list[Segment]], keep: Int[Array, "shards n"],
+    carried: list[list[Segment]] | None = None, keep_carried: Int[Array, "shards m"] | None = None, *, shards: int,
+) -> tuple[Rows, list[list[Segment]], list[list[Segment]] | None]:
+    """The rows that are kept of each shard and cohort, in order; segments of single prompts become one for each row.
 
-    def take(x: Array) -> Array:
-        per_row = count // x.shape[0]
-        local = x.reshape(shards, -1, *x.shape[1:])
-        picked = jax.vmap(lambda a, i: a[i // per_row])(local, keep)
-        return picked.reshape(-1, *x.shape[1:])
+    Args:
+        keep: their numbers among the rows of `rows.cache` in their shard.
+        carried, keep_carried: the segments and numbers of carried rows, if there are any.
+    """  # fmt: skip
 
-    kept = Rows(rows.clock, *(jax.tree.map(take, x) for x in rows[1:]))
-    return kept, [s if s[0].k.shape[0] == 1 else jax.tree.map(take, s) for s in segments]
+    def taken(tree: Any, keep: Array, count: int) -> Any:
+        def take(x: Array) -> Array:
+            per_row = count // x.shape[0]
+            local = x.reshape(shards, -1, *x.shape[1:])
+            picked = jax.vmap(lambda a, i: a[i // per_row])(local, keep)
+            return picked.reshape(-1, *x.shape[1:])
+
+        return jax.tree.map(take, tree)
+
+    def cut(segments: list[list[Segment]], keep: Array, count: int) -> list[list[Segment]]:
+        return [s if s[0].k.shape[0] == 1 else taken(s, keep, count) for s in segments]
+
+    total, count = rows.token.shape[0], rows.cache[0][0].shape[0]
+    both, others = keep, None
+    if carried is not None:
+        both = jnp.concatenate([keep, count // shards + keep_carried], axis=1)
+        others = taken(rows.carried, keep_carried, total - count)
+        carried = cut(carried, keep_carried, total - count)
+    each = taken((rows.token, rows.done, rows.base, rows.key), both, total)
+    kept = Rows(rows.clock, *each, taken(rows.cache, keep, count), taken(rows.begun, both, total), others)
+    return kept, cut(segments, keep, count), carried
 
 
 @functools.partial(jax.jit, static_argnames=("slots",))
 def grow(rows: Rows, *, slots: int) -> Rows:
     """The same rows with room for `slots` sampled tokens."""
-
-    return rows._replace(cache=[widened(k, v, slots) for k, v in rows.cache])
+    wide = [None if cache is None else [widened(k, v, slots) for k, v in cache] for cache in (rows.cache, rows.carried)]
+    return rows._replace(cache=wide[0], carried=wide[1])

@@ -33,6 +33,7 @@ class Rollout(NamedTuple):
         routes: [N, T, L, k] experts that each token visited in each layer of experts, -1 where none is known (a row's last token
             was never fed), if asked for.
         prompt_routes: the same of each prompt.
+        version: [N, T] the optimizer step of the policy that sampled each token, where some were carried over.
     """
 
     prompts: list[list[int]]
@@ -42,10 +43,25 @@ class Rollout(NamedTuple):
     stopped: np.ndarray
     routes: np.ndarray | None = None
     prompt_routes: list[np.ndarray] | None = None
+    version: np.ndarray | None = None
 
     @property
     def group_size(self) -> int:
         return len(self.lengths) // len(self.prompts)
+
+
+class Begun(NamedTuple):
+    """Rows that a wave left unfinished.
+
+    Attributes:
+        prompts: of each.
+        tokens: what each has sampled, a token at least.
+        keys: [C, 2] of the noise, which goes on where it was.
+    """
+
+    prompts: Sequence[Sequence[int]]
+    tokens: Sequence[np.ndarray]
+    keys: np.ndarray
 
 
 class PackedRows(NamedTuple):

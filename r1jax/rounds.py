@@ -24,13 +24,22 @@ from r1jax.update import Learner, score
 
 
 class Round(NamedTuple):
-    """One round of this process's questions, on the host: N = B·G rows, question-major."""
+    """One round of this process's questions, on the host: N = B·G rows, question-major.
+
+    Attributes:
+        asked: [B] the round each question was asked in, where groups may wait (see `carry`).
+        waiting: groups that wait at its end.
+        drawn: lengths of what its wave read and sampled, where they are not the rollout's.
+    """
 
     examples: list[dict]
     rollout: Rollout
     texts: list[str]
     scores: rule.Scores
     advantages: np.ndarray
+    asked: np.ndarray | None = None
+    waiting: int = 0
+    drawn: tuple[np.ndarray, np.ndarray] | None = None
 
 
 def check_row_length(recipe: RLRecipe, policy: Policy, examples: Iterable[Mapping]) -> None:
@@ -105,10 +114,27 @@ def roll(
         seed=seed, round_=round_, temperature=recipe.temperature, max_tokens=recipe.max_tokens, replay=recipe.replay_routes,
         finished=judge,
     )  # fmt: skip
-    scores = reward(ahead, texts, repeated, round_ * recipe.minibatches)
-    shape = (len(examples), recipe.group_size)
-    advantages = np.asarray(group_advantages(scores.total.reshape(shape), scores.valid.reshape(shape), scaled=recipe.loss != "dr_grpo")).reshape(-1)
+    return compared(recipe, examples, rollout, texts, reward, ahead, round_ * recipe.minibatches)
+
+
+def compared(
+    recipe: RLRecipe, examples: list[dict], rollout: Rollout, texts: list[str], reward: Reward, pool: Pool | Ahead, step: int
+) -> Round:
+    """A round of whole groups: what each row earned, and its advantage over its group."""
+    scores = reward(pool, texts, [example for example in examples for _ in range(recipe.group_size)], step)
+    total, valid = (x.reshape(len(examples), recipe.group_size) for x in (scores.total, scores.valid))
+    advantages = np.asarray(group_advantages(total, valid, scaled=recipe.loss != "dr_grpo")).reshape(-1)
     return Round(examples, rollout, texts, scores, advantages)
+
+
+def members(groups: np.ndarray, size: int) -> np.ndarray:
+    """The rows of some groups, in order."""
+    return (groups[:, None] * size + np.arange(size)).reshape(-1)
+
+
+def parts(recipe: RLRecipe, groups: int) -> list[np.ndarray]:
+    """The rows of each optimizer step of a round: whole groups, shared out as evenly as they go."""
+    return [members(part, recipe.group_size) for part in np.array_split(np.arange(groups), recipe.minibatches)]
 
 
 def moving(recipe: RLRecipe, advantages: np.ndarray) -> np.ndarray:
@@ -124,9 +150,9 @@ def minibatches(
     Every old log-probability is the trainer's under `params`: taken here for all minibatches but the first, whose own
     forward pass is under `params` still.
     """
-    members = np.arange(len(round_.texts)).reshape(recipe.minibatches, -1)
     return [
-        micro_batches(recipe, round_, rows, ours, params, reference, mesh, first=i == 0) for i, rows in enumerate(members)
+        micro_batches(recipe, round_, rows, ours, params, reference, mesh, first=i == 0)
+        for i, rows in enumerate(parts(recipe, len(round_.examples)))
     ]
 
 

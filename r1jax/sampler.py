@@ -2,13 +2,15 @@
 
 All rows start together. At chunk boundaries the host looks who is finished: finished rows are dropped (`shrink`) and the time
 axis grows (`grow`), so the cost follows the text that lives, not the longest row. The noise of a token is keyed by its row's
-key and its position alone: tokens do not depend on batch, mesh, chunks or compaction.
+key and its position alone: tokens do not depend on batch, mesh, chunks or compaction. A wave may leave its last rows
+unfinished, and another take them up.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,25 +20,33 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
 from r1jax import decode, lora
+from r1jax.collector import Collector
 from r1jax.decode import Cut, Rows, Weights
 from r1jax.model.attend_choice import attention_backend, own_reader
 from r1jax.model.config import ModelConfig
 from r1jax.model.transformer import unstack
-from r1jax.rollout import Rollout
+from r1jax.rollout import Begun, Rollout
 from r1jax.sharding import compute_dtype, decode_specs, empty_cache, local_rows, local_shards, name_of, shard_rows
 
 CHUNK = 16  # tokens between two looks at who is finished
 LADDER = 2  # rows and time axis change by this factor
 LEAST_ROWS = 16  # rows a shard keeps at least: fewer cost as much, and every size is a program to compile
 LEAST_SLOTS = 64  # room for sampled tokens at the start, for the same reason
+LEAST_CARRIED = 4  # rows of an earlier wave that a shard has room for
 PREFIX = 16  # a shared prefix is cut to a multiple of this many tokens, and prompts are padded to one
 
 
-def row_keys(seed: int, round_: int, prompts: Sequence[int] | np.ndarray, samples: Sequence[int] | np.ndarray) -> np.ndarray:
+def row_keys(
+    seed: int, round_: int | np.ndarray, prompts: Sequence[int] | np.ndarray, samples: Sequence[int] | np.ndarray
+) -> np.ndarray:
     """[N, 2] key data, one for each (run seed, round, prompt id, sample index): any logged sample can be drawn again."""
-    base = jax.random.fold_in(jax.random.key(seed), round_)
-    fold = jax.vmap(lambda p, s: jax.random.key_data(jax.random.fold_in(jax.random.fold_in(base, p), s)))
-    return np.asarray(fold(jnp.asarray(prompts, jnp.uint32), jnp.asarray(samples, jnp.uint32)))
+    base = jax.random.key(seed)
+
+    def fold(*numbers: jax.Array) -> jax.Array:
+        return jax.random.key_data(functools.reduce(jax.random.fold_in, numbers, base))
+
+    rounds = np.broadcast_to(round_, len(prompts))
+    return np.asarray(jax.vmap(fold)(*(jnp.asarray(x, jnp.uint32) for x in (rounds, prompts, samples))))
 
 
 @functools.partial(jax.jit, static_argnames=("mesh", "dtype"))
@@ -88,7 +98,56 @@ def chosen_cut(temperature: float, top_k: int, top_p: float, min_p: float) -> Cu
     return None if temperature == 0 or cut == Cut() else cut
 
 
+class Cohort(NamedTuple):
+    """Rows that begin alike, filled up with dummies, which begin finished, so that every shard has as many.
+
+    Attributes:
+        prompts: token lists, of what is read before the first new token.
+        keys: [N, 2], the same number for each prompt.
+        real: rows that are no dummies; they come first.
+        slots: that the longest prompt takes behind the shared prefix.
+    """
+
+    prompts: list[list[int]]
+    keys: np.ndarray
+    real: int
+    slots: int
+
+    @property
+    def group_size(self) -> int:
+        return len(self.keys) // len(self.prompts)
+
+
+def filled(prompts: Sequence[Sequence[int]], keys: np.ndarray, count: int) -> Cohort:
+    """A cohort of `count` prompts; the dummies are the last one again."""
+    more, group_size = count - len(prompts), len(keys) // len(prompts)
+    padded = [list(p) for p in prompts] + [list(prompts[-1])] * more
+    return Cohort(padded, np.concatenate([keys, np.repeat(keys[-1:], more * group_size, axis=0)]), len(keys), 0)
+
+
+def cohorts_of(prompts: Sequence[Sequence[int]], keys: np.ndarray, begun: Begun | None, shards: int) -> tuple[int, list[Cohort]]:
+    """The length of the prefix that all prompts share, and the rows that begin with the wave and those that go on in it.
+
+    The sizes of the latter lie on ladders: there are other rows in every wave, and every shape is a program to compile.
+    """
+    found = [filled(prompts, keys, len(prompts) + -len(prompts) % shards)]
+    if begun:
+        count = rung(-(-len(begun.keys) // shards), LEAST_CARRIED) * shards
+        found.append(filled([[*p, *tokens.tolist()] for p, tokens in zip(begun.prompts, begun.tokens, strict=True)], begun.keys, count))
+    prefix = shared_prefix([p for cohort in found for p in cohort.prompts])
+    longest = [agreed(max(map(len, cohort.prompts))) - prefix for cohort in found]
+    slots = [-(-longest[0] // PREFIX) * PREFIX, *(rung(n, LEAST_SLOTS) for n in longest[1:])]
+    return prefix, [cohort._replace(slots=n) for cohort, n in zip(found, slots, strict=True)]
+
+
 def sample(
+    cfg: ModelConfig, weights: Weights, prompts: Sequence[Sequence[int]], keys: np.ndarray, mesh: Mesh, **options
+) -> Rollout:
+    """Completions of this process's prompts, N / len(prompts) of each: those of a `wave` that ends when every row has ended."""
+    return wave(cfg, weights, prompts, keys, mesh, **options)[0]
+
+
+def wave(
     cfg: ModelConfig,
     weights: Weights,
     prompts: Sequence[Sequence[int]],
@@ -106,8 +165,10 @@ def sample(
     top_p: float = 1.0,
     min_p: float = 0.0,
     finished: Callable[[list[tuple[int, np.ndarray]]], None] | None = None,
-) -> Rollout:
-    """Completions of this process's prompts, N / len(prompts) of each.
+    begun: Begun | None = None,
+    leave: int = 0,
+) -> tuple[Rollout, Rollout | None]:
+    """Completions of this process's prompts, N / len(prompts) of each, and what became of the rows that had begun.
 
     Args:
         weights: from `sync`.
@@ -117,11 +178,14 @@ def sample(
         temperature: 0 is greedy. Log-probabilities are of the full softmax at this temperature (greedy: at 1).
         stop_ids: tokens that end a completion; they belong to it.
         dtype: as given to `sync`.
-        replay: keep the experts that each token visits, so that the trainer can send it there again.
+        replay: keep the experts that each token visits, so that the trainer can send it there again; not of rows that had begun.
         attention: the backend that decodes; the mesh's own (`attention_backend`), if none is given.
         top_k, top_p, min_p: see `Cut`; for evaluation. Log-probabilities stay those of the full softmax.
         finished: called between chunks, while the next one is under way, with (row, its tokens) of the rows that ended; each
-            row comes once, the truncated ones last.
+            row comes once, the truncated ones last. Rows that had begun are N, N + 1, ...
+        begun: rows of an earlier wave to go on with, in one process; each a prompt of its own in the second rollout, which
+            has the tokens of before, but 0 for their log-probabilities.
+        leave: the wave ends when at most so many rows are unfinished: neither stopped nor `max_tokens` long.
 
     Raises:
         ValueError: a cut that leaves no token, no stop id, an empty prompt, or keys that do not divide by the prompts.
@@ -130,119 +194,85 @@ def sample(
         raise ValueError(f"{len(prompts)} prompts, {len(keys)} keys, stop_ids={stop_ids}: sampling needs stop ids and whole groups of non-empty prompts")
     dtype = compute_dtype(mesh) if dtype is None else dtype
     read_own = own_reader(attention or attention_backend(mesh, cfg), mesh)
-    cut = chosen_cut(temperature, top_k, top_p, min_p)
+    options = dict(greedy=temperature == 0, cut=chosen_cut(temperature, top_k, top_p, min_p), stop_ids=tuple(stop_ids))
     real, shards = len(prompts), local_shards(mesh)
-    group_size = len(keys) // real
-    padding = -real % shards  # dummy prompts so that every shard has as many; their rows begin finished
-    prompts = [list(p) for p in prompts] + [list(prompts[-1])] * padding
-    keys = np.concatenate([keys, np.repeat(keys[-1:], padding * group_size, axis=0)])
-    rows_total = len(keys)
+    prefix, parts = cohorts_of(prompts, keys, begun, shards)
 
-    prefix = shared_prefix(prompts)
-    rest = [p[prefix:] for p in prompts]
-    slots = -(-agreed(max(map(len, rest))) // PREFIX) * PREFIX
-    segments, shared_routes = [], None
+    shared, shared_routes = [], None
     if prefix:
-        shared = np.asarray([prompts[0][:prefix]], np.int32)
-        kept, _, shared_routes = decode.prefill(cfg, weights, shared, np.asarray([prefix], np.int32), [], 0, dtype=dtype)
-        segments.append(kept)
-    tokens = np.full((len(rest), slots), pad_id, np.int32)
-    for row, p in zip(tokens, rest, strict=True):
-        row[: len(p)] = p
-    lengths = np.asarray([len(p) for p in rest], np.int32)
-    kept, logits, own_routes = decode.prefill(cfg, weights, *shard_rows((tokens, lengths), mesh), segments, prefix, dtype=dtype)
-    segments.append(kept)
+        lead = np.asarray([parts[0].prompts[0][:prefix]], np.int32)
+        kept, _, shared_routes = decode.prefill(cfg, weights, lead, np.asarray([prefix], np.int32), [], 0, dtype=dtype)
+        shared.append(kept)
+    segments, firsts, own_routes = [], [], []
+    sizes = [len(part.keys) for part in parts]
+    drawn = np.zeros(sum(sizes), np.int32)  # tokens of earlier waves
+    if begun:
+        drawn[sizes[0] :][: len(begun.tokens)] = [len(tokens) for tokens in begun.tokens]
+    for part, before in zip(parts, np.split(drawn, [sizes[0]]), strict=False):
+        tokens = np.full((len(part.prompts), part.slots), pad_id, np.int32)
+        for row, p in zip(tokens, part.prompts, strict=True):
+            row[: len(p) - prefix] = p[prefix:]
+        lengths = np.asarray([len(p) - prefix for p in part.prompts], np.int32)
+        kept, logits, routes = decode.prefill(cfg, weights, *shard_rows((tokens, lengths), mesh), shared, prefix, dtype=dtype)
+        segments.append([*shared, kept])
+        own_routes.append(routes)
+        part_keys = jax.random.wrap_key_data(shard_rows(part.keys, mesh))
+        firsts.append(decode.first(logits, part_keys, temperature, shard_rows(before, mesh) if begun else None, **options))
 
-    options = dict(greedy=temperature == 0, cut=cut, stop_ids=tuple(stop_ids))
-    keys_on_mesh = jax.random.wrap_key_data(shard_rows(keys, mesh))
-    token, logp, done = decode.first(logits, keys_on_mesh, temperature, **options)
-    out = Collector(rows_total, max_tokens, pad_id, stop_ids, own_routes.shape[2:] if replay else None)
-    alive = np.arange(rows_total).reshape(shards, -1)  # [shards, n] the rows each shard still holds
-    dummy = np.arange(rows_total) >= real * group_size
-    out.add(alive.reshape(-1), local_rows(token)[None], local_rows(logp)[None], dummy)
+    dummy = np.concatenate([np.arange(size) >= part.real for part, size in zip(parts, sizes, strict=True)])
+    out = Collector(dummy, max_tokens, pad_id, stop_ids, own_routes[0].shape[2:] if replay else None)
+    if begun:
+        out.resume(sizes[0], begun.tokens)
+    # [shards, n] the rows each shard still holds, for each cohort
+    alive = [np.arange(size).reshape(shards, -1) + start for size, start in zip(sizes, (0, sizes[0]), strict=False)]
+    order = np.concatenate(alive, axis=1).reshape(-1)
+    token, logp = (np.concatenate([local_rows(part[i]) for part in firsts]) for i in (0, 1))
+    out.add(order, token[order][None], logp[order][None])
 
     capacity = LEAST_SLOTS
-    base = np.repeat(lengths + prefix, group_size)
+    base = np.concatenate([np.repeat([len(p) for p in part.prompts], part.group_size) for part in parts]).astype(np.int32)
+    all_keys = np.concatenate([part.keys for part in parts])
+    caches = [[empty_cache(cfg, size, capacity, mesh, dtype) for _ in weights.layers] for size in sizes]
+    on_mesh = shard_rows((token[order], ~out.live()[order], base[order], all_keys[order], drawn[order]), mesh)
     rows = Rows(
-        jnp.int32(0), token, shard_rows(out.finished | dummy, mesh), shard_rows(base.astype(np.int32), mesh), keys_on_mesh,
-        [empty_cache(cfg, rows_total, capacity, mesh, dtype) for _ in weights.layers],
+        jnp.int32(0), *on_mesh[:3], jax.random.wrap_key_data(on_mesh[3]), caches[0],
+        *((on_mesh[4], caches[1]) if begun else ()),
     )  # fmt: skip
+    every = shards * jax.process_count()
     clock = 0
-    while clock + 1 < max_tokens:
-        live = ~(out.finished | dummy)[alive]
-        most = agreed(int(live.sum(axis=1).max()))
-        if most == 0:
+    while True:
+        live = out.live()
+        most = [agreed(int(live[part].sum(axis=1).max())) for part in alive]
+        if max(most) == 0 or leave and agreed(int(live.sum()), sum) <= leave:
             break
-        fits = rung(most, LEAST_ROWS)
-        if fits <= alive.shape[1] // LADDER:
-            order = np.argsort(~live, axis=1, kind="stable")[:, :fits]
-            rows, segments = decode.shrink(rows, segments, shard_rows(order.astype(np.int32), mesh), shards=shards * jax.process_count())
-            alive = np.take_along_axis(alive, order, axis=1)
+        fits = [rung(n, LEAST_ROWS) for n in most]
+        fits = [n if n <= part.shape[1] // LADDER else part.shape[1] for n, part in zip(fits, alive, strict=True)]
+        if fits != [part.shape[1] for part in alive]:
+            keep = [np.argsort(~live[part], axis=1, kind="stable")[:, :n] for part, n in zip(alive, fits, strict=True)]
+            where = shard_rows([k.astype(np.int32) for k in keep], mesh)
+            rows, segments[0], *others = decode.shrink(rows, segments[0], where[0], *segments[1:], *where[1:], shards=every)
+            segments[1:] = others[: len(segments) - 1]
+            alive = [np.take_along_axis(part, k, axis=1) for part, k in zip(alive, keep, strict=True)]
         if clock + CHUNK > capacity:
             capacity = rung(clock + CHUNK, capacity)
             rows = decode.grow(rows, slots=capacity)
         rows, (tokens, logps, routes) = decode.decode(
-            cfg, weights, segments, rows, temperature, steps=CHUNK, pad_id=pad_id, dtype=dtype, replay=replay, read_own=read_own, **options
-        )
+            cfg, weights, segments[0], rows, temperature, *segments[1:],
+            steps=CHUNK, pad_id=pad_id, dtype=dtype, replay=replay, read_own=read_own, **options, **({"shards": every} if begun else {}),
+        )  # fmt: skip
         if finished:
-            out.tell(finished, real * group_size)  # before the chunk's tokens are waited for
+            out.tell(finished)  # before the chunk's tokens are waited for
         fed = local_rows(routes, 1)[:, :, 0] if replay else None
-        out.add(alive.reshape(-1), local_rows(tokens, 1), local_rows(logps, 1), dummy, fed)
+        order = np.concatenate(alive, axis=1).reshape(-1)
+        out.add(order, local_rows(tokens, 1), local_rows(logps, 1), fed)
         clock += CHUNK
     if finished:
-        out.tell(finished, real * group_size)
-    n = real * group_size
-    rollout = Rollout(prompts[:real], out.tokens[:n], out.lengths[:n], out.logp[:n], out.finished[:n])
+        out.tell(finished)
+    n = len(keys)
+    rollout = Rollout([list(p) for p in prompts], *out.taken(slice(0, n)))
+    went_on = begun and Rollout([list(p) for p in begun.prompts], *out.taken(slice(sizes[0], sizes[0] + len(begun.tokens))))
     if not replay:
-        return rollout
-    own = [row[:length] for row, length in zip(local_rows(own_routes), lengths, strict=True)][:real]
+        return rollout, went_on
+    own = [row[: len(p) - prefix] for row, p in zip(local_rows(own_routes[0]), prompts, strict=False)][:real]
     both = own if shared_routes is None else [np.concatenate([local_rows(shared_routes)[0], row]) for row in own]
-    return rollout._replace(routes=out.routes[:n], prompt_routes=both)
-
-
-class Collector:
-    """Sampled tokens of all rows on the host, filled chunk by chunk."""
-
-    def __init__(
-        self, rows: int, max_tokens: int, pad_id: int, stop_ids: Sequence[int], routes: tuple[int, ...] | None = None
-    ):
-        """
-        Args:
-            routes: (L, k) where routes are kept.
-        """
-        self.routes = None if routes is None else np.full((rows, max_tokens, *routes), -1, np.int16)
-        self.tokens = np.full((rows, max_tokens), pad_id, np.int32)
-        self.logp = np.zeros((rows, max_tokens), np.float32)
-        self.lengths = np.zeros(rows, np.int32)
-        self.finished = np.zeros(rows, bool)
-        self._stop_ids = np.asarray(stop_ids)
-        self._told = np.zeros(rows, bool)
-
-    def add(
-        self, alive: np.ndarray, tokens: np.ndarray, logp: np.ndarray, ignored: np.ndarray, routes: np.ndarray | None = None
-    ) -> None:
-        """A chunk [steps, n] of the rows `alive`, up to and with each row's first stop token.
-
-        Args:
-            routes: [steps, n, L, k] of the tokens that were fed: each the one before the token sampled in that step.
-        """
-        for column, row in enumerate(alive):
-            if self.finished[row] or ignored[row]:
-                continue
-            start = self.lengths[row]
-            stops = np.flatnonzero(np.isin(tokens[:, column], self._stop_ids))
-            count = min(len(tokens) if not len(stops) else stops[0] + 1, self.tokens.shape[1] - start)
-            self.tokens[row, start : start + count] = tokens[:count, column]
-            self.logp[row, start : start + count] = logp[:count, column]
-            if routes is not None:
-                self.routes[row, start - 1 : start - 1 + count] = routes[:count, column]
-            self.lengths[row] += count
-            self.finished[row] = bool(len(stops)) and count == stops[0] + 1
-
-    def tell(self, hear: Callable[[list[tuple[int, np.ndarray]]], None], count: int) -> None:
-        """Hands on those of the first `count` rows that ended since the last time."""
-        ended = self.finished | (self.lengths == self.tokens.shape[1])
-        new = np.flatnonzero((ended & ~self._told)[:count])
-        self._told[new] = True
-        if len(new):
-            hear([(int(row), self.tokens[row, : self.lengths[row]]) for row in new])
+    return rollout._replace(routes=out.routes[:n], prompt_routes=both), went_on

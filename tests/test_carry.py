@@ -1,0 +1,194 @@
+"""Rows that a wave leaves unfinished and a later one takes up: the tokens they would have had, each group trained once."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_resume import crashed
+from tiny import HEAT, STOPS, keys, prompts
+from walk import Walk, lines, outcome
+
+from r1jax import decode, sampler
+from r1jax.cohorts import join, split
+from r1jax.rollout import Begun
+from r1jax.sampler import sync
+
+
+def wave(cfg, weights, mesh, asked, row_keys, **more):
+    options = dict(max_tokens=40, temperature=HEAT, stop_ids=STOPS, pad_id=0) | more
+    return sampler.wave(cfg, weights, asked, row_keys, mesh, **options)
+
+
+def left(rollout) -> np.ndarray:
+    """The rows that are unfinished."""
+    return np.flatnonzero(~rollout.stopped & (rollout.lengths < rollout.tokens.shape[1]))
+
+
+def begun(rollout, rows, row_keys) -> Begun:
+    return Begun(
+        [rollout.prompts[i // rollout.group_size] for i in rows],
+        [rollout.tokens[i, : rollout.lengths[i]] for i in rows],
+        row_keys[rows],
+    )
+
+
+def test_rows_are_split_by_cohort_within_each_shard():
+    # Two shards of three rows and one row.
+    x = np.arange(8)[:, None]
+    first, second = split(x, [6, 2], 2)
+    assert first[:, 0].tolist() == [0, 1, 2, 4, 5, 6] and second[:, 0].tolist() == [3, 7]
+    np.testing.assert_array_equal(join([first, second], 2), x)
+
+
+@pytest.mark.parametrize("mesh", ["one", "eight"])
+def test_a_row_carried_over_has_the_tokens_and_logprobs_of_one_that_was_not(cfg, params, one, mesh, request, monkeypatch):
+    mesh, row_keys = request.getfixturevalue(mesh), keys(8)
+    want, _ = wave(cfg, sync(params, one), one, prompts(), row_keys)
+    for name, value in (("CHUNK", 4), ("LEAST_ROWS", 1), ("LEAST_SLOTS", 8), ("LEAST_CARRIED", 1)):
+        monkeypatch.setattr(sampler, name, value)
+    shrunk, shrink, heard, weights = [], decode.shrink, [], sync(params, mesh)
+    monkeypatch.setattr(decode, "shrink", lambda *a, **k: shrunk.append(len(a)) or shrink(*a, **k))
+    first, none = wave(cfg, weights, mesh, prompts()[:2], row_keys[:16], leave=5)
+    rows = left(first)
+    assert none is None and 2 < len(rows) <= 5 and (first.lengths[rows] > 1).all()
+    second, more = wave(
+        cfg, weights, mesh, prompts()[2:], row_keys[16:], begun=begun(first, rows, row_keys), finished=heard.extend
+    )
+    assert 5 in shrunk  # with the arguments of both cohorts
+    before = np.arange(40) < first.lengths[rows][:, None]
+    for got, which in ((second, slice(16, 32)), (more, rows)):
+        np.testing.assert_array_equal(got.tokens, want.tokens[which])
+        np.testing.assert_array_equal(got.lengths, want.lengths[which])
+        np.testing.assert_array_equal(got.stopped, want.stopped[which])
+    np.testing.assert_allclose(second.logp, want.logp[16:], atol=2e-5)
+    np.testing.assert_allclose(np.where(before, first.logp[rows], more.logp), want.logp[rows], atol=2e-5)
+    assert not more.logp[before].any()
+    assert (more.lengths > first.lengths[rows]).all()
+    # Every row is heard of once, those carried over after the 16 others, with all their tokens.
+    assert sorted(row for row, _ in heard) == list(range(16 + len(rows)))
+    for row, tokens in heard:
+        source, i = (second, row) if row < 16 else (more, row - 16)
+        np.testing.assert_array_equal(tokens, source.tokens[i, : source.lengths[i]])
+
+
+def test_a_row_may_be_carried_over_again_and_again(cfg, params, one, rolled, monkeypatch):
+    for name, value in (("CHUNK", 4), ("LEAST_CARRIED", 1)):
+        monkeypatch.setattr(sampler, name, value)
+    weights, row_keys = sync(params, one), keys(4)
+    rollout, _ = wave(cfg, weights, one, prompts()[:1], row_keys[:4], leave=2)
+    rows, tokens, waves = left(rollout), rollout.tokens.copy(), 0
+    open_rows = begun(rollout, rows, row_keys)
+    while open_rows.tokens:
+        # Another prompt in each wave, of which nobody waits for the last rows either.
+        _, more = wave(cfg, weights, one, prompts()[1:2], row_keys[4:8], begun=open_rows, leave=2 + len(rows))
+        tokens[rows] = more.tokens
+        still = left(more)
+        rows, open_rows, waves = rows[still], begun(more, still, open_rows.keys), waves + 1
+    assert waves > 1
+    np.testing.assert_array_equal(tokens, rolled.tokens[:4])
+
+
+def test_a_wave_ends_when_few_enough_rows_are_left(cfg, params, one, rolled, monkeypatch):
+    monkeypatch.setattr(sampler, "CHUNK", 1)
+    weights = sync(params, one)
+    for leave in (0, 1, 5):
+        got, none = wave(cfg, weights, one, prompts(), keys(4), leave=leave)
+        assert none is None and len(left(got)) <= leave
+        # One step earlier there were more: rows that end at the last step were all unfinished before it.
+        last = got.lengths.max()
+        assert leave == 0 or np.sum(rolled.lengths >= last) > leave
+        for row in range(16):
+            np.testing.assert_array_equal(got.tokens[row, :last], rolled.tokens[row, :last])
+
+
+FLAGS = dict(questions_per_round=4, carry_over=3, max_tokens=40, log_samples=64)  # all 16 rows are logged
+
+
+@pytest.fixture
+def often(monkeypatch):
+    """Waves look often who has ended, so that few rows are left at some look."""
+    monkeypatch.setattr(sampler, "CHUNK", 4)
+
+
+def carrying(walk: Walk, workdir: Path, **changed: object) -> Path:
+    return walk.here(workdir, **FLAGS | changed)
+
+
+def staleness(sample: dict) -> list[int]:
+    """Steps between the policy of each token and that of the round in which it was trained, which has one step."""
+    return [sample["step"] - 1 - version for version, tokens in sample["versions"] for _ in range(tokens)]
+
+
+def test_every_group_is_trained_once_when_its_last_row_has_ended(walk, tmp_path, often):
+    workdir = carrying(walk, tmp_path / "run")
+    samples, metrics = lines(workdir, "samples"), lines(workdir, "metrics")
+    assert len({str(line["key"]) for line in samples}) == len(samples)
+    groups = {}
+    for line in samples:
+        groups.setdefault((line["round"], line["id"]), []).append(line)
+    for (asked, id_), rows in groups.items():
+        assert [row["sample"] for row in rows] == [0, 1, 2, 3] and len({row["step"] for row in rows}) == 1
+        assert all(row["length"] == 40 for row in rows if row["truncated"])
+        # A round has four questions; question i is asked in round i // 4, and trained in its step or later.
+        assert int(id_.split("-")[-1]) // 4 == asked < rows[0]["step"]
+    # Of the 24 questions those are missing that wait still: the first ones were not forgotten.
+    assert len(groups) == 24 - metrics[-1]["group/waiting"] and metrics[-1]["group/waiting"] <= 3
+    assert {asked for asked, _ in groups} == set(range(6))
+    assert any(row["step"] > row["round"] + 1 for row in samples), "no group ever waited: the test would see nothing"
+
+
+def test_each_token_has_the_version_of_the_policy_that_sampled_it(walk, tmp_path, often):
+    workdir = carrying(walk, tmp_path / "run")
+    samples = lines(workdir, "samples")
+    for row in samples:
+        versions = [version for version, _ in row["versions"]]
+        assert sum(tokens for _, tokens in row["versions"]) == row["length"]
+        assert versions == list(range(row["round"], row["round"] + len(versions)))  # a wave in each round, from its own on
+        assert versions[-1] < row["step"]
+    assert any(len(row["versions"]) > 1 for row in samples)
+    for line in lines(workdir, "metrics"):
+        ages = [age for row in samples if row["step"] == line["step"] for age in staleness(row)]
+        assert line["staleness/max"] == max(ages) and line["staleness/mean"] == pytest.approx(np.mean(ages))
+
+
+def test_under_a_policy_that_does_not_change_carrying_over_changes_no_completion(walk, tmp_path, often):
+    still = dict(learning_rate=0.0, eval_every=100)
+    plain, carried = (carrying(walk, tmp_path / str(n), carry_over=n, **still) for n in (0, 3))
+    want = {str(line["key"]): line for line in lines(plain, "samples")}
+    samples = lines(carried, "samples")
+    assert any(len(row["versions"]) > 1 for row in samples)
+    for row in samples:
+        same = want[str(row["key"])]
+        for name in ("completion", "length", "truncated", "reward", "verdict"):
+            assert row[name] == same[name]
+        assert row["advantage"] == pytest.approx(same["advantage"], abs=1e-5)
+
+
+@pytest.mark.parametrize("minibatches", [1, 2])
+def test_a_run_goes_on_with_the_rows_its_checkpoint_holds(walk, tmp_path, often, minibatches):
+    flags = FLAGS | {"minibatches": minibatches, "carry_over": 2}
+    whole = walk.here(tmp_path / "whole", **flags)
+    assert lines(whole, "metrics")[3]["group/waiting"] > 0
+    workdir = crashed(whole, tmp_path / "run", 4, 5)
+    walk.here(workdir, resume=True, **flags)
+    assert outcome(workdir) == outcome(whole)
+
+
+def test_old_is_the_policy_of_the_round_or_the_samplers_own_of_each_token(walk, tmp_path, often):
+    trainer, mine = (lines(carrying(walk, tmp_path / old, old_logp=old, learning_rate=1e-3), "metrics") for old in ("trainer", "sampler"))
+    late = [line["step"] for line in trainer if line["staleness/max"] > 0]
+    assert late
+    for line in trainer:
+        assert line["log_ratio/max"] <= 1e-5  # one definition for all of a minibatch, carried over or not
+        assert (line["sampler_gap/max"] > 1e-4) == (line["step"] in late)
+    for line in mine:
+        assert line["sampler_gap/max"] == 0
+        assert (line["log_ratio/max"] > 1e-4) == (line["staleness/max"] > 0)
+
+
+def test_what_cannot_be_carried_over_is_refused(walk, tmp_path, capsys):
+    said = walk.refused(capsys, tmp_path / "run", carry_over=2)  # of two questions a round, and one step
+    assert "--carry-over=2 must lie between 0 and --questions-per-round=2 less --minibatches=1" in said
+    said = walk.refused(capsys, tmp_path / "run", carry_over=1, replay_routes=True)
+    assert "--carry-over=1" in said and "--replay-routes=False" in said
+    assert not (tmp_path / "run").exists()
