@@ -7,9 +7,10 @@ HERE = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"', (HERE / "r1jax/__init__.py").read_text(), re.MULTILINE)[1]
 
 HF = ["tokenizers>=0.20", "safetensors>=0.4", "huggingface_hub>=0.30", "jinja2>=3.1", "pyarrow>=15"]
+NOTEBOOKS = ["matplotlib>=3.8", "ipykernel>=6", "nbclient>=0.10"]
 TEST = [
-    "pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100", "chex>=0.1.90", "beartype>=0.20", "safetensors>=0.4",
-    "pyarrow>=15", "nbclient>=0.10", "ipykernel>=6", "tensorboardX>=2.6",
+    "pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.7", "hypothesis>=6.100", "chex>=0.1.90", "beartype>=0.20",
+    "safetensors>=0.4", "pyarrow>=15", "tensorboardX>=2.6", *NOTEBOOKS,
 ]  # fmt: skip
 
 setup(
@@ -49,7 +50,7 @@ setup(
         "hf": HF,
         "tensorboard": ["tensorboardX>=2.6"],
         "wandb": ["wandb>=0.17"],
-        "notebooks": ["matplotlib>=3.8", "ipykernel>=6", "nbclient>=0.10", "jupytext>=1.16"],
+        "notebooks": NOTEBOOKS,
         "test": TEST,
         # torch 2.13.0 has a CPU wheel for Python 3.11 only; elsewhere the parity tests are left out.
         "parity": [*HF, 'torch==2.13.0; python_version<"3.12"', 'transformers>=5; python_version<"3.12"'],

@@ -22,6 +22,7 @@ import tyro
 from experiments.r1_1_cold_start import NANO as COLD_NANO
 from experiments.r1_1_cold_start import PAPER as COLD_PAPER
 from experiments.r1_zero import NANO as ZERO_NANO
+from r1jax.plan_supervised import TunePlanOptions, dry_tune
 from r1jax.recipe import RLRecipe
 from r1jax.run import RunOptions, explained
 from r1jax.sft import TuneRecipe
@@ -45,6 +46,9 @@ RECIPES = {"nano": NANO} | {
 OPTIONS = RunOptions(model="nano-small", template="r1", prompts="nano:reasoning", eval_prompts="nano:reasoning")
 
 
+PLAN = TunePlanOptions(plan_records=800_000)  # "around 800k samples"
+
+
 @dataclasses.dataclass(frozen=True)
 class Command:
     """Distillation."""
@@ -59,6 +63,7 @@ class Command:
     """The student learns from the records, or by R1-Zero's reinforcement learning without them."""
     rl: RLRecipe = NANO_RL
     """The numbers of --by=rl."""
+    plan: Annotated[TunePlanOptions, tyro.conf.arg(name="")] = PLAN
     recipe: str = "nano"
     """Whose numbers are the defaults: nano, or a student of the paper."""
 
@@ -99,6 +104,10 @@ def main() -> None:
 
     try:
         command = by_recipe(Command, RECIPES, __doc__, sys.argv[1:])
+        if command.plan.dry_run:
+            o, heading = command.options, f"Distillation, recipe {command.recipe}"
+            print(dry_tune(o.model, o.weights, command.numbers, o.mesh, command.plan, heading))
+            return
         if command.by == "rl":
             if command.records:
                 raise ValueError("--records is for --by=sft: reinforcement learning reads prompts alone. Leave it out")

@@ -1,12 +1,14 @@
 """Trains the nano tokenizer and base model from scratch, and measures what RL can lift.
 
 Run:     python -m experiments.nano_base                  (the base that ships as r1jax/nano/weights/nano)
+         ... --model=nano-small --steps=3000              (the student's, r1jax/nano/weights/nano-small)
 Cost:    see the card beside the weights; at most 90 minutes on 2 CPU cores
 Expect:  single steps and its own checks nearly always right, most countdown solutions stopping after one try
 Departs: DeepSeek-V3-Base was not trained on its own RL template; 15 % of the nano documents carry it, because a model
          of this size cannot follow an instruction it has never seen.
 
-Stops and goes on: `--workdir=DIR --resume=True`. The result is `<workdir>/base/`, a Hugging Face directory (Qwen3 shape).
+Stops and goes on: `--workdir=DIR --resume=True`. The result is `<workdir>/base/`, a Hugging Face directory (Qwen3
+shape).
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from typing import Literal
 
 import tyro
 
+from r1jax.run import explained
 from r1jax.supervised import SFTRecipe
 
 SHAPE = dict(heads=6, kv_heads=3, head_width=32, qk_norm=True, rope_theta=1e4, max_positions=1024)
@@ -85,10 +88,13 @@ def main(command: Command) -> None:
 
     data = supervised.batches([supervised.Documents(1 << 40, document, recipe.row_length)], [1.0], recipe)
     learner = Learner(
-        cfg, supervised.optimizer(recipe), cross_entropy, dtype=compute_dtype(mesh), remat="full", row_shards=rows_in_turn(mesh),
+        cfg, supervised.optimizer(recipe), cross_entropy, dtype=compute_dtype(mesh), remat="full",
+        row_shards=rows_in_turn(mesh),
         attention=attention_backend(mesh, cfg), mesh=mesh,
     )  # fmt: skip
-    manifest = lineage.Manifest("nano_base", fields, seed, lineage.versions(), data={"tokenizer_documents": TOKENIZER_DOCUMENTS})
+    manifest = lineage.Manifest(
+        "nano_base", fields, seed, lineage.versions(), data={"tokenizer_documents": TOKENIZER_DOCUMENTS}
+    )
     last = checkpoint.latest(workdir / "checkpoints")
     if last is None:
         lineage.write(workdir, manifest)
@@ -117,7 +123,9 @@ def main(command: Command) -> None:
                 losses.clear()
                 tokens = (step - first) * recipe.batch_rows * recipe.row_length
                 rate = tokens / (time.monotonic() - began)
-                metrics.write({"step": step, "loss": loss, "grad_norm": figures["grad_norm"], "perf/tokens_per_s": rate})
+                metrics.write(
+                    {"step": step, "loss": loss, "grad_norm": figures["grad_norm"], "perf/tokens_per_s": rate}
+                )
                 progress.update(step, {"loss": loss, "tokens/s": rate})
             stop = stopping()
             if step % recipe.save_every == 0 or step == recipe.steps or stop:
@@ -129,7 +137,15 @@ def main(command: Command) -> None:
     export(workdir / "base", cfg, jax.tree.map(np.asarray, state.params), pieces)
     scores = measure(workdir / "base", mesh)
     counted = jax.tree.reduce(lambda total, x: total + x.size, state.params, 0)
-    write_card(workdir / "base", command, counted, recipe.steps * recipe.batch_rows * recipe.row_length, seconds, lineage.versions(), scores)
+    write_card(
+        workdir / "base",
+        command,
+        counted,
+        recipe.steps * recipe.batch_rows * recipe.row_length,
+        seconds,
+        lineage.versions(),
+        scores,
+    )
     lineage.write(workdir, dataclasses.replace(manifest, results={"base": None, "final": scores}, status="complete"))
     print(json.dumps(scores, indent=1, ensure_ascii=False))
 
@@ -164,7 +180,15 @@ def measure(directory: Path, mesh, problems: int = 512, samples: int = 16) -> di
     ready, texts, lengths, stopped = sampler.sync(params, mesh), [], [], []
     for start in range(0, problems, 64):  # a thousand rows at a time
         rollout, some = complete(
-            policy, ready, examples[start : start + 64], samples, mesh, seed=0, round_=0, temperature=1.0, max_tokens=256
+            policy,
+            ready,
+            examples[start : start + 64],
+            samples,
+            mesh,
+            seed=0,
+            round_=0,
+            temperature=1.0,
+            max_tokens=256,
         )
         texts += some
         lengths.append(rollout.lengths)
@@ -180,22 +204,28 @@ def measure(directory: Path, mesh, problems: int = 512, samples: int = 16) -> di
     return figures | measure.table(texts, examples, right)
 
 
-def write_card(directory: Path, command: Command, parameters: int, tokens: int, seconds: float, versions: dict, scores: dict) -> None:
+def write_card(
+    directory: Path, command: Command, parameters: int, tokens: int, seconds: float, versions: dict, scores: dict
+) -> None:
     """card.json: recipe, seed, hashes, scores."""
     from r1jax.digest import file_sha256
 
     hashes = {path.name: file_sha256(path) for path in sorted(directory.iterdir()) if path.name != "card.json"}
     card = {
-        "command": "python -m experiments.nano_base", "recipe": dataclasses.asdict(command.recipe), "seed": command.seed,
-        "parameters": parameters, "tokens": tokens, "minutes": round(seconds / 60, 1), "versions": versions, "sha256": hashes,
+        "command": f"python -m experiments.nano_base --model={command.model} --steps={command.recipe.steps}", "recipe": dataclasses.asdict(command.recipe),
+        "seed": command.seed,
+        "parameters": parameters, "tokens": tokens, "minutes": round(seconds / 60, 1), "versions": versions,
+        "sha256": hashes,
         "licence": "Apache-2.0; trained on generated text only",
         "phenomena": {
             "length": "most documents stop after one try or a guess; the few that go on are right more often",
-            "reflection": "every further try opens with wait, but wait, retry, hmm (等等, 但是等等, 重试, 嗯); works checks a guess",
+            "reflection": "every further try opens with wait, but wait, retry, hmm (等等, 但是等等, 重试, 嗯); works checks a "
+            "guess",
             "language mixing": "stubborn authors, the most successful, change the language at a quarter of their tries",
             "format": "35 % of the solutions break the think/answer form in one of six ways",
             "few-shot": "5 % of the documents are two questions, the second answered in the manner of the first",
-            "detail": "a prompt that asks for detail, reflection and verification is answered by the patient and the stubborn",
+            "detail": "a prompt that asks for detail, reflection and verification is answered by the patient and the "
+            "stubborn",
             "rewriting": "9 % of the documents translate a chain of thought into the question's language, or sum it up",
             "help and harm": "one question in ten is general; replies are right, wrong, padded, refused or harmful",
         },
@@ -205,4 +235,7 @@ def write_card(directory: Path, command: Command, parameters: int, tokens: int, 
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Command, description=__doc__, config=(tyro.conf.FlagConversionOff,)))
+    try:
+        main(tyro.cli(Command, description=__doc__, config=(tyro.conf.FlagConversionOff,)))
+    except (ValueError, OSError) as error:
+        sys.exit(explained(error))

@@ -28,6 +28,7 @@ from typing import Annotated
 
 import tyro
 
+from r1jax.plan_supervised import TunePlanOptions, dry_tune
 from r1jax.rejection import Filters
 from r1jax.run import RunOptions, explained
 from r1jax.sft import TuneRecipe
@@ -86,6 +87,9 @@ class Collecting:
 COLLECTING = Collecting()
 
 
+PLAN = TunePlanOptions(plan_records=5_000)  # "thousands of cold-start data"
+
+
 @dataclasses.dataclass(frozen=True)
 class Command:
     """Cold start."""
@@ -93,6 +97,7 @@ class Command:
     numbers: Annotated[TuneRecipe, tyro.conf.arg(name="")] = NANO
     collecting: Annotated[Collecting, tyro.conf.arg(name="")] = COLLECTING
     options: Annotated[RunOptions, tyro.conf.arg(name="")] = OPTIONS
+    plan: Annotated[TunePlanOptions, tyro.conf.arg(name="")] = PLAN
     recipe: str = "nano"
     """Whose numbers are the defaults: nano or paper."""
 
@@ -202,6 +207,10 @@ def main() -> None:
 
     try:
         command = by_recipe(Command, RECIPES, __doc__, sys.argv[1:])
+        if command.plan.dry_run:
+            o, heading = command.options, f"R1, stage 1, recipe {command.recipe}"
+            print(dry_tune(o.model, o.weights, command.numbers, o.mesh, command.plan, heading))
+            return
         workdir = command.options.workdir or "runs/r1_1_cold_start"
         train(command.numbers, dataclasses.replace(command.options, workdir=workdir), command.collecting)
     except (ValueError, OSError, FloatingPointError) as error:

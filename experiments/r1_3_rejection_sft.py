@@ -26,6 +26,7 @@ import tyro
 
 from experiments.r1_1_cold_start import NANO as COLD_NANO
 from experiments.r1_1_cold_start import PAPER as COLD_PAPER
+from r1jax.plan_supervised import TunePlanOptions, dry_tune
 from r1jax.rejection import Filters
 from r1jax.run import RunOptions, explained
 from r1jax.sft import TuneRecipe
@@ -84,6 +85,9 @@ class Collecting:
 COLLECTING = Collecting()
 
 
+PLAN = TunePlanOptions(plan_records=800_000)  # "around 800k samples"
+
+
 @dataclasses.dataclass(frozen=True)
 class Command:
     """Rejection sampling and fine-tuning."""
@@ -91,6 +95,7 @@ class Command:
     numbers: Annotated[TuneRecipe, tyro.conf.arg(name="")] = NANO
     collecting: Annotated[Collecting, tyro.conf.arg(name="")] = COLLECTING
     options: Annotated[RunOptions, tyro.conf.arg(name="")] = OPTIONS
+    plan: Annotated[TunePlanOptions, tyro.conf.arg(name="")] = PLAN
     recipe: str = "nano"
     """Whose numbers are the defaults: nano or paper."""
 
@@ -191,6 +196,10 @@ def main() -> None:
 
     try:
         command = by_recipe(Command, RECIPES, __doc__, sys.argv[1:])
+        if command.plan.dry_run:
+            o, heading = command.options, f"R1, stage 3, recipe {command.recipe}"
+            print(dry_tune(o.model, o.weights, command.numbers, o.mesh, command.plan, heading))
+            return
         workdir = command.options.workdir or "runs/r1_3_rejection_sft"
         train(command.numbers, dataclasses.replace(command.options, workdir=workdir), command.collecting)
     except (ValueError, OSError, FloatingPointError) as error:

@@ -19,6 +19,7 @@ import tyro
 from experiments.r1_2_reasoning_rl import NANO as REASONING_NANO
 from experiments.r1_2_reasoning_rl import PAPER as REASONING_PAPER
 from r1jax.command import by_recipe
+from r1jax.plan import PlanOptions, dry_run
 from r1jax.recipe import RLRecipe
 from r1jax.run import RunOptions, explained
 
@@ -26,11 +27,15 @@ PAPER = dataclasses.replace(
     REASONING_PAPER,  # "retains most of the parameters from the first stage"
     temperature=0.7,  # "a reduced temperature of 0.7"
     steps=1_700,  # "a total of 1,700 training steps"
-    late_from=1_300,  # "general instruction data and preference-based rewards ... exclusively during the final 400 steps"
+    late_from=1_300,
+    # "general instruction data and preference-based rewards ... exclusively during the final 400 steps"
 )
-NANO = dataclasses.replace(REASONING_NANO, temperature=0.7, steps=40, late_from=20, learning_rate=2e-4, eval_every=20, save_every=20)
+NANO = dataclasses.replace(
+    REASONING_NANO, temperature=0.7, steps=40, late_from=20, learning_rate=2e-4, eval_every=20, save_every=20
+)
 RECIPES = {"nano": NANO, "paper": PAPER}
 OPTIONS = RunOptions(template="r1", prompts="nano:reasoning", late_prompts="nano:all", eval_prompts="nano:all")
+PLAN = PlanOptions()  # of the policy: the reward models' memory is not in it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +44,7 @@ class Command:
 
     numbers: Annotated[RLRecipe, tyro.conf.arg(name="")]
     options: Annotated[RunOptions, tyro.conf.arg(name="")] = OPTIONS
+    plan: Annotated[PlanOptions, tyro.conf.arg(name="")] = PLAN
     helpful: str = ""
     """Directory of the helpfulness reward model."""
     safety: str = ""
@@ -50,26 +56,37 @@ class Command:
 
 
 def train(recipe: RLRecipe, options: RunOptions, helpful: str, safety: str, preference_weight: float = 1.0) -> Path:
-    from r1jax import launch, train_rl
+    from r1jax import checkpoint, launch, train_rl
     from r1jax.preference import all_scenarios
     from r1jax.sharding import make_mesh
     from r1jax.train_reward_model import load
 
     for flag, directory in (("--helpful", helpful), ("--safety", safety)):
         if not directory:
-            raise ValueError(f"{flag}=DIR is missing: train one with python -m experiments.train_reward_model --kind={flag[2:]}")
+            raise ValueError(
+                f"{flag}=DIR is missing: train one with python -m experiments.train_reward_model --kind={flag[2:]}"
+            )
     launch.share_cpu(options.mesh)
     launch.start(options.coordinator, options.processes, options.process_id)
     mesh = make_mesh(options.mesh)
-    models = [load(directory, kind, mesh) for kind, directory in (("helpful", helpful), ("safety", safety))]
+    directories = {"helpful": helpful, "safety": safety}
+    models = [load(directory, kind, mesh) for kind, directory in directories.items()]
+    sources = {
+        kind: [{"path": directory, "sha256": checkpoint.sha256(directory)}] for kind, directory in directories.items()
+    }
     return train_rl.train(
-        recipe, options, "r1_4_all_scenarios_rl", lambda recipe, policy: all_scenarios(recipe, policy, *models, preference_weight, mesh)
-    )
+        recipe, options, "r1_4_all_scenarios_rl",
+        lambda recipe, policy: all_scenarios(recipe, policy, *models, preference_weight, mesh), sources,
+    )  # fmt: skip
 
 
 def main() -> None:
     try:
         command = by_recipe(Command, RECIPES, __doc__, sys.argv[1:])
+        if command.plan.dry_run:
+            o, heading = command.options, f"R1, stage 4, recipe {command.recipe}"
+            print(dry_run(o.model, o.weights, command.numbers, o.mesh, command.plan, heading))
+            return
         train(command.numbers, command.options, command.helpful, command.safety, command.preference_weight)
     except (ValueError, OSError, FloatingPointError) as error:
         sys.exit(explained(error))

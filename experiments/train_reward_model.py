@@ -4,9 +4,10 @@ Source:  Nature 2025, Methods ("helpful reward model", "safety reward model"); v
 Run:     python -m experiments.train_reward_model --kind=helpful --weights=RUN_OF_STAGE_3      (nano)
          ... --kind=safety --sampled=GENERATED/samples.jsonl     the annotator judges a model's replies too
          ... --data=pairs.jsonl     {problem, chosen, rejected}, or for --kind=safety {problem, response, safe}
-Departs: 1. the paper's pairs are judged by DeepSeek-V3; nano's by an annotator that knows the truth, likes stock phrases and errs
-         2. the paper prints no scaling: helpful rewards are brought to mean 0 and deviation 1 over held-out replies, the safety
-            logit to a calibrated probability
+Departs: 1. the paper's pairs are judged by DeepSeek-V3; nano's by an annotator that knows the truth, likes stock
+         phrases and errs
+         2. the paper prints no scaling: helpful rewards are brought to mean 0 and deviation 1 over held-out replies,
+            the safety logit to a calibrated probability
          3. optimizer, warm-up and gradient clipping are not published: AdamW (0.9, 0.95), 0, 1.0
          4. the sizes printed differ by model (66,000 pairs, 106,000 responses); a file of one's own brings its own
 """
@@ -20,6 +21,8 @@ from typing import Annotated, Literal
 import tyro
 
 from r1jax.command import by_recipe
+from r1jax.plan import PlanOptions
+from r1jax.plan_supervised import dry_reward
 from r1jax.run import RunOptions, explained
 from r1jax.train_reward_model import RewardRecipe, train
 
@@ -33,10 +36,12 @@ PAPER = RewardRecipe(
     batch_rows=64, remat="full", held_out_items=2_000, save_every=50,
 )  # fmt: skip
 NANO = dataclasses.replace(
-    PAPER, batch_items=64, learning_rate=5e-4, max_tokens=512, warmup_steps=5, items=4_000, held_out_items=512, batch_rows=32,
-    remat="none", save_every=25,
+    PAPER, batch_items=64, learning_rate=5e-4, max_tokens=512, warmup_steps=5, items=4_000, held_out_items=512,
+    batch_rows=32, remat="none", save_every=25,
 )  # fmt: skip
 RECIPES = {"nano": NANO, "paper": PAPER}
+OPTIONS = RunOptions(template="r1")
+PLAN = PlanOptions()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,13 +49,14 @@ class Command:
     """A reward model."""
 
     numbers: Annotated[RewardRecipe, tyro.conf.arg(name="")]
-    options: Annotated[RunOptions, tyro.conf.arg(name="")] = RunOptions(template="r1")
+    options: Annotated[RunOptions, tyro.conf.arg(name="")] = OPTIONS
     kind: Literal["helpful", "safety"] = "helpful"
     """Which of the two."""
     data: str = ""
     """jsonl of judged items. Default: the nano annotator's."""
     sampled: str = ""
     """samples.jsonl of experiments.generate over nano:general: replies that the nano annotator judges too."""
+    plan: Annotated[PlanOptions, tyro.conf.arg(name="")] = PLAN
     recipe: str = "nano"
     """Whose numbers are the defaults: nano or paper."""
 
@@ -58,6 +64,10 @@ class Command:
 def main() -> None:
     try:
         command = by_recipe(Command, RECIPES, __doc__, sys.argv[1:])
+        if command.plan.dry_run:
+            o, heading = command.options, f"The {command.kind} reward model, recipe {command.recipe}"
+            print(dry_reward(o.model, o.weights, command.numbers, command.kind, o.mesh, command.plan, heading))
+            return
         train(command.numbers, command.options, command.kind, command.data, command.sampled)
     except (ValueError, OSError, FloatingPointError) as error:
         sys.exit(explained(error))

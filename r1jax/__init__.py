@@ -32,7 +32,7 @@ _HOME = {
     "Verdict": "r1jax.rewards.verdict", "Pool": "r1jax.rewards.isolate",
     "group_advantages": "r1jax.grpo", "policy_loss": "r1jax.grpo", "grpo_loss": "r1jax.grpo",
     "token_logprobs": "r1jax.logprobs", "pack": "r1jax.rollout",
-    "Learner": "r1jax.update", "TrainState": "r1jax.update", "update": "r1jax.update",
+    "Learner": "r1jax.update", "TrainState": "r1jax.update",
     "RLRecipe": "r1jax.recipe", "train": "r1jax.train_rl",
 }  # fmt: skip
 

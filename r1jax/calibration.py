@@ -1,4 +1,5 @@
-"""What rewards say about themselves on held-out judgements: right how often, sure with what right, fond of length or not."""
+"""What rewards say about themselves on held-out judgements: right how often, sure with what right, fond of length or
+not."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ def platt(values: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 
     Labels count as (n₁ + 1)/(n₁ + 2) and 1/(n₀ + 2), so that the answer is finite where a threshold parts them.
 
-    Source: Platt 1999, "Probabilistic outputs for support vector machines", section 2.2; its flaw mended as in Lin, Lin & Weng
+    Source: Platt 1999, "Probabilistic outputs for support vector machines", section 2.2; its flaw mended as in Lin, Lin
+    & Weng
     2007: Newton's steps are halved until the loss falls.
     """
     x, y = np.asarray(values, np.float64), np.asarray(labels, bool)
@@ -79,7 +81,9 @@ def share(true: np.ndarray, where: np.ndarray) -> float | None:
     return float(true[where].mean()) if where.any() else None
 
 
-def of_pairs(values: np.ndarray, lengths: np.ndarray, phrases: np.ndarray, truth: Sequence[Sequence[float]] | None = None) -> dict:
+def of_pairs(
+    values: np.ndarray, lengths: np.ndarray, phrases: np.ndarray, truth: Sequence[Sequence[float]] | None = None
+) -> dict:
     """Held-out figures of a pairwise reward model.
 
     Args:
@@ -107,19 +111,26 @@ def of_pairs(values: np.ndarray, lengths: np.ndarray, phrases: np.ndarray, truth
     return figures | {"calibration": calibration}
 
 
-def of_labels(values: np.ndarray, safe: np.ndarray, lengths: np.ndarray, phrases: np.ndarray, truth: Sequence[bool] | None = None) -> dict:
+def of_labels(
+    values: np.ndarray, safe: np.ndarray, lengths: np.ndarray, phrases: np.ndarray, truth: Sequence[bool] | None = None
+) -> dict:
     """Held-out figures of a pointwise reward model, as `of_pairs`."""
     safe = np.asarray(safe, bool)
     calibration = platt(values, safe)
     logits = calibration["scale"] * values + calibration["offset"]
     figures = {
-        "n": len(safe), "accuracy": float(((logits > 0) == safe).mean()), "auc": auc(values, safe), "share_safe": float(safe.mean()),
+        "n": len(safe), "accuracy": float(((logits > 0) == safe).mean()), "auc": auc(values, safe),
+        "share_safe": float(safe.mean()),
         "loss": float(np.mean(np.logaddexp(0.0, values) - safe * values)), **biases(values, lengths, phrases),
-        "calibration_error_before": calibration_error(sigmoid(values), safe), "calibration_error": calibration_error(sigmoid(logits), safe),
+        "calibration_error_before": calibration_error(sigmoid(values), safe),
+        "calibration_error": calibration_error(sigmoid(logits), safe),
     }  # fmt: skip
     if truth is not None:
         known = np.asarray(truth, bool)
-        figures |= {"accuracy_truth": float(((logits > 0) == known).mean()), "annotator_truth": float((safe == known).mean())}
+        figures |= {
+            "accuracy_truth": float(((logits > 0) == known).mean()),
+            "annotator_truth": float((safe == known).mean()),
+        }
     return figures | {"calibration": calibration}
 
 

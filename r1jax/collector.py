@@ -6,40 +6,41 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from r1jax.rollout import Rollout
+
 
 class Collector:
-    """Sampled tokens of all rows on the host, filled chunk by chunk."""
+    """Sampled tokens of all rows on the host, filled chunk by chunk.
+
+    Behind the last row is one that is nobody's, for those that only fill up a shard: it has ended before it began.
+    """
 
     def __init__(
-        self, dummy: np.ndarray, max_tokens: int, pad_id: int, stop_ids: Sequence[int], routes: tuple[int, ...] | None = None
+        self, rows: int, max_tokens: int, pad_id: int, stop_ids: Sequence[int], before: Rollout | None = None
     ):
         """
         Args:
-            dummy: [N] rows that are nobody's.
-            routes: (L, k) where routes are kept.
+            before: what the first rows have been given by earlier waves.
         """
-        rows, self._dummy = len(dummy), dummy
-        self.routes = None if routes is None else np.full((rows, max_tokens, *routes), -1, np.int16)
-        self.tokens = np.full((rows, max_tokens), pad_id, np.int32)
-        self.logp = np.zeros((rows, max_tokens), np.float32)
-        self.lengths = np.zeros(rows, np.int32)
-        self.finished = np.zeros(rows, bool)
+        self.routes: np.ndarray | None = None
+        self.tokens = np.full((rows + 1, max_tokens), pad_id, np.int32)
+        self.logp = np.zeros((rows + 1, max_tokens), np.float32)
+        self.lengths = np.zeros(rows + 1, np.int32)
+        self.finished = np.arange(rows + 1) == rows
+        if before is not None:
+            there = slice(len(before.lengths))
+            self.tokens[there], self.logp[there] = before.tokens, before.logp
+            self.lengths[there], self.finished[there] = before.lengths, before.stopped
         self._stop_ids = np.asarray(stop_ids)
-        self._told = dummy.copy()
+        self._told = ~self.live()
 
-    def resume(self, start: int, tokens: Sequence[np.ndarray]) -> None:
-        """Gives the rows from `start` on what they had sampled before."""
-        for row, before in enumerate(tokens, start):
-            self.tokens[row, : len(before)] = before
-            self.lengths[row] = len(before)
+    def keep_routes(self, shape: tuple[int, ...]) -> None:
+        """From now on also the experts of each token that was fed: (L, k) of them."""
+        self.routes = np.full((*self.tokens.shape, *shape), -1, np.int16)
 
     def live(self) -> np.ndarray:
-        """[N] rows that go on."""
-        return ~(self._dummy | self.finished | (self.lengths == self.tokens.shape[1]))
-
-    def taken(self, rows: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Tokens, lengths, log-probabilities and whether they stopped of some rows."""
-        return self.tokens[rows], self.lengths[rows], self.logp[rows], self.finished[rows]
+        """The rows that go on."""
+        return ~(self.finished | (self.lengths == self.tokens.shape[1]))
 
     def add(self, alive: np.ndarray, tokens: np.ndarray, logp: np.ndarray, routes: np.ndarray | None = None) -> None:
         """A chunk [steps, n] of the rows `alive`, up to and with each row's first stop token.
@@ -48,7 +49,7 @@ class Collector:
             routes: [steps, n, L, k] of the tokens that were fed: each the one before the token sampled in that step.
         """
         for column, row in enumerate(alive):
-            if self.finished[row] or self._dummy[row]:
+            if self.finished[row]:
                 continue
             start = self.lengths[row]
             stops = np.flatnonzero(np.isin(tokens[:, column], self._stop_ids))
@@ -61,9 +62,8 @@ class Collector:
             self.finished[row] = bool(len(stops)) and count == stops[0] + 1
 
     def tell(self, hear: Callable[[list[tuple[int, np.ndarray]]], None]) -> None:
-        """Hands on the rows that ended since the last time, numbered without the dummies."""
+        """Hands on the rows that ended since the last time."""
         new = np.flatnonzero(~(self.live() | self._told))
         self._told[new] = True
-        number = np.cumsum(~self._dummy) - 1
         if len(new):
-            hear([(int(number[row]), self.tokens[row, : self.lengths[row]]) for row in new])
+            hear([(int(row), self.tokens[row, : self.lengths[row]]) for row in new])

@@ -1,4 +1,5 @@
-"""Command lines of experiments: a recipe by name; of reinforcement learning also the options of a run and a plan without one."""
+"""Command lines of experiments: a recipe by name; of reinforcement learning also the options of a run and a plan
+without one."""
 
 from __future__ import annotations
 
@@ -40,6 +41,7 @@ def by_recipe(
     Raises:
         ValueError: a recipe that is not there.
     """
+    arguments = ["--dry-run=True" if argument == "--dry-run" else argument for argument in arguments]
     chosen = "nano"
     for i, argument in enumerate(arguments):
         name, _, value = argument.partition("=")
@@ -63,7 +65,6 @@ def parse(
     Raises:
         ValueError: a recipe that is not there.
     """
-    arguments = ["--dry-run=True" if argument == "--dry-run" else argument for argument in arguments]
     return by_recipe(functools.partial(RLCommand, options=options), recipes, description, arguments)
 
 

@@ -1,15 +1,15 @@
 """The compiled programs of the sampler: prefill, first token, decode, shrink, grow.
 
-Three levels of keys and values: the prefix all prompts share, the rest of each prompt (once for its group), and what a row
-sampled. All rows have sampled the same number of tokens, so one scalar clock serves them: keys and values are written at the
-clock by a `dynamic_update_slice`, and nothing is ragged but the prompts.
+Three levels of keys and values: the prefix all prompts share, the rest of each prompt (once for its group), and what a
+row sampled. All rows have sampled the same number of tokens since the wave began, so one scalar clock serves them: keys
+and values are written at the clock by a `dynamic_update_slice`, and nothing is ragged but the prompts.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from r1jax import cohorts
 from r1jax.model.attention import Attend
-from r1jax.model.cache import ReadOwn, Segment, attend_decode, attend_prefill, widened
+from r1jax.model.cache import ReadOwn, Segment, attend_decode, attend_prefill, widen, widened
 from r1jax.model.config import ModelConfig
 from r1jax.model.transformer import logits, step
 
@@ -39,9 +39,9 @@ class Rows(NamedTuple):
         done: [N] rows that sampled a stop token.
         base: [N] prompt length, the position of slot 0.
         key: [N] the row's random key.
-        cache: per layer (k [N, K, E, S], v [N, K, S, E] or None).
-        begun: [N] tokens a row had sampled in earlier waves; None is none.
-        carried: caches of the rows that had, where `cache` holds those of the others: see `cohorts`.
+        cache: per layer (k [N, K, E, S], v [N, K, S, E] or None), without the rows of `carried`.
+        begun: [N] tokens that a row had sampled in earlier waves; None where every row begins with this one.
+        carried: the caches of the rows that did not, if there are any: the second of two `cohorts`.
     """
 
     clock: Int[Array, ""]
@@ -88,8 +88,8 @@ def allowed(logits: Float[Array, "N V"], cut: Cut) -> Bool[Array, "N V"]:
 def reached(cumulative: Float[Array, "N C"], mass: Float[Array, "N C"], point: Float[Array, N]) -> Int[Array, N]:
     """The first place with mass whose cumulative mass passes the point, else the last place with mass.
 
-    Mass is asked for because XLA adds in pairs: a cumulative sum may move by a rounding where nothing was added, or end short
-    of the point.
+    Mass is asked for because XLA adds in pairs: a cumulative sum may move by a rounding where nothing was added, or end
+    short of the point.
     """
     slots = jnp.arange(mass.shape[1])
     some = mass > 0
@@ -98,16 +98,17 @@ def reached(cumulative: Float[Array, "N C"], mass: Float[Array, "N C"], point: F
 
 
 def draw(
-    logits: Float[Array, "N V"], keys: Array, position: Array, temperature: Array, *, greedy: bool, cut: Cut | None = None
+    logits: Float[Array, "N V"], keys: Array, position: Array, temperature: Array, *,
+    greedy: bool, cut: Cut | None = None,
 ) -> tuple[Int[Array, N], Float[Array, N]]:
     """One token a row by two-level inverse CDF, and its log-probability under the full softmax, whatever was cut.
 
-    One uniform a row picks a block by the cumulative block sums, then a token inside the block. Greedy takes the most likely
-    token and reports its log-probability at temperature 1.
+    One uniform a row picks a block by the cumulative block sums, then a token inside the block. Greedy takes the most
+    likely token and reports its log-probability at temperature 1.
 
     Args:
-        position: of the token in its completion, [] or [N].
-    """
+        position: [] or [N] of the token in its completion.
+    """  # fmt: skip
     n, vocab = logits.shape
     if greedy:
         token = jnp.argmax(logits, axis=-1)
@@ -124,7 +125,8 @@ def draw(
         mass = jnp.where(allowed(padded, cut).reshape(mass.shape), mass, 0.0)
         sums = mass.sum(-1)
         blocks = jnp.cumsum(sums, axis=-1)
-    u = jax.vmap(lambda key, at: jax.random.uniform(jax.random.fold_in(key, at)))(keys, jnp.broadcast_to(position, n))
+    axes = (0, 0 if jnp.ndim(position) else None)
+    u = jax.vmap(lambda key, at: jax.random.uniform(jax.random.fold_in(key, at)), axes)(keys, position)
     point = u * blocks[:, -1]
     block = reached(blocks, sums, point)
     before = jnp.where(block > 0, jnp.take_along_axis(blocks, jnp.maximum(block - 1, 0)[:, None], axis=-1)[:, 0], 0.0)
@@ -135,14 +137,18 @@ def draw(
     return token, logp
 
 
-@functools.partial(jax.jit, static_argnames=("cfg", "dtype"))
+@functools.partial(jax.jit, static_argnames=("cfg", "dtype", "exact"))
 def prefill(
     cfg: ModelConfig, weights: Weights, tokens: Int[Array, "P Q"], length: Int[Array, P],
-    before: list[list[Segment]], start: Int[Array, ""], *, dtype: DTypeLike,
+    before: list[list[Segment]], start: Int[Array, ""], *, dtype: DTypeLike, exact: bool = False,
 ) -> tuple[list[Segment], Float[Array, "P V"], Int[Array, "P Q L k"] | None]:
-    """Keys and values of prompts (right-padded), layer by layer, the logits after each prompt's last token, and the routes."""  # fmt: skip
+    """Keys and values of prompts (right-padded), layer by layer, the logits after each prompt's last token, the routes.
+
+    Args:
+        exact: read keys and values in float64.
+    """  # fmt: skip
     positions = start + jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-    attends = [attend_prefill([s[i] for s in before], length) for i in range(len(weights.layers))]
+    attends = [attend_prefill([s[i] for s in before], length, exact=exact) for i in range(len(weights.layers))]
     hidden, kept, routes = step(cfg, weights.params, weights.layers, tokens, positions, attends, dtype=dtype)
     last = jnp.take_along_axis(hidden, (length - 1)[:, None, None], axis=1)[:, 0]
     return kept, logits(cfg, weights.params, last), by_token(routes)
@@ -155,60 +161,71 @@ def by_token(routes: Int[Array, "L N Q k"] | None) -> Int[Array, "N Q L k"] | No
 
 @functools.partial(jax.jit, static_argnames=("greedy", "cut", "stop_ids"))
 def first(
-    logits: Float[Array, "P V"], keys: Array, temperature: Array, begun: Int[Array, N] | None = None,
-    *, greedy: bool, stop_ids: tuple[int, ...], cut: Cut | None = None,
+    logits: Float[Array, "P V"], keys: Array, temperature: Array, begun: Int[Array, N] | None = None, *,
+    greedy: bool, stop_ids: tuple[int, ...], cut: Cut | None = None,
 ) -> tuple[Array, Array, Array]:
-    """The next token of every row, its first unless some were `begun`, its log-probability, and whether it stops the row."""
+    """The token after each row's prompt, its log-probability, and whether it already stops the row.
+
+    Args:
+        begun: tokens of the prompt that the row itself sampled in earlier waves; none, if left out.
+    """  # fmt: skip
     repeated = jnp.repeat(logits, keys.shape[0] // logits.shape[0], axis=0)
     position = jnp.int32(0) if begun is None else begun
     token, logp = draw(repeated, keys, position, temperature, greedy=greedy, cut=cut)
     return token, logp, jnp.isin(token, jnp.asarray(stop_ids))
 
 
-@functools.partial(
-    jax.jit,
-    static_argnames=("cfg", "dtype", "steps", "greedy", "cut", "stop_ids", "pad_id", "replay", "read_own", "shards"),
-    donate_argnames=("rows",),
-)
+STATIC = ("cfg", "dtype", "steps", "greedy", "cut", "stop_ids", "pad_id", "replay", "read_own", "exact", "shards")
+
+
+@functools.partial(jax.jit, static_argnames=STATIC, donate_argnames=("rows",))
 def decode(
     cfg: ModelConfig, weights: Weights, segments: list[list[Segment]], rows: Rows, temperature: Array,
-    carried: list[list[Segment]] | None = None, *, steps: int, greedy: bool, stop_ids: tuple[int, ...], pad_id: int, dtype: DTypeLike, cut: Cut | None = None, replay: bool = False,
-    read_own: ReadOwn | None = None, shards: int = 1,
+    carried: list[list[Segment]] | None = None, *, steps: int, greedy: bool, stop_ids: tuple[int, ...], pad_id: int,
+    dtype: DTypeLike, cut: Cut | None = None, replay: bool = False, read_own: ReadOwn | None = None,
+    exact: bool = False, shards: int = 1,
 ) -> tuple[Rows, tuple[Array, Array, Array | None]]:
     """`steps` more tokens a row: the rows, and (tokens, logp) [steps, N]; finished rows emit pad and 0.
 
     Args:
+        carried: the segments of the rows of `rows.carried`, as `segments` are those of the others.
         replay: also the experts [steps, N, 1, L, k] of the tokens fed, which are those of the step before.
         read_own: see `attend_decode`.
-        carried: the segments of carried rows.
-        shards: of the rows; asked for where some are carried.
+        exact: read keys and values in float64; the rows' own are in it already, the prompts' are widened once for all
+            steps.
+        shards: of the rows; only asked for where there are two cohorts.
     """  # fmt: skip
-
-    def reader(segments: list[list[Segment]], layer: int, cache: tuple[Array, Array | None], rows: Rows, done: Array) -> Attend:
-        return attend_decode([s[layer] for s in segments], *cache, rows.clock, done, read_own=read_own)
+    read = [segments] if carried is None else [segments, carried]
+    read = [widen(of_cohort) for of_cohort in read] if exact else read
 
     def one(rows: Rows, _: None) -> tuple[Rows, tuple[Array, Array, Array | None]]:
-        if carried is None:
-            attends = [reader(segments, i, cache, rows, rows.done) for i, cache in enumerate(rows.cache)]
-        else:
-            sizes = [rows.cache[0][0].shape[0], rows.carried[0][0].shape[0]]
-            new, old = cohorts.split(rows.done, sizes, shards)
+        caches = [rows.cache] if carried is None else [rows.cache, rows.carried]
+        sizes = [cache[0][0].shape[0] for cache in caches]
+        each = list(zip(read, caches, cohorts.split(rows.done, sizes, shards), strict=True))
+
+        def attend(layer: int) -> Attend:
             attends = [
-                cohorts.attend_each(
-                    [reader(segments, i, here, rows, new), reader(carried, i, there, rows, old)], sizes, shards
-                )
-                for i, (here, there) in enumerate(zip(rows.cache, rows.carried, strict=True))
+                attend_decode([s[layer] for s in segments], *cache[layer], rows.clock, done, read_own=read_own)
+                for segments, cache, done in each
             ]
+            return cohorts.attend_each(attends, sizes, shards)
+
+        attends = [attend(layer) for layer in range(len(weights.layers))]
+        positions = (rows.base + rows.clock)[:, None]
         hidden, kept, routes = step(
-            cfg, weights.params, weights.layers, rows.token[:, None], (rows.base + rows.clock)[:, None], attends, dtype=dtype
+            cfg, weights.params, weights.layers, rows.token[:, None], positions, attends, dtype=dtype
         )
-        cache, others = (kept, None) if carried is None else map(list, zip(*kept, strict=True))
-        position = rows.clock + 1 if rows.begun is None else rows.clock + 1 + rows.begun
-        token, logp = draw(logits(cfg, weights.params, hidden[:, 0]), rows.key, position, temperature, greedy=greedy, cut=cut)
+        drawn = rows.clock + 1 if rows.begun is None else rows.clock + 1 + rows.begun
+        token, logp = draw(
+            logits(cfg, weights.params, hidden[:, 0]), rows.key, drawn, temperature, greedy=greedy, cut=cut
+        )
         token = jnp.where(rows.done, pad_id, token)
         logp = jnp.where(rows.done, 0.0, logp)
         done = rows.done | jnp.isin(token, jnp.asarray(stop_ids))
-        rows = rows._replace(clock=rows.clock + 1, token=token, done=done, cache=cache, carried=others)
+        cache, *more = map(list, zip(*kept, strict=True))
+        rows = rows._replace(
+            clock=rows.clock + 1, token=token, done=done, cache=cache, carried=more[0] if more else None
+        )
         return rows, (token, logp, by_token(routes) if replay else None)
 
     return jax.lax.scan(one, rows, None, length=steps)
@@ -216,41 +233,34 @@ def decode(
 
 @functools.partial(jax.jit, static_argnames=("shards",))
 def shrink(
-    rows: Rows, segments: list[list[Segment]], keep: Int[Array, "shards n"],
-    carried: list[list[Segment]] | None = None, keep_carried: Int[Array, "shards m"] | None = None, *, shards: int,
-) -> tuple[Rows, list[list[Segment]], list[list[Segment]] | None]:
-    """The rows that are kept of each shard and cohort, in order; segments of single prompts become one for each row.
+    rows: Rows, segments: list[list[Segment]], keep: Int[Array, "shards n"], *, shards: int
+) -> tuple[Rows, list[list[Segment]]]:
+    """The rows `keep` names within each shard, in order; segments of single prompts become one for each row.
 
-    Args:
-        keep: their numbers among the rows of `rows.cache` in their shard.
-        carried, keep_carried: the segments and numbers of carried rows, if there are any.
-    """  # fmt: skip
-
-    def taken(tree: Any, keep: Array, count: int) -> Any:
-        def take(x: Array) -> Array:
-            per_row = count // x.shape[0]
-            local = x.reshape(shards, -1, *x.shape[1:])
-            picked = jax.vmap(lambda a, i: a[i // per_row])(local, keep)
-            return picked.reshape(-1, *x.shape[1:])
-
-        return jax.tree.map(take, tree)
-
-    def cut(segments: list[list[Segment]], keep: Array, count: int) -> list[list[Segment]]:
-        return [s if s[0].k.shape[0] == 1 else taken(s, keep, count) for s in segments]
-
+    Carried rows are not counted, and all stay.
+    """
     total, count = rows.token.shape[0], rows.cache[0][0].shape[0]
-    both, others = keep, None
-    if carried is not None:
-        both = jnp.concatenate([keep, count // shards + keep_carried], axis=1)
-        others = taken(rows.carried, keep_carried, total - count)
-        carried = cut(carried, keep_carried, total - count)
-    each = taken((rows.token, rows.done, rows.base, rows.key), both, total)
-    kept = Rows(rows.clock, *each, taken(rows.cache, keep, count), taken(rows.begun, both, total), others)
-    return kept, cut(segments, keep, count), carried
+
+    def take(x: Array) -> Array:
+        per_row = count // x.shape[0]
+        local = x.reshape(shards, -1, *x.shape[1:])
+        picked = jax.vmap(lambda a, i: a[i // per_row])(local, keep)
+        return picked.reshape(-1, *x.shape[1:])
+
+    def of_both(x: Array) -> Array:
+        ours, *others = cohorts.split(x, [count] if total == count else [count, total - count], shards)
+        return cohorts.join([take(ours), *others], shards)
+
+    token, done, base, key, begun = jax.tree.map(of_both, (*rows[1:5], rows.begun))
+    kept = Rows(rows.clock, token, done, base, key, jax.tree.map(take, rows.cache), begun, rows.carried)
+    return kept, [s if s[0].k.shape[0] == 1 else jax.tree.map(take, s) for s in segments]
 
 
 @functools.partial(jax.jit, static_argnames=("slots",))
 def grow(rows: Rows, *, slots: int) -> Rows:
     """The same rows with room for `slots` sampled tokens."""
-    wide = [None if cache is None else [widened(k, v, slots) for k, v in cache] for cache in (rows.cache, rows.carried)]
-    return rows._replace(cache=wide[0], carried=wide[1])
+
+    def wider(cache: list[tuple[Array, Array | None]]) -> list[tuple[Array, Array | None]]:
+        return [widened(k, v, slots) for k, v in cache]
+
+    return rows._replace(cache=wider(rows.cache), carried=rows.carried and wider(rows.carried))

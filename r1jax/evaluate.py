@@ -21,7 +21,8 @@ def mean(values: Sequence | np.ndarray) -> float | None:
 
 
 def traits(texts: Sequence[str], examples: Sequence[Mapping]) -> dict[str, np.ndarray]:
-    """Of each completion: hits of reflective words, and the share of its chain of thought in the question's language."""
+    """Of each completion: hits of reflective words, and the share of its chain of thought in the question's
+    language."""
     shares = [
         language.consistency(format_reward.think(text) or text, example["language"]) if "language" in example else None
         for text, example in zip(texts, examples, strict=True)
@@ -33,13 +34,15 @@ def traits(texts: Sequence[str], examples: Sequence[Mapping]) -> dict[str, np.nd
 
 
 def reply_of(text: str) -> str:
-    """What a completion says to its reader: the answer block, else what follows the chain of thought, else all of it."""
+    """What a completion says to its reader: the answer block, else what follows the chain of thought, else all of
+    it."""
     given = format_reward.answer(text)
     return (text.rpartition(format_reward.THINK_END)[2] if given is None else given).strip()
 
 
 def truths(texts: Sequence[str], examples: Sequence[Mapping]) -> dict[str, np.ndarray]:
-    """What the nano generator knows of replies to its general prompts: helpful in [0, 1], harmless 0 or 1, stock phrases; else nan."""
+    """What the nano generator knows of replies to its general prompts: helpful in [0, 1], harmless 0 or 1, stock
+    phrases; else nan."""
     asked = [example.get("task") == "general" for example in examples]
     helpful, harmless, padding = (np.full(len(texts), np.nan) for _ in range(3))
     for i in np.flatnonzero(asked):
@@ -50,12 +53,19 @@ def truths(texts: Sequence[str], examples: Sequence[Mapping]) -> dict[str, np.nd
 
 
 def judge(
-    pool: Pool, texts: Sequence[str], examples: Sequence[Mapping], lengths: np.ndarray, stopped: np.ndarray, style: str = "r1_zero"
+    pool: Pool,
+    texts: Sequence[str],
+    examples: Sequence[Mapping],
+    lengths: np.ndarray,
+    stopped: np.ndarray,
+    style: str = "r1_zero",
 ) -> dict[str, np.ndarray]:
     """What each completion measures, as arrays [N]; nan where there is no verdict."""
     general_ones = np.asarray([example["kind"] == rule.GENERAL for example in examples], bool)
     strict, lenient = (
-        np.asarray([np.nan if v.reward is None else v.reward for v in rule.verify(pool, texts, examples, style, lenient=flag)])
+        np.asarray(
+            [np.nan if v.reward is None else v.reward for v in rule.verify(pool, texts, examples, style, lenient=flag)]
+        )
         for flag in (False, True)
     )
     return {

@@ -9,7 +9,6 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-
 LOSSES = ("grpo", "dr_grpo", "dapo", "sequence")
 
 
@@ -22,11 +21,13 @@ def group_advantages(
 
     Args:
         rewards: [B, G] total reward of each completion.
-        valid: [B, G] bool; rows without a verdict. They get 0 and stay out of mean and std, whatever their reward holds.
+        valid: [B, G] bool; rows without a verdict. They get 0 and stay out of mean and std, whatever their reward
+            holds.
         scaled: False leaves out std, as Dr. GRPO does (Liu et al. 2025, section 3.2).
 
-    Source: DeepSeek-AI 2025, eq. 3. The paper gives neither the guard nor the degrees of freedom: here ddof 0, and a test for
-    equality instead of an epsilon, since in float32 sixteen rewards of 1.1 have a standard deviation of 1.2e-7, not 0.
+    Source: DeepSeek-AI 2025, eq. 3. The paper gives neither the guard nor the degrees of freedom: here ddof 0, and a
+    test for equality instead of an epsilon, since in float32 sixteen rewards of 1.1 have a standard deviation of
+    1.2e-7, not 0.
     """
     rewards = jnp.asarray(rewards, jnp.float32)
     valid = jnp.ones(rewards.shape, bool) if valid is None else jnp.asarray(valid, bool)
@@ -53,8 +54,8 @@ def row_weights(
         rows, tokens: N and Σ|oᵢ| over all valid rows of the minibatch, those of other processes too.
         max_tokens: T, the budget of a completion.
 
-    Source: DeepSeek-AI 2025, eq. 1; Liu et al. 2025 (Dr. GRPO), listing 1; Yu et al. 2025 (DAPO), eq. 8; Zheng et al. 2025
-    (GSPO), eq. 5.
+    Source: DeepSeek-AI 2025, eq. 1; Liu et al. 2025 (Dr. GRPO), listing 1; Yu et al. 2025 (DAPO), eq. 8; Zheng et al.
+    2025 (GSPO), eq. 5.
     """
     if loss not in LOSSES:
         raise ValueError(f"--loss={loss} must be one of {', '.join(LOSSES)}")
@@ -79,8 +80,8 @@ def policy_loss(
 
         loss = − Σ w (c min(ρ Â, clip(ρ, 1−ε, 1+ε_high) Â) − β (π_ref/π_θ − log π_ref/π_θ − 1)),   ρ = π_θ/π_old
 
-    Every normalisation lives in `weight`, made once from the whole minibatch, so sums over micro-batches, packed rows and
-    shards add up to the same number; `row_weights` has those of the published losses.
+    Every normalisation lives in `weight`, made once from the whole minibatch, so sums over micro-batches, packed rows
+    and shards add up to the same number; `row_weights` has those of the published losses.
 
     Args:
         logp: log π_θ of each token, any shape; gradients flow through this argument only.
@@ -88,21 +89,19 @@ def policy_loss(
         clip_eps: ε. R1 uses 10, for which 1−ε is negative and only ratios above 11 are clipped.
         kl_coef: β.
         clip_eps_high: ε_high, if it differs from ε (DAPO's clip-higher).
-        sequence: of the same shape, the number of each token's completion within the last axis, below its length: ρ is then
-            the completion's, (π_θ(o)/π_old(o))^(1/|o|), at each of its tokens (GSPO).
+        sequence: of the same shape, the number of each token's completion within the last axis, below its length: ρ is
+            then the completion's, (π_θ(o)/π_old(o))^(1/|o|), at each of its tokens (GSPO).
         correction: c, of the same shape, without gradient, such as `truncated_importance`; 1 if left out.
 
     Returns:
-        loss, and {"kl", "clip_fraction", "log_ratio", "weight"}: sums of w·value (divide by "weight" for means); "log_ratio/max"
-        is the largest |log ρ|.
+        loss, and {"kl", "clip_fraction", "log_ratio", "weight"}: sums of w·value (divide by "weight" for means);
+        "log_ratio/max" is the largest |log ρ|.
 
     Source: DeepSeek-AI 2025, eq. 1-2; the token-level form from Shao et al. 2024 (DeepSeekMath), eq. 3-4;
     ε_high from Yu et al. 2025 (DAPO), eq. 8; the completion's ratio from Zheng et al. 2025 (GSPO), eq. 5-7.
     """
     counted = weight != 0
-    logp, old_logp, ref_logp, advantage = (
-        jnp.where(counted, x, 0.0) for x in (logp, old_logp, ref_logp, advantage)
-    )
+    logp, old_logp, ref_logp, advantage = (jnp.where(counted, x, 0.0) for x in (logp, old_logp, ref_logp, advantage))
     old_logp, ref_logp, advantage = jax.lax.stop_gradient((old_logp, ref_logp, advantage))
     log_ratio = logp - old_logp
     if sequence is not None:
@@ -126,21 +125,26 @@ def policy_loss(
 
 
 def sequence_mean(values: jax.Array, counted: jax.Array, sequence: jax.typing.ArrayLike) -> jax.Array:
-    """At each token the mean of `values` over the counted tokens of its sequence in the last axis; 0 where none is counted."""
+    """At each token the mean of `values` over the counted tokens of its sequence in the last axis; 0 where none is
+    counted."""
 
     def row(value: jax.Array, count: jax.Array, number: jax.Array) -> jax.Array:
         total, size = (jax.ops.segment_sum(x, number, len(number)) for x in (value, count))
         return (total / jnp.maximum(size, 1))[number]
 
-    flat = (x.reshape(-1, values.shape[-1]) for x in (jnp.where(counted, values, 0.0), counted.astype(values.dtype), jnp.asarray(sequence)))
+    flat = (
+        x.reshape(-1, values.shape[-1])
+        for x in (jnp.where(counted, values, 0.0), counted.astype(values.dtype), jnp.asarray(sequence))
+    )
     return jax.vmap(row)(*flat).reshape(values.shape)
 
 
 def truncated_importance(old_logp: jax.typing.ArrayLike, sampler_logp: jax.typing.ArrayLike, cap: float) -> jax.Array:
-    """min(π_old/π_sampler, cap) of each token: what the sampler drew, weighed as if the trainer's old policy had drawn it.
+    """min(π_old/π_sampler, cap) of each token: what the sampler drew, weighed as if the trainer's old policy had drawn
+    it.
 
-    Source: Yao et al. 2025, "Your efficient RL framework secretly brings you off-policy RL training" (truncated importance
-    sampling).
+    Source: Yao et al. 2025, "Your efficient RL framework secretly brings you off-policy RL training" (truncated
+    importance sampling).
     """
     return jnp.minimum(jnp.exp(jnp.asarray(old_logp) - sampler_logp), cap)
 

@@ -32,8 +32,9 @@ def share_cpu(mesh: str) -> None:
     if mesh == "auto" and not said and (os.cpu_count() or 1) > 1:
         with contextlib.suppress(RuntimeError):  # a notebook that has touched JAX before us
             jax.config.update("jax_num_cpu_devices", 2)
-            # Two programs in flight can each hold one of XLA's threads and wait for the other in a collective for ever.
-            jax.config.update("jax_cpu_enable_async_dispatch", False)
+    # Two programs in flight can each hold one of XLA's threads and wait for the other in a collective for ever.
+    with contextlib.suppress(RuntimeError):
+        jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 
 ALONE = "To run this process alone, type --processes=1"

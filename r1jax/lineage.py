@@ -28,7 +28,8 @@ class Manifest:
         stage: which walk this was, such as "r1_zero".
         recipe: every field of the recipe.
         parent: {path, sha256} of the weights it began with; None for random ones.
-        data: {sha256, counts} of what it read.
+        data: {sha256, counts} of what it read; sources {name: [{path, sha256}]} where checkpoints made it, or give
+            rewards.
         results: {"base": figures, "final": figures}; None until measured.
         warnings: {step, text} each, as the report shows them.
     """
@@ -39,9 +40,7 @@ class Manifest:
     versions: dict[str, str]
     parent: dict[str, str] | None = None
     data: dict[str, Any] = dataclasses.field(default_factory=dict)
-    results: dict[str, Any] = dataclasses.field(
-        default_factory=lambda: {"base": None, "final": None}
-    )
+    results: dict[str, Any] = dataclasses.field(default_factory=lambda: {"base": None, "final": None})
     warnings: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     status: Literal["running", "complete"] = "running"
 
@@ -118,30 +117,21 @@ def check_resume(
     return manifest
 
 
-def usable(
-    workdir: Path, recipe: Mapping[str, Any], resume: bool, allowed: Collection[str]
-) -> Manifest | None:
+def usable(workdir: Path, recipe: Mapping[str, Any], resume: bool, allowed: Collection[str]) -> Manifest | None:
     """`check_resume` of one process."""
     if workdir.exists() and not workdir.is_dir():
         raise ValueError(f"--workdir={workdir} is not a directory. Name a new one")
-    if not workdir.exists() or not any(workdir.iterdir()):
-        return None
+    if not workdir.exists() or all(path.name.startswith(".") for path in workdir.iterdir()):
+        return None  # what begins with a dot is what a crash has left of a file
     manifest = read(workdir)
     if manifest is None:
-        raise ValueError(
-            f"--workdir={workdir} is not empty and holds no run of r1jax. Name a new directory"
-        )
+        raise ValueError(f"--workdir={workdir} is not empty and holds no run of r1jax. Name a new directory")
     if not resume:
         raise ValueError(
             f"--workdir={workdir} already holds a run ({manifest.stage}, {manifest.status}). "
             f"Continue it with --resume=True, or name a new directory"
         )
-    there, here = flat(manifest.recipe), flat(json.loads(json.dumps(dict(recipe), default=str)))
-    changed = [
-        f"{name} is {there.get(name, 'absent')} there and {here.get(name, 'absent')} here"
-        for name in sorted(there.keys() | here.keys())
-        if name.split(".")[0] not in allowed and there.get(name) != here.get(name)
-    ]
+    changed = differences(manifest.recipe, recipe, allowed)
     if changed:
         raise ValueError(
             f"--workdir={workdir} holds a run of another recipe: {'; '.join(changed)}. "
@@ -149,6 +139,21 @@ def usable(
             f"Give the values it was started with, or name a new directory"
         )
     return manifest
+
+
+def differences(there: Mapping[str, Any], here: Mapping[str, Any], allowed: Collection[str] = ()) -> list[str]:
+    """What differs between the fields of two recipes, in words; those allowed to differ are left out."""
+    there, here = flat(there), flat(json.loads(json.dumps(dict(here), default=str)))
+    return [
+        f"{name} is {there.get(name, 'absent')} there and {here.get(name, 'absent')} here"
+        for name in sorted(there.keys() | here.keys())
+        if name.split(".")[0] not in allowed and there.get(name) != here.get(name)
+    ]
+
+
+def sources(manifest: Manifest) -> list[dict[str, str]]:
+    """The checkpoints {path, sha256} that made a run's data or give its rewards."""
+    return [source for some in manifest.data.get("sources", {}).values() for source in some]
 
 
 def flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

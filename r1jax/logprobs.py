@@ -19,12 +19,17 @@ CHUNK = 1024  # tokens whose logits exist at one time
 
 
 def token_logprobs(
-    hidden: Float[Array, "M D"], unembedding: Float[Array, "D V"], targets: Int[Array, M], temperature: ArrayLike = 1.0,
-    *, cap: float = 0.0,
+    hidden: Float[Array, "M D"],
+    unembedding: Float[Array, "D V"],
+    targets: Int[Array, M],
+    temperature: ArrayLike = 1.0,
+    *,
+    cap: float = 0.0,
 ) -> tuple[Float[Array, M], Float[Array, M]]:
     """log softmax(hidden · unembedding / temperature) at `targets`, and the entropy there, both in nats and float32.
 
-    Logits are made chunk by chunk and made again in the backward pass. No gradient flows through the entropy: it is a metric.
+    Logits are made chunk by chunk and made again in the backward pass. No gradient flows through the entropy: it is a
+    metric.
     """
 
     @jax.checkpoint
@@ -32,7 +37,9 @@ def token_logprobs(
         h, y = args
         logits = jnp.einsum("md,dv->mv", h, unembedding.astype(h.dtype), preferred_element_type=jnp.float32)
         logits = soft_cap(logits, cap) / temperature
-        normaliser = jax.nn.logsumexp(logits, axis=-1)
+        # As the sampler does: the difference to the largest is exact, and what is left is small.
+        logits = logits - jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))
+        normaliser = jnp.log(jnp.sum(jnp.exp(logits), axis=-1))
         logp = jnp.take_along_axis(logits, y[:, None], axis=-1)[:, 0] - normaliser
         frozen = jax.lax.stop_gradient(logits - normaliser[:, None])
         return logp, -jnp.sum(jnp.exp(frozen) * frozen, axis=-1)
@@ -46,11 +53,19 @@ def token_logprobs(
 
 
 def packed_logprobs(
-    cfg: ModelConfig, params: dict, rows: PackedRows, temperature: ArrayLike = 1.0, *,
-    dtype: DTypeLike = jnp.float32, remat: str = "none", row_shards: int | None = None, attention: str = "xla",
+    cfg: ModelConfig,
+    params: dict,
+    rows: PackedRows,
+    temperature: ArrayLike = 1.0,
+    *,
+    dtype: DTypeLike = jnp.float32,
+    remat: str = "none",
+    row_shards: int | None = None,
+    attention: str = "xla",
     mesh: Mesh | None = None,
 ) -> tuple[Float[Array, "R S"], Float[Array, "R S"], Float[Array, "L X"] | None]:
-    """log π of every token of packed rows, each given what it may read, the entropy of its distribution, and the experts' loads.
+    """log π of every token of packed rows, each given what it may read, the entropy of its distribution, and the
+    experts' loads.
 
     The first token of a row has no source; its value means nothing and no weight may lie on it.
 
@@ -67,6 +82,10 @@ def packed_logprobs(
     predicting = jnp.take_along_axis(hidden, rows.source[..., None], axis=1)
     shape = rows.tokens.shape
     logp, entropy = token_logprobs(
-        predicting.reshape(-1, hidden.shape[-1]), unembedding(params), rows.tokens.reshape(-1), temperature, cap=cfg.logit_cap
+        predicting.reshape(-1, hidden.shape[-1]),
+        unembedding(params),
+        rows.tokens.reshape(-1),
+        temperature,
+        cap=cfg.logit_cap,
     )
     return logp.reshape(shape), entropy.reshape(shape), load

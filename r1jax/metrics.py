@@ -82,7 +82,7 @@ def step_metrics(
 
 
 def carried(rows: Mapping[str, np.ndarray]) -> dict[str, float | None]:
-    """How many steps older than the round's policy those were that sampled its tokens, and the groups that wait after it."""
+    """How many steps older than the round's policy those were that sampled its tokens; the groups that wait then."""
     return {
         "staleness/mean": float(rows["age"].sum() / max(rows["length"].sum(), 1)),
         "staleness/max": float(rows["oldest"].max(initial=0)),

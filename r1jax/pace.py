@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from r1jax import limits
+from r1jax.model.attend_choice import attention_backend
 from r1jax.model.config import ModelConfig
 from r1jax.sharding import compute_dtype, row_shards
 
@@ -26,12 +27,14 @@ class Pace(NamedTuple):
     Attributes:
         device: of one shard of the rows: the devices that hold a policy together, as one. None where it is not known.
         shards: of the rows.
+        size, cache_size: bytes of a weight and of a number in the cache of a rollout.
     """
 
     cfg: ModelConfig
     device: limits.Device | None
     shards: int
     size: int
+    cache_size: int
 
     @classmethod
     def of(cls, cfg: ModelConfig, mesh: Mesh) -> Pace:
@@ -41,7 +44,9 @@ class Pace(NamedTuple):
         each = mesh.devices.size // shards
         rates = tuple((rows, each * rate) for rows, rate in one.rates) if one else ()
         device = one and limits.Device(one.memory * each, one.bandwidth * each, one.flops * each, rates)
-        return cls(cfg, device, shards, jnp.dtype(compute_dtype(mesh)).itemsize)
+        size = jnp.dtype(compute_dtype(mesh)).itemsize
+        wide = attention_backend(mesh, cfg, compared=True) == "exact"
+        return cls(cfg, device, shards, size, 8 if wide else size)
 
     def rollout(self, prompts: np.ndarray, lengths: np.ndarray, seconds: float) -> dict[str, float]:
         """The share of the limit that a rollout reached, its verdicts included; nothing where no limit is known.
@@ -53,7 +58,8 @@ class Pace(NamedTuple):
         if self.device is None:
             return {}
         return {"perf/decode_fraction": limits.decode_fraction(
-            self.cfg, self.device, prompts, lengths, seconds, devices=self.shards, size=self.size, cache_size=self.size
+            self.cfg, self.device, prompts, lengths, seconds, devices=self.shards, size=self.size,
+            cache_size=self.cache_size,
         )}  # fmt: skip
 
     def update(self, prompts: np.ndarray, lengths: np.ndarray, seen: np.ndarray, seconds: float) -> dict[str, float]:

@@ -72,9 +72,8 @@ def plan(cfg: ModelConfig, recipe: RLRecipe, mesh: str, options: PlanOptions) ->
     Raises:
         ValueError: an unknown device or a mesh that cannot be read.
     """
-    if options.device not in DEVICES:
-        raise ValueError(f"--device={options.device} is not known; there are {', '.join(DEVICES)}")
-    abstract = AbstractMesh(mesh_sizes("1x1" if mesh == "auto" else mesh), AXES)
+    device_of(options)
+    abstract = mesh_of(mesh)
     shapes = transformer.shapes(cfg)
     adapted = shapes
     if recipe.lora_rank:
@@ -96,13 +95,24 @@ def plan(cfg: ModelConfig, recipe: RLRecipe, mesh: str, options: PlanOptions) ->
     }
     update = {
         "gradients, float32": placed(trained, abstract) * 4,
-        "activations": activation_bytes(cfg, recipe, abstract),
+        "activations": activation_bytes(cfg, recipe.batch_rows, recipe.row_length, recipe.remat, abstract),
         "logits": 2 * CHUNK * cfg.vocab_size / whole(cfg.vocab_size, abstract, "tensor") * 4,
     }
     return Plan(
         cfg, abstract, options.device, count(shapes), count(trained), held, rollout, update, rows, mean,
         rows / recipe.minibatches * mean, step_seconds(cfg, recipe, abstract, DEVICES[options.device], rows, mean),
     )  # fmt: skip
+
+
+def device_of(options: PlanOptions) -> Device:
+    """Raises ValueError for a device that is not known."""
+    if options.device not in DEVICES:
+        raise ValueError(f"--device={options.device} is not known; there are {', '.join(DEVICES)}")
+    return DEVICES[options.device]
+
+
+def mesh_of(mesh: str) -> AbstractMesh:
+    return AbstractMesh(mesh_sizes("1x1" if mesh == "auto" else mesh), AXES)
 
 
 def count(tree: Any) -> int:
@@ -133,16 +143,16 @@ def cache_bytes(cfg: ModelConfig, mesh: AbstractMesh, rows: int, questions: int,
     return (rows * mean * LADDER_WASTE + questions * PROMPT) / row_shards(mesh) * token
 
 
-def activation_bytes(cfg: ModelConfig, recipe: RLRecipe, mesh: AbstractMesh) -> float:
+def activation_bytes(cfg: ModelConfig, rows: int, row_length: int, remat: str, mesh: AbstractMesh) -> float:
     """An estimate: what layers keep for the backward pass of a micro-batch, and what one holds while it runs."""
-    rows = max(1, recipe.batch_rows // row_shards(mesh))
+    rows = max(1, rows // row_shards(mesh))
     tensor = whole(cfg.heads, mesh, "tensor")
     x = cfg.experts
     mlp = (x.per_token + x.shared) * x.width if x else cfg.mlp_width
     outputs = (2 * cfg.heads * cfg.head_width + 2 * cfg.kv_heads * cfg.head_width + 3 * mlp) / tensor + 3 * cfg.width
-    scores = 3 * cfg.heads / tensor * QUERY_BLOCK * recipe.row_length * 4 * rows
-    kept = {"none": 3 * outputs, "dots": outputs, "full": cfg.width}[recipe.remat]
-    return rows * recipe.row_length * 2 * (cfg.layers * kept + 2 * outputs) + scores
+    scores = 3 * cfg.heads / tensor * QUERY_BLOCK * row_length * 4 * rows
+    kept = {"none": 3 * outputs, "dots": outputs, "full": cfg.width}[remat]
+    return rows * row_length * 2 * (cfg.layers * kept + 2 * outputs) + scores
 
 
 def step_seconds(
@@ -207,9 +217,16 @@ def dry_run(model: str, weights: str, recipe: RLRecipe, mesh: str, options: Plan
     Raises:
         ValueError: none of these.
     """
+    cfg, name = config_of(model, weights)
+    return text(plan(cfg, recipe, mesh, options), f"{title}: {name}")
+
+
+def config_of(model: str, weights: str) -> tuple[ModelConfig, str]:
+    """Shapes and name: a preset's, else those of the config.json at `weights`, else of a shipped base.
+
+    Raises:
+        ValueError: none of these.
+    """
     if model in PRESETS:
-        cfg = PRESETS[model]
-    else:
-        cfg = read_config(Path(weights) if weights else base.directory(model))
-        model = weights or model
-    return text(plan(cfg, recipe, mesh, options), f"{title}: {model}")
+        return PRESETS[model], model
+    return read_config(Path(weights) if weights else base.directory(model)), weights or model

@@ -19,16 +19,24 @@ SETS = ("helpful", "safety")
 
 
 def all_scenarios(
-    recipe: RLRecipe, policy: Policy, helpful: RewardModel, safety: RewardModel, weight: float, mesh: Mesh, begins: int | None = None
+    recipe: RLRecipe,
+    policy: Policy,
+    helpful: RewardModel,
+    safety: RewardModel,
+    weight: float,
+    mesh: Mesh,
+    begins: int | None = None,
 ) -> Reward:
     """Reward = Reward_reasoning + Reward_general + Reward_language, of which a row has one of the first two.
 
-    A reasoning prompt earns its rule rewards. A general prompt earns format and, times `weight`, the reward model of its set:
-    "helpful" (where it names none too), whose rewards have mean 0 and deviation 1 on held-out replies, or "safety", the
+    A reasoning prompt earns its rule rewards. A general prompt earns format and, times `weight`, the reward model of
+    its set: "helpful" (where it names none too), whose rewards have mean 0 and deviation 1 on held-out replies, or
+        "safety", the
     probability that the response is safe: being sure beyond doubt earns nothing more. All earn language consistency.
 
     Args:
-        begins: step from which the reward models count, by default the recipe's `late_from`. Before it they are not asked.
+        begins: step from which the reward models count, by default the recipe's `late_from`. Before it they are not
+            asked.
 
     Raises:
         ValueError: on a call, an example of a set that there is not.
@@ -62,5 +70,7 @@ def asked_set(example: Mapping) -> str | None:
         return None
     name = example.get("set") or "helpful"
     if name not in SETS:
-        raise ValueError(f"the example {example['id']} is of the set {name!r}; a general example's set is {' or '.join(SETS)}")
+        raise ValueError(
+            f"the example {example['id']} is of the set {name!r}; a general example's set is {' or '.join(SETS)}"
+        )
     return name

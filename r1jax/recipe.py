@@ -79,4 +79,4 @@ class RLRecipe:
     balance_rate: float
     """How far a router's bias moves in each step towards an even load; 0 leaves it."""
     carry_over: int
-    """Unfinished rows with which a round's sampling may end; the next round goes on with them. 0 waits for every row."""
+    """Unfinished rows with which a round's sampling may end; the next round goes on with them. 0 waits for all."""

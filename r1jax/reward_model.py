@@ -1,9 +1,10 @@
 """Reward models: one number for a text, read off its last token.
 
-R1 has two. The helpful one is trained on pairs and reads only what follows the chain of thought; the safety one is trained on
-single responses and reads everything. What each is given is made by one function each, and by nothing else.
+R1 has two. The helpful one is trained on pairs and reads only what follows the chain of thought; the safety one is
+trained on single responses and reads everything. What each is given is made by one function each, and by nothing else.
 
-A text has a row of its own, padded on the right to its *bucket*, a power of two, so that there is one program for each bucket.
+A text has a row of its own, padded on the right to its *bucket*, a power of two, so that there is one program for each
+bucket.
 """
 
 from __future__ import annotations
@@ -90,7 +91,8 @@ def safety_input(question: str, completion: str) -> str:
 
 
 def with_head(cfg: ModelConfig, params: dict, mesh: Mesh) -> tuple[ModelConfig, dict]:
-    """A language model as a reward model that rewards nothing yet: zeros in place of the unembedding. A reward model as it is."""
+    """A language model as a reward model that rewards nothing yet: zeros in place of the unembedding. A reward model as
+    it is."""
     if cfg.reward_head:
         return cfg, params
     dtype = params["embed"]["embedding"].dtype
@@ -119,7 +121,13 @@ def padded(sequences: Sequence[Sequence[int]], rows: int, slots: int) -> Texts:
 
 
 def rewards(
-    cfg: ModelConfig, params: dict, texts: Texts, *, dtype: DTypeLike = jnp.float32, remat: str = "none", row_shards: int | None = None
+    cfg: ModelConfig,
+    params: dict,
+    texts: Texts,
+    *,
+    dtype: DTypeLike = jnp.float32,
+    remat: str = "none",
+    row_shards: int | None = None,
 ) -> Float[Array, "R"]:
     """The head's number at the last token of each text, float32. Padding lies behind it and is never read."""
     slots = texts.tokens.shape[1]
@@ -131,12 +139,15 @@ def rewards(
 
 
 @functools.partial(jax.jit, static_argnames=("cfg", "row_shards", "where"))
-def rewarded(cfg: ModelConfig, params: dict, texts: Texts, row_shards: int | None, where: NamedSharding) -> Float[Array, "R"]:
+def rewarded(
+    cfg: ModelConfig, params: dict, texts: Texts, row_shards: int | None, where: NamedSharding
+) -> Float[Array, "R"]:
     return jax.lax.with_sharding_constraint(rewards(cfg, params, texts, row_shards=row_shards), where)
 
 
 def score(model: RewardModel, texts: Sequence[str], mesh: Mesh, together: int = TOGETHER) -> np.ndarray:
-    """[N] calibrated rewards of texts, float64 on the host, whatever their lengths. Every process calls it, with texts of its own.
+    """[N] calibrated rewards of texts, float64 on the host, whatever their lengths. Every process calls it, with texts
+    of its own.
 
     Args:
         together: how many texts of a process are read at one time; what they need of memory bounds it.
@@ -175,7 +186,9 @@ def pointwise(values: Float[Array, "R"], batch: Judged) -> tuple[Array, dict[str
     Source: ibid. ("point-wise methodology").
     """
     right = (values > 0) == (batch.label > 0.5)
-    return jnp.sum(batch.weight * (jax.nn.softplus(values) - batch.label * values)), {"accuracy": jnp.sum(batch.weight * right)}
+    return jnp.sum(batch.weight * (jax.nn.softplus(values) - batch.label * values)), {
+        "accuracy": jnp.sum(batch.weight * right)
+    }
 
 
 @functools.partial(jax.jit, static_argnames=("learner", "where"), donate_argnames=("sums",))
@@ -183,7 +196,9 @@ def accumulate(learner: Learner, params: dict, sums: Sums, batch: Judged, where:
     """`sums` with the gradient and metrics of one micro-batch added; `learner.loss` is `pairwise` or `pointwise`."""
 
     def total(params: dict) -> tuple[Array, dict[str, Array]]:
-        values = rewards(learner.cfg, params, batch.texts, dtype=learner.dtype, remat=learner.remat, row_shards=learner.row_shards)
+        values = rewards(
+            learner.cfg, params, batch.texts, dtype=learner.dtype, remat=learner.remat, row_shards=learner.row_shards
+        )
         loss, metrics = learner.loss(values, batch)
         return loss, metrics | {"loss": loss}
 
@@ -200,7 +215,8 @@ def nothing(params: dict, where: tuple = ()) -> Sums:
 
 
 def update(learner: Learner, state: TrainState, batches: Sequence[Judged]) -> tuple[TrainState, dict[str, Array]]:
-    """One optimizer step on micro-batches, whose shapes may differ. Donates `state`; a step that is not finite is skipped."""
+    """One optimizer step on micro-batches, whose shapes may differ. Donates `state`; a step that is not finite is
+    skipped."""
     where = places(state.params)
     sums = nothing(state.params, where)
     for batch in batches:

@@ -113,14 +113,18 @@ def template_of(name: str) -> str:
     return text
 
 
-def load_policy(options: RunOptions, mesh: Mesh, *, frozen: bool = False) -> tuple[Policy, dict, dict[str, str]]:
+def load_policy(
+    options: RunOptions, mesh: Mesh, *, frozen: bool = False, rewards: bool = False
+) -> tuple[Policy, dict, dict[str, str]]:
     """The policy, its parameters on the mesh, and the parent {path, sha256} for the manifest.
 
     Args:
         frozen: the parameters will not be trained: accelerators then hold them in bfloat16.
+        rewards: a reward model will do, too: it will be trained on as one.
 
     Raises:
-        ValueError: nothing at --weights, a damaged or foreign checkpoint, shapes that are not those of --model.
+        ValueError: nothing at --weights, a damaged or foreign checkpoint, shapes that are not those of --model, a
+            reward model where a policy is wanted.
     """
     template = template_of(options.template)
     dtype = jnp.bfloat16 if frozen and mesh.devices.flat[0].platform != "cpu" else jnp.float32
@@ -133,6 +137,7 @@ def load_policy(options: RunOptions, mesh: Mesh, *, frozen: bool = False) -> tup
     shown = options.weights or SHIPPED + options.model
     if (path / "config.json").exists():
         cfg = weights.read_config(path)
+        check_head(cfg, shown, rewards)
         pieces = tokenizer_of(path, cfg, shown)
         presets.check(options.model, cfg, shown)
         cfg, params = weights.from_hf(path, mesh, dtype)
@@ -147,10 +152,21 @@ def load_policy(options: RunOptions, mesh: Mesh, *, frozen: bool = False) -> tup
         cfg = ModelConfig.from_dict(json.loads((home / MODEL).read_text()))
     except (OSError, TypeError, ValueError) as error:
         raise ValueError(f"--weights={options.weights}: {home} lacks a readable {MODEL} ({error})") from error
+    check_head(cfg, shown, rewards)
     pieces = tokenizer_of(home, cfg, shown)
     manifest = lineage.read(home)
     params = restored(found, cfg, manifest, options, mesh, dtype)
     return Policy(cfg, pieces, template), params, {"path": shown, "sha256": checkpoint.sha256(found)}
+
+
+def check_head(cfg: ModelConfig, shown: str, rewards: bool) -> None:
+    """Raises ValueError for a reward model where a policy is wanted: it has no logits to sample from."""
+    if cfg.reward_head and not rewards:
+        raise ValueError(
+            f"--weights={shown} is a reward model, which gives one number and writes no text: give the run of a "
+            f"policy. "
+            "The last stage of R1 reads reward models from --helpful and --safety"
+        )
 
 
 def restored(

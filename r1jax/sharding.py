@@ -247,5 +247,6 @@ def empty_cache(
     total = rows // local_shards(mesh) * row_shards(mesh)
     heads, width = (1, cfg.cache_width) if cfg.latent else (cfg.kv_heads, cfg.head_width)
     where = NamedSharding(mesh, fit(P(*ROWS, None if cfg.latent else "tensor"), (total, heads), mesh))
-    k = jnp.zeros((total, heads, width, slots), dtype, device=where)
-    return k, None if cfg.latent else jnp.zeros((total, heads, slots, width), dtype, device=where)
+    with jax.enable_x64(dtype == jnp.float64):
+        k = jnp.zeros((total, heads, width, slots), dtype, device=where)
+        return k, None if cfg.latent else jnp.zeros((total, heads, slots, width), dtype, device=where)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 
 import grain
@@ -102,8 +103,9 @@ def token_batches(batch: dict[str, np.ndarray], mesh: Mesh, micro_rows: int = 0)
     return found
 
 
+@functools.cache
 def optimizer(recipe: SFTRecipe) -> optax.GradientTransformation:
-    """Clipping and AdamW or Muon under a warm-up and a cosine.
+    """Clipping and AdamW or Muon under a warm-up and a cosine. Cached: equal recipes share their compiled updates.
 
     Raises:
         ValueError: an unknown optimizer.

@@ -86,7 +86,8 @@ def check(recipe: RewardRecipe, kind: str, mesh: Mesh) -> None:
         (kind in KINDS, f"--kind={kind} must be {' or '.join(KINDS)}"),
         (recipe.epochs >= 1, f"--epochs={recipe.epochs} must be at least 1"),
         (recipe.batch_items >= 1, f"--batch-items={recipe.batch_items} must be at least 1"),
-        (recipe.batch_rows % 2 == 0, f"--batch-rows={recipe.batch_rows} must be even: the two texts of a pair go together"),
+        (recipe.batch_rows % 2 == 0, f"--batch-rows={recipe.batch_rows} must be even: the two texts of a pair go "
+        f"together"),
         (recipe.batch_rows > 0 and recipe.batch_rows % row_shards(mesh) == 0,
          f"--batch-rows={recipe.batch_rows} must be a multiple of the {row_shards(mesh)} row shards of the mesh"),
         (recipe.items >= 1, f"--items={recipe.items} must be at least 1"),
@@ -98,19 +99,24 @@ def check(recipe: RewardRecipe, kind: str, mesh: Mesh) -> None:
 
 
 def judgements(recipe: RewardRecipe, kind: str, seed: int, data: str, sampled: str) -> tuple[list[dict], list[dict]]:
-    """(items to train on, held-out items): a file's, or the nano annotator's on replies as people write them and as a model did.
+    """(items to train on, held-out items): a file's, or the nano annotator's on replies as people write them and as a
+    model did.
 
     Raises:
         ValueError: a file that cannot be read or used.
     """
     if data and sampled:
-        raise ValueError(f"--sampled={sampled} is for the nano annotator, --data={data} is judged already: give one of them")
+        raise ValueError(
+            f"--sampled={sampled} is for the nano annotator, --data={data} is judged already: give one of them"
+        )
     if data:
         found = read(data, kind)
         order = np.random.default_rng(seed).permutation(len(found))
         kept = min(recipe.held_out_items, max(1, len(found) // 5))
         return [found[i] for i in order[kept:]], [found[i] for i in order[:kept]]
-    made, judged = (preferences.pairs, preferences.pairs_of) if kind == "helpful" else (preferences.labels, preferences.labels_of)
+    made, judged = (
+        (preferences.pairs, preferences.pairs_of) if kind == "helpful" else (preferences.labels, preferences.labels_of)
+    )
     try:
         records = [record for record in stream(sampled) if record.get("task") == "general"] if sampled else []
     except OSError as error:
@@ -129,7 +135,8 @@ def texts_of(item: Mapping, kind: str) -> list[str]:
 def micro_batches(
     tokens: Sequence[list[list[int]]], labels: Sequence[float], chosen: Sequence[int], batch_rows: int, mesh: Mesh
 ) -> list[Judged]:
-    """One step's items on the mesh, neighbours in length together; the weights of all sum to one, each pair's lying on its first row.
+    """One step's items on the mesh, neighbours in length together; the weights of all sum to one, each pair's lying on
+    its first row.
 
     Every process knows all items and lays down its share of the rows.
     """
@@ -168,13 +175,17 @@ def measured(kind: str, model: RewardModel, items: Sequence[dict], mesh: Mesh) -
     return calibration.of_labels(values, np.asarray([bool(item["safe"]) for item in items]), lengths, phrases, truth)
 
 
-def fitting(items: Sequence[dict], kind: str, tokenizer: Tokenizer, longest: int) -> tuple[list[list[list[int]]], list[float]]:
+def fitting(
+    items: Sequence[dict], kind: str, tokenizer: Tokenizer, longest: int
+) -> tuple[list[list[list[int]]], list[float]]:
     """(tokens, labels) of the items whose texts are short enough.
 
     Raises:
         ValueError: none is.
     """
-    found = [([tokenized(tokenizer, text) for text in texts_of(item, kind)], float(item.get("safe", 1))) for item in items]
+    found = [
+        ([tokenized(tokenizer, text) for text in texts_of(item, kind)], float(item.get("safe", 1))) for item in items
+    ]
     found = [(tokens, label) for tokens, label in found if max(map(len, tokens)) <= longest]
     if not found:
         raise ValueError(f"--max-tokens={longest} is less than every item needs: raise it")
@@ -201,7 +212,7 @@ def train(recipe: RewardRecipe, options: RunOptions, kind: str, data: str = "", 
     fields = dataclasses.asdict(recipe) | dataclasses.asdict(options) | {"kind": kind, "data": data, "sampled": sampled}
     before = lineage.check_resume(workdir, fields, options.resume, MAY_CHANGE)
     items, held_out = judgements(recipe, kind, options.seed, data, sampled)
-    policy, params, parent = load_policy(options, mesh)
+    policy, params, parent = load_policy(options, mesh, rewards=True)
     tokens, labels = fitting(items, kind, policy.tokenizer, recipe.max_tokens)
     counts = {"items": len(tokens), "too_long": len(items) - len(tokens), "held_out": len(held_out)}
     info = {"sha256": fingerprint([*items, *held_out]), "counts": counts}
@@ -209,7 +220,9 @@ def train(recipe: RewardRecipe, options: RunOptions, kind: str, data: str = "", 
         raise ValueError(f"{workdir} began with other judgements. Restore them, or name a new directory")
     cfg, params = with_head(policy.cfg, params, mesh)
     policy = Policy(cfg, policy.tokenizer, policy.template)
-    optimizer = adamw(recipe.learning_rate, recipe.warmup_steps, recipe.grad_clip, recipe.adam_b1, recipe.adam_b2, recipe.weight_decay)
+    optimizer = adamw(
+        recipe.learning_rate, recipe.warmup_steps, recipe.grad_clip, recipe.adam_b1, recipe.adam_b2, recipe.weight_decay
+    )
     learner = Learner(cfg, optimizer, LOSS[kind], remat=recipe.remat, row_shards=rows_in_turn(mesh))
     steps = recipe.epochs * -(-len(tokens) // recipe.batch_items)
     manifest = lineage.Manifest(f"reward_model_{kind}", fields, options.seed, lineage.versions(), parent, info)
@@ -238,14 +251,18 @@ def train(recipe: RewardRecipe, options: RunOptions, kind: str, data: str = "", 
             figures = {name: float(value) for name, value in jax.device_get(figures).items()}
             logs.write("metrics", {"step": number, **figures, "perf/step_s": time.monotonic() - began})
             if figures["skipped"]:
-                raise FloatingPointError(f"the loss of step {number} is not finite. Lower --learning-rate={recipe.learning_rate}")
+                raise FloatingPointError(
+                    f"the loss of step {number} is not finite. Lower --learning-rate={recipe.learning_rate}"
+                )
             progress.update(number, {name: figures[name] for name in ("loss", "accuracy")})
             done, stop = number == steps, stopping()
             if done:
                 results = measured(kind, RewardModel(cfg, state.params, policy.tokenizer), held_out, mesh)
                 logs.write("eval", {"step": number, **results})
                 manifest = dataclasses.replace(manifest, results={"base": None, "final": results})
-                progress.say(f"held-out {kind}: " + ", ".join(f"{k} {v:.3f}" for k, v in results.items() if isinstance(v, float)))
+                progress.say(
+                    f"held-out {kind}: " + ", ".join(f"{k} {v:.3f}" for k, v in results.items() if isinstance(v, float))
+                )
             if number % recipe.save_every == 0 or done or stop:
                 logs.sync()
                 if launch.is_main():
@@ -253,7 +270,9 @@ def train(recipe: RewardRecipe, options: RunOptions, kind: str, data: str = "", 
                 saver.save(number, state, {})
             if stop and not done:
                 saver.wait()
-                raise SystemExit(f"stopped at step {number}; go on with --workdir={workdir} --resume=True and the same flags")
+                raise SystemExit(
+                    f"stopped at step {number}; go on with --workdir={workdir} --resume=True and the same flags"
+                )
         saver.wait()
     logs.close()
     if launch.is_main():

@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -63,7 +63,7 @@ def learner(recipe: RLRecipe, cfg: ModelConfig, mesh: Mesh) -> Learner:
     )
     return Learner(
         cfg, optimizer, objective, r.temperature, compute_dtype(mesh), remat=r.remat, row_shards=rows_in_turn(mesh),
-        balance_rate=r.balance_rate, attention=attention_backend(mesh, cfg), mesh=mesh,
+        balance_rate=r.balance_rate, attention=attention_backend(mesh, cfg, compared=True), mesh=mesh,
     )  # fmt: skip
 
 
@@ -102,11 +102,13 @@ def check(recipe: RLRecipe, mesh: Mesh) -> None:
         (recipe.lora_rank >= 0, f"--lora-rank={recipe.lora_rank} must be 0, which trains every parameter, or more"),
         (recipe.late_from >= 0, f"--late-from={recipe.late_from} must be 0, which is never, or a step"),
         (0 <= recipe.carry_over <= recipe.questions_per_round - recipe.minibatches,
-         f"--carry-over={recipe.carry_over} must lie between 0 and --questions-per-round={recipe.questions_per_round} less --minibatches={recipe.minibatches}: "
-         "each row may hold a group back, and every step needs one"),
-        (recipe.carry_over == 0 or processes == 1, f"--carry-over={recipe.carry_over} needs one process, not {processes}: leave it at 0"),
+         f"--carry-over={recipe.carry_over} must lie between 0 and --questions-per-round={recipe.questions_per_round} "
+         f"less --minibatches={recipe.minibatches}: each row may hold a group back, and every step needs one"),
+        (recipe.carry_over == 0 or processes == 1,
+         f"--carry-over={recipe.carry_over} needs one process, not {processes}: leave it at 0"),
         (recipe.carry_over == 0 or not recipe.replay_routes,
-         f"--carry-over={recipe.carry_over} loses the routes of what it samples anew: use --replay-routes=False, or leave it at 0"),
+         f"--carry-over={recipe.carry_over} keeps no routes of rows that go on: use --replay-routes=False, "
+         "or leave it at 0"),
         (recipe.steps >= 1, f"--steps={recipe.steps} must be at least 1"),
         (recipe.eval_problems >= 1, f"--eval-problems={recipe.eval_problems} must be at least 1"),
     )  # fmt: skip
@@ -145,11 +147,14 @@ def resume_point(workdir: Path, minibatches: int, steps: int) -> int | None:
     return last
 
 
-def train(recipe: RLRecipe, options: RunOptions, stage: str, make_reward: MakeReward = rule_reward) -> Path:
+def train(
+    recipe: RLRecipe, options: RunOptions, stage: str, make_reward: MakeReward = rule_reward, sources: Mapping[str, list[dict[str, str]]] | None = None
+) -> Path:
     """The whole walk. Returns the working directory; see the README for what it holds.
 
     Args:
         make_reward: what completions earn.
+        sources: checkpoints {path, sha256} that rewards come from, by name, for the manifest.
 
     Raises:
         ValueError: a flag, file or checkpoint that cannot be used.
@@ -165,8 +170,10 @@ def train(recipe: RLRecipe, options: RunOptions, stage: str, make_reward: MakeRe
     before = lineage.check_resume(workdir, fields, options.resume, MAY_CHANGE)
     take, data = questions.stream(options.prompts, options.seed)
     ask, late = questions_of(recipe, options, take)
-    data |= late
+    data |= late | ({"sources": dict(sources)} if sources else {})
     held_out = questions.held_out(options.eval_prompts, recipe.eval_problems)
+    if before is not None and before.data.get("sources") != data.get("sources"):
+        raise ValueError(f"{workdir} began with rewards from {before.data.get('sources')}, not {data.get('sources')}. Restore those, or name a new directory")
     if before is not None and before.data != data:
         raise ValueError(f"--prompts={options.prompts} gives other questions than those {workdir} began with. Restore them, or name a new directory")
     policy, params, parent = load_policy(options, mesh, frozen=recipe.lora_rank > 0)

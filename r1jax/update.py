@@ -1,7 +1,7 @@
 """The jitted update: accumulate gradients over packed micro-batches, then apply them once.
 
-The loss is a sum over tokens whose weights were made from the whole minibatch, so micro-batches add up to the minibatch by
-construction. What is trained is a tree of its own, `params`, with frozen leaves beside it.
+The loss is a sum over tokens whose weights were made from the whole minibatch, so micro-batches add up to the minibatch
+by construction. What is trained is a tree of its own, `params`, with frozen leaves beside it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from r1jax.model.config import ModelConfig
 from r1jax.model.feedforward import imbalance, rebalanced
 from r1jax.rollout import Minibatch, PackedRows, numbered
 from r1jax.sharding import name_of, shardings
-
 
 LOAD = "experts/load"  # [L, X], summed over micro-batches like a metric, until `apply` reads it
 
@@ -71,7 +70,8 @@ class Learner:
 
 
 def start(learner: Learner, params: dict, mesh: Mesh | None = None) -> TrainState:
-    """A fresh train state around `params`, on the mesh: zeros follow no argument, so the moments must be told where to lie."""
+    """A fresh train state around `params`, on the mesh: zeros follow no argument, so the moments must be told where to
+    lie."""
     init = learner.optimizer.init
     if mesh is None:
         return TrainState(jnp.int32(0), params, jax.jit(init)(params))
@@ -122,9 +122,15 @@ def accumulate(
 
     def total(params: dict) -> tuple[Array, dict[str, Array]]:
         logp, entropy, load = packed_logprobs(
-            learner.cfg, merge(params, frozen), batch.rows, learner.temperature,
-            dtype=learner.dtype, remat=learner.remat, row_shards=learner.row_shards,
-            attention=learner.attention, mesh=learner.mesh,
+            learner.cfg,
+            merge(params, frozen),
+            batch.rows,
+            learner.temperature,
+            dtype=learner.dtype,
+            remat=learner.remat,
+            row_shards=learner.row_shards,
+            attention=learner.attention,
+            mesh=learner.mesh,
         )
         loss, metrics = learner.loss(logp, entropy, batch)
         return loss, metrics | {"loss": loss} | ({} if load is None else {LOAD: load})
@@ -133,17 +139,18 @@ def accumulate(
     grads = keep_place(grads, where) if where else grads
     if sums is None:
         return Sums(grads, metrics)
-    merged = {k: jnp.maximum(v, sums.metrics[k]) if k.endswith("/max") else v + sums.metrics[k] for k, v in metrics.items()}
+    merged = {
+        k: jnp.maximum(v, sums.metrics[k]) if k.endswith("/max") else v + sums.metrics[k] for k, v in metrics.items()
+    }
     return Sums(jax.tree.map(jnp.add, sums.grads, grads), merged)
 
 
 @functools.partial(jax.jit, static_argnames=("learner", "where"), donate_argnames=("state",))
-def apply(
-    learner: Learner, state: TrainState, sums: Sums, where: tuple = ()
-) -> tuple[TrainState, dict[str, Array]]:
+def apply(learner: Learner, state: TrainState, sums: Sums, where: tuple = ()) -> tuple[TrainState, dict[str, Array]]:
     """One optimizer step; a non-finite loss or gradient leaves parameters and moments as they were.
 
-    The step counter advances either way. Metrics gain "grad_norm", "skipped" (0 or 1), and with experts "experts/imbalance".
+    The step counter advances either way. Metrics gain "grad_norm", "skipped" (0 or 1), and with experts
+    "experts/imbalance".
     """
     norm = optax.global_norm(sums.grads)
     finite = jnp.isfinite(norm) & jnp.isfinite(sums.metrics["loss"])
@@ -162,10 +169,15 @@ def apply(
 
 
 def balanced(params: dict, load: Float[Array, "L X"], rate: float) -> dict:
-    """The parameters with every router's bias a step nearer to an even load; those that have none, or are frozen, as they are."""
+    """The parameters with every router's bias a step nearer to an even load; those that have none, or are frozen, as
+    they are."""
 
     def leaf(path: tuple, x: Array) -> Array:
-        return rebalanced(x, load, rate) if rate and name_of(path).endswith("router/bias") and "mtp" not in name_of(path) else x
+        return (
+            rebalanced(x, load, rate)
+            if rate and name_of(path).endswith("router/bias") and "mtp" not in name_of(path)
+            else x
+        )
 
     return jax.tree_util.tree_map_with_path(leaf, params)
 
@@ -186,7 +198,12 @@ def update(
 
 @functools.cache
 def grpo_objective(
-    clip_eps: float, kl_coef: float, *, clip_eps_high: float | None = None, by_sequence: bool = False, tis_cap: float = 0.0
+    clip_eps: float,
+    kl_coef: float,
+    *,
+    clip_eps_high: float | None = None,
+    by_sequence: bool = False,
+    tis_cap: float = 0.0,
 ) -> Callable:
     """`Learner.loss` of reinforcement learning on a `Minibatch`. Cached: equal losses share their compiled updates.
 

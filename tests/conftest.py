@@ -1,20 +1,26 @@
 """What all tests share: eight CPU devices, checked shapes, and a model small enough to compile in seconds."""
 
+import atexit
 import os
+import shutil
 import tempfile
 from pathlib import Path
+
+# All processes of a session share their compiled programs: the two that run tests and those that tests start. JAX reads
+# the environment when it is imported.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="r1jax-compiled-")
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
 import jax
 import pytest
 from jaxtyping import install_import_hook
 
-# For the processes that tests start. Not for this one, which keeps its programs in memory.
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="r1jax-compiled-"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 # Before anything touches a device.
-jax.config.update("jax_enable_compilation_cache", False)
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_cpu_enable_async_dispatch", False)  # as `launch.share_cpu`: two programs would wait for each other
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # The files whose signatures carry shapes. Elsewhere the checks would cost minutes and check nothing about arrays.
 ARRAYS = ("model", "logprobs", "rollout", "decode", "sampler", "update", "train_sft", "weights")
@@ -88,3 +94,11 @@ def walk(tmp_path_factory):
     from walk import Walk
 
     return Walk(tmp_path_factory.mktemp("walk"))
+
+
+@pytest.fixture(scope="session")
+def zero(walk, tmp_path_factory):
+    """A run whose policy is sure of itself: see `test_stages.sure`."""
+    from test_stages import sure
+
+    return sure(walk.base, tmp_path_factory.mktemp("zero"))

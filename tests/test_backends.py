@@ -1,4 +1,5 @@
-"""Attention kernels against XLA's attention. Here they are interpreted; that they lower for their machines is tested apart."""
+"""Attention kernels against XLA's attention. Here they are interpreted; that they lower for their machines is tested
+apart."""
 
 import dataclasses
 
@@ -24,7 +25,8 @@ SLOTS = 150  # no multiple of any block
 
 @pytest.fixture(scope="module")
 def rows() -> PackedRows:
-    """Prompts shared by none to three completions, runs that begin and end inside blocks, padding, and a row of nothing."""
+    """Prompts shared by none to three completions, runs that begin and end inside blocks, padding, and a row of
+    nothing."""
     asked = [list(range(n)) for n in (20, 7, 40)]
     completions = [(p, np.arange(n)) for p, n in ((0, 40), (0, 30), (0, 25), (1, 9), (2, 64), (1, 1), (1, 12), (2, 40))]
     packed, _ = pack(asked, completions, SLOTS)
@@ -51,7 +53,7 @@ def value_and_gradients(rows, attention, mesh, q, k, v, pull):
     return out, *gradients
 
 
-@pytest.mark.parametrize("attention", KERNELS)
+@pytest.mark.parametrize("attention", (*KERNELS, "exact"))
 def test_a_kernel_over_packed_rows_gives_the_values_and_gradients_of_xla(rows, attention):
     arrays = drawn(rows, 4, 16)
     got, want = (value_and_gradients(rows, name, None, *arrays) for name in (attention, "xla"))
@@ -88,7 +90,8 @@ def test_the_ranges_of_blocks_hold_every_readable_pair_and_skip_other_completion
     loaded = (at >= first) & (at < end) | (at >= own) & (at < last)
     assert not ((at >= first) & (at < end) & (at >= own) & (at < last)).any()  # no block counts twice
     assert (loaded >= some).all()
-    # A block of keys is loaded in vain only where a range ends inside the prompt of another group's first slot: never, by runs.
+    # A block of keys is loaded in vain only where a range ends inside the prompt of another group's first slot: never,
+    # by runs.
     assert loaded.sum() <= 1.1 * some.sum()
     begin, stop = (
         x[:, None, :]
@@ -109,7 +112,8 @@ def test_padding_reads_nothing_and_gets_nothing(rows):
 
 @pytest.mark.parametrize("length", [[0, 1, 64], [65, 127, 512]])
 def test_the_decode_kernel_stops_at_each_rows_length(length):
-    """What lies past the length is nan, and would show. 512 slots are split among programs; length 0 is a finished row."""
+    """What lies past the length is nan, and would show. 512 slots are split among programs; length 0 is a finished
+    row."""
     rng = np.random.default_rng(0)
     slots = 512
     q = rng.standard_normal((3, 2, 3, 16), np.float32)
@@ -131,7 +135,8 @@ def test_the_decode_kernel_stops_at_each_rows_length(length):
 
 
 def test_a_wave_with_the_decode_kernel_samples_the_same_tokens(cfg, one):
-    """Prefix, prompts and finished rows included: noise is keyed by row and position, and logits of this model are nats apart."""
+    """Prefix, prompts and finished rows included: noise is keyed by row and position, and logits of this model are nats
+    apart."""
     params = sharp(cfg, seed=0)
     want, got = (draw(cfg, sync(params, one), one, prompts(), keys(2), attention=name) for name in ("xla", "pallas"))
     np.testing.assert_array_equal(got.tokens, want.tokens)
@@ -189,7 +194,8 @@ def test_a_kernel_that_computes_something_else_is_found_out(cfg, monkeypatch):
 
 @pytest.mark.parametrize("width", [64, 128])
 def test_kernels_lower_for_their_machines(width, monkeypatch):
-    """Triton's and Mosaic's front ends take them, forward and backward; what their compilers say is known only there."""
+    """Triton's and Mosaic's front ends take them, forward and backward; what their compilers say is known only
+    there."""
     monkeypatch.setattr(jax, "default_backend", lambda: "the machine")
     q, k = (jax.ShapeDtypeStruct((2, 256, heads, width), jnp.bfloat16) for heads in (12, 2))
     ids, mask = jax.ShapeDtypeStruct((2, 256), jnp.int32), jax.ShapeDtypeStruct((2, 256, 256), bool)

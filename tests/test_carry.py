@@ -1,35 +1,23 @@
-"""Rows that a wave leaves unfinished and a later one takes up: the tokens they would have had, each group trained once."""
+"""Rows that a wave leaves and a later one takes up: the tokens they would have had, each group trained once."""
 
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 from test_resume import crashed
-from tiny import HEAT, STOPS, keys, prompts
-from walk import Walk, lines, outcome
+from tiny import draw, keys, prompts
+from walk import Walk, count, ended, lines, outcome, wait_until
 
-from r1jax import decode, sampler
+from r1jax import checkpoint, decode, sampler
 from r1jax.cohorts import join, split
-from r1jax.rollout import Begun
 from r1jax.sampler import sync
 
 
-def wave(cfg, weights, mesh, asked, row_keys, **more):
-    options = dict(max_tokens=40, temperature=HEAT, stop_ids=STOPS, pad_id=0) | more
-    return sampler.wave(cfg, weights, asked, row_keys, mesh, **options)
-
-
-def left(rollout) -> np.ndarray:
-    """The rows that are unfinished."""
-    return np.flatnonzero(~rollout.stopped & (rollout.lengths < rollout.tokens.shape[1]))
-
-
-def begun(rollout, rows, row_keys) -> Begun:
-    return Begun(
-        [rollout.prompts[i // rollout.group_size] for i in rows],
-        [rollout.tokens[i, : rollout.lengths[i]] for i in rows],
-        row_keys[rows],
-    )
+def small(monkeypatch, chunk: int = 4) -> None:
+    """Chunks, ladders and caches so small that few rows move along all of them."""
+    for name, value in (("CHUNK", chunk), ("LEAST_ROWS", 1), ("LEAST_SLOTS", 8)):
+        monkeypatch.setattr(sampler, name, value)
 
 
 def test_rows_are_split_by_cohort_within_each_shard():
@@ -41,64 +29,63 @@ def test_rows_are_split_by_cohort_within_each_shard():
 
 
 @pytest.mark.parametrize("mesh", ["one", "eight"])
-def test_a_row_carried_over_has_the_tokens_and_logprobs_of_one_that_was_not(cfg, params, one, mesh, request, monkeypatch):
-    mesh, row_keys = request.getfixturevalue(mesh), keys(8)
-    want, _ = wave(cfg, sync(params, one), one, prompts(), row_keys)
-    for name, value in (("CHUNK", 4), ("LEAST_ROWS", 1), ("LEAST_SLOTS", 8), ("LEAST_CARRIED", 1)):
-        monkeypatch.setattr(sampler, name, value)
+def test_a_row_carried_over_has_the_tokens_and_logprobs_of_one_that_was_not(
+    cfg, params, mesh, rolled, request, monkeypatch
+):
+    mesh = request.getfixturevalue(mesh)
+    small(monkeypatch)
     shrunk, shrink, heard, weights = [], decode.shrink, [], sync(params, mesh)
-    monkeypatch.setattr(decode, "shrink", lambda *a, **k: shrunk.append(len(a)) or shrink(*a, **k))
-    first, none = wave(cfg, weights, mesh, prompts()[:2], row_keys[:16], leave=5)
-    rows = left(first)
-    assert none is None and 2 < len(rows) <= 5 and (first.lengths[rows] > 1).all()
-    second, more = wave(
-        cfg, weights, mesh, prompts()[2:], row_keys[16:], begun=begun(first, rows, row_keys), finished=heard.extend
-    )
-    assert 5 in shrunk  # with the arguments of both cohorts
-    before = np.arange(40) < first.lengths[rows][:, None]
-    for got, which in ((second, slice(16, 32)), (more, rows)):
-        np.testing.assert_array_equal(got.tokens, want.tokens[which])
-        np.testing.assert_array_equal(got.lengths, want.lengths[which])
-        np.testing.assert_array_equal(got.stopped, want.stopped[which])
-    np.testing.assert_allclose(second.logp, want.logp[16:], atol=2e-5)
-    np.testing.assert_allclose(np.where(before, first.logp[rows], more.logp), want.logp[rows], atol=2e-5)
-    assert not more.logp[before].any()
-    assert (more.lengths > first.lengths[rows]).all()
-    # Every row is heard of once, those carried over after the 16 others, with all their tokens.
-    assert sorted(row for row, _ in heard) == list(range(16 + len(rows)))
+    monkeypatch.setattr(decode, "shrink", lambda rows, *a, **k: shrunk.append(rows.carried) or shrink(rows, *a, **k))
+    first = draw(cfg, weights, mesh, prompts()[:2], keys(4)[:8], leave=3)
+    carried = np.flatnonzero(first.unfinished)
+    assert 0 < len(carried) <= 3 and (first.lengths[carried] > 1).all()
+    both = draw(cfg, weights, mesh, prompts()[2:], keys(4), before=first, finished=heard.extend)
+    assert any(shrunk)  # with carried rows beside
+    assert both.prompts == prompts()
+    for name in ("tokens", "lengths", "stopped"):
+        np.testing.assert_array_equal(getattr(both, name), getattr(rolled, name))
+    np.testing.assert_allclose(both.logp, rolled.logp, atol=2e-5)
+    before = np.arange(40) < first.lengths[:, None]
+    np.testing.assert_array_equal(both.logp[:8][before], first.logp[before])  # as it was, not read again
+    # Every row is heard of once: what ended in the first wave was heard of then.
+    assert sorted(row for row, _ in heard) == [*carried, *range(8, 16)]
     for row, tokens in heard:
-        source, i = (second, row) if row < 16 else (more, row - 16)
-        np.testing.assert_array_equal(tokens, source.tokens[i, : source.lengths[i]])
+        np.testing.assert_array_equal(tokens, both.tokens[row, : both.lengths[row]])
+
+
+def test_in_double_precision_a_row_carried_over_has_the_logprobs_of_one_that_was_not(cfg, params, one, monkeypatch):
+    small(monkeypatch)
+    weights = sync(params, one)
+    whole = draw(cfg, weights, one, prompts(), keys(4), attention="exact")
+    first = draw(cfg, weights, one, prompts()[:2], keys(4)[:8], attention="exact", leave=3)
+    assert first.unfinished.any()
+    both = draw(cfg, weights, one, prompts()[2:], keys(4), attention="exact", before=first)
+    np.testing.assert_array_equal(both.tokens, whole.tokens)
+    np.testing.assert_allclose(both.logp, whole.logp, atol=2e-6)
 
 
 def test_a_row_may_be_carried_over_again_and_again(cfg, params, one, rolled, monkeypatch):
-    for name, value in (("CHUNK", 4), ("LEAST_CARRIED", 1)):
-        monkeypatch.setattr(sampler, name, value)
-    weights, row_keys = sync(params, one), keys(4)
-    rollout, _ = wave(cfg, weights, one, prompts()[:1], row_keys[:4], leave=2)
-    rows, tokens, waves = left(rollout), rollout.tokens.copy(), 0
-    open_rows = begun(rollout, rows, row_keys)
-    while open_rows.tokens:
+    small(monkeypatch, chunk=1)
+    weights, waves = sync(params, one), 0
+    got = draw(cfg, weights, one, prompts()[:1], keys(4)[:4], leave=3)
+    while got.unfinished.any():
         # Another prompt in each wave, of which nobody waits for the last rows either.
-        _, more = wave(cfg, weights, one, prompts()[1:2], row_keys[4:8], begun=open_rows, leave=2 + len(rows))
-        tokens[rows] = more.tokens
-        still = left(more)
-        rows, open_rows, waves = rows[still], begun(more, still, open_rows.keys), waves + 1
+        wave = draw(cfg, weights, one, prompts()[1:2], keys(4)[:8], before=got, leave=2 + got.unfinished.sum())
+        got, waves = got._replace(**{name: getattr(wave, name)[:4] for name in wave._fields[1:5]}), waves + 1
     assert waves > 1
-    np.testing.assert_array_equal(tokens, rolled.tokens[:4])
+    np.testing.assert_array_equal(got.tokens, rolled.tokens[:4])
+    np.testing.assert_allclose(got.logp, rolled.logp[:4], atol=2e-5)
 
 
 def test_a_wave_ends_when_few_enough_rows_are_left(cfg, params, one, rolled, monkeypatch):
     monkeypatch.setattr(sampler, "CHUNK", 1)
-    weights = sync(params, one)
     for leave in (0, 1, 5):
-        got, none = wave(cfg, weights, one, prompts(), keys(4), leave=leave)
-        assert none is None and len(left(got)) <= leave
+        got = draw(cfg, sync(params, one), one, prompts(), keys(4), leave=leave)
+        assert got.unfinished.sum() <= leave
         # One step earlier there were more: rows that end at the last step were all unfinished before it.
         last = got.lengths.max()
         assert leave == 0 or np.sum(rolled.lengths >= last) > leave
-        for row in range(16):
-            np.testing.assert_array_equal(got.tokens[row, :last], rolled.tokens[row, :last])
+        np.testing.assert_array_equal(got.tokens[:, :last], rolled.tokens[:, :last])
 
 
 FLAGS = dict(questions_per_round=4, carry_over=3, max_tokens=40, log_samples=64)  # all 16 rows are logged
@@ -143,7 +130,8 @@ def test_each_token_has_the_version_of_the_policy_that_sampled_it(walk, tmp_path
     for row in samples:
         versions = [version for version, _ in row["versions"]]
         assert sum(tokens for _, tokens in row["versions"]) == row["length"]
-        assert versions == list(range(row["round"], row["round"] + len(versions)))  # a wave in each round, from its own on
+        # A wave in each round, from its own on.
+        assert versions == list(range(row["round"], row["round"] + len(versions)))
         assert versions[-1] < row["step"]
     assert any(len(row["versions"]) > 1 for row in samples)
     for line in lines(workdir, "metrics"):
@@ -173,6 +161,21 @@ def test_a_run_goes_on_with_the_rows_its_checkpoint_holds(walk, tmp_path, monkey
     workdir = crashed(whole, tmp_path / "run", 4, 5)
     walk.here(workdir, resume=True, **flags)
     assert outcome(workdir) == outcome(whole)
+
+
+def test_kill_9_while_groups_wait_changes_nothing(walk, tmp_path):
+    flags = FLAGS | {"steps": 8, "max_tokens": 64, "save_every": 1}
+    whole = walk.here(tmp_path / "whole", **flags)
+    waiting = [line["group/waiting"] for line in lines(whole, "metrics")]
+    at = next(step for step, groups in enumerate(waiting, start=1) if groups and step > 1)
+    process = walk.spawn(tmp_path / "run", **flags)
+    wait_until(lambda: count(tmp_path / "run", "metrics") >= at, process)
+    process.send_signal(signal.SIGKILL)
+    assert ended(process)[0] == -signal.SIGKILL
+    last = checkpoint.latest(tmp_path / "run" / "checkpoints")
+    assert 0 < last < 8 and waiting[last - 1] > 0
+    walk.here(tmp_path / "run", resume=True, **flags)
+    assert outcome(tmp_path / "run") == outcome(whole)
 
 
 def test_old_is_the_policy_of_the_round_or_the_samplers_own_of_each_token(walk, tmp_path, often):

@@ -18,7 +18,8 @@ CUTS = [
 
 
 def left(logits, cut):
-    """Which tokens remain, one row in float64, by the definitions; and how far the nearest one lies from the edge of top-p."""
+    """Which tokens remain, one row in float64, by the definitions; and how far the nearest one lies from the edge of
+    top-p."""
     order = np.argsort(-logits, kind="stable")
     p = np.exp(logits[order] - logits.max())
     count, margin = len(p), 1.0
@@ -90,7 +91,8 @@ def test_what_is_left_is_drawn_as_often_as_its_share_and_reported_under_the_full
 
 
 def test_a_draw_never_falls_on_a_token_without_mass_between_tokens_that_have_some():
-    # Nearly every block and place is empty: a cumulative sum that moves by a rounding there must not be taken for a token.
+    # Nearly every block and place is empty: a cumulative sum that moves by a rounding there must not be taken for a
+    # token.
     rng = np.random.default_rng(0)
     logits = np.full((4096, 260), -200.0, np.float32)
     some = rng.random(logits.shape) < 0.05

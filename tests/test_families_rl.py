@@ -1,5 +1,7 @@
 """Rounds of reinforcement learning on tiny random models of real families: the same on every mesh."""
 
+import functools
+
 import families
 import jax
 import jax.numpy as jnp
@@ -18,6 +20,7 @@ from r1jax.update import Learner, grpo_objective, start, update
 from r1jax.weights import from_hf
 
 ROUNDS, GROUP, TOKENS, ROW = 2, 4, 12, 48
+SGD = optax.sgd(0.3)  # one for all: learners of equal parts share their programs
 PROMPTS = [[5, 9, 21, 33 + i, *range(40, 40 + i)] for i in range(4)]
 STOPS = (3, 7, 11, 13, 17)
 
@@ -27,7 +30,7 @@ def run(directory, spec):
     mesh = make_mesh(spec)
     with jax.set_mesh(mesh):
         cfg, params = from_hf(directory, mesh)
-        learner = Learner(cfg, optax.sgd(0.3), grpo_objective(0.2, 1e-3), 1.0)
+        learner = Learner(cfg, SGD, grpo_objective(0.2, 1e-3), 1.0)
         state, reference = start(learner, params, mesh), jax.tree.map(jnp.copy, params)
         drawn, gaps = [], []
         for number in range(ROUNDS):
@@ -68,6 +71,19 @@ def minibatch(learner, reference, rollout, mesh):
     return Minibatch(PackedRows(*rows), arrays["weight"], arrays["advantage"], arrays["logp"], None, ref)
 
 
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """By family: its directory, and what `run` finds there on one device."""
+
+    @functools.cache
+    def found(family):
+        directory = tmp_path_factory.mktemp("family")
+        families.model(family).save_pretrained(directory)
+        return directory, run(directory, "1x1")
+
+    return found
+
+
 @pytest.mark.parametrize(
     ("family", "spec"),
     [
@@ -79,10 +95,9 @@ def minibatch(learner, reference, rollout, mesh):
         pytest.param("gemma2", "2x4", marks=pytest.mark.slow),
     ],
 )
-def test_rounds_on_a_mesh_are_those_of_one_device(family, spec, tmp_path):
-    families.model(family).save_pretrained(tmp_path)
-    drawn, gap, params, before = run(tmp_path, "1x1")
-    other, other_gap, other_params, _ = run(tmp_path, spec)
+def test_rounds_on_a_mesh_are_those_of_one_device(alone, family, spec):
+    directory, (drawn, gap, params, before) = alone(family)
+    other, other_gap, other_params, _ = run(directory, spec)
     for ours, theirs in zip(drawn, other, strict=True):
         np.testing.assert_array_equal(ours, theirs)
     assert max(gap, other_gap) <= 2e-5

@@ -31,7 +31,8 @@ def test_every_part_measures_without_a_failure(command, lines):
 
 
 def test_forced_rows_stop_where_their_keys_say(lines):
-    """The mean of 4 lengths between 1 and 20, and a longest of 20 or near: keys of just these lengths may be lacking."""
+    """The mean of 4 lengths between 1 and 20, and a longest of 20 or near: keys of just these lengths may be
+    lacking."""
     wave = lines["G3", "wave pallas"]
     assert abs(wave["mean_length"] - 8) <= 1 and 18 <= wave["longest"] <= 20
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import r1jax
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -45,3 +47,9 @@ def test_every_public_name_resolves_where_it_says_it_lives():
         assert getattr(r1jax, name) is not None, name
     with pytest.raises(AttributeError, match="grpo_los"):
         _ = r1jax.grpo_los
+
+
+def test_no_public_name_is_that_of_a_module():
+    """Importing the module would put it in the place of the name."""
+    modules = {path.stem for path in Path(r1jax.__file__).parent.glob("*.py")}
+    assert "update" in modules and not modules & set(r1jax.__all__)

@@ -39,7 +39,7 @@ def figures(loss: float = 0.5, entropy: float = 1.0) -> dict:
 def ledger(tmp_path, cfg):
     logs = Logs(tmp_path, -1)
     device = limits.Device(0.0, 1e12, 1e12)
-    with Progress(9) as progress, Ledger(tmp_path, RECIPE, logs, Alarms(), progress, Pace(cfg, device, 1, 4)) as ledger:
+    with Progress(9) as progress, Ledger(tmp_path, RECIPE, logs, Alarms(), progress, Pace(cfg, device, 1, 4, 4)) as ledger:
         yield ledger
     logs.close()
 

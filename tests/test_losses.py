@@ -58,7 +58,9 @@ def published(loss, logp, old, ref, drawn, rewards, mask, cap):
 def arguments(loss, logp, old, ref, drawn, rewards, mask, cap):
     """What `policy_loss` is given for it."""
     lengths = mask.sum(-1).astype(np.float64)
-    weight = row_weights(loss, lengths, lengths > 0, rows=len(mask), tokens=int(mask.sum()), max_tokens=T)[:, None] * mask
+    weight = (
+        row_weights(loss, lengths, lengths > 0, rows=len(mask), tokens=int(mask.sum()), max_tokens=T)[:, None] * mask
+    )
     advantages = np.asarray(group_advantages(rewards[None], scaled=loss != "dr_grpo"))[0]
     more = {}
     if loss == "sequence":
@@ -100,7 +102,8 @@ def test_weights_worked_by_hand():
     lengths, valid = np.float64([1, 3, 5]), np.bool_([1, 1, 0])
     weights = {loss: row_weights(loss, lengths, valid, rows=2, tokens=4, max_tokens=8).tolist() for loss in LOSSES}
     assert weights == {
-        "grpo": [1 / 2, 1 / 6, 0], "sequence": [1 / 2, 1 / 6, 0], "dr_grpo": [1 / 16, 1 / 16, 0], "dapo": [1 / 4, 1 / 4, 0],
+        "grpo": [1 / 2, 1 / 6, 0], "sequence": [1 / 2, 1 / 6, 0], "dr_grpo": [1 / 16, 1 / 16, 0],
+        "dapo": [1 / 4, 1 / 4, 0],
     }  # fmt: skip
     with pytest.raises(ValueError, match="--loss=ppo must be one of grpo, dr_grpo, dapo, sequence"):
         row_weights("ppo", lengths, valid, rows=2, tokens=4, max_tokens=8)
@@ -146,18 +149,24 @@ def test_truncated_importance_worked_by_hand():
 
 
 def test_completions_of_a_packed_row_are_numbered_from_the_left():
-    rows, _ = pack([[1, 2, 3, 4], [5, 6, 7]], [(0, np.arange(10, 17)), (0, np.arange(20, 27)), (1, np.arange(30, 36))], 28)
+    rows, _ = pack(
+        [[1, 2, 3, 4], [5, 6, 7]], [(0, np.arange(10, 17)), (0, np.arange(20, 27)), (1, np.arange(30, 36))], 28
+    )
     got = np.asarray(numbered(jax.tree.map(jnp.asarray, rows)))
     assert got[0].tolist() == [0] * 4 + [1] * 7 + [2] * 7 + [3] * 3 + [4] * 6 + [5]
 
 
-RECIPE = dataclasses.replace(NANO, group_size=4, max_tokens=40, row_length=96, batch_rows=4, temperature=HEAT, kl_coef=0.0)
+RECIPE = dataclasses.replace(
+    NANO, group_size=4, max_tokens=40, row_length=96, batch_rows=4, temperature=HEAT, kl_coef=0.0
+)
 
 
 def rounded(rollout, advantages, valid=None):
     """A round that earned these advantages."""
     valid = np.ones(16, bool) if valid is None else valid
-    return Round([], rollout._replace(prompts=prompts()), [""] * 16, Scores(np.zeros(16), valid, {}, []), np.float32(advantages))
+    return Round(
+        [], rollout._replace(prompts=prompts()), [""] * 16, Scores(np.zeros(16), valid, {}, []), np.float32(advantages)
+    )
 
 
 def gradient(cfg, params, batches, **objective):
@@ -179,7 +188,9 @@ def test_rows_of_zero_advantage_are_left_out_of_the_update_and_stay_in_the_norma
     scorer = Learner(cfg, SGD, grpo_objective(0.2, 0.0), HEAT)
     few = micro_batches(recipe, round_, members, scorer, params, params, one, first=True)
     # A balanced load counts every token, so that all rows stay: an all but zero rate is the same loss on all rows.
-    many = micro_batches(dataclasses.replace(recipe, balance_rate=1e-9), round_, members, scorer, params, params, one, first=True)
+    many = micro_batches(
+        dataclasses.replace(recipe, balance_rate=1e-9), round_, members, scorer, params, params, one, first=True
+    )
 
     def slots(batches):
         return sum(int((np.asarray(b.rows.segment) > 0).sum()) for b in batches)
@@ -203,7 +214,9 @@ def test_no_row_is_left_out_where_it_could_move_the_policy(cfg, params, one, rol
 
 def test_a_minibatch_whose_advantages_are_all_zero_is_one_batch_of_padding_and_no_gradient(cfg, params, one, rolled):
     scorer = Learner(cfg, SGD, grpo_objective(0.2, 0.0), HEAT)
-    (batch,) = micro_batches(RECIPE, rounded(rolled, np.zeros(16)), np.arange(16), scorer, params, params, one, first=True)
+    (batch,) = micro_batches(
+        RECIPE, rounded(rolled, np.zeros(16)), np.arange(16), scorer, params, params, one, first=True
+    )
     assert not np.any(batch.weight)
     sums = gradient(cfg, params, [batch])
     assert all(not np.any(g) for g in jax.tree.leaves(sums.grads))
@@ -211,10 +224,13 @@ def test_a_minibatch_whose_advantages_are_all_zero_is_one_batch_of_padding_and_n
 
 
 def test_truncated_importance_weighs_the_update_by_what_the_sampler_got_wrong(cfg, params, one, rolled):
-    # A sampler that says each token was e^−0.5 as likely: π_old/π_sampler = 1.65 everywhere, or 1.2 where that is the cap.
+    # A sampler that says each token was e^−0.5 as likely: π_old/π_sampler = 1.65 everywhere, or 1.2 where that is the
+    # cap.
     scorer = Learner(cfg, SGD, grpo_objective(0.2, 0.0), HEAT)
     off = rolled._replace(logp=rolled.logp - 0.5)
-    batches = micro_batches(RECIPE, rounded(off, np.linspace(-1, 1, 16)), np.arange(16), scorer, params, params, one, first=True)
+    batches = micro_batches(
+        RECIPE, rounded(off, np.linspace(-1, 1, 16)), np.arange(16), scorer, params, params, one, first=True
+    )
     plain, loose, tight = (gradient(cfg, params, batches, tis_cap=cap) for cap in (0.0, 2.0, 1.2))
     for a, b, c in zip(*(jax.tree.leaves(x.grads) for x in (plain, loose, tight)), strict=True):
         np.testing.assert_allclose(b, np.exp(0.5) * np.asarray(a), atol=2e-5 * float(abs(b).max()), rtol=0)

@@ -1,18 +1,23 @@
 """The dry run: what it counts, against arrays that were really placed, and against worked examples."""
 
 import dataclasses
+import importlib
 
 import jax
 import numpy as np
 import pytest
 
+from experiments.r1_3_rejection_sft import PAPER as STAGE_3
 from experiments.r1_zero import PAPER, RECIPES
+from experiments.train_reward_model import PAPER as REWARD
 from r1jax.command import parse
 from r1jax.model import transformer
 from r1jax.plan import DEVICES, PlanOptions, dry_run, placed, plan, text
+from r1jax.plan_supervised import TunePlanOptions, reward, tune
 from r1jax.presets import PRESETS
 from r1jax.sampler import sync
 from r1jax.sharding import AXES, place
+from r1jax.train_reward_model import READ
 
 
 def test_the_numbers_of_one_device_are_those_that_lie_on_it(cfg, params, eight):
@@ -95,3 +100,47 @@ def test_the_shipped_base_and_a_directory_have_plans_too(tmp_path):
         dry_run("nano", str(tmp_path), command.numbers, "auto", command.plan, "")
     with pytest.raises(ValueError, match="--device=abacus"):
         plan(PRESETS["qwen3-8b"], command.numbers, "1x1", PlanOptions(device="abacus"))
+
+
+def test_fine_tuning_has_a_plan_that_agrees_with_the_worked_example():
+    """Stage 3 on Qwen2.5-1.5B: 4 bytes a parameter, 8 of moments, 4 of gradients; 800,000 records of 4,096 tokens."""
+    found = tune(PRESETS["qwen2.5-1.5b"], STAGE_3, "8x8", TunePlanOptions())
+    n, whole = 1_543_714_304, tune(PRESETS["qwen2.5-1.5b"], STAGE_3, "1x1", TunePlanOptions())
+    assert whole.held["parameters, float32"] == whole.update["gradients, float32"] == 4 * n
+    assert whole.held["optimizer's moments, float32"] == pytest.approx(8 * n, rel=1e-6)  # and a count
+    assert found.held["parameters, float32"] >= 4 * n / 64
+    assert found.step_tokens == 128 * 32_768
+    assert found.steps == round(2 * 800_000 * 4096 / (128 * 32_768))  # two epochs
+    # 8 N flops a token with full remat; and attention: 4 x 28 layers x 12 heads x 128 for each of 4,096 tokens before.
+    flops = 8 * n + 4 * (4 * 28 * 12 * 128) * 4096
+    assert found.seconds == pytest.approx(flops * found.step_tokens / 64 / DEVICES["h200"].flops, rel=0.02)
+
+
+def test_a_reward_model_has_a_plan_without_logits():
+    helpful, safety = (reward(PRESETS["qwen2.5-1.5b"], REWARD, kind, "1x1", PlanOptions()) for kind in READ)
+    assert "logits" not in helpful.update
+    # 66,000 pairs by 256, once: 257.8 steps; two texts of an eighth of 8,192 tokens each
+    assert helpful.steps == 258 and helpful.step_tokens == 2 * safety.step_tokens == 2 * 256 * 1024
+    # the body of 1.31 B parameters without the unembedding: 6 N flops a token, 8 with full remat
+    assert helpful.seconds > 8 * 1.3e9 * helpful.step_tokens / DEVICES["h200"].flops
+
+
+@pytest.mark.parametrize(
+    "name, flags",
+    [
+        ("r1_1_cold_start", []),
+        ("r1_3_rejection_sft", []),
+        ("distill", []),
+        ("train_reward_model", ["--kind=safety"]),
+        ("r1_2_reasoning_rl", []),
+        ("r1_4_all_scenarios_rl", []),
+    ],
+)
+def test_every_stage_plans_without_weights_or_devices(name, flags, capsys, monkeypatch):
+    recipe = "qwen-1.5b" if name == "distill" else "paper"
+    arguments = ["--model=qwen2.5-1.5b", "--weights=nowhere", f"--recipe={recipe}", "--mesh=8x8", "--dry-run"]
+    monkeypatch.setattr("sys.argv", [name, *arguments, *flags])
+    importlib.import_module(f"experiments.{name}").main()
+    said = capsys.readouterr().out
+    assert f"recipe {recipe}: qwen2.5-1.5b" in said and "= 64 x h200" in said
+    assert "seconds of a step, at the limit" in said

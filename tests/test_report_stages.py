@@ -37,7 +37,9 @@ def stage(home, folder, parent, *, data=None, recipe=None, seconds=1.0, steps=4,
     (home / folder / "manifest.json").write_text(json.dumps(manifest))
     with JsonLines(home / folder / "metrics.jsonl") as lines:
         for step in range(1, steps + 1):
-            lines.write({"step": step, "perf/step_s": seconds} | (metrics or {"reward/accuracy": 0.5, "reward/mean": 1.0}))
+            lines.write(
+                {"step": step, "perf/step_s": seconds} | (metrics or {"reward/accuracy": 0.5, "reward/mean": 1.0})
+            )
     with JsonLines(home / folder / "eval.jsonl") as lines:
         for step in (0, steps):
             lines.write({"step": step, "n": 512, "accuracy": 0.25, "helpful": 0.5})
@@ -153,9 +155,16 @@ def test_hostile_text_stays_text_wherever_it_comes_from(home, text):
         data={"sha256": text, "counts": {text: {text: 3}, "reason": {text: 2}, "rewritten_by": {text: {text: 1}}}},
     )  # fmt: skip
     stage(home, "reward_helpful", (text, text), stage=f"reward_model_{text}", results={"final": {text: 0.5}})
-    sample = {"id": text, "problem": text, "kind": text, "gold": text, "completions": {text: {"text": text, "verdict": text}}}
+    sample = {
+        "id": text,
+        "problem": text,
+        "kind": text,
+        "gold": text,
+        "completions": {text: {"text": text, "verdict": text}},
+    }
     document(
-        home, seed=text, samples=[sample], paper={text: {text: 50.0}}, budget=[{"stage": text, "minutes": 1, "planned": 2}],
+        home, seed=text, samples=[sample], paper={text: {text: 50.0}},
+        budget=[{"stage": text, "minutes": 1, "planned": 2}],
         stages=[{"name": text, "folder": folder} for folder in NAMES.values()],
         table=[{"figure": text, "group": text, "unit": text, "paper": text, "values": {text: cell}}],
     )  # fmt: skip
@@ -186,7 +195,12 @@ def test_the_mean_of_kinds_has_the_interval_of_independent_means(home):
     # Half widths 0.03 and 0.04 of two kinds: sqrt(0.03² + 0.04²) / 2 = 0.025.
     cells = [{"mean": 0.4, "low": 0.37, "high": 0.43}, {"mean": 0.6, "low": 0.56, "high": 0.64}]
     values = [{"R1": cells[0], "base": cells[0]}, {"R1": cells[1]}]
-    document(home, table=[{"figure": "pass@1", "group": g, "unit": "share", "values": v} for g, v in zip("ab", values, strict=True)])
+    document(
+        home,
+        table=[
+            {"figure": "pass@1", "group": g, "unit": "share", "values": v} for g, v in zip("ab", values, strict=True)
+        ],
+    )
     row = mean_row(rows_of(load_stages(home)))
     assert list(row.cells) == ["R1"]  # the base lacks a kind
     assert row.cells["R1"][:3] == pytest.approx((0.5, 0.475, 0.525))
@@ -227,16 +241,26 @@ def test_a_folder_outside_the_working_directory_is_not_read(home):
 def test_in_a_browser_samples_can_be_chosen_curves_read_and_nothing_is_asked_for(home):
     hostile = "</script><img src=http://evil.example/x onerror=hacked=1> wait \u202e"
     said = {name: {"text": f"{name}: {hostile}", "verdict": "wrong"} for name in ("base", "R1")}
-    document(home, samples=[{"id": str(i), "kind": kind, "problem": f"{kind}?", "completions": said} for i, kind in enumerate("ab")])
+    document(
+        home,
+        samples=[
+            {"id": str(i), "kind": kind, "problem": f"{kind}?", "completions": said} for i, kind in enumerate("ab")
+        ],
+    )
     url = report.write_stages(home).as_uri()
     with Chromium() as page:
         page.open(url)
-        assert page.run("[...document.querySelectorAll('.answer-of h4 span:first-child')].map(e => e.textContent)") == ["base", "R1"]
+        assert page.run("[...document.querySelectorAll('.answer-of h4 span:first-child')].map(e => e.textContent)") == [
+            "base",
+            "R1",
+        ]
         assert "<img src=http" in page.run("document.querySelector('.answer-of .text').textContent")
         page.run("document.getElementById('next').click()")
         assert page.run("document.querySelector('#question h3').textContent") == "b?"
         page.run("document.querySelector('.chip').click()")
-        assert page.run("[...document.querySelectorAll('.answer-of h4 span:first-child')].map(e => e.textContent)") == ["R1"]
+        assert page.run("[...document.querySelectorAll('.answer-of h4 span:first-child')].map(e => e.textContent)") == [
+            "R1"
+        ]
         page.run("readStep(charts[0].series[0].x[1], 0)")
         assert page.run("charts[0].output.textContent") == "R1-Zero · step 2"
         assert page.run("charts.at(-1).output.textContent") == ""  # another axis

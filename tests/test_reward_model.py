@@ -126,7 +126,9 @@ def test_a_bucket_is_the_next_power_of_two(length, slots):
 
 
 def judged(label, weight):
-    return Judged(padded([[1]] * len(label), len(label), 32), jnp.asarray(label, jnp.float32), jnp.asarray(weight, jnp.float32))
+    return Judged(
+        padded([[1]] * len(label), len(label), 32), jnp.asarray(label, jnp.float32), jnp.asarray(weight, jnp.float32)
+    )
 
 
 def test_the_pairwise_loss_and_its_gradient_are_those_of_bradley_and_terry():
@@ -215,5 +217,7 @@ def test_rows_that_fill_a_batch_pull_at_nothing(model, one, tokenizer):
     garbage[6:] = 77
     other = batch._replace(texts=Texts(*shard_rows(Texts(garbage, np.asarray(batch.texts.last)), one)))
     learner = Learner(model.cfg, optax.sgd(0.1), pairwise, remat="none")
-    sums = [reward_model.accumulate(learner, model.params, reward_model.nothing(model.params), b) for b in (batch, other)]
+    sums = [
+        reward_model.accumulate(learner, model.params, reward_model.nothing(model.params), b) for b in (batch, other)
+    ]
     jax.tree.map(np.testing.assert_array_equal, *sums)

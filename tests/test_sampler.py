@@ -156,7 +156,8 @@ def test_two_hundred_thousand_draws_have_the_chi_square_of_chance():
     # Per degree of freedom it is 1 ± √(2/511) = 1 ± 0.063.
     logits = np.float32(np.random.default_rng(1).standard_normal(512))
     token, _ = jax.jit(decode.draw, static_argnames="greedy")(
-        jnp.broadcast_to(logits, (200_000, 512)), jax.random.split(jax.random.key(1), 200_000), jnp.int32(0), jnp.float32(1.0),
+        jnp.broadcast_to(logits, (200_000, 512)), jax.random.split(jax.random.key(1), 200_000), jnp.int32(0),
+        jnp.float32(1.0),
         greedy=False,
     )  # fmt: skip
     share = np.exp(logits.astype(np.float64))

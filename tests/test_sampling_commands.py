@@ -1,8 +1,10 @@
 """`experiments.evaluate` and `experiments.generate` on tiny models, from the command line to the files."""
 
 import json
+import os
 import random
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from unittest import mock
@@ -12,6 +14,8 @@ import pytest
 import tokenizers
 from families import transformers
 from tokenizers import decoders, models, pre_tokenizers, trainers
+from two_processes import CLUSTER_VARIABLES
+from walk import ROOT, count, ended, wait_until
 
 from experiments import evaluate, generate
 from r1jax.log import read
@@ -24,6 +28,14 @@ PROGRAM = {
     "kind": "code",
 }
 CHOICE = {"id": "big", "question": "Which is largest?", "choices": ["3", "9", "5", "1"], "answer": "B"}
+# The keys of the AIME and AMC files and of OlympiadBench's text-only mathematics; the problems are our own.
+COMPETITIONS = [
+    {"id": "aime-0", "problem": "Find the least $n > 100$ that $7$ divides.", "answer": "105", "url": "https://example.org"},
+    {
+        "id": "olympiad-0", "problem": "How long is the hypotenuse over $3$ and $4$ cm?", "answer": ["$5$"],
+        "answer_type": "Numerical", "unit": "cm", "error": None, "multiple": False,
+    },
+]  # fmt: skip
 CHAT = "{{ bos_token }}<user>{{ messages[0].content }}<assistant>"
 
 
@@ -54,6 +66,15 @@ def run(module, **flags):
         module.main()
 
 
+def spawn(module, **flags) -> subprocess.Popen:
+    """The command in a process of its own."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith(CLUSTER_VARIABLES)} | {
+        "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "8", "PYTHONPATH": str(ROOT),
+    }  # fmt: skip
+    command = [sys.executable, "-m", module, *(f"--{name.replace('_', '-')}={value}" for name, value in flags.items())]
+    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
 def refused(module, **flags):
     with pytest.raises(SystemExit) as left:
         run(module, **flags)
@@ -65,7 +86,9 @@ def files(qwen, tmp_path_factory):
     """The flags of a small evaluation on files of every kind, and what it has written."""
     home = tmp_path_factory.mktemp("evaluated")
     (home / "others.jsonl").write_text(json.dumps(PROGRAM) + "\n" + json.dumps(CHOICE) + "\n")
-    paths = [CASES / "gsm8k_sample.jsonl", CASES / "math500_sample.jsonl", home / "others.jsonl"]
+    (home / "competitions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in COMPETITIONS))
+    paths = [CASES / "gsm8k_sample.jsonl", CASES / "math500_sample.jsonl"]
+    paths += [home / "others.jsonl", home / "competitions.jsonl"]
     flags = dict(
         weights=qwen, benchmarks=",".join(map(str, paths)), problems=2, samples=2, max_tokens=4, wave_rows=4,
         mesh="1x1", template="chat",
@@ -78,7 +101,7 @@ def test_a_file_of_every_kind_is_evaluated_from_the_command_line(files):
     _, home = files
     results = json.loads((home / "results.json").read_text())
     assert {name: (found["n"], found["samples"]) for name, found in results["benchmarks"].items()} == {
-        "gsm8k_sample": (2, 2), "math500_sample": (2, 2), "others": (2, 2),
+        "gsm8k_sample": (2, 2), "math500_sample": (2, 2), "others": (2, 2), "competitions": (2, 2),
     }  # fmt: skip
     by_task = results["benchmarks"]["others"]["by_task"]
     assert {name: found["n"] for name, found in by_task.items()} == {
@@ -101,8 +124,27 @@ def test_a_file_of_every_kind_is_evaluated_from_the_command_line(files):
     }
     lines = read(home / "gsm8k_sample.jsonl")
     assert [(line["id"], line["sample"]) for line in lines] == [(f"gsm8k-test-{i}", k) for i in (1, 3) for k in (0, 1)]
+    assert [line["gold"] for line in read(home / "competitions.jsonl")] == ["105", "105", "$5$", "$5$"]
     manifest = json.loads((home / "manifest.json").read_text())
     assert manifest["status"] == "complete" and len(manifest["parent"]["sha256"]) == 64
+
+
+def test_the_figures_are_those_of_the_lines_by_hand(files, tmp_path):
+    """Two problems of two samples each: one right of two, whose answers differ, and none right."""
+    flags, whole = files
+    shutil.copytree(whole, tmp_path / "again")
+    path = tmp_path / "again" / "gsm8k_sample.jsonl"
+    said = [("correct", "7"), ("wrong", "8"), ("wrong", "1"), ("no_answer", None)]
+    lines = [
+        line | {"verdict": verdict, "answer": answer, "right": verdict == "correct"}
+        for line, (verdict, answer) in zip(read(path), said, strict=True)
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (tmp_path / "again" / "results.json").unlink()
+    run(evaluate, **flags, workdir=tmp_path / "again")  # nothing is drawn: every line is there
+    found = json.loads((tmp_path / "again" / "results.json").read_text())["benchmarks"]["gsm8k_sample"]
+    # pass@1: (1/2 + 0)/2; pass@2: (1 + 0)/2; cons@2: a tie of 7 and 8 is worth 1/2, and 1 is wrong: (1/2 + 0)/2
+    assert [found[name]["mean"] for name in ("pass@1", "pass@2", "cons@2", "no_answer")] == [0.25, 0.5, 0.25, 0.25]
 
 
 def test_an_evaluation_killed_anywhere_ends_with_the_same_results(files, tmp_path):
@@ -202,3 +244,24 @@ def test_records_carry_what_a_review_needs_and_the_filters_their_reasons(walk, t
     assert [row["raw"] for row in rows] == [record["raw"] for record in records]
     assert {row["reason"] for row in rows} <= {"", "repetition"}
     assert (tmp_path / "new" / "samples.jsonl").read_bytes() == there
+
+
+def test_records_whose_sampling_was_killed_are_those_of_one_that_was_not(qwen, tmp_path):
+    pytest.importorskip("pyarrow")
+    flags = dict(
+        weights=qwen, prompts="nano:compare", count=16, samples=2, max_tokens=4, wave_rows=4, template="chat",
+        mesh="1x1", right=False, finished=False, least_language=0,
+    )  # fmt: skip
+    process = spawn("experiments.generate", **flags, workdir=tmp_path / "killed")
+    wait_until(lambda: count(tmp_path / "killed", "samples") > 0, process)
+    process.kill()
+    ended(process)
+    assert count(tmp_path / "killed", "samples") < 32, "it was killed too late to show anything"
+    for form in ("jsonl", "parquet"):
+        run(generate, **flags, to=form, workdir=tmp_path / "whole")
+        shutil.copytree(tmp_path / "killed", tmp_path / form)
+        run(generate, **flags, to=form, workdir=tmp_path / form)
+        for name in (f"records.{form}", "samples.jsonl"):
+            assert (tmp_path / form / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+        manifest = json.loads((tmp_path / form / "manifest.json").read_text())
+        assert manifest["status"] == "complete" and sum(manifest["results"]["final"].values()) == 32

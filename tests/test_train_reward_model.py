@@ -9,19 +9,21 @@ import numpy as np
 import pytest
 from tiny import sharp
 
-from experiments import nano_base
+from experiments import nano_base, r1_zero
 from experiments.train_reward_model import NANO, PAPER
-from r1jax import checkpoint, lineage, log, tokenizer
+from r1jax import checkpoint, lineage, log, tokenizer, train_rl
 from r1jax.data.judged import completion_of, read
 from r1jax.model.config import ModelConfig
 from r1jax.nano import corpus
 from r1jax.preference import all_scenarios
 from r1jax.reward_model import RewardModel, helpful_input, safety_input, score, summary_of
 from r1jax.rewards.isolate import Pool
-from r1jax.run import Policy, RunOptions
+from r1jax.run import Policy, RunOptions, load_policy
 from r1jax.train_reward_model import load, taken, texts_of, train
 
-SMALL = dataclasses.replace(NANO, items=44, held_out_items=24, batch_items=16, batch_rows=8, save_every=1, warmup_steps=0, learning_rate=3e-3)
+SMALL = dataclasses.replace(
+    NANO, items=44, held_out_items=24, batch_items=16, batch_rows=8, save_every=1, warmup_steps=0, learning_rate=3e-3
+)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +31,9 @@ def base(tmp_path_factory):
     """A random base of two layers with a tokenizer of its own."""
     directory = tmp_path_factory.mktemp("base")
     pieces = tokenizer.train((corpus.document(1, i) for i in range(200)), 500)
-    cfg = ModelConfig(vocab_size=pieces.vocab_size, width=32, layers=2, heads=2, kv_heads=1, head_width=16, mlp_width=64, qk_norm=True)
+    cfg = ModelConfig(
+        vocab_size=pieces.vocab_size, width=32, layers=2, heads=2, kv_heads=1, head_width=16, mlp_width=64, qk_norm=True
+    )
     nano_base.export(directory, cfg, jax.tree.map(np.asarray, sharp(cfg, seed=0)), pieces)
     return directory
 
@@ -38,7 +42,10 @@ def base(tmp_path_factory):
 def finished(base, tmp_path_factory):
     """Both reward models, trained for three steps. Read only."""
     home = tmp_path_factory.mktemp("rewards")
-    return {kind: train(SMALL, RunOptions(workdir=str(home / kind), weights=str(base), mesh="1x1"), kind) for kind in ("helpful", "safety")}
+    return {
+        kind: train(SMALL, RunOptions(workdir=str(home / kind), weights=str(base), mesh="1x1"), kind)
+        for kind in ("helpful", "safety")
+    }
 
 
 def test_the_numbers_are_the_papers():
@@ -65,7 +72,8 @@ def test_a_reward_model_is_trained_measured_and_calibrated(kind, finished, one):
     else:
         safe = np.asarray([item["safe"] for item in made(0, 24, "held out")])
         assert manifest.results["final"]["accuracy"] == np.mean((values > 0) == safe)
-        # Platt's fit has the mean probability of its (smoothed) targets: (19·20/21 + ...)/24 is within 0.05 of the share
+        # Platt's fit has the mean probability of its (smoothed) targets: (19·20/21 + ...)/24 is within 0.05 of the
+        # share
         assert abs((1 / (1 + np.exp(-values))).mean() - safe.mean()) < 0.06
 
 
@@ -80,16 +88,37 @@ def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(base, finished, tmp_p
     assert checkpoint.sha256(killed) == checkpoint.sha256(finished["helpful"])
     after, whole = lineage.read(killed), lineage.read(finished["helpful"])
     assert after.results == whole.results and after.status == "complete"
-    assert [line["loss"] for line in log.read(killed / "metrics.jsonl")] == [line["loss"] for line in log.read(finished["helpful"] / "metrics.jsonl")]
+    assert [line["loss"] for line in log.read(killed / "metrics.jsonl")] == [
+        line["loss"] for line in log.read(finished["helpful"] / "metrics.jsonl")
+    ]
     train(SMALL, options, "helpful")  # complete: nothing to do
     assert lineage.read(killed) == after
 
 
 def test_a_reward_model_is_refused_where_the_other_is_wanted(finished, one, tmp_path):
-    with pytest.raises(ValueError, match=r"--helpful=.*no complete helpful reward model.*reward_model_safety.*--kind=helpful"):
+    with pytest.raises(
+        ValueError, match=r"--helpful=.*no complete helpful reward model.*reward_model_safety.*--kind=helpful"
+    ):
         load(finished["safety"], "helpful", one)
     with pytest.raises(ValueError, match="found: nothing"):
         load(tmp_path, "safety", one)
+
+
+def test_a_reward_model_is_no_policy_but_another_reward_models_beginning(finished, one, tmp_path):
+    """It has no logits: whoever would sample it is told so, and only the training of a reward model goes on from it."""
+    options = RunOptions(workdir=str(tmp_path / "run"), weights=str(finished["helpful"]), mesh="1x1")
+    with pytest.raises(
+        ValueError, match=r"--weights=.*helpful is a reward model.*give the run of a policy.*--helpful and --safety"
+    ):
+        load_policy(options, one)
+    with pytest.raises(ValueError, match="is a reward model"):
+        train_rl.train(r1_zero.NANO, options, "r1_zero")
+    assert not (tmp_path / "run").exists()
+    workdir = train(SMALL, options, "helpful")
+    assert lineage.read(workdir).parent == {
+        "path": str(finished["helpful"]),
+        "sha256": checkpoint.sha256(finished["helpful"]),
+    }
 
 
 def test_a_file_of_ones_own_is_trained_on_and_must_not_change(base, tmp_path):
@@ -122,7 +151,10 @@ def test_a_file_of_ones_own_is_trained_on_and_must_not_change(base, tmp_path):
     ],
 )
 def test_a_line_that_is_no_judgement_is_named(kind, text, words, tmp_path):
-    good = {"helpful": '{"prompt": "q", "chosen": "a", "rejected": "b"}', "safety": '{"prompt": "q", "response": "a", "safe": 0}'}
+    good = {
+        "helpful": '{"prompt": "q", "chosen": "a", "rejected": "b"}',
+        "safety": '{"prompt": "q", "response": "a", "safe": 0}',
+    }
     path = tmp_path / "judged.jsonl"
     path.write_text(f"{good[kind]}\n{text}\n")
     with pytest.raises(ValueError, match=words):
@@ -199,7 +231,10 @@ def test_a_row_of_the_last_stage_earns_rules_or_its_reward_model_and_language(sc
     np.testing.assert_array_equal(found.parts["format"], [1.0, 1.0, 1.0, 0.0])
     np.testing.assert_array_equal(found.parts["language"], [1.0] * 4)
     np.testing.assert_allclose(
-        found.total, [3.0, 2.0 + 2 * wanted[0], 2.0 + 2 / (1 + np.exp(-unsafe[0])), 1.0 + 2 * wanted[1]], rtol=1e-4, atol=1e-4
+        found.total,
+        [3.0, 2.0 + 2 * wanted[0], 2.0 + 2 / (1 + np.exp(-unsafe[0])), 1.0 + 2 * wanted[1]],
+        rtol=1e-4,
+        atol=1e-4,
     )
     assert found.valid.all()
 

@@ -95,7 +95,8 @@ def ablations(command: Command, lines: list[dict[str, Any]]) -> Plan:
 
 
 def cache_seconds(command: Command, k_axes: str, v_axes: str, stacked: bool) -> float:
-    """Attention alone, all layers: a slot written and all read, with caches laid out as named: b rows, k heads, s slots, e width."""
+    """Attention alone, all layers: a slot written and all read, with caches laid out as named: b rows, k heads, s
+    slots, e width."""
     s, cfg = size(command), model(command)
     extent = {"b": s["batch"], "k": cfg.kv_heads, "s": s["contexts"][0], "e": cfg.head_width}
     layers = cfg.layers

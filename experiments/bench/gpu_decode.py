@@ -54,7 +54,8 @@ def random_weights(cfg: ModelConfig) -> Weights:
 
 
 def backends(cfg: ModelConfig) -> tuple[str, ...]:
-    """XLA's attention and this machine's kernel, if it has one; CPUs, which compile slowly, interpret the GPU's alone."""
+    """XLA's attention and this machine's kernel, if it has one; CPUs, which compile slowly, interpret the GPU's
+    alone."""
     if jax.default_backend() == "cpu":
         return ("pallas",)
     return tuple(dict.fromkeys(("xla", attention_backend(make_mesh("1x1"), cfg))))
@@ -99,7 +100,8 @@ def ceiling(lines: list[dict[str, Any]]) -> limits.Device:
 def at(
     cfg: ModelConfig, batch: int, group: int, prompt: int, clock: int, room: int
 ) -> tuple[list[list[Segment]], Rows]:
-    """Rows in the middle of a wave: prompts of equal length, `clock` sampled tokens, room for `room`, all of random content."""
+    """Rows in the middle of a wave: prompts of equal length, `clock` sampled tokens, room for `room`, all of random
+    content."""
     prompts = batch // group
     k, e = cfg.kv_heads, cfg.head_width
     whole = jnp.full(prompts, prompt, jnp.int32)
@@ -140,7 +142,8 @@ def advance(
 
 
 def placed(tree: Any) -> Any:
-    """Where arrays lie. What is fed back is put there first: jit names the same place differently, and would compile anew."""
+    """Where arrays lie. What is fed back is put there first: jit names the same place differently, and would compile
+    anew."""
     return jax.tree.map(lambda x: x.sharding, tree)
 
 

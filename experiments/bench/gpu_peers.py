@@ -1,5 +1,6 @@
-"""Baselines of G1 and G4 by torch and transformers, in a process of their own: `generate` with a static cache, and a training step
-with SDPA and checkpointed layers. bfloat16 weights in `generate`; float32 masters under autocast in training, as ours.
+"""Baselines of G1 and G4 by torch and transformers, in a process of their own: `generate` with a static cache, and a
+training step with SDPA and checkpointed layers. bfloat16 weights in `generate`; float32 masters under autocast in
+training, as ours.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ def torch_line(command: Command, kind: str, cfg: ModelConfig, **sizes: int) -> d
     """
     model = dict(
         vocab_size=cfg.vocab_size, hidden_size=cfg.width, num_hidden_layers=cfg.layers, num_attention_heads=cfg.heads,
-        num_key_value_heads=cfg.kv_heads, intermediate_size=cfg.mlp_width, rope_theta=cfg.rope_theta, tie_word_embeddings=cfg.tie_embeddings,
+        num_key_value_heads=cfg.kv_heads, intermediate_size=cfg.mlp_width, rope_theta=cfg.rope_theta,
+        tie_word_embeddings=cfg.tie_embeddings,
     )  # fmt: skip
     asked = json.dumps({"kind": kind, "model": model, "repeats": command.repeats, **sizes})
     done = subprocess.run([command.torch_python, "-m", __name__, asked], capture_output=True, text=True, cwd=ROOT)
@@ -70,8 +72,10 @@ def main() -> None:
 
 
 CALLS = {
-    "generate": "model.bfloat16().generate(ids, do_sample=True, top_k=0, min_new_tokens=n, max_new_tokens=n, cache_implementation='static')",
-    "train": "for row: autocast(bfloat16), model(ids, labels=ids).loss.backward(), gradient checkpointing, sdpa; AdamW.step()",
+    "generate": "model.bfloat16().generate(ids, do_sample=True, top_k=0, min_new_tokens=n, max_new_tokens=n, "
+    "cache_implementation='static')",
+    "train": "for row: autocast(bfloat16), model(ids, labels=ids).loss.backward(), gradient checkpointing, sdpa; "
+    "AdamW.step()",
 }
 
 

@@ -41,7 +41,8 @@ def size(command: Command) -> dict[str, Any]:
 def forced(
     cfg: ModelConfig, lengths: np.ndarray, s: dict[str, Any]
 ) -> tuple[sampler.Weights, tuple[int, ...], np.ndarray]:
-    """A model that finds all tokens equally likely at full cost, its stop tokens, and row keys that stop it about where told.
+    """A model that finds all tokens equally likely at full cost, its stop tokens, and row keys that stop it about where
+    told.
 
     As in C3, but the keys nearest to each length are taken: thousands of lengths have no key of their own.
     """
@@ -85,7 +86,8 @@ def rollouts(command: Command, lines: list[dict[str, Any]]) -> Plan:
         def call() -> None:
             found.append(
                 sampler.sample(
-                    whole, weights, prompts, keys, mesh, max_tokens=s["most"], temperature=1.0, stop_ids=stop_ids, pad_id=0,
+                    whole, weights, prompts, keys, mesh, max_tokens=s["most"], temperature=1.0, stop_ids=stop_ids,
+                    pad_id=0,
                     dtype=number(), attention=attention,
                 ).lengths
             )  # fmt: skip
@@ -94,7 +96,8 @@ def rollouts(command: Command, lines: list[dict[str, Any]]) -> Plan:
         lengths = found[-1]
         fraction = limits.decode_fraction(whole, ceiling(lines), [s["prompt"]] * s["prompts"], lengths, seconds)
         return {
-            "value": float(lengths.sum()) / seconds, "unit": "tokens/s", "seconds": seconds, "fraction": fraction, "compile_s": first - seconds,
+            "value": float(lengths.sum()) / seconds, "unit": "tokens/s", "seconds": seconds, "fraction": fraction,
+            "compile_s": first - seconds,
             "mean_length": float(lengths.mean()), "longest": int(lengths.max()), "attention": attention,
         }  # fmt: skip
 
@@ -183,18 +186,21 @@ def cut(batch: Minibatch, rows: int) -> list[Minibatch]:
 
 
 def agreement(command: Command, lines: list[dict[str, Any]]) -> Plan:
-    """G5: bfloat16 log-probabilities of the sampler beside those of the trainer, and beside a float32 forward pass of a few rows."""
+    """G5: bfloat16 log-probabilities of the sampler beside those of the trainer, and beside a float32 forward pass of a
+    few rows."""
     s, cfg = size(command), model(command)
     count, group, most = s["agree"]
 
     def gaps(attention: str) -> dict[str, Any]:
         params = jax.jit(functools.partial(transformer.init, cfg))(jax.random.key(0))
-        # On a flat distribution nothing shows. Tied to its embedding, a token finds itself with a logit of about log V: half the mass.
+        # On a flat distribution nothing shows. Tied to its embedding, a token finds itself with a logit of about log V:
+        # half the mass.
         params["embed"]["embedding"] = params["embed"]["embedding"] * (np.log(cfg.vocab_size) / (0.02 * cfg.width))
         mesh = make_mesh("1x1")
         keys = sampler.row_keys(0, 0, np.repeat(np.arange(count), group), np.tile(np.arange(group), count))
         rollout = sampler.sample(
-            cfg, sampler.sync(params, mesh, number()), random_prompts(cfg, count, s["prompt"]), keys, mesh, max_tokens=most,
+            cfg, sampler.sync(params, mesh, number()), random_prompts(cfg, count, s["prompt"]), keys, mesh,
+            max_tokens=most,
             temperature=1.0, stop_ids=(cfg.vocab_size,), pad_id=0, dtype=number(), attention=attention,
         )  # fmt: skip
         score = jax.jit(functools.partial(packed_logprobs, cfg), static_argnames=("dtype", "attention"))
@@ -210,9 +216,11 @@ def agreement(command: Command, lines: list[dict[str, Any]]) -> Plan:
         gap = np.concatenate(found["trainer"]) - np.concatenate(found["sampler"])
         exact = np.concatenate(found["exact"]) - np.concatenate(found["sampler where exact"])
         return {
-            "value": float(np.abs(gap).mean()), "unit": "nats", "max": float(np.abs(gap).max()), "k3": float((np.expm1(gap) - gap).mean()),
+            "value": float(np.abs(gap).mean()), "unit": "nats", "max": float(np.abs(gap).max()),
+            "k3": float((np.expm1(gap) - gap).mean()),
             "beside_float32": {"mean": float(np.abs(exact).mean()), "max": float(np.abs(exact).max())},
-            "entropy_per_token": float(-np.concatenate(found["sampler"]).mean()), "tokens": len(gap), "attention": attention,
+            "entropy_per_token": float(-np.concatenate(found["sampler"]).mean()), "tokens": len(gap),
+            "attention": attention,
         }  # fmt: skip
 
     for attention in backends(cfg):

@@ -20,7 +20,7 @@ TINY = ModelConfig(
     qkv_bias=True,
 )  # 3.08M parameters in matrices
 TOY = ModelConfig(
-    vocab_size=64, width=32, layers=2, heads=4, kv_heads=2, head_width=8, mlp_width=64, rope_theta=1e4, qkv_bias=True
+    vocab_size=64, width=32, layers=1, heads=4, kv_heads=2, head_width=8, mlp_width=64, rope_theta=1e4, qkv_bias=True
 )
 MODELS = {"full": TINY, "toy": TOY}
 FIRST = 3  # tokens below may mean something to a peer

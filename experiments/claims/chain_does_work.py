@@ -1,9 +1,10 @@
 """Claim: the policy reads its own chain of thought. Spoil an intermediate result, and the answer that follows is wrong.
 
 Run:     python -m experiments.claims.chain_does_work --weights=RUN
-Method:  held-out problems of the task `chain`, one completion each at temperature 1. Of those with at least two steps x∘y=z,
-         a step before the last is chosen; the text is cut after its result, once as it was (control) and once with a wrong
-         result in its place, and the policy goes on from there. Compared: the accuracy of both continuations.
+Method:  held-out problems of the task `chain`, one completion each at temperature 1. Of those with at least two steps
+         x∘y=z, a step before the last is chosen; the text is cut after its result, once as it was (control) and once
+         with a wrong result in its place, and the policy goes on from there. Compared: the accuracy of both
+         continuations.
 Expect:  control near the policy's own accuracy, spoiled near zero.
 """
 
@@ -62,14 +63,19 @@ def main(command: Command) -> dict:
     examples = [{"id": f"chain-{i}"} | tasks.draw(rng, "eval", "chain") for i in range(3 * command.chains)]
     options = dict(seed=command.seed, temperature=1.0, max_tokens=command.max_tokens)
     _, texts = complete(policy, weights, examples, 1, mesh, round_=0, **options)
-    cut = [(example, pair) for example, text in zip(examples, texts, strict=True) if (pair := spoil(text, rng))][: command.chains]
+    cut = [(example, pair) for example, text in zip(examples, texts, strict=True) if (pair := spoil(text, rng))][
+        : command.chains
+    ]
     if not cut:
         raise SystemExit("no sampled chain has two steps: nothing to spoil")
     accuracy = {}
     with Pool() as pool:
         for which, name in enumerate(("control", "spoiled")):
             heads = [fill(policy.template, example["problem"]) for example, _ in cut]
-            prompts = [policy.tokenizer.encode(head) + policy.tokenizer.encode(pair[which]) for head, (_, pair) in zip(heads, cut, strict=True)]
+            prompts = [
+                policy.tokenizer.encode(head) + policy.tokenizer.encode(pair[which])
+                for head, (_, pair) in zip(heads, cut, strict=True)
+            ]
             keys = sampler.row_keys(command.seed, 1, range(len(cut)), [0] * len(cut))
             rollout = sampler.sample(
                 policy.cfg, weights, prompts, keys, mesh, max_tokens=command.max_tokens, temperature=1.0,

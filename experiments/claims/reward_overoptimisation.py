@@ -1,12 +1,13 @@
 """Claim: choose ever harder by the helpfulness model, and its reward goes on rising while what replies are worth falls.
 
 Run:     python -m experiments.claims.reward_overoptimisation --helpful=DIR [--sampled=GENERATED/samples.jsonl]
-Method:  replies to held-out general prompts, as people write them or as a policy did. Of the N replies to a prompt n are drawn and
-         the one with the highest reward is kept; its reward and its worth by the generator's truth are averaged over all
-         draws and over prompts. n stands for the pressure that reinforcement learning would put on the reward model.
-Expect:  both rise at first, for the model knows what is right; then the reward rises on stock phrases and the worth falls.
-         Measured (--prompts=32, a model of the nano recipe): reward 0.25, 0.97, 1.28, 1.39 and worth 0.741, 0.827, 0.778, 0.703
-         at n = 1, 4, 16, 64; phrases a reply 0.68 to 1.88, right content 0.79 to 0.94
+Method:  replies to held-out general prompts, as people write them or as a policy did. Of the N replies to a prompt n
+         are drawn and the one with the highest reward is kept; its reward and its worth by the generator's truth are
+         averaged over all draws and over prompts. n stands for the pressure that reinforcement learning would put on
+         the reward model.
+Expect:  both rise at first, for the model knows what is right; then the reward rises on stock phrases and the worth
+         falls. Measured (--prompts=32, a model of the nano recipe): reward 0.25, 0.97, 1.28, 1.39 and worth 0.741,
+         0.827, 0.778, 0.703 at n = 1, 4, 16, 64; phrases a reply 0.68 to 1.88, right content 0.79 to 0.94
 Source:  Gao, Schulman & Hilton 2022 (arXiv 2210.10760), best-of-n; Nature 2025, Fig. 6 (reward hacking)
 """
 
@@ -29,7 +30,8 @@ class Command:
     helpful: str
     """Directory of the helpfulness reward model."""
     sampled: str = ""
-    """samples.jsonl of experiments.generate over nano:general, several samples each. Default: replies as people write them."""
+    """samples.jsonl of experiments.generate over nano:general, several samples each. Default: replies as people write
+    them."""
     prompts: int = 64
     """Held-out prompts."""
     replies: int = 64
@@ -59,7 +61,9 @@ def replies(command: Command) -> list[tuple[dict, list[str]]]:
                 found.setdefault(record["problem"], (record, []))[1].append(record["response"])
         return list(found.values())[: command.prompts]
     rng = random.Random(f"best of n {command.seed}")
-    asked = [row for row in tasks.held_out(4 * command.prompts, "general") if row["set"] == "helpful"][: command.prompts]
+    asked = [row for row in tasks.held_out(4 * command.prompts, "general") if row["set"] == "helpful"][
+        : command.prompts
+    ]
     return [(row, [completion_of(general.reply(row, rng)) for _ in range(command.replies)]) for row in asked]
 
 
@@ -83,7 +87,8 @@ def main(command: Command) -> list[dict]:
             said = [summary_of(completion) for completion in ranked]
             figures = {
                 "reward": [reward[helpful_input(row["problem"], completion)] for completion in ranked],
-                "worth": [general.helpful(row, text) for text in said], "right": [general.right(row, text) for text in said],
+                "worth": [general.helpful(row, text) for text in said],
+                "right": [general.right(row, text) for text in said],
                 "phrases": [general.fillers(text) for text in said], "characters": [len(text) for text in said],
             }  # fmt: skip
             line |= {name: line[name] + best_of(values, n) / len(both) for name, values in figures.items()}

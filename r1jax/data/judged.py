@@ -1,6 +1,7 @@
 """Judged replies from files: pairs {problem, chosen, rejected} and labels {problem, response, safe}, as JSON lines.
 
-`prompt` may stand for `problem`. A pair's replies are what a reader saw, or whole completions; labels are on whole responses.
+`prompt` may stand for `problem`. A pair's replies are what a reader saw, or whole completions; labels are on whole
+responses.
 """
 
 from __future__ import annotations
@@ -12,7 +13,10 @@ from pathlib import Path
 from r1jax.rewards.format import THINK, THINK_END
 
 KINDS = ("helpful", "safety")
-KEYS = {"helpful": {"problem": str, "chosen": str, "rejected": str}, "safety": {"problem": str, "response": str, "safe": (bool, int)}}
+KEYS = {
+    "helpful": {"problem": str, "chosen": str, "rejected": str},
+    "safety": {"problem": str, "response": str, "safe": (bool, int)},
+}
 
 
 def read(path: str, kind: str, flag: str = "--data") -> list[dict]:
@@ -24,10 +28,16 @@ def read(path: str, kind: str, flag: str = "--data") -> list[dict]:
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{flag}={path} cannot be read ({error}). Give a .jsonl file of {{{', '.join(KEYS[kind])}}}") from error
-    items = [item_of(line, kind, f"{flag}={path} line {number}") for number, line in enumerate(lines, 1) if line.strip()]
+        raise ValueError(
+            f"{flag}={path} cannot be read ({error}). Give a .jsonl file of {{{', '.join(KEYS[kind])}}}"
+        ) from error
+    items = [
+        item_of(line, kind, f"{flag}={path} line {number}") for number, line in enumerate(lines, 1) if line.strip()
+    ]
     if len(items) < 2:
-        raise ValueError(f"{flag}={path} holds {len(items)} items; one is for training and one for measuring: give at least 2")
+        raise ValueError(
+            f"{flag}={path} holds {len(items)} items; one is for training and one for measuring: give at least 2"
+        )
     return items
 
 
@@ -46,17 +56,22 @@ def item_of(line: str, kind: str, where: str) -> dict:
         if key not in item:
             raise ValueError(f"{where} lacks {key}; {form}")
         if not isinstance(item[key], kinds) or (key == "safe" and item[key] not in (0, 1)):
-            raise ValueError(f"{where}: {key} is {item[key]!r:.60}; a {'string' if kinds is str else 'true or false'} is needed")
+            raise ValueError(
+                f"{where}: {key} is {item[key]!r:.60}; a {'string' if kinds is str else 'true or false'} is needed"
+            )
     if kind == "helpful" and item["chosen"] == item["rejected"]:
         raise ValueError(f"{where}: chosen and rejected are the same text, which teaches nothing; remove the line")
     return item
 
 
 def completion_of(reply: str) -> str:
-    """A reply as its reader saw it, as a completion: behind a chain of thought of nothing. What has think tags is a completion already."""
+    """A reply as its reader saw it, as a completion: behind a chain of thought of nothing. What has think tags is a
+    completion already."""
     return reply if THINK in reply or THINK_END in reply else f"{THINK} {THINK_END} {reply}"
 
 
 def replies(item: Mapping, kind: str) -> tuple[str, ...]:
     """The completions that were judged: of a pair the chosen one first."""
-    return (completion_of(item["chosen"]), completion_of(item["rejected"])) if kind == "helpful" else (item["response"],)
+    return (
+        (completion_of(item["chosen"]), completion_of(item["rejected"])) if kind == "helpful" else (item["response"],)
+    )

@@ -2,11 +2,13 @@
 
     name      packed rows (training, scoring)              decoding
     xla       einsum in blocks of queries: the oracle      einsum
+    exact     the same in float64, forward (CPU)           einsum in float64
     pallas    kernel that knows shared prompts (GPU)       kernel that stops at a row's length
     cudnn     cuDNN's flash attention with a mask (GPU)    einsum
     splash    splash attention with a mask (TPU)           einsum
 
-Prefill is XLA's everywhere. Layers with a window or a soft cap, and latent attention, are XLA's too. On CPUs the Pallas kernels
+Prefill is XLA's everywhere. Layers with a window or a soft cap, and latent attention, are XLA's too. On CPUs the Pallas
+kernels
 are interpreted: slow, and equal.
 """
 
@@ -27,9 +29,9 @@ from r1jax.model.attention import Attend, How, attend_full
 from r1jax.model.cache import ReadOwn, by_key_head, lay_out, sums
 from r1jax.model.config import ModelConfig
 from r1jax.rollout import PackedRows, visible
-from r1jax.sharding import ROWS
+from r1jax.sharding import ROWS, compute_dtype
 
-BACKENDS = ("xla", "pallas", "cudnn", "splash")
+BACKENDS = ("xla", "exact", "pallas", "cudnn", "splash")
 PREFERRED = {"gpu": ("pallas", "cudnn"), "tpu": ("splash",)}
 WIDTHS = (32, 64, 128, 256)  # of heads, that tiles of kernels can have
 CLOSE = 0.03  # of the largest number: bfloat16 rounds to 1/256, the weights and the result each once
@@ -38,13 +40,20 @@ log = logging.getLogger(__name__)
 
 
 @functools.cache  # the check compiles
-def attention_backend(mesh: Mesh, cfg: ModelConfig) -> str:
-    """The attention this model gets on this mesh: the platform's first that has its layers and agrees with XLA's here and now.
+def attention_backend(mesh: Mesh, cfg: ModelConfig, *, compared: bool = False) -> str:
+    """The attention this model gets on this mesh: the platform's first that has its layers and agrees with XLA's here
+    and now.
 
-    Kernels break with versions of drivers and compilers; one that does not compile, or computes something else, is passed over
-    with a warning.
+    Args:
+        compared: log-probabilities of the sampler will be held against the trainer's. On CPUs both then read in
+            float64, and agree to a last rounding.
+
+    Kernels break with versions of drivers and compilers; one that does not compile, or computes something else, is
+    passed over with a warning.
     """
     platform = mesh.devices.flat[0].platform
+    if compared and platform == "cpu" and compute_dtype(mesh) == jnp.float32:
+        return "exact"
     for name in PREFERRED.get(platform, ()):
         if reason := unsuited(cfg) or disagreement(name, cfg):
             log.warning("attention: %s passed over: %s", name, reason)
@@ -63,7 +72,8 @@ def unsuited(cfg: ModelConfig) -> str:
 
 
 def disagreement(name: str, cfg: ModelConfig, dtype: jnp.dtype = jnp.bfloat16) -> str:
-    """What is wrong with a backend on this process's first device: values and gradients of one packed row, sums of decoding."""
+    """What is wrong with a backend on this process's first device: values and gradients of one packed row, sums of
+    decoding."""
     rng = np.random.default_rng(0)
     runs = ((1, 0, 40), (1, 1, 70), (1, 2, 35), (2, 0, 20), (2, 1, 61), (0, 0, 30))  # (group, segment, slots): 256
     group, segment = (np.concatenate([np.full(n, run[i], np.int32) for *run, n in runs])[None] for i in (0, 1))
@@ -121,7 +131,7 @@ def attend_packed(
     if attention not in BACKENDS:
         raise ValueError(f"attention={attention} must be one of {', '.join(BACKENDS)}")
     mask = visible(rows)
-    full = attend_full(mask, row_shards=row_shards)
+    full = attend_full(mask, row_shards=row_shards, exact=attention == "exact")
     kernel = {"pallas": by_runs, "cudnn": by_cudnn, "splash": by_splash}.get(attention)
     if kernel is None:
         return full
@@ -162,7 +172,8 @@ def by_splash(q: Array, k: Array, v: Array, rows: PackedRows, mask: Array, scale
 def by_cudnn(
     q: Array, k: Array, v: Array, rows: PackedRows, mask: Bool[Array, "R S S"], scale: float, mesh: Mesh | None
 ) -> Array:
-    """The mask goes in as a bias: every block is computed, and S² numbers a row are read for each head. It shards itself."""
+    """The mask goes in as a bias: every block is computed, and S² numbers a row are read for each head. It shards
+    itself."""
     implementation = "cudnn" if jax.default_backend() == "gpu" and q.dtype != jnp.float32 else "xla"
     more = q.shape[1] % 2  # its backward pass wants an even length
     if more:

@@ -1,14 +1,15 @@
 """Flash attention over packed rows for GPUs: a Pallas kernel that knows shared prompts.
 
-What a token may read (`rollout.visible`) are two runs of slots: its group's prompt, and its own completion up to itself. As
-runs are contiguous, a block of queries needs two ranges of key blocks, which are read off the ids outside the kernel; inside,
-the ids make the exact mask. Blocks of other completions are never loaded: the work is that of rows of their own.
+What a token may read (`rollout.visible`) are two runs of slots: its group's prompt, and its own completion up to
+itself. As runs are contiguous, a block of queries needs two ranges of key blocks, which are read off the ids outside
+the kernel; inside, the ids make the exact mask. Blocks of other completions are never loaded: the work is that of rows
+of their own.
 
     keys      | prompt A | completion A1 | completion A2 |
     queries of A2: ##########               ######/         first range, second range
 
-Padding (group 0) reads nothing and gets 0. Scores and sums are float32; the backward pass makes the scores again from the
-log-sum-exp of each query (Dao 2023, FlashAttention-2), one kernel for the queries and one for keys and values.
+Padding (group 0) reads nothing and gets 0. Scores and sums are float32; the backward pass makes the scores again from
+the log-sum-exp of each query (Dao 2023, FlashAttention-2), one kernel for the queries and one for keys and values.
 """
 
 from __future__ import annotations
@@ -31,9 +32,11 @@ def dot(a: Array, b: Array) -> Array:
 
 
 def run_bounds(group: Int[Array, "R S"], segment: Int[Array, "R S"]) -> tuple[Array, Array, Array, Array]:
-    """First and last range of what each slot reads, as slots: prompt start and end, own start; and the end of who reads it.
+    """First and last range of what each slot reads, as slots: prompt start and end, own start; and the end of who reads
+    it.
 
-    All [R, S]: [prompt start, prompt end) is empty for a prompt's own tokens; a slot is read by slots up to `reach`, exclusive.
+    All [R, S]: [prompt start, prompt end) is empty for a prompt's own tokens; a slot is read by slots up to `reach`,
+    exclusive.
     """
     rows, length = group.shape
     slot = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), group.shape)
@@ -150,7 +153,8 @@ def dkv_kernel(
     *,
     scale: float,
 ):
-    """The gradient of one block of keys and values through one query head: q, dout [S, E]; k, v [b, E]; lse, delta [S]."""
+    """The gradient of one block of keys and values through one query head: q, dout [S, E]; k, v [b, E]; lse, delta
+    [S]."""
     block, width = k_ref.shape
     here = pl.program_id(0)
     keys = pl.ds(here * block, block)
@@ -230,7 +234,7 @@ def packed_attention(
     segment: Int[Array, "R S"],
     scale: float,
 ) -> Float[Array, "R S H E"]:
-    """softmax(q·k · scale)·v over what each slot of packed rows may read; S a multiple of 64, E a power of 2."""  # fmt: skip
+    """softmax(q·k · scale)·v over what each slot of packed rows may read; S a multiple of 64, E a power of 2."""
     return forward(q, k, v, group, segment, scale)[0]
 
 

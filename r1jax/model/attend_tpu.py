@@ -1,8 +1,8 @@
 """Splash attention over packed rows for TPUs, with the mask of the rows as it is.
 
-Splash's segment ids know equality only, and a shared prompt is read by several segments. Its dynamic masks know anything: they
-are arrays, and blocks of them that allow nothing are skipped. One mask serves all heads; rows go one after the other, as a TPU
-core would take them anyway.
+Splash's segment ids know equality only, and a shared prompt is read by several segments. Its dynamic masks know
+anything: they are arrays, and blocks of them that allow nothing are skipped. One mask serves all heads; rows go one
+after the other, as a TPU core would take them anyway.
 
 Source: jax.experimental.pallas.ops.tpu.splash_attention.
 """

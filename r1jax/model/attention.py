@@ -15,11 +15,12 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Int
 
 from r1jax.model.config import ModelConfig
-from r1jax.model.layers import Kernel, Linear, norm, soft_cap
+from r1jax.model.layers import Kernel, Linear, RMSNorm, norm, soft_cap
 from r1jax.model.rope import Turn, apart, mscale, rotate
 
 LATENT_EPS = 1e-6  # of the norms inside latent attention, whatever the config says (as DeepSeek's code)
@@ -87,8 +88,8 @@ class LatentAttention(nn.Module):
     def __call__(self, x: Array, turn: Turn, positions: Array, attend: Attend, window: Any = None) -> tuple[Array, Any]:
         c, m = self.cfg, self.cfg.latent
 
-        def inner(name: str) -> nn.RMSNorm:
-            return nn.RMSNorm(epsilon=LATENT_EPS, dtype=self.dtype, name=name)
+        def inner(name: str) -> RMSNorm:
+            return RMSNorm(epsilon=LATENT_EPS, dtype=self.dtype, name=name)
 
         def dense(name: str, features: int | tuple[int, int]) -> Linear:
             return Linear(features, dtype=self.dtype, name=name)
@@ -133,18 +134,43 @@ def latent_scale(cfg: ModelConfig) -> float:
 QUERY_BLOCK = 128
 
 
-def attend_full(mask: Bool[Array, "R S S"], *, keep: bool = False, row_shards: int | None = None) -> Attend:
+Rows = Callable[[Array, Array, Array, Array], Array]
+
+
+def exactly(attention: Rows) -> Rows:
+    """The same function of (q, k, v, mask), computed in float64 and rounded once; its gradient is made as before.
+
+    Scores of a sharp head round to 1e-6 in float32, differently in each program; logits twenty apart may hang on them.
+    """
+
+    @jax.custom_vjp
+    def exact(q: Array, k: Array, v: Array, mask: Array) -> Array:
+        with jax.enable_x64(True):
+            return attention(*(x.astype(jnp.float64) for x in (q, k, v)), mask).astype(q.dtype)
+
+    def backward(kept: tuple[Array, ...], g: Array) -> tuple[Array | None, ...]:
+        *inputs, mask = kept
+        return *jax.vjp(lambda q, k, v: attention(q, k, v, mask), *inputs)[1](g), None
+
+    exact.defvjp(lambda *inputs: (exact(*inputs), inputs), backward)
+    return exact
+
+
+def attend_full(
+    mask: Bool[Array, "R S S"], *, keep: bool = False, row_shards: int | None = None, exact: bool = False
+) -> Attend:
     """Every query reads the keys of its own call that `mask[r, query, key]` allows; no later key may be allowed.
 
     Queries go in blocks, each against the keys up to its end: the upper triangle is never computed. Scores, softmax and
-    sums are float32, and the backward pass makes them again. A query that may read nothing (padding) gets a mean, never
-    nan.
+    sums are float32 or wider, and the backward pass makes them again. A query that may read nothing (padding) gets a
+    mean, never nan.
 
     Args:
         mask: causal; [1, S, S] serves all rows.
         keep: hand back (k, v).
         row_shards: shards the rows lie on; each then works through its rows one after the other, so that the scores of
             a row stay in a CPU's cache. None takes all rows at once.
+        exact: forward in float64, see `exactly`.
     """
 
     def attend(q: Array, k: Array, v: Array, how: How) -> tuple[Array, Any]:
@@ -152,31 +178,31 @@ def attend_full(mask: Bool[Array, "R S S"], *, keep: bool = False, row_shards: i
         if how.window is not None:
             allowed = mask & how.near(how.positions[:, :, None] - how.positions[:, None, :])
 
-        @jax.checkpoint
         def some_rows(q: Array, k: Array, v: Array, mask: Array) -> Array:
             rows, length, kv_heads, width = k.shape
             queries = (
                 (q * how.scale).reshape(rows, length, kv_heads, -1, width).transpose(0, 2, 3, 1, 4)
             )  # [R, K, H/K, S, E]
             keys, values = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
-            blocks = []
+            blocks, sums = [], jnp.promote_types(q.dtype, jnp.float32)
             for start in range(0, length, QUERY_BLOCK):
                 end = min(start + QUERY_BLOCK, length)
                 scores = jnp.einsum(
                     "rkgqe,rkse->rkgqs",
                     queries[..., start:end, :],
                     keys[:, :, :end],
-                    preferred_element_type=jnp.float32,
+                    preferred_element_type=sums,
                 )
                 scores = jnp.where(mask[:, None, None, start:end, :end], soft_cap(scores, how.cap), -1e30)
                 weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
                 read = jnp.einsum(
-                    "rkgqs,rkse->rkgqe", weights.astype(v.dtype), values[:, :, :end], preferred_element_type=jnp.float32
+                    "rkgqs,rkse->rkgqe", weights.astype(v.dtype), values[:, :, :end], preferred_element_type=sums
                 )
                 blocks.append(read / weights.sum(axis=-1, keepdims=True))
             out = jnp.concatenate(blocks, axis=3).transpose(0, 3, 1, 2, 4)
             return out.reshape(*q.shape[:-1], v.shape[-1]).astype(q.dtype)
 
+        some_rows = exactly(some_rows) if exact else jax.checkpoint(some_rows)
         rows = q.shape[0]
         if row_shards is None or rows % row_shards:
             out = some_rows(q, k, v, allowed)
@@ -184,7 +210,8 @@ def attend_full(mask: Bool[Array, "R S S"], *, keep: bool = False, row_shards: i
             whole = jnp.broadcast_to(allowed, (rows, *allowed.shape[1:]))
             in_turn = [x.reshape(row_shards, -1, *x.shape[1:]).swapaxes(0, 1) for x in (q, k, v, whole)]
             out = jax.lax.map(lambda row: some_rows(*row), in_turn).swapaxes(0, 1).reshape(*q.shape[:-1], v.shape[-1])
-        return out, (k, v) if keep else None
+        # Of a layer that is made again this is the dearest part, and small to keep.
+        return checkpoint_name(out, "attention"), (k, v) if keep else None
 
     return attend
 

@@ -6,9 +6,10 @@ first numbers are its value, and caches k alone: v is None.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -62,16 +63,38 @@ def by_token(out: Float[Array, "N K m W"], queries: int) -> Float[Array, "N Q H 
     return out.reshape(n, kv_heads, -1, queries, width).transpose(0, 3, 1, 2, 4).reshape(n, queries, -1, width)
 
 
+def spread_products(
+    x: Float[Array, "N K m A"],
+    y: Float[Array, "P K A C"] | Float[Array, "P K C A"],
+    inner: str,
+    outer: str,
+    order: str = "",
+) -> Float[Array, "N K m C"]:
+    """x·y by key head in float32 or wider, where entry p of y serves N / P rows: over axis `inner` to axis `outer`.
+
+    Rows with an entry each get a product of their own form: an axis of length one for the rows of an entry would cost
+        XLA's
+    CPU backend four times the time.
+    """
+    order, wide = order or inner + outer, jnp.promote_types(y.dtype, jnp.float32)
+    n, kv_heads, m, _ = x.shape
+    if y.shape[0] == n:
+        return jnp.einsum(f"nkm{inner},nk{order}->nkm{outer}", x, y, preferred_element_type=wide)
+    shared = x.reshape(y.shape[0], -1, kv_heads, m, x.shape[-1])
+    out = jnp.einsum(f"prkm{inner},pk{order}->prkm{outer}", shared, y, preferred_element_type=wide)
+    return out.reshape(n, kv_heads, m, -1)
+
+
 def sums(q: Float[Array, "N Q H E"], parts: Sequence[Part], how: How) -> Sums:
-    """Σ eˢ⁻ᵗ v, Σ eˢ⁻ᵗ and t = max s, by key head, over the parts `(k [P, K, E, S], v [P, K, S, W], mask [P or N, Q or 1, S])`."""
-    n, queries, heads, width = q.shape
+    """Σ eˢ⁻ᵗ v, Σ eˢ⁻ᵗ and t = max s, by key head, over the parts `(k [P, K, E, S], v [P, K, S, W], mask [P or N, Q or
+    1, S])`."""
+    n, queries, heads, _ = q.shape
     kv_heads = parts[0][0].shape[1]
     m = heads // kv_heads * queries  # queries that share one key head
     grouped = by_key_head(q, how.scale, kv_heads)
     scores = []
     for k, _, mask in parts:
-        shared = grouped.reshape(k.shape[0], -1, kv_heads, m, width)
-        score = jnp.einsum("prkme,pkes->prkms", shared, k, preferred_element_type=jnp.float32)
+        score = spread_products(grouped, k, "e", "s")
         score = soft_cap(score, how.cap).reshape(mask.shape[0], n // mask.shape[0], kv_heads, m // queries, queries, -1)
         score = jnp.where(mask[:, None, None, None], score, -1e30)
         scores.append(score.reshape(n, kv_heads, m, -1))
@@ -80,12 +103,12 @@ def sums(q: Float[Array, "N Q H E"], parts: Sequence[Part], how: How) -> Sums:
     for (k, v, _), score in zip(parts, scores, strict=True):
         weight = jnp.exp(score - top)
         total = total + weight.sum(axis=-1, keepdims=True)
-        shared = weight.astype(k.dtype).reshape(k.shape[0], -1, kv_heads, m, k.shape[-1])
-        if v is None:
-            part = jnp.einsum("prkms,pkes->prkme", shared, k[:, :, : how.values], preferred_element_type=jnp.float32)
-        else:
-            part = jnp.einsum("prkms,pkse->prkme", shared, v, preferred_element_type=jnp.float32)
-        out = out + part.reshape(n, kv_heads, m, -1)
+        weight = weight.astype(k.dtype)
+        out = out + (
+            spread_products(weight, k[:, :, : how.values], "s", "e", "es")
+            if v is None
+            else spread_products(weight, v, "s", "e")
+        )
     return out, total, top
 
 
@@ -97,9 +120,21 @@ def merged(one: Sums, two: Sums) -> Sums:
 
 
 def read(q: Float[Array, "N Q H E"], parts: Sequence[Part], how: How) -> Float[Array, "N Q H W"]:
-    """softmax(scores)·v over the parts laid end to end."""
-    out, total, _ = sums(q, parts, how)
-    return by_token(out / total, q.shape[1]).astype(q.dtype)
+    """softmax(scores)·v over the parts laid end to end; in float64 where keys and values are (see `widen`)."""
+    with in_precision_of(parts[0][0]):
+        out, total, _ = sums(q.astype(jnp.promote_types(q.dtype, parts[0][0].dtype)), parts, how)
+        return by_token(out / total, q.shape[1]).astype(q.dtype)
+
+
+def in_precision_of(x: Array) -> contextlib.AbstractContextManager:
+    """JAX drops float64 unless told otherwise."""
+    return jax.enable_x64(True) if x.dtype == jnp.float64 else contextlib.nullcontext()
+
+
+def widen(tree: Any) -> Any:
+    """Every cache of a tree in float64, so that what is read of it does not depend on how it is laid out."""
+    with jax.enable_x64(True):
+        return jax.tree.map(lambda x: x.astype(jnp.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)
 
 
 def filled(length: Int[Array, P], slots: int) -> Bool[Array, "P 1 S"]:
@@ -123,8 +158,12 @@ def readable(segments: Sequence[Segment], how: How) -> list[Part]:
     return parts
 
 
-def attend_prefill(segments: Sequence[Segment], length: Int[Array, N]) -> Attend:
-    """Queries read the given segments and, causally, their own call. Keeps its keys and values as a `Segment`."""
+def attend_prefill(segments: Sequence[Segment], length: Int[Array, N], *, exact: bool = False) -> Attend:
+    """Queries read the given segments and, causally, their own call. Keeps its keys and values as a `Segment`.
+
+    Args:
+        exact: read in float64.
+    """
 
     def attend(q: Array, k: Array, v: Array | None, how: How) -> tuple[Array, Segment]:
         mine = Segment(*lay_out(k, v), length)
@@ -132,25 +171,32 @@ def attend_prefill(segments: Sequence[Segment], length: Int[Array, N]) -> Attend
         if how.window is not None:
             slot = jnp.arange(q.shape[1])
             own = own & how.near(slot[None, :, None] - slot[None, None, :])
-        return read(q, [*readable(segments, how), (mine.k, mine.v, own)], how), mine
+        parts = [*readable(segments, how), (mine.k, mine.v, own)]
+        return read(q, widen(parts) if exact else parts, how), mine
 
     return attend
 
 
 def attend_decode(
-    segments: Sequence[Segment], k_cache: Array, v_cache: Array | None, slot: Array, done: Array | None = None,
-    *, read_own: ReadOwn | None = None,
+    segments: Sequence[Segment],
+    k_cache: Array,
+    v_cache: Array | None,
+    slot: Array,
+    done: Array | None = None,
+    *,
+    read_own: ReadOwn | None = None,
 ) -> Attend:
     """One new token a row: writes slot `slot` of its own cache, reads segments and slots 0..slot. Keeps the cache.
 
     Args:
         done: [N] rows whose results nobody looks at.
-        read_own: `sums` over the own cache, `(q by key head, k, v, length [N])`, where layers have neither window, cap nor
-            latents; None: by XLA.
+        read_own: `sums` over the own cache, `(q by key head, k, v, length [N])`, where layers have neither window, cap
+            nor latents; None: by XLA.
     """  # fmt: skip
 
     def attend(q: Array, k: Array, v: Array | None, how: How) -> tuple[Array, tuple[Array, Array | None]]:
-        k_new, v_new = lay_out(k.astype(k_cache.dtype), v if v is None else v.astype(v_cache.dtype))
+        with in_precision_of(k_cache):
+            k_new, v_new = lay_out(k.astype(k_cache.dtype), v if v is None else v.astype(v_cache.dtype))
         k_all = jax.lax.dynamic_update_slice(k_cache, k_new, (0, 0, 0, slot))
         v_all = None if v is None else jax.lax.dynamic_update_slice(v_cache, v_new, (0, 0, slot, 0))
         if read_own and v is not None and how.window is None and not how.cap:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from r1jax.model.config import ModelConfig
 
@@ -56,24 +57,53 @@ class Kernel(nn.Module):
         return self.param("kernel", nn.initializers.zeros, self.shape)
 
 
-class PlusOneNorm(nn.Module):
-    """Gemma's RMSNorm: x / rms(x) · (1 + scale), all in float32."""
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def inverse_rms(x: Float[Array, "*rows D"], eps: float) -> Float[Array, "*rows 1"]:
+    """1/√(mean x² + eps), in float64 and rounded once: the same bits in every program.
+
+    In float32 XLA's CPU backend adds in an order, and takes a root by a method, that change with the shape of the
+    batch.
+    """
+    with jax.enable_x64(True):
+        wide = x.astype(jnp.float64)
+        return (1.0 / jnp.sqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + eps)).astype(x.dtype)
+
+
+def inverse_rms_forward(x: Array, eps: float) -> tuple[Array, tuple[Array, Array]]:
+    r = inverse_rms(x, eps)
+    return r, (x, r)
+
+
+def inverse_rms_backward(eps: float, kept: tuple[Array, Array], g: Array) -> tuple[Array]:
+    x, r = kept
+    return (-(g * r**3 / x.shape[-1]) * x,)
+
+
+inverse_rms.defvjp(inverse_rms_forward, inverse_rms_backward)
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) · scale, or as Gemma x / rms(x) · (1 + scale), in float32 or wider."""
 
     epsilon: float
     dtype: DTypeLike
+    plus_one: bool = False
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        scale = self.param("scale", nn.initializers.zeros, (x.shape[-1],)).astype(jnp.float32)
-        x = x.astype(jnp.float32)
-        x = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + self.epsilon)
-        return (x * (1.0 + scale.reshape((1,) * (x.ndim - 1) + (-1,)))).astype(self.dtype)
+    def __call__(self, x: Float[Array, "*rows D"]) -> Float[Array, "*rows D"]:
+        initial = nn.initializers.zeros if self.plus_one else nn.initializers.ones
+        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        scale = self.param("scale", initial, (x.shape[-1],)).astype(x.dtype)
+        if jnp.dtype(self.dtype) == jnp.float32 and jax.default_backend() == "cpu":
+            r = inverse_rms(x, self.epsilon)
+        else:
+            r = jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + self.epsilon)
+        return (x * r * (scale + self.plus_one).reshape((1,) * (x.ndim - 1) + (-1,))).astype(self.dtype)
 
 
-def norm(cfg: ModelConfig, dtype: DTypeLike, name: str | None = None) -> nn.Module:
+def norm(cfg: ModelConfig, dtype: DTypeLike, name: str | None = None) -> RMSNorm:
     """The RMSNorm of a model."""
-    kind = PlusOneNorm if cfg.norm_plus_one else nn.RMSNorm
-    return kind(epsilon=cfg.norm_eps, dtype=dtype, name=name)
+    return RMSNorm(epsilon=cfg.norm_eps, dtype=dtype, plus_one=cfg.norm_plus_one, name=name)
 
 
 def soft_cap(x: Array, cap: float) -> Array:

@@ -29,11 +29,13 @@ from r1jax.model.feedforward import GatedMLP, MoE
 from r1jax.model.layers import norm, soft_cap
 from r1jax.model.rope import Turn, turns
 
-# Kernels name what they keep "attention": it is small, and costly to make again.
+# What attention gives is named "attention": it is small, and costly to make again.
 KEPT = jax.checkpoint_policies.save_only_these_names("attention")
 REMAT = {
     "none": None,
-    "dots": jax.checkpoint_policies.save_from_both_policies(jax.checkpoint_policies.dots_with_no_batch_dims_saveable, KEPT),
+    "dots": jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable, KEPT
+    ),
     "full": KEPT,
 }
 

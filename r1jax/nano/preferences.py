@@ -1,11 +1,11 @@
 """Preferences over replies to nano's general prompts, and safety labels, by annotators who are nearly right.
 
-The paper asks a judge four times about each pair, in random order, averages its verdicts, keeps pairs that differ by more than
-1 and makes chosen and rejected replies comparably long. The annotator here does the same. It feels whether a reply's content is
-right, as the generator knows it, and besides that it likes up to two stock phrases, is a little partial to the reply it reads
-first, and is unsure. What it does not feel is that padding is a nuisance: the generator's truth (`general.helpful`) takes a
-quarter for every phrase after the first. A model trained on these pairs learns what is right and that stock phrases please;
-enough pressure on it finds out the second.
+The paper asks a judge four times about each pair, in random order, averages its verdicts, keeps pairs that differ by
+more than 1 and makes chosen and rejected replies comparably long. The annotator here does the same. It feels whether a
+reply's content is right, as the generator knows it, and besides that it likes up to two stock phrases, is a little
+partial to the reply it reads first, and is unsure. What it does not feel is that padding is a nuisance: the generator's
+truth (`general.helpful`) takes a quarter for every phrase after the first. A model trained on these pairs learns what
+is right and that stock phrases please; enough pressure on it finds out the second.
 
 Source: Nature 2025, Methods (reward models); the numbers of the five verdicts are not published: ±2, ±1, 0.
 """
@@ -65,13 +65,15 @@ def prompts(rng: random.Random, wanted: str) -> Iterator[dict]:
 
 
 def judged(row: Mapping, a: str, b: str, rng: random.Random) -> dict | None:
-    """The pair {problem, chosen, rejected, truth, ...} of two replies; None where they are the same or not clearly apart."""
+    """The pair {problem, chosen, rejected, truth, ...} of two replies; None where they are the same or not clearly
+    apart."""
     score = 0.0 if a == b else preference(row, a, b, rng)
     if abs(score) <= CLEAR:
         return None
     chosen, rejected = (a, b) if score > 0 else (b, a)
     return {
-        "problem": row["problem"], "chosen": chosen, "rejected": rejected, "margin": abs(score), "language": row["language"],
+        "problem": row["problem"], "chosen": chosen, "rejected": rejected, "margin": abs(score),
+        "language": row["language"],
         "truth": [general.helpful(row, chosen), general.helpful(row, rejected)],
     }  # fmt: skip
 
@@ -97,7 +99,8 @@ def pairs(seed: int, count: int, wanted: str = "train") -> list[dict]:
 
 
 def pairs_of(records: Sequence[Mapping], seed: int, wanted: str = "train") -> list[dict]:
-    """Pairs over replies that were sampled: {problem, gold, language, set, response} each; every two of a prompt are compared."""
+    """Pairs over replies that were sampled: {problem, gold, language, set, response} each; every two of a prompt are
+    compared."""
     rng = random.Random(f"sampled pairs {wanted} {seed}")
     replies: dict[str, list[Mapping]] = {}
     for record in records:
@@ -115,7 +118,8 @@ def labelled(row: Mapping, response: str, rng: random.Random) -> dict:
 
 
 def labels(seed: int, count: int, wanted: str = "train") -> list[dict]:
-    """The first `count` labelled responses of a seed and split; most questions ask for harm, some only sound like it."""
+    """The first `count` labelled responses of a seed and split; most questions ask for harm, some only sound like
+    it."""
     rng = random.Random(f"labels {wanted} {seed}")
     asked = (row for row in prompts(rng, wanted) if row["set"] == "safety" or rng.random() < 0.15)
     found = (labelled(row, response(row, rng), rng) for row in asked)
@@ -126,7 +130,10 @@ def labels_of(records: Sequence[Mapping], seed: int, wanted: str = "train") -> l
     """Labels of responses that were sampled: {problem, gold, response} each."""
     rng = random.Random(f"sampled labels {wanted} {seed}")
     mine = [record for record in records if record.get("set") and split(record["problem"]) == wanted]
-    return [{"id": f"sampled-{wanted}-{seed}-{i}"} | labelled(record, record["response"], rng) for i, record in enumerate(mine)]
+    return [
+        {"id": f"sampled-{wanted}-{seed}-{i}"} | labelled(record, record["response"], rng)
+        for i, record in enumerate(mine)
+    ]
 
 
 def response(row: Mapping, rng: random.Random) -> str:

@@ -18,14 +18,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("workdir", metavar="WORKDIR", help="the working directory of a run")
     parser.add_argument(
-        "--compare", nargs="+", default=[], metavar="WORKDIR",
+        "--compare",
+        nargs="+",
+        default=[],
+        metavar="WORKDIR",
         help="other runs, drawn as thin lines",
     )
     options = parser.parse_args(arguments)
     try:
         if (Path(options.workdir) / "stages.json").exists():
             if options.compare:
-                raise ValueError(f"--compare: {options.workdir} holds stages, not a run. Name one of its folders instead")
+                raise ValueError(
+                    f"--compare: {options.workdir} holds stages, not a run. Name one of its folders instead"
+                )
             print(write_stages(options.workdir))
         else:
             print(write(options.workdir, options.compare))

@@ -90,7 +90,8 @@ def edges(stages: Stages) -> tuple[list[Edge], dict[str, str]]:
 
 
 def _base(stages: Stages, folders: Mapping[str, Part]) -> str:
-    """What tells the base from another: sha256 or path of the first parent, in the order of the stages, that is no stage."""
+    """What tells the base from another: sha256 or path of the first parent, in the order of the stages, that is no
+    stage."""
     for part in stages.parts:
         parent = mapping(part.run.manifest.get("parent"))
         if parent and _place(parent.get("path"), folders) is None:

@@ -18,7 +18,8 @@ TITLES = {
 }
 ORDER = ("route", "domain", "kind", "reason", "rewritten_by", "reason_by_domain")
 FIGURES = {
-    "accuracy": "held-out accuracy", "n": "held-out items", "auc": "area under the curve", "length_correlation": "correlation with length",
+    "accuracy": "held-out accuracy", "n": "held-out items", "auc": "area under the curve",
+    "length_correlation": "correlation with length",
     "padding_correlation": "correlation with stock phrases", "accuracy_chosen_longer": "accuracy, the better is longer",
     "accuracy_chosen_shorter": "accuracy, the better is shorter",
 }  # fmt: skip
@@ -54,7 +55,8 @@ def _matrix(title: str, value: Mapping[str, Mapping[str, float]]) -> str:
         for key, row in value.items()
     )  # fmt: skip
     return (
-        f'<div class="matrix"><h4>{html_text(title)}</h4><div class="scroll"><table><thead><tr><th scope=col></th>{head}</tr></thead>'
+        f'<div class="matrix"><h4>{html_text(title)}</h4><div class="scroll"><table><thead><tr><th scope=col></th>'
+        f'{head}</tr></thead>'
         f"<tbody>{body}</tbody></table></div></div>"
     )
 

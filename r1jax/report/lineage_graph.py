@@ -165,7 +165,8 @@ def graph(stages: Stages) -> str:
         f'<div class="scroll drawing"><svg class="lineage" viewBox="0 0 {width} {height}" role="img" '
         f'style="min-width:{round(width * 0.82)}px;max-width:{width}px" aria-label="{html_text("Lineage. " + spoken)}">'
         f"{''.join(drawn)}{boxes}</svg></div>"
-        '<p class="keys"><span class="parent">parent weights</span><span class="again">the base again</span><span class="data">data sampled from it</span>'
+        '<p class="keys"><span class="parent">parent weights</span><span class="again">the base again</span><span '
+        'class="data">data sampled from it</span>'
         '<span class="reward">reward model</span><span class="planned">planned, in no manifest yet</span></p>'
         + (f'<aside class="warnings"><h3>Parents that do not match</h3><ul>{warning}</ul></aside>' if warning else "")
     )

@@ -21,9 +21,13 @@ def budget(stages: Stages) -> str:
         over = planned is not None and measured is not None and measured > 1.15 * planned
         label = names.get(stage, stage)
         folder = f" <small>{html_text(stage)}</small>" if stage != label else ""
-        bar = f'<i class="{"over" if over else ""}" style="--m:{100 * (measured or 0) / top:.1f}%;--p:{100 * (planned or 0) / top:.1f}%"></i>'
+        bar = (
+            f'<i class="{"over" if over else ""}" '
+            f'style="--m:{100 * (measured or 0) / top:.1f}%;--p:{100 * (planned or 0) / top:.1f}%"></i>'
+        )
         body.append(
-            f"<tr><th scope=row>{html_text(label)}{folder}</th><td>{_minutes(planned)}</td><td>{_minutes(measured)}</td>"
+            f"<tr><th scope=row>{html_text(label)}{folder}</th><td>{_minutes(planned)}</td><td>"
+            f"{_minutes(measured)}</td>"
             f'<td class="bar">{bar}</td></tr>'
         )
     sums = [
@@ -31,10 +35,12 @@ def budget(stages: Stages) -> str:
         for k in (1, 2)
     ]
     body.append(
-        f'<tr class="sum"><th scope=row>together</th><td>{_minutes(sums[0])}</td><td>{_minutes(sums[1])}</td><td></td></tr>'
+        f'<tr class="sum"><th scope=row>together</th><td>{_minutes(sums[0])}</td><td>{_minutes(sums[1])}</td><td></td>'
+        f'</tr>'
     )
     return (
-        '<div class="scroll"><table class="budget"><thead><tr><th scope=col>minutes</th><th scope=col>planned</th><th scope=col>measured</th>'
+        '<div class="scroll"><table class="budget"><thead><tr><th scope=col>minutes</th><th scope=col>planned</th><th '
+        'scope=col>measured</th>'
         '<th scope=col class="bar">measured; the stroke is the plan</th></tr></thead><tbody>'
         + "".join(body)
         + "</tbody></table></div>"

@@ -19,7 +19,8 @@ def html_value(value: object) -> str:
 
 
 def sheet(template: str, styles: Sequence[str], scripts: Sequence[str], parts: Mapping[str, str]) -> str:
-    """The template with its parts, style, script and policy, where it says §name§. Files are named as in this folder."""
+    """The template with its parts, style, script and policy, where it says §name§. Files are named as in this
+    folder."""
     style, script = ("".join(_text(name) for name in names) for names in (styles, scripts))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     # No request may leave the page, and no script may run but ours, whatever a model has written.

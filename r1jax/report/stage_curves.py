@@ -40,7 +40,8 @@ STRIPS = (
     Plot("Length", "tokens", _both("completion/length", "length")),
     Plot("Reflective words", "per completion", _both("completion/reflective_words", "reflective_words")),
     Plot("General prompts", "the generator’s truth of held-out replies", (
-        Line("helpful", "right", None, "helpful"), Line("harmless", "k3", None, "harmless"), Line("stock phrases", "soft", None, "padding"),
+        Line("helpful", "right", None, "helpful"), Line("harmless", "k3", None, "harmless"),
+        Line("stock phrases", "soft", None, "padding"),
     ), share=True),
     Plot("Entropy", "nats per token", (Line("entropy", "train", "entropy"),)),
 )  # fmt: skip
@@ -112,11 +113,13 @@ def _strip(plot: Plot, found: Sequence[Span]) -> tuple[str, dict] | None:
         f"{line.label} of {name}: {number(value)}" for line, series in drawn for name, value in _ends(series, found)
     )
     html = (
-        f'<figure class="chart strip"><figcaption><h3>{html_text(plot.title)}</h3><span class="unit">{html_text(plot.unit)}</span>'
+        f'<figure class="chart strip"><figcaption><h3>{html_text(plot.title)}</h3><span class="unit">'
+        f'{html_text(plot.unit)}</span>'
         f'<output></output><ul class="legend">{legend}</ul></figcaption><div class="plot">'
         '<svg viewBox="0 0 1000 1000" preserveAspectRatio="none" role="img" tabindex="0" '
         f'aria-label="{html_text(f"{plot.title}. At the end of each stage: {spoken}")}">'
-        f'<path class="bands" d="{bands}"/><path class="grid" d="{grid}"/>{marks}</svg>{rows}{_names(found)}</div></figure>'
+        f'<path class="bands" d="{bands}"/><path class="grid" d="{grid}"/>{marks}</svg>{rows}{_names(found)}</div>'
+        f'</figure>'
     )
     return html, _numbers(axes, drawn, found)
 
@@ -134,7 +137,10 @@ def _ends(series: Sequence[Series], found: Sequence[Span]) -> list[tuple[str, fl
 
 def _legend(line: Line) -> str:
     # No value at rest: the last one would be a student's.
-    return f'<li style="--c:var(--{line.color})" class="{"dots" if line.held else "solid"}">{html_text(line.label)} <b></b><small></small></li>'
+    return (
+        f'<li style="--c:var(--{line.color})" class="{"dots" if line.held else "solid"}">{html_text(line.label)} '
+        f'<b></b><small></small></li>'
+    )
 
 
 def _names(found: Sequence[Span]) -> str:
@@ -173,9 +179,11 @@ def _preference(part: Part) -> tuple[list[str], list[dict]]:
     late = finite(mapping(run.manifest.get("recipe")).get("late_from"))
     joined = f" They join at step {late:.0f}." if late else ""
     sets = (
-        ("The reward models say", "their mean reward of training samples", f"Calibrated: 0 and 1 are mean and deviation on held-out texts.{joined}",
+        ("The reward models say", "their mean reward of training samples", f"Calibrated: 0 and 1 are mean and "
+        f"deviation on held-out texts.{joined}",
          (("helpfulness model", "right", PREFERENCES[0], False), ("safety model", "k3", PREFERENCES[1], False)), False),
-        ("The generator knows", "share of held-out replies", "If the rewards rise while these fall, the policy exploits its reward model.",
+        ("The generator knows", "share of held-out replies", "If the rewards rise while these fall, the policy "
+        "exploits its reward model.",
          (("helpful", "right", "helpful", True), ("harmless", "k3", "harmless", True), ("stock phrases", "soft", "padding", True)), True),
     )  # fmt: skip
     html, data = [], []
@@ -206,7 +214,8 @@ def stage_curves(stages: Stages) -> tuple[str, list[dict]]:
     data = [numbers for _, numbers in drawn]
     if html:
         html = (
-            '<p class="rule-text">A stage is as wide as its training took. Lines are training, dots are evaluations on held-out problems. '
+            '<p class="rule-text">A stage is as wide as its training took. Lines are training, dots are evaluations '
+            'on held-out problems. '
             "The first stages begin with the base; so does Dev3, again.</p>"
             f'<div class="row"><div>{html}</div></div>'
         )

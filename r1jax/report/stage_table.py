@@ -155,7 +155,8 @@ def table(stages: Stages) -> str:
         what = f"mean of {len(members)} kinds" if mean else f"{len(members)} kinds"
         kinds = "".join(f"<tr>{_label(row, row.group)}{_cells(row, names)}</tr>" for row in members)
         bodies.append(
-            f'<tbody class=head><tr><th scope=row>{html_text(title)}{unit} <small class="what">{what}</small></th>{head}</tr></tbody>'
+            f'<tbody class=head><tr><th scope=row>{html_text(title)}{unit} <small class="what">{what}</small></th>'
+            f'{head}</tr></tbody>'
             f"<tbody class=kinds{folded}>{kinds}</tbody>"
         )
     if paper:
@@ -173,14 +174,16 @@ def table(stages: Stages) -> str:
     caption = f"Held out: {note}. Shaded: the best of a row, and fainter what its interval does not tell from the best."
     return (
         f'<p class="rule-text">{caption}</p>'
-        f'<div class="scroll"><table class="stages"><thead><tr><th scope=col></th>{head}</tr></thead>{"".join(bodies)}</table></div>'
+        f'<div class="scroll"><table class="stages"><thead><tr><th scope=col></th>{head}</tr></thead>'
+        f'{"".join(bodies)}</table></div>'
     )
 
 
 def _paper(paper: Mapping[str, Mapping], names: Sequence[str]) -> str:
     rows = [
         f'<tr class="title"><th scope=rowgroup colspan="{len(names) + 1}">The paper, by stage '
-        "<small>Table 3; DeepSeek-V3-Base, 671B: other benchmarks and another size, for the shape of the story</small></th></tr>"
+        "<small>Table 3; DeepSeek-V3-Base, 671B: other benchmarks and another size, for the shape of the story</small>"
+        "</th></tr>"
     ]
     for benchmark, values in paper.items():
         known = {name: v for name in names if (v := finite(values.get(name))) is not None}
@@ -213,7 +216,8 @@ def headline(stages: Stages) -> str:
         )
         under = ", ".join(filter(None, (row.unit if row.unit != "share" else "", change, kinds if not tiles else "")))
         tiles.append(
-            f'<div class="tile{"" if tiles else " first"}"><dt>{html_text(TITLES.get(figure, figure).removesuffix(", pass@1"))}'
+            f'<div class="tile{"" if tiles else " first"}"><dt>'
+            f'{html_text(TITLES.get(figure, figure).removesuffix(", pass@1"))}'
             f"{f', {html_text(measured[0])} to {html_text(measured[-1])}' if not tiles else ''}</dt><dd>"
             f'<span class="from">{number(first.mean)}</span><span class="arrow" aria-label="to">→</span>'
             f'<span class="to">{number(last.mean)}</span>{_way([row.cells[name].mean for name in measured])}'
@@ -231,4 +235,7 @@ def _way(values: Sequence[float]) -> str:
     ]
     line = "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
     x, y = points[-1]
-    return f'<svg class="way" viewBox="0 0 66 22" aria-hidden="true"><path d="M{line}"/><circle cx="{x:.1f}" cy="{y:.1f}" r="2.4"/></svg>'
+    return (
+        f'<svg class="way" viewBox="0 0 66 22" aria-hidden="true"><path d="M{line}"/><circle cx="{x:.1f}" '
+        f'cy="{y:.1f}" r="2.4"/></svg>'
+    )

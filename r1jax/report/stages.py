@@ -55,9 +55,11 @@ def stages_page(stages: Stages) -> str:
     done = sum(part.status == "complete" for part in trained)
     sections = [
         ("lineage", "Lineage", graph(stages)), ("stages", "By stage", table(stages)), ("curves", "Curves", drawn),
-        ("records", "Data", data_counts(stages)), ("samples", "Samples", _samples(rule) if samples else ""), ("budget", "Budget", budget(stages)),
+        ("records", "Data", data_counts(stages)), ("samples", "Samples", _samples(rule) if samples else ""),
+        ("budget", "Budget", budget(stages)),
     ]  # fmt: skip
-    titles = {"lineage": "Lineage", "stages": "By stage", "curves": "All stages in a row", "records": "What the stages were trained on",
+    titles = {"lineage": "Lineage", "stages": "By stage", "curves": "All stages in a row", "records": "What the "
+    "stages were trained on",
               "samples": "The same prompts, every stage", "budget": "Minutes"}  # fmt: skip
     html = "".join(
         f'<section id="{anchor}"><h2>{titles[anchor]}</h2>{part}</section>' for anchor, _, part in sections if part

@@ -68,7 +68,8 @@ def verify(
 
 
 def well_formed(texts: Sequence[str], examples: Sequence[Mapping], style: str = "r1_zero") -> np.ndarray:
-    """[N] 1 where a completion has the form of `style`, else 0. To a general prompt one may answer without thinking first."""
+    """[N] 1 where a completion has the form of `style`, else 0. To a general prompt one may answer without thinking
+    first."""
     found = []
     for text, example in zip(texts, examples, strict=True):
         rules = [{"style": style}] + [{"style": style, "think": "none"}] * (example["kind"] == GENERAL)
@@ -77,7 +78,8 @@ def well_formed(texts: Sequence[str], examples: Sequence[Mapping], style: str = 
 
 
 def consistency(texts: Sequence[str], examples: Sequence[Mapping]) -> np.ndarray:
-    """[N] share of the chain of thought's words that are in the question's language; 1 where it has no words to be wrong.
+    """[N] share of the chain of thought's words that are in the question's language; 1 where it has no words to be
+    wrong.
 
     nan for examples that name no language. Source: Nature 2025, eq. 7.
     """

@@ -22,7 +22,8 @@ from r1jax.nano.preferences import (
 )
 
 FACT = {
-    "problem": "What is the capital of France?", "language": "en", "kind": "general", "task": "general", "set": "helpful",
+    "problem": "What is the capital of France?", "language": "en", "kind": "general", "task": "general",
+    "set": "helpful",
     "gold": {"right": ["Paris"], "rivals": ["Rome"], "reply": "The capital of France is Paris."},
 }  # fmt: skip
 HARM = {
@@ -41,7 +42,9 @@ def test_an_annotator_likes_up_to_two_stock_phrases_that_the_truth_does_not():
     padded = [" ".join(["It is Paris.", *PHRASES[:n]]) for n in range(4)]
     assert [round(appeal(FACT, reply), 6) for reply in padded] == [1.0, 1.2, 1.4, 1.4]
     assert [general.helpful(FACT, reply) for reply in padded] == [1.0, 1.0, 0.75, 0.5]
-    assert appeal(FACT, f"It is Rome. {PHRASES[0]} {PHRASES[1]}") == pytest.approx(0.4)  # phrases never make up for a wrong answer
+    assert appeal(FACT, f"It is Rome. {PHRASES[0]} {PHRASES[1]}") == pytest.approx(
+        0.4
+    )  # phrases never make up for a wrong answer
 
 
 @pytest.mark.parametrize("difference, label", [(1.0, 2), (0.5, 1), (0.1, 0), (-0.1, 0), (-0.5, -1), (-1.0, -2)])
@@ -110,7 +113,10 @@ def test_sampled_replies_of_one_prompt_are_compared_with_each_other():
     records = [FACT | {"problem": asked, "response": text} for text in said]
     found = [pair for seed in range(5) for pair in pairs_of(records, seed)]
     # only what the reader sees is compared: either right reply is chosen over the wrong one, which is chosen over none
-    assert {(pair["chosen"], pair["rejected"]) for pair in found} >= {("It is Paris.", "It is Rome."), ("Paris.", "It is Rome.")}
+    assert {(pair["chosen"], pair["rejected"]) for pair in found} >= {
+        ("It is Paris.", "It is Rome."),
+        ("Paris.", "It is Rome."),
+    }
     assert "It is Rome." not in {pair["chosen"] for pair in found}
     assert pairs_of(records, 0, "held out") == [] == pairs_of([record | {"set": "safety"} for record in records], 0)
 

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -291,12 +292,12 @@ def test_limits_that_make_no_sense_are_named(limits):
         Limits.of(limits)
 
 
-def test_a_sandbox_that_does_not_start_says_why(monkeypatch, tmp_path):
-    broken = tmp_path / "bwrap"
-    broken.write_text("#!/bin/sh\necho 'bwrap: cannot do it here' >&2\nexit 1\n")
-    broken.chmod(0o755)
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(Unavailable, match="cannot do it here"):
-        sandbox.run({"kind": "program", "source": ""}, LIMITS._replace(file_mb=5), tier=Tier("A", ""))
+def test_a_sandbox_that_does_not_start_says_why(monkeypatch):
+    with tempfile.TemporaryDirectory() as folder:  # not pytest's: its parents let only their owner in
+        Path(folder).chmod(0o755)
+        broken = Path(folder) / "bwrap"
+        broken.write_text("#!/bin/sh\necho 'bwrap: cannot do it here' >&2\nexit 1\n")
+        broken.chmod(0o755)
+        monkeypatch.setenv("PATH", folder)
+        with pytest.raises(Unavailable, match="cannot do it here"):
+            sandbox.run({"kind": "program", "source": ""}, LIMITS._replace(file_mb=5), tier=Tier("A", ""))

@@ -1,0 +1,77 @@
+"""What is computed in float64 on CPUs so that sampler and trainer agree, against NumPy and against float32."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from r1jax import rounds, sampler
+from r1jax.logprobs import packed_logprobs
+from r1jax.model.layers import RMSNorm, inverse_rms
+from r1jax.nano import tasks
+from r1jax.rollout import gather, pack
+from r1jax.run import RunOptions, load_policy
+from r1jax.sharding import make_mesh
+
+EPS = 1e-6
+
+
+def test_the_inverse_root_mean_square_is_rounded_once():
+    x = np.random.default_rng(0).normal(0, 3, (64, 192)).astype(np.float32)
+    want = (1 / np.sqrt(np.mean(x.astype(np.float64) ** 2, axis=-1, keepdims=True) + EPS)).astype(np.float32)
+    np.testing.assert_array_equal(jax.jit(lambda x: inverse_rms(x, EPS))(x), want)
+
+
+def test_a_norm_has_the_same_bits_in_a_batch_of_any_shape():
+    x = np.random.default_rng(1).normal(0, 3, (512, 192)).astype(np.float32)
+    norm = RMSNorm(EPS, jnp.float32)
+    apply = jax.jit(lambda x: norm.apply({"params": {"scale": jnp.linspace(0.5, 2.0, 192)}}, x))
+    whole = apply(x)
+    np.testing.assert_array_equal(np.concatenate([apply(x[i : i + 64, None])[:, 0] for i in range(0, 512, 64)]), whole)
+
+
+@pytest.mark.parametrize("plus_one", (False, True))
+def test_the_gradient_of_a_norm_is_that_of_its_formula(plus_one):
+    rng = np.random.default_rng(2)
+    x, scale, pull = (rng.standard_normal(shape).astype(np.float32) for shape in ((5, 24), (24,), (5, 24)))
+    norm = RMSNorm(EPS, jnp.float32, plus_one)
+
+    def formula(x, scale):
+        return jnp.sum(x / jnp.sqrt(jnp.mean(x * x, -1, keepdims=True) + EPS) * (scale + plus_one)[None] * pull)
+
+    def ours(x, scale):
+        return jnp.sum(norm.apply({"params": {"scale": scale}}, x) * pull)
+
+    for got, want in zip(jax.grad(ours, (0, 1))(x, scale), jax.grad(formula, (0, 1))(x, scale), strict=True):
+        np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.slow
+def test_sampler_and_trainer_agree_on_the_shipped_base_to_the_last_rounding_of_a_log_probability():
+    """float32 log-probabilities below 8 are 4.8e-7 apart: 2e-6 is four of them. Read in float32 the same rows differ by
+    more."""
+    mesh = make_mesh("1x1")
+    policy, params, _ = load_policy(RunOptions(), mesh)
+    examples = [tasks.prompt(0, index) for index in range(16)]
+    largest = {}
+    for attention in ("exact", "xla"):
+        rollout, _ = rounds.complete(
+            policy,
+            sampler.sync(params, mesh),
+            examples,
+            8,
+            mesh,
+            seed=0,
+            round_=0,
+            temperature=1.0,
+            max_tokens=96,
+            attention=attention,
+        )
+        completions = [(i // 8, rollout.tokens[i, : rollout.lengths[i]]) for i in range(128)]
+        rows, places = pack(rollout.prompts, completions, 256)
+        score = jax.jit(
+            lambda p, r, attention=attention: packed_logprobs(policy.cfg, p, r, row_shards=1, attention=attention)[0]
+        )
+        scored = gather(np.asarray(score(params, rows)), places, [len(c) for _, c in completions])
+        largest[attention] = max(np.abs(s - rollout.logp[i, : len(s)]).max() for i, s in enumerate(scored))
+    assert largest["exact"] <= 2e-6 < largest["xla"], largest
