@@ -196,7 +196,7 @@ def decode(
         shards: of the rows; only asked for where there are two cohorts.
     """  # fmt: skip
     read = [segments] if carried is None else [segments, carried]
-    read = [widen(of_cohort) for of_cohort in read] if exact else read
+    read = list(map(widen, read)) if exact else read
 
     def one(rows: Rows, _: None) -> tuple[Rows, tuple[Array, Array, Array | None]]:
         caches = [rows.cache] if carried is None else [rows.cache, rows.carried]
