@@ -17,7 +17,7 @@ from r1jax.sampler import sync
 
 def small(monkeypatch, chunk: int = 4) -> None:
     """Chunks, ladders and caches so small that few rows move along all of them."""
-    for name, value in (("CHUNK", chunk), ("LEAST_ROWS", 1), ("LEAST_SLOTS", 8)):
+    for name, value in (("CHUNK", chunk), ("LEAST_ROWS", 1), ("EXACT_ROWS", 1), ("LEAST_SLOTS", 8)):
         monkeypatch.setattr(sampler, name, value)
 
 
