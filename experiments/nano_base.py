@@ -212,15 +212,14 @@ def write_card(
 
     hashes = {path.name: file_sha256(path) for path in sorted(directory.iterdir()) if path.name != "card.json"}
     card = {
-        "command": f"python -m experiments.nano_base --model={command.model} --steps={command.recipe.steps}", "recipe": dataclasses.asdict(command.recipe),
-        "seed": command.seed,
-        "parameters": parameters, "tokens": tokens, "minutes": round(seconds / 60, 1), "versions": versions,
-        "sha256": hashes,
+        "command": f"python -m experiments.nano_base --model={command.model} --steps={command.recipe.steps}",
+        "recipe": dataclasses.asdict(command.recipe), "seed": command.seed, "parameters": parameters, "tokens": tokens,
+        "minutes": round(seconds / 60, 1), "versions": versions, "sha256": hashes,
         "licence": "Apache-2.0; trained on generated text only",
         "phenomena": {
             "length": "most documents stop after one try or a guess; the few that go on are right more often",
-            "reflection": "every further try opens with wait, but wait, retry, hmm (等等, 但是等等, 重试, 嗯); works checks a "
-            "guess",
+            "reflection": "every further try opens with wait, but wait, retry, hmm (等等, 但是等等, 重试, 嗯); works "
+            "checks a guess",
             "language mixing": "stubborn authors, the most successful, change the language at a quarter of their tries",
             "format": "35 % of the solutions break the think/answer form in one of six ways",
             "few-shot": "5 % of the documents are two questions, the second answered in the manner of the first",

@@ -32,7 +32,7 @@ from r1jax.sft import TuneRecipe
 from r1jax.train_reward_model import RewardRecipe
 from r1jax.waves import Sampling
 
-TASKS = ("chain", "compare", "countdown3", "program", "general")
+TASKS = ("chain", "compare", "countdown", "program", "general")
 STUDENT = "nano-small"
 STUDENT_RL = dataclasses.replace(r1_zero.NANO, steps=60)
 EVALUATION = dataclasses.replace(evaluation.NANO, samples=1)
@@ -99,7 +99,7 @@ class Command:
     until: str = ""
     """Stop after this folder, such as 2_reasoning_rl; the page then shows what there is."""
     tasks: tuple[str, ...] = TASKS
-    """Tasks of nano that the table has rows of."""
+    """Tasks and mixes of nano that the table has rows of."""
     problems: int = 512
     """Held-out problems of each cell of the table."""
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -22,6 +22,11 @@ from r1jax.command import by_recipe
 from r1jax.plan import PlanOptions, dry_run
 from r1jax.recipe import RLRecipe
 from r1jax.run import RunOptions, explained
+
+if TYPE_CHECKING:
+    from jax.sharding import Mesh
+
+    from r1jax.reward_model import RewardModel
 
 PAPER = dataclasses.replace(
     REASONING_PAPER,  # "retains most of the parameters from the first stage"
@@ -50,33 +55,46 @@ class Command:
     safety: str = ""
     """Directory of the safety reward model."""
     preference_weight: float = 1.0
-    """Weight of the reward models, whose values have mean 0 and deviation 1 on held-out texts."""
+    """Weight of the reward models: helpful rewards have mean 0 and deviation 1 on held-out replies, safety is a
+    probability."""
     recipe: str = "nano"
     """Whose numbers are the defaults: nano or paper."""
 
 
-def train(recipe: RLRecipe, options: RunOptions, helpful: str, safety: str, preference_weight: float = 1.0) -> Path:
-    from r1jax import checkpoint, launch, train_rl
-    from r1jax.preference import all_scenarios
+def models(options: RunOptions, helpful: str, safety: str) -> tuple[list[RewardModel], dict, Mesh]:
+    """The two reward models on the run's mesh, the sources {path, sha256} for its manifest, and the mesh.
+
+    Raises:
+        ValueError: a directory is missing or holds no reward model of its kind.
+    """
+    from r1jax import checkpoint, launch
     from r1jax.sharding import make_mesh
     from r1jax.train_reward_model import load
 
-    for flag, directory in (("--helpful", helpful), ("--safety", safety)):
+    directories = {"helpful": helpful, "safety": safety}
+    for kind, directory in directories.items():
         if not directory:
             raise ValueError(
-                f"{flag}=DIR is missing: train one with python -m experiments.train_reward_model --kind={flag[2:]}"
+                f"--{kind}=DIR is missing: train one with python -m experiments.train_reward_model --kind={kind}"
             )
     launch.share_cpu(options.mesh)
     launch.start(options.coordinator, options.processes, options.process_id)
     mesh = make_mesh(options.mesh)
-    directories = {"helpful": helpful, "safety": safety}
-    models = [load(directory, kind, mesh) for kind, directory in directories.items()]
+    loaded = [load(directory, kind, mesh) for kind, directory in directories.items()]
     sources = {
         kind: [{"path": directory, "sha256": checkpoint.sha256(directory)}] for kind, directory in directories.items()
     }
+    return loaded, sources, mesh
+
+
+def train(recipe: RLRecipe, options: RunOptions, helpful: str, safety: str, preference_weight: float = 1.0) -> Path:
+    from r1jax import train_rl
+    from r1jax.preference import all_scenarios
+
+    scorers, sources, mesh = models(options, helpful, safety)
     return train_rl.train(
         recipe, options, "r1_4_all_scenarios_rl",
-        lambda recipe, policy: all_scenarios(recipe, policy, *models, preference_weight, mesh), sources,
+        lambda recipe, policy: all_scenarios(recipe, policy, *scorers, preference_weight, mesh), sources,
     )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ PAPER = {  # Nature 2025, Table 2, for the page
     "AlpacaEval 2.0": {"R1-Zero": 24.7, "Dev1": 50.1, "Dev2": 55.8, "Dev3": 62.1, "R1": 87.6},
     "IF-Eval": {"R1-Zero": 46.6, "Dev1": 71.7, "Dev2": 72.0, "Dev3": 78.1, "R1": 83.3},
 }
-FIGURES = ("pass@1", "format", "language", "length", "helpful", "harmless", "padding")
+FIGURES = ("pass@1", "format", "truncated", "language", "length", "helpful", "harmless", "padding")
 SAMPLES_SHOWN = 24  # problems of each task on the page
 
 

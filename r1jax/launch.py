@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import logging
 import os
 import signal
@@ -35,6 +36,20 @@ def share_cpu(mesh: str) -> None:
     # Two programs in flight can each hold one of XLA's threads and wait for the other in a collective for ever.
     with contextlib.suppress(RuntimeError):
         jax.config.update("jax_cpu_enable_async_dispatch", False)
+
+
+M_MMAP_THRESHOLD = -3  # of mallopt(3)
+
+
+def return_memory() -> None:
+    """Has glibc give buffers back once they are freed, where JAX shows more CPU devices than there are cores.
+
+    Each device's thread keeps what it freed otherwise: nano's recipe on a mesh of 8x8 held 13 GB, of which 1.5 GB were
+    in use, and had a peak of 14 GB in place of 9.
+    """
+    if jax.default_backend() == "cpu" and jax.local_device_count() > (os.cpu_count() or 1):
+        with contextlib.suppress(OSError, AttributeError):  # another C library
+            ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 1 << 18)
 
 
 ALONE = "To run this process alone, type --processes=1"
@@ -81,6 +96,7 @@ def start(
         # JAX's words for "no cluster here"
         if "coordinator_address should be defined" not in str(err):
             raise ValueError(f"could not join the other processes: {err}. {ALONE}") from err
+    return_memory()
     _started = True
 
 

@@ -20,7 +20,7 @@ from jaxtyping import install_import_hook
 # Before anything touches a device.
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
-jax.config.update("jax_cpu_enable_async_dispatch", False)  # as `launch.share_cpu`: two programs would wait for each other
+jax.config.update("jax_cpu_enable_async_dispatch", False)  # as in `launch.share_cpu`
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # The files whose signatures carry shapes. Elsewhere the checks would cost minutes and check nothing about arrays.
 ARRAYS = ("model", "logprobs", "rollout", "decode", "sampler", "update", "train_sft", "weights")

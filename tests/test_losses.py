@@ -207,7 +207,12 @@ def test_no_row_is_left_out_where_it_could_move_the_policy(cfg, params, one, rol
     scorer = Learner(cfg, SGD, grpo_objective(0.2, 0.0), HEAT)
     (whole,) = [
         sum(int((np.asarray(b.weight) > 0).sum()) for b in batches)
-        for batches in [micro_batches(dataclasses.replace(RECIPE, **why), rounded(rolled, np.zeros(16)), np.arange(16), scorer, params, params, one, first=True)]
+        for batches in [
+            micro_batches(
+                dataclasses.replace(RECIPE, **why), rounded(rolled, np.zeros(16)), np.arange(16), scorer, params, params,
+                one, first=True,
+            )
+        ]
     ]  # fmt: skip
     assert whole == rolled.lengths.sum()
 

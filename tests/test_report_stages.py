@@ -50,12 +50,19 @@ def document(home, **changes):
     cell = {"mean": 0.5, "low": 0.4, "high": 0.6, "n": 512}
     whole = {
         "seed": 7,
-        "budget": [{"stage": "0_r1_zero", "planned": 10, "minutes": 12.5}, {"stage": "evaluation", "planned": 7, "minutes": None}],
+        "budget": [
+            {"stage": "0_r1_zero", "planned": 10, "minutes": 12.5},
+            {"stage": "evaluation", "planned": 7, "minutes": None},
+        ],
         "stages": [{"name": name, "folder": folder} for name, folder in NAMES.items()],
-        "table": [{"figure": "pass@1", "group": "chain", "unit": "share", "paper": "AIME24", "values": dict.fromkeys(NAMES, cell)}],
+        "table": [
+            {"figure": "pass@1", "group": "chain", "unit": "share", "paper": "AIME24", "values": dict.fromkeys(NAMES, cell)}
+        ],
         "paper": {"AIME24 pass@1": {"R1-Zero": 77.9, "R1": 79.8}},
         "samples": [{"id": "chain-1", "problem": "1 + 1?", "kind": "chain", "gold": "2",
-                     "completions": {"base": {"text": "3", "verdict": "wrong"}, "R1": {"text": "2", "verdict": "correct"}}}],
+                     "completions": {
+                         "base": {"text": "3", "verdict": "wrong"}, "R1": {"text": "2", "verdict": "correct"},
+                     }}],
     } | changes  # fmt: skip
     (home / "stages.json").write_text(json.dumps(whole))
 

@@ -152,7 +152,10 @@ def test_the_samplers_own_logprobs_may_be_old(walk, tmp_path):
 
 @pytest.mark.parametrize(
     "flags",
-    [{"loss": "dr_grpo"}, {"loss": "dapo", "clip_eps": 0.2, "clip_eps_high": 0.28}, {"loss": "sequence"}, {"tis_cap": 2.0}],
+    [
+        {"loss": "dr_grpo"}, {"loss": "dapo", "clip_eps": 0.2, "clip_eps_high": 0.28}, {"loss": "sequence"},
+        {"tis_cap": 2.0},
+    ],
     ids=lambda flags: "-".join(map(str, flags.values())),
 )  # fmt: skip
 def test_every_loss_runs_without_a_kl_term_and_rows_of_equal_reward(walk, tmp_path, flags):

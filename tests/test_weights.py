@@ -13,7 +13,9 @@ from safetensors.numpy import load_file, save_file
 from tiny import dense_logp, laid, sharp
 
 from r1jax.model.config import ModelConfig
+from r1jax.nano import base, corpus
 from r1jax.sharding import param_specs
+from r1jax.tokenizer import SentencePiece
 from r1jax.weights import config_from_hf, export, from_hf, to_hf
 
 
@@ -67,6 +69,21 @@ def test_the_nano_shape_written_by_us_is_a_qwen3_that_transformers_reads(cfg, tm
     logits = families.logits(model).astype(np.float64)
     want = logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)
     np.testing.assert_allclose(dense_logp(cfg, params, TOKENS), want, atol=3e-5)
+
+
+@pytest.mark.parametrize("name", ["nano", "nano-small"])
+def test_the_shipped_bases_have_the_logits_of_transformers(name, one):
+    directory = base.directory(name)
+    pieces, (cfg, params) = SentencePiece.load(directory / base.TOKENIZER), from_hf(directory, one)
+    texts = [token for i in range(20) for token in pieces.encode(corpus.document(7, i))]
+    tokens = np.asarray(texts[:256]).reshape(2, 128)
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        directory, dtype=torch.float64, attn_implementation="eager"
+    )
+    logits = families.logits(model, tokens)
+    want = logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)
+    # Trained logits reach 22, of which float32 has no more than seven digits.
+    np.testing.assert_allclose(dense_logp(cfg, params, tokens), want, rtol=0, atol=1e-5 * np.abs(logits).max())
 
 
 def test_a_directory_that_holds_a_checkpoint_is_not_written_over(cfg, params, tmp_path):

@@ -23,7 +23,7 @@ def splash(
     mask: Bool[Array, "R S S"],
     scale: float,
 ) -> Float[Array, "R S H E"]:
-    """softmax(q·k · scale)·v over the keys that the mask allows; S a multiple of 128. CPUs interpret it."""  # fmt: skip
+    """softmax(q·k · scale)·v over the keys that the mask allows; S a multiple of 128. CPUs interpret it."""
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernel
 
     size = next(block for block in BLOCKS if q.shape[1] % block == 0)

@@ -36,7 +36,9 @@ def _both(metric: str, held: str) -> tuple[Line, ...]:
 STRIPS = (
     Plot("Accuracy", "share right", _both("reward/accuracy", "accuracy"), share=True),
     Plot("Format", "share well formed", _both("reward/format", "format"), share=True),
-    Plot("Language consistency", "share in the question’s language", _both("completion/language", "language"), share=True),
+    Plot(
+        "Language consistency", "share in the question’s language", _both("completion/language", "language"), share=True
+    ),
     Plot("Length", "tokens", _both("completion/length", "length")),
     Plot("Reflective words", "per completion", _both("completion/reflective_words", "reflective_words")),
     Plot("General prompts", "the generator’s truth of held-out replies", (
@@ -184,7 +186,8 @@ def _preference(part: Part) -> tuple[list[str], list[dict]]:
          (("helpfulness model", "right", PREFERENCES[0], False), ("safety model", "k3", PREFERENCES[1], False)), False),
         ("The generator knows", "share of held-out replies", "If the rewards rise while these fall, the policy "
         "exploits its reward model.",
-         (("helpful", "right", "helpful", True), ("harmless", "k3", "harmless", True), ("stock phrases", "soft", "padding", True)), True),
+         (("helpful", "right", "helpful", True), ("harmless", "k3", "harmless", True),
+          ("stock phrases", "soft", "padding", True)), True),
     )  # fmt: skip
     html, data = [], []
     for title, unit, note, lines, share in sets:

@@ -1,0 +1,96 @@
+"""The table and the rules of R1's by-stage claim."""
+
+import json
+
+import pytest
+
+from experiments.claims.r1_by_stage import RULES, Cell, Command, averaged, broken, main, pooled
+
+#            base  Zero  Dev1  Dev2  Dev3  R1    Student, Student RL
+REASONING = (0.30, 0.75, 0.60, 0.80, 0.79, 0.80, 0.60, 0.50)
+LANGUAGE = (0.90, 0.85, 0.99, 0.99, 0.99, 0.99, 0.99, 0.85)
+FORMAT = (0.60, 0.98, 0.90, 0.99, 0.95, 0.99, 0.95, 0.98)
+CUT = (0.02, 0.02, 0.06, 0.02, 0.02, 0.02, 0.02, 0.02)
+HELPFUL = (0.50, 0.10, 0.15, 0.20, 0.50, 0.60, 0.40, 0.10)
+NAMES = ("base", "R1-Zero", "Dev1", "Dev2", "Dev3", "R1", "Student", "Student RL")
+
+
+def cells(values, width=0.01):
+    return {n: {"mean": v, "low": v - width, "high": v + width} for n, v in zip(NAMES, values, strict=True)}
+
+
+def rows(reasoning=REASONING, language=LANGUAGE, form=FORMAT, helpful=HELPFUL):
+    return [
+        *({"figure": "pass@1", "group": task, "values": cells(reasoning)} for task in ("chain", "compare")),
+        {"figure": "format", "group": "chain", "values": cells(form)},
+        {"figure": "truncated", "group": "chain", "values": cells(CUT)},
+        {"figure": "language", "group": "chain", "values": cells(language)},
+        {"figure": "helpful", "group": "general", "values": cells(helpful)},
+        {"figure": "harmless", "group": "general", "values": cells([1.0] * 8)},
+    ]
+
+
+def test_reasoning_is_the_mean_of_its_tasks_and_each_has_a_line_of_its_own():
+    both = rows()
+    both[1]["values"] = cells([value + 0.1 for value in REASONING], width=0.03)
+    table = pooled(both)
+    assert table["reasoning"]["base"] == pytest.approx(Cell(0.35, 0.33, 0.37))  # (0.30 + 0.40) / 2; (0.01 + 0.03) / 2
+    assert table["  compare"]["base"].mean == pytest.approx(0.40)
+
+
+def test_over_seeds_the_bounds_are_the_outermost():
+    first, second = pooled(rows()), pooled(rows(reasoning=[value + 0.2 for value in REASONING]))
+    assert averaged([first, second])["reasoning"]["base"] == pytest.approx(Cell(0.40, 0.29, 0.51))
+
+
+def changed(values, name, to):
+    return [to if n == name else value for n, value in zip(NAMES, values, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("figure", "values", "name", "to", "rule"),
+    [
+        ("reasoning", REASONING, "R1-Zero", 0.49, "R1-Zero reasons, 0.20 above its base"),
+        ("language", LANGUAGE, "R1-Zero", 0.90, "R1-Zero mixes languages"),
+        ("language", LANGUAGE, "Dev1", 0.96, "the cold start keeps to one language"),
+        ("form", FORMAT, "Dev1", 0.65, "and to its form, unless it is cut off"),
+        ("reasoning", REASONING, "Dev1", 0.79, "stage 2 lifts reasoning"),
+        ("language", LANGUAGE, "Dev2", 0.97, "with consistency near 1"),
+        ("helpful", HELPFUL, "Dev2", 0.41, "stage 3 adds general ability"),
+        ("reasoning", REASONING, "Dev2", 0.85, "and keeps reasoning"),
+        ("helpful", HELPFUL, "R1", 0.51, "stage 4 improves preference"),
+        ("reasoning", REASONING, "R1", 0.76, "without losing reasoning"),
+        ("reasoning", REASONING, "Student RL", 0.60, "the distilled student beats the student of RL"),
+    ],
+)
+def test_one_figure_past_its_bound_breaks_its_rule_alone(figure, values, name, to, rule):
+    assert broken(pooled(rows())) == []
+    assert broken(pooled(rows(**{figure: changed(values, name, to)}))) == [rule]
+    assert rule in RULES
+
+
+def write(run, seed, table, names=NAMES):
+    run.mkdir()
+    document = {"seed": seed, "table": table, "stages": [{"name": name} for name in names]}
+    (run / "stages.json").write_text(json.dumps(document))
+    return str(run)
+
+
+def test_the_table_is_printed_and_a_broken_rule_named(tmp_path, capsys):
+    runs = [write(tmp_path / str(seed), seed, rows()) for seed in range(2)]
+    assert main(Command(tuple(runs)))
+    assert "| reasoning | 0.300 [0.290, 0.310] |" in capsys.readouterr().out
+    worse = write(tmp_path / "worse", 2, rows(helpful=changed(HELPFUL, "R1", 0.40)))
+    assert not main(Command((worse,)))
+    assert "does not hold: stage 4 improves preference" in capsys.readouterr().out
+
+
+def test_runs_that_are_not_three_different_ones_are_refused(tmp_path):
+    one = write(tmp_path / "one", 0, rows())
+    with pytest.raises(ValueError, match="two of them have one seed"):
+        main(Command((one, one)))
+    with pytest.raises(ValueError, match=r"--runs: .*nowhere has no stages.json"):
+        main(Command((str(tmp_path / "nowhere"),)))
+    short = write(tmp_path / "short", 1, rows(), names=(*NAMES, "Teacher"))
+    with pytest.raises(ValueError, match="no figures of Teacher"):
+        main(Command((short,)))
