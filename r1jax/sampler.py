@@ -33,6 +33,7 @@ LADDER = 2  # rows and time axis change by this factor
 LEAST_ROWS = 16  # rows a shard keeps at least: fewer cost as much, and every size is a program to compile
 EXACT_ROWS = 64  # below 49 rows XLA's CPU products add in another order than they do for the trainer's many
 LEAST_SLOTS = 64  # room for sampled tokens at the start, for the same reason
+LEAST_CARRIED = 128  # room for the prompt and the earlier tokens of a carried row, for the same reason
 PREFIX = 16  # a shared prefix is cut to a multiple of this many tokens, and prompts are padded to one
 
 
@@ -206,7 +207,7 @@ def sample(
         kept, _, shared_routes = decode.prefill(cfg, weights, lead, length, [], 0, dtype=dtype, exact=exact)
         shared.append(kept)
     longest = [agreed(max(map(len, part.prompts))) - prefix for part in parts]
-    room = [-(-longest[0] // PREFIX) * PREFIX, *(rung(length, LEAST_SLOTS) for length in longest[1:])]
+    room = [-(-longest[0] // PREFIX) * PREFIX, *(rung(length, LEAST_CARRIED) for length in longest[1:])]
     out = Collector(count, max_tokens, pad_id, stop_ids, before)
     begun, base, segments, routes = out.lengths.copy(), np.zeros(count + 1, np.int32), [], []
     for part, slots in zip(parts, room, strict=True):

@@ -17,7 +17,8 @@ from r1jax.sampler import sync
 
 def small(monkeypatch, chunk: int = 4) -> None:
     """Chunks, ladders and caches so small that few rows move along all of them."""
-    for name, value in (("CHUNK", chunk), ("LEAST_ROWS", 1), ("EXACT_ROWS", 1), ("LEAST_SLOTS", 8)):
+    monkeypatch.setattr(sampler, "CHUNK", chunk)
+    for name, value in (("LEAST_ROWS", 1), ("EXACT_ROWS", 1), ("LEAST_SLOTS", 8), ("LEAST_CARRIED", 8)):
         monkeypatch.setattr(sampler, name, value)
 
 
