@@ -49,6 +49,7 @@ PAPER = RLRecipe(
     eval_every=200, eval_problems=512, save_every=400, log_samples=64, max_skips=3,
     lora_rank=0, lora_alpha=32.0, lora_targets=TARGETS,  # the paper trains every parameter
     replay_routes=False, balance_rate=0.0,  # not published
+    carry_over=0,  # every round waits for its last row
 )  # fmt: skip
 
 NANO = dataclasses.replace(

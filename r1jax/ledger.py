@@ -25,9 +25,14 @@ SHOWN = ("reward/accuracy", "reward/format", "completion/length")
 
 
 class Sampled(NamedTuple):
-    """A round's rows of all processes, and when the host began and ended to sample them (`time.monotonic`)."""
+    """What a round's wave sampled, and when the host began and ended (`time.monotonic`).
 
-    rows: dict[str, np.ndarray]
+    Attributes:
+        prompts, lengths: of all processes, as `limits.rollout_seconds` takes them.
+    """
+
+    prompts: np.ndarray
+    lengths: np.ndarray
     began: float
     ended: float
 
@@ -120,12 +125,11 @@ class Ledger:
         sampled, began = entry.sampled, max(entry.sampled.began, self._done)
         if self._round is None or self._round[0] is not sampled:
             seconds = sampled.ended - began
-            prompts = sampled.rows["prompt"][:: self._recipe.group_size]
-            shares = self._pace.rollout(prompts, sampled.rows["length"], seconds)
+            shares = self._pace.rollout(sampled.prompts, sampled.lengths, seconds)
             self._round = sampled, began, {"perf/rollout_s": seconds, **shares}
         _, first, shares = self._round
         self._done = now
-        perf = {"perf/step_s": now - began, "perf/tokens_per_s": sampled.rows["length"].sum() / (now - first), **shares}
+        perf = {"perf/step_s": now - began, "perf/tokens_per_s": sampled.lengths.sum() / (now - first), **shares}
         if not self._whole:
             return perf
         rows = entry.rows

@@ -23,8 +23,12 @@ def pooled(values: Mapping[str, np.ndarray], group_size: int) -> dict[str, np.nd
     return {k: v.reshape(count, -1, group_size).transpose(1, 0, 2).reshape(-1) for k, v in gathered.items()}
 
 
-def round_rows(round_: Round, group_size: int) -> dict[str, np.ndarray]:
-    """What each row of a round measured, of all processes."""
+def round_rows(round_: Round, group_size: int, step: int = 0) -> dict[str, np.ndarray]:
+    """What each row of a round measured, of all processes.
+
+    Args:
+        step: of the policy the round began with; asked for where tokens may be of an older one.
+    """
     repeated = [example for example in round_.examples for _ in range(group_size)]
     tokens = [tuple(row[:n]) for row, n in zip(round_.rollout.tokens, round_.rollout.lengths, strict=True)]
     alone = [len(set(tokens[i : i + group_size])) == 1 for i in range(0, len(tokens), group_size)]
@@ -35,6 +39,9 @@ def round_rows(round_: Round, group_size: int) -> dict[str, np.ndarray]:
         "one_completion": np.repeat(alone, group_size), **traits(round_.texts, repeated),
         **{f"part/{name}": part for name, part in round_.scores.parts.items()},
     }  # fmt: skip
+    if (version := round_.rollout.version) is not None:
+        age = np.where(np.arange(version.shape[1]) < round_.rollout.lengths[:, None], step - version, 0)
+        values |= {"age": age.sum(axis=1), "oldest": age.max(axis=1), "waiting": np.full(len(tokens), round_.waiting)}
     return pooled(values, group_size)
 
 
@@ -70,7 +77,23 @@ def step_metrics(
         "grad_norm": update["grad_norm"],
         "update/skipped": update["skipped"],
         **{name: update[name] for name in ("experts/imbalance",) if name in update},
+        **(carried(rows) if "age" in rows else {}),
     }
+
+
+def carried(rows: Mapping[str, np.ndarray]) -> dict[str, float | None]:
+    """How many steps older than the round's policy those were that sampled its tokens; the groups that wait then."""
+    return {
+        "staleness/mean": float(rows["age"].sum() / max(rows["length"].sum(), 1)),
+        "staleness/max": float(rows["oldest"].max(initial=0)),
+        "group/waiting": mean(rows["waiting"]),
+    }
+
+
+def runs(versions: np.ndarray) -> list[list[int]]:
+    """[version, tokens] of each stretch that one policy sampled."""
+    starts = np.flatnonzero(np.diff(versions, prepend=-1))
+    return [[int(versions[a]), int(b - a)] for a, b in zip(starts, [*starts[1:], len(versions)], strict=True)]
 
 
 def sample_lines(
@@ -80,14 +103,17 @@ def sample_lines(
     lines = []
     for i in np.unique(np.linspace(0, len(round_.texts) - 1, max(count, 0)).astype(int)):
         example, sample = round_.examples[i // group_size], int(i % group_size)
+        asked = round_number if round_.asked is None else int(round_.asked[i // group_size])
+        version = round_.rollout.version
         lines.append({
-            "step": step, "round": round_number, "id": example["id"], "sample": sample,
+            "step": step, "round": asked, "id": example["id"], "sample": sample,
             "kind": example.get("task", example["kind"]), "language": example.get("language"),
             "problem": example["problem"], "gold": example["gold"],
             "prompt": fill(template, example["problem"]), "completion": round_.texts[i],
             "length": int(round_.rollout.lengths[i]), "truncated": not round_.rollout.stopped[i],
             "reward": {name: part[i] for name, part in round_.scores.parts.items()},
             "verdict": round_.scores.verdicts[i].verdict, "advantage": float(round_.advantages[i]),
-            "key": [seed, round_number, questions.number(example), sample],
+            "key": [seed, asked, questions.number(example), sample],
+            **({} if version is None else {"versions": runs(version[i, : round_.rollout.lengths[i]])}),
         })  # fmt: skip
     return lines

@@ -78,3 +78,5 @@ class RLRecipe:
     """The experts a token visited while it was sampled are those it visits in training."""
     balance_rate: float
     """How far a router's bias moves in each step towards an even load; 0 leaves it."""
+    carry_over: int
+    """Unfinished rows with which a round's sampling may end; the next round goes on with them. 0 waits for all."""

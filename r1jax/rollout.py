@@ -7,8 +7,8 @@ A *packed row* holds several sequences side by side. Completions of one prompt s
     segment   | 0 0 0 0  | 1 1 1 1 1 1 1 | 2 2 2 2 2 2 2 | 0 0 0 0  | 1 1 1 1 1 1 1 | 0 0 |
     positions | 0 1 2 3  | 4 5 6 ...     | 4 5 6 ...     | 0 1 2 3  | 4 5 6 ...     | 0 0 |
 
-A token reads the earlier tokens of its group that are prompt or of its own completion, so every number equals that of a row
-of its own, and a prompt costs one pass instead of G.
+A token reads the earlier tokens of its group that are prompt or of its own completion, so every number equals that of a
+row of its own, and a prompt costs one pass instead of G.
 """
 
 from __future__ import annotations
@@ -30,9 +30,10 @@ class Rollout(NamedTuple):
         lengths: [N] number of sampled tokens, the stop token included.
         logp: [N, T] float32 log-probabilities of the sampled tokens at the sampling temperature, 0 off the mask.
         stopped: [N] whether a stop token was sampled; False means truncated.
-        routes: [N, T, L, k] experts that each token visited in each layer of experts, -1 where none is known (a row's last token
-            was never fed), if asked for.
+        routes: [N, T, L, k] experts that each token visited in each layer of experts, -1 where none is known (a row's
+            last token was never fed), if asked for.
         prompt_routes: the same of each prompt.
+        version: [N, T] the optimizer step of the policy that sampled each token, where rows may be carried over.
     """
 
     prompts: list[list[int]]
@@ -42,10 +43,16 @@ class Rollout(NamedTuple):
     stopped: np.ndarray
     routes: np.ndarray | None = None
     prompt_routes: list[np.ndarray] | None = None
+    version: np.ndarray | None = None
 
     @property
     def group_size(self) -> int:
         return len(self.lengths) // len(self.prompts)
+
+    @property
+    def unfinished(self) -> np.ndarray:
+        """[N] rows that a later wave may go on with."""
+        return ~self.stopped & (self.lengths < self.tokens.shape[1])
 
 
 class PackedRows(NamedTuple):
@@ -157,7 +164,7 @@ def put(
     rows: PackedRows, r: int, start: int, tokens: Sequence[int] | np.ndarray, position: int, group: int, segment: int,
     source: int,
 ) -> None:
-    """Writes one run of tokens; its first token is predicted from slot `source`, each further one from the slot before."""
+    """Writes one run of tokens; the first is predicted from slot `source`, each further one from the slot before."""
     end = start + len(tokens)
     rows.tokens[r, start:end] = tokens
     rows.positions[r, start:end] = np.arange(position, position + len(tokens))

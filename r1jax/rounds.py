@@ -25,13 +25,22 @@ from r1jax.update import Learner, score
 
 
 class Round(NamedTuple):
-    """One round of this process's questions, on the host: N = B·G rows, question-major."""
+    """One round of this process's questions, on the host: N = B·G rows, question-major.
+
+    Attributes:
+        asked: [B] the round each question was asked in, where groups may wait (see `carry`).
+        waiting: groups that wait at its end.
+        drawn: lengths of what its wave read and sampled, where they are not the rollout's.
+    """
 
     examples: list[dict]
     rollout: Rollout
     texts: list[str]
     scores: rule.Scores
     advantages: np.ndarray
+    asked: np.ndarray | None = None
+    waiting: int = 0
+    drawn: tuple[np.ndarray, np.ndarray] | None = None
 
 
 def check_row_length(recipe: RLRecipe, policy: Policy, examples: Iterable[Mapping]) -> None:
@@ -39,28 +48,38 @@ def check_row_length(recipe: RLRecipe, policy: Policy, examples: Iterable[Mappin
     longest = max(len(policy.tokenizer.encode(fill(policy.template, example["problem"]))) for example in examples)
     if (needed := longest + recipe.max_tokens) > recipe.row_length:
         raise ValueError(
-            f"--row-length={recipe.row_length} is too short for a prompt of {longest} tokens and --max-tokens={recipe.max_tokens}: "
-            f"use at least {needed}"
+            f"--row-length={recipe.row_length} is too short for a prompt of {longest} tokens and "
+            f"--max-tokens={recipe.max_tokens}: use at least {needed}"
         )
 
 
 def complete(
     policy: Policy, weights: sampler.Weights, examples: Sequence[Mapping], samples: int, mesh: Mesh, *,
-    seed: int, round_: int, temperature: float, max_tokens: int, replay: bool = False,
-    top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0, finished: Callable[[list[tuple[int, str]]], None] | None = None,
-    attention: str | None = None,
+    seed: int, round_: int | np.ndarray, temperature: float, max_tokens: int, replay: bool = False,
+    top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0,
+    finished: Callable[[list[tuple[int, str]]], None] | None = None, attention: str | None = None,
+    before: Rollout | None = None, leave: int = 0,
 ) -> tuple[Rollout, list[str]]:
     """`samples` completions of each example, and their texts; the cuts are for evaluation.
 
     Args:
+        round_: the noise is of; [B] where examples differ in it.
         finished: hears of (row, text) as rows end, see `sampler.sample`.
-        attention: see `sampler.sample`.
+        before: what the first examples have already; its prompts are theirs.
+        attention, leave: see `sampler.sample`.
     """  # fmt: skip
     tokenizer = policy.tokenizer
     prompts = [tokenizer.encode(fill(policy.template, example["problem"])) for example in examples]
     ids = np.repeat([questions.number(example) for example in examples], samples)
-    keys = sampler.row_keys(seed, round_, ids, np.tile(np.arange(samples), len(examples)))
-    texts = [""] * len(ids)
+    rounds = np.repeat(np.broadcast_to(round_, len(examples)), samples)
+    keys = sampler.row_keys(seed, rounds, ids, np.tile(np.arange(samples), len(examples)))
+    texts, old = [""] * len(ids), 0
+    if before is not None:
+        old = len(before.lengths) // samples
+        before = before._replace(prompts=prompts[:old])
+        texts[: old * samples] = [
+            tokenizer.decode(row[:length]) for row, length in zip(before.tokens, before.lengths, strict=True)
+        ]
 
     def ended(rows: list[tuple[int, np.ndarray]]) -> None:
         for row, tokens in rows:
@@ -69,9 +88,10 @@ def complete(
             finished([(row, texts[row]) for row, _ in rows])
 
     rollout = sampler.sample(
-        policy.cfg, weights, prompts, keys, mesh,
-        max_tokens=max_tokens, temperature=temperature, stop_ids=tokenizer.stop_ids, pad_id=tokenizer.pad_id, replay=replay,
-        top_k=top_k, top_p=top_p, min_p=min_p, finished=ended, attention=attention,
+        policy.cfg, weights, prompts[old:], keys, mesh,
+        max_tokens=max_tokens, temperature=temperature, stop_ids=tokenizer.stop_ids, pad_id=tokenizer.pad_id,
+        replay=replay, top_k=top_k, top_p=top_p, min_p=min_p, finished=ended, attention=attention,
+        before=before, leave=leave,
     )  # fmt: skip
     return rollout, texts
 
@@ -79,7 +99,9 @@ def complete(
 class Reward(Protocol):
     """What the completions of a round earn; `step` is the optimizer step the round begins at."""
 
-    def __call__(self, pool: Pool | Ahead, texts: Sequence[str], examples: Sequence[Mapping], step: int) -> rule.Scores: ...
+    def __call__(
+        self, pool: Pool | Ahead, texts: Sequence[str], examples: Sequence[Mapping], step: int
+    ) -> rule.Scores: ...
 
 
 def rule_reward(recipe: RLRecipe, policy: Policy) -> Reward:
@@ -92,10 +114,15 @@ def rule_reward(recipe: RLRecipe, policy: Policy) -> Reward:
     return reward
 
 
-def roll(
-    recipe: RLRecipe, policy: Policy, params: dict, examples: list[dict], round_: int, seed: int, mesh: Mesh, pool: Pool, reward: Reward
-) -> Round:
-    """Samples, scores and compares one round. Answers are judged while other rows are still being sampled."""
+def sampled(
+    recipe: RLRecipe, policy: Policy, params: dict, examples: list[dict], round_: int | np.ndarray, seed: int,
+    mesh: Mesh, pool: Pool, before: Rollout | None = None,
+) -> tuple[Rollout, list[str], Ahead]:
+    """A round's completions. Their answers are judged while other rows are still being sampled.
+
+    Args:
+        round_, before: see `complete`.
+    """  # fmt: skip
     weights, ahead = sampler.sync(params, mesh), Ahead(pool)
     repeated = [example for example in examples for _ in range(recipe.group_size)]
 
@@ -105,17 +132,45 @@ def roll(
 
     rollout, texts = complete(
         policy, weights, examples, recipe.group_size, mesh,
-        seed=seed, round_=round_, temperature=recipe.temperature, max_tokens=recipe.max_tokens, replay=recipe.replay_routes,
-        finished=judge, attention=attention_backend(mesh, policy.cfg, compared=True),
+        seed=seed, round_=round_, temperature=recipe.temperature, max_tokens=recipe.max_tokens,
+        replay=recipe.replay_routes, finished=judge, attention=attention_backend(mesh, policy.cfg, compared=True),
+        before=before, leave=recipe.carry_over,
     )  # fmt: skip
-    scores = reward(ahead, texts, repeated, round_ * recipe.minibatches)
-    shape = (len(examples), recipe.group_size)
-    advantages = np.asarray(group_advantages(scores.total.reshape(shape), scores.valid.reshape(shape), scaled=recipe.loss != "dr_grpo")).reshape(-1)
+    return rollout, texts, ahead
+
+
+def roll(
+    recipe: RLRecipe, policy: Policy, params: dict, examples: list[dict], round_: int, seed: int, mesh: Mesh,
+    pool: Pool, reward: Reward,
+) -> Round:
+    """Samples, scores and compares one round."""  # fmt: skip
+    rollout, texts, ahead = sampled(recipe, policy, params, examples, round_, seed, mesh, pool)
+    return compared(recipe, examples, rollout, texts, reward, ahead, round_ * recipe.minibatches)
+
+
+def compared(
+    recipe: RLRecipe, examples: list[dict], rollout: Rollout, texts: list[str], reward: Reward, pool: Pool | Ahead,
+    step: int,
+) -> Round:
+    """A round of whole groups: what each row earned, and its advantage over its group."""  # fmt: skip
+    scores = reward(pool, texts, [example for example in examples for _ in range(recipe.group_size)], step)
+    total, valid = (x.reshape(len(examples), recipe.group_size) for x in (scores.total, scores.valid))
+    advantages = np.asarray(group_advantages(total, valid, scaled=recipe.loss != "dr_grpo")).reshape(-1)
     return Round(examples, rollout, texts, scores, advantages)
 
 
+def members(groups: np.ndarray, size: int) -> np.ndarray:
+    """The rows of some groups, in order."""
+    return (groups[:, None] * size + np.arange(size)).reshape(-1)
+
+
+def parts(recipe: RLRecipe, groups: int) -> list[np.ndarray]:
+    """The rows of each optimizer step of a round: whole groups, shared out as evenly as they go."""
+    return [members(part, recipe.group_size) for part in np.array_split(np.arange(groups), recipe.minibatches)]
+
+
 def moving(recipe: RLRecipe, advantages: np.ndarray) -> np.ndarray:
-    """The rows an update goes over: without those of zero advantage, where nothing else of them could move the policy."""
+    """The rows an update goes over: not those of zero advantage, where nothing else of them could move the policy."""
     return (advantages != 0) | (recipe.kl_coef != 0) | (recipe.balance_rate != 0)
 
 
@@ -127,9 +182,9 @@ def minibatches(
     Every old log-probability is the trainer's under `params`: taken here for all minibatches but the first, whose own
     forward pass is under `params` still.
     """
-    members = np.arange(len(round_.texts)).reshape(recipe.minibatches, -1)
     return [
-        micro_batches(recipe, round_, rows, ours, params, reference, mesh, first=i == 0) for i, rows in enumerate(members)
+        micro_batches(recipe, round_, rows, ours, params, reference, mesh, first=i == 0)
+        for i, rows in enumerate(parts(recipe, len(round_.examples)))
     ]
 
 
@@ -149,7 +204,8 @@ def micro_batches(
     seen = moving(recipe, round_.advantages[members])
     members, weight = members[seen], weight[seen]
     of = [(int(i) // recipe.group_size, int(i)) for i in members]
-    rows, places = pack(rollout.prompts, [(prompt, rollout.tokens[i, : rollout.lengths[i]]) for prompt, i in of], recipe.row_length)
+    completions = [(prompt, rollout.tokens[i, : rollout.lengths[i]]) for prompt, i in of]
+    rows, places = pack(rollout.prompts, completions, recipe.row_length)
     if recipe.replay_routes:
         rows = rows._replace(routes=spread_routes(rollout, of, rows, places))
     shape = rows.tokens.shape
@@ -161,7 +217,9 @@ def micro_batches(
     arrays = {name: spread(values, places, shape) for name, values in per_token.items()}
     size = max(recipe.batch_rows, row_shards(mesh)) // jax.process_count()
     total = max(sampler.agreed(-(-shape[0] // size)), 1) * size
-    rows, arrays = jax.tree.map(lambda x: np.pad(x, [(0, total - x.shape[0])] + [(0, 0)] * (x.ndim - 1)), (rows, arrays))
+    rows, arrays = jax.tree.map(
+        lambda x: np.pad(x, [(0, total - x.shape[0])] + [(0, 0)] * (x.ndim - 1)), (rows, arrays)
+    )
     batches = []
     for start in range(0, total, size):
         piece_rows, piece = shard_rows(jax.tree.map(lambda x, s=start: x[s : s + size], (rows, arrays)), mesh)
@@ -170,5 +228,6 @@ def micro_batches(
         else:
             old = None if first else score(ours, params, piece_rows)[0]
         ref = score(ours, reference, piece_rows)[0] if recipe.kl_coef else None
-        batches.append(Minibatch(PackedRows(*piece_rows), piece["weight"], piece["advantage"], piece["rollout_logp"], old, ref))
+        weighed = (piece["weight"], piece["advantage"], piece["rollout_logp"])
+        batches.append(Minibatch(PackedRows(*piece_rows), *weighed, old, ref))
     return batches

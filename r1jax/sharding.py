@@ -44,6 +44,7 @@ PARAM_RULES: Rules = (
     (r"reward_head/kernel$", P("fsdp")),
     (r"norm/scale$", P()),
     (r"lora_[ab]$", P()),
+    (r"^waiting/", P()),  # rows carried over, on the host but for checkpoints
     (r"ns_coeffs$", P()),  # of Muon: three numbers
 )
 

@@ -12,7 +12,6 @@ import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +19,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from r1jax import checkpoint, launch, lineage, log, lora, report, sampler
+from r1jax import carry, checkpoint, launch, lineage, log, lora, report, sampler
 from r1jax.alarms import Alarms
 from r1jax.data import prompts as questions
 from r1jax.evaluate import judge, summary
@@ -33,7 +32,7 @@ from r1jax.pace import Pace
 from r1jax.progress import Progress
 from r1jax.recipe import RLRecipe
 from r1jax.rewards.isolate import Pool
-from r1jax.rounds import Reward, check_row_length, complete, minibatches, roll, rule_reward
+from r1jax.rounds import Reward, check_row_length, complete, minibatches, parts, roll, rule_reward
 from r1jax.run import Logs, Policy, RunOptions, load_policy, new_workdir, write_policy
 from r1jax.saver import Saver, remove
 from r1jax.sharding import abstract, compute_dtype, make_mesh, row_shards, rows_in_turn
@@ -46,15 +45,6 @@ EVAL_ROUND = 0xE7A1  # evaluation draws its noise from a round of its own, the s
 
 
 MakeReward = Callable[[RLRecipe, Policy], Reward]
-
-
-class RLState(NamedTuple):
-    """What a checkpoint holds: the train state and the reference it is held against."""
-
-    step: jax.Array
-    params: dict
-    opt_state: optax.OptState
-    reference: dict
 
 
 @functools.cache
@@ -111,6 +101,14 @@ def check(recipe: RLRecipe, mesh: Mesh) -> None:
         (recipe.temperature > 0, f"--temperature={recipe.temperature} must be above 0: greedy rows of a group are all the same"),
         (recipe.lora_rank >= 0, f"--lora-rank={recipe.lora_rank} must be 0, which trains every parameter, or more"),
         (recipe.late_from >= 0, f"--late-from={recipe.late_from} must be 0, which is never, or a step"),
+        (0 <= recipe.carry_over <= recipe.questions_per_round - recipe.minibatches,
+         f"--carry-over={recipe.carry_over} must lie between 0 and --questions-per-round={recipe.questions_per_round} "
+         f"less --minibatches={recipe.minibatches}: each row may hold a group back, and every step needs one"),
+        (recipe.carry_over == 0 or processes == 1,
+         f"--carry-over={recipe.carry_over} needs one process, not {processes}: leave it at 0"),
+        (recipe.carry_over == 0 or not recipe.replay_routes,
+         f"--carry-over={recipe.carry_over} keeps no routes of rows that go on: use --replay-routes=False, "
+         "or leave it at 0"),
         (recipe.steps >= 1, f"--steps={recipe.steps} must be at least 1"),
         (recipe.eval_problems >= 1, f"--eval-problems={recipe.eval_problems} must be at least 1"),
     )  # fmt: skip
@@ -193,12 +191,14 @@ def train(
     ours = learner(recipe, policy.cfg, mesh)
     manifest = lineage.Manifest(stage, fields, options.seed, lineage.versions(), parent, data)
     last = resume_point(workdir, recipe.minibatches, recipe.steps)
+    waiting = carry.nobody(recipe) if recipe.carry_over else None
     if last is None:
         state, reference = start(ours, params, mesh), jax.tree.map(jnp.copy, params)
     else:
-        fresh = jax.eval_shape(lambda p: RLState(*start(ours, p), p), params)
-        state = checkpoint.restore(workdir, abstract(fresh, mesh), last)
-        state, reference = TrainState(*state[:3]), state.reference
+        fresh = jax.eval_shape(lambda p: carry.held(start(ours, p), p, waiting, mesh), params)
+        found = checkpoint.restore(workdir, abstract(fresh, mesh), last)
+        state, reference = TrainState(*found[:3]), found.reference
+        waiting = jax.tree.map(np.asarray, found.waiting) if recipe.carry_over else None
         manifest = dataclasses.replace(before, recipe=fields, status="running")
     if last is not None and last >= recipe.steps:
         if last == recipe.steps and before.status != "complete" and launch.is_main():  # killed on its last lines
@@ -243,21 +243,25 @@ def train(
                 ledger.settle()
                 logs.sync()
                 # The run ends inside this round; a longer one will go on from the round's beginning.
-                saver.save(step, RLState(*state, reference), {"round": step // recipe.minibatches})
+                saver.save(step, carry.held(state, reference, waiting, mesh), {"round": step // recipe.minibatches})
             number = step // recipe.minibatches
-            index = number * recipe.questions_per_round + np.arange(recipe.questions_per_round)
-            mine = [ask(int(i), step) for i in index[jax.process_index() :: jax.process_count()]]
-            round_ = roll(recipe, policy, whole(state.params), mine, number, options.seed, mesh, pool, reward)
-            rows = round_rows(round_, recipe.group_size)
-            sampled = Sampled(rows, began, time.monotonic())
+            setting = (number, options.seed, mesh, pool, reward)
+            if waiting is not None:
+                round_, waiting = carry.roll(recipe, policy, whole(state.params), ask, waiting, *setting)
+            else:
+                index = number * recipe.questions_per_round + np.arange(recipe.questions_per_round)
+                mine = [ask(int(i), step) for i in index[jax.process_index() :: jax.process_count()]]
+                round_ = roll(recipe, policy, whole(state.params), mine, *setting)
+            rows = round_rows(round_, recipe.group_size, step)
+            drawn = round_.drawn or (rows["prompt"][:: recipe.group_size], rows["length"])
+            sampled = Sampled(*drawn, began, time.monotonic())
+            of_step = parts(recipe, len(rows["total"]) // recipe.group_size)
             batches = minibatches(recipe, round_, ours, whole(state.params), whole(reference), mesh)
             for part, batch in enumerate(batches[: recipe.steps - step]):
                 ready = ledger.ready(batch)
                 state, figures = update(ours, state, batch, frozen)
                 step += 1
-                size = len(rows["total"]) // recipe.minibatches
-                mine = {k: v[part * size : (part + 1) * size] for k, v in rows.items()}
-                ledger.enter(step, sampled, mine, batch, ready, figures)
+                ledger.enter(step, sampled, {k: v[of_step[part]] for k, v in rows.items()}, batch, ready, figures)
                 if every(recipe.ref_every, step - 1, step):
                     reference = jax.tree.map(jnp.copy, state.params)  # an alias would be donated away
             for line in sample_lines(step, number, round_, options.seed, recipe.log_samples, recipe.group_size, policy.template):
@@ -273,7 +277,7 @@ def train(
                 logs.sync()
                 if launch.is_main():  # before the checkpoint: a run that goes on from it finds its results here
                     lineage.write(workdir, dataclasses.replace(manifest, results=results, warnings=ledger.warnings))
-                saver.save(step, RLState(*state, reference), {"round": number + 1})
+                saver.save(step, carry.held(state, reference, waiting, mesh), {"round": number + 1})
                 if launch.is_main():
                     report.write(workdir)
             if stop and not done:

@@ -27,6 +27,8 @@ ROWS = {
     }.items()
 }  # fmt: skip
 
+SAMPLED = Sampled(ROWS["prompt"][::2], ROWS["length"], 0.0, 1.0)
+
 
 def figures(loss: float = 0.5, entropy: float = 1.0) -> dict:
     values = {"weight": 1.0, "loss": loss, "entropy": entropy, "log_ratio/max": 0.0, "sampler_gap/max": 0.0, "grad_norm": 1.0}
@@ -43,7 +45,7 @@ def ledger(tmp_path, cfg):
 
 
 def step(ledger: Ledger, number: int, sampled: Sampled | None = None, **changed: float) -> None:
-    ledger.enter(number, sampled or Sampled(ROWS, 0.0, 1.0), ROWS, [], ledger.ready([]), figures(**changed))
+    ledger.enter(number, sampled or SAMPLED, ROWS, [], ledger.ready([]), figures(**changed))
 
 
 def steps(tmp_path) -> list[int]:
@@ -79,7 +81,7 @@ def test_updates_that_are_not_finite_stop_the_run_one_step_later_and_only_in_a_r
 
 
 def test_the_seconds_of_steps_do_not_overlap_and_a_round_has_one_rollout(ledger, tmp_path):
-    one = Sampled(ROWS, 0.0, 1.0)  # long before now, so the first step has all the time until now
+    one = SAMPLED  # long before now, so the first step has all the time until now
     step(ledger, 1, one)
     step(ledger, 2, one)
     ledger.settle()
