@@ -64,9 +64,9 @@ class Collecting:
     """Completions of each."""
     general_prompts: str = "nano:general"
     """Prompts of any kind that the general part answers; empty: no general part."""
-    general_questions: int = 512
-    """How many of them."""
-    general_samples: int = 6
+    general_questions: int = 2048
+    """How many of them are drawn; the nano world has some 520."""
+    general_samples: int = 16
     """Completions of each."""
     general_weights: str = ""
     """Who answers them: another checkpoint than the base."""

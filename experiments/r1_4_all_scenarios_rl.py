@@ -36,7 +36,7 @@ PAPER = dataclasses.replace(
     # "general instruction data and preference-based rewards ... exclusively during the final 400 steps"
 )
 NANO = dataclasses.replace(
-    REASONING_NANO, temperature=0.7, steps=40, late_from=20, learning_rate=2e-4, eval_every=20, save_every=20
+    REASONING_NANO, temperature=0.7, steps=40, late_from=30, learning_rate=2e-4, eval_every=10, save_every=10
 )
 RECIPES = {"nano": NANO, "paper": PAPER}
 OPTIONS = RunOptions(template="r1", prompts="nano:reasoning", late_prompts="nano:all", eval_prompts="nano:all")

@@ -57,10 +57,10 @@ class Entry(NamedTuple):
 class Ledger:
     """Writes what updates measured, one step late.
 
-    The host begins an update and goes on; the figures stay on the device until it has them. `enter` notes an update that was
-    begun, and only then waits for the one before and writes its line. `settle` waits for the last: call it before whatever
-    counts on its line, such as a checkpoint. Warnings, and the stop after non-finite updates, come with the line: at latest
-    one step after their cause, and never after a checkpoint that has it.
+    The host begins an update and goes on; the figures stay on the device until it has them. `enter` notes an update
+    that was begun, and only then waits for the one before and writes its line. `settle` waits for the last: call it
+    before whatever counts on its line, such as a checkpoint. Warnings, and the stop after non-finite updates, come with
+    the line: at latest one step after their cause, and never after a checkpoint that has it.
 
     A context manager.
 

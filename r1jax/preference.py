@@ -31,8 +31,8 @@ def all_scenarios(
 
     A reasoning prompt earns its rule rewards. A general prompt earns format and, times `weight`, the reward model of
     its set: "helpful" (where it names none too), whose rewards have mean 0 and deviation 1 on held-out replies, or
-        "safety", the
-    probability that the response is safe: being sure beyond doubt earns nothing more. All earn language consistency.
+    "safety", the probability that the response is safe: being sure beyond doubt earns nothing more. All earn language
+    consistency.
 
     Args:
         begins: step from which the reward models count, by default the recipe's `late_from`. Before it they are not

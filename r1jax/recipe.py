@@ -26,9 +26,11 @@ class RLRecipe:
     clip_eps_high: float
     """ε of the clip from above, where it is another; 0 is `clip_eps` on both sides."""
     loss: str
-    """What a token weighs: `grpo` 1/(N·|o|), `dr_grpo` 1/(N·max_tokens) with advantages not divided by std, `dapo` 1/Σ|o|; `sequence` is `grpo` with the ratio of whole completions (GSPO)."""
+    """What a token weighs: `grpo` 1/(N·|o|), `dr_grpo` 1/(N·max_tokens) with advantages not divided by std, `dapo`
+    1/Σ|o|; `sequence` is `grpo` with the ratio of whole completions (GSPO)."""
     tis_cap: float
-    """Cap of truncated importance sampling, π_trainer/π_sampler on each token; 0 is without. Needs old_logp `trainer`."""
+    """Cap of truncated importance sampling, π_trainer/π_sampler on each token; 0 is without. Needs old_logp
+    `trainer`."""
     temperature: float
     """Of sampling in training."""
     max_tokens: int

@@ -111,7 +111,11 @@ class Place(NamedTuple):
 def pack(
     prompts: Sequence[Sequence[int]], completions: Sequence[tuple[int, np.ndarray]], row_length: int
 ) -> tuple[PackedRows, list[Place]]:
-    """Completions packed into rows, first fit by decreasing length, each row repeating a prompt at most once.
+    """Completions packed into rows, each row repeating a prompt at most once.
+
+    Group by group, the largest first, each by decreasing length: into the first of the group's own rows that has room,
+    else the first of all rows, where the prompt is laid once more. First fit over all completions at once would scatter
+    groups over rows, and repeat most prompts in each.
 
     Args:
         prompts: token lists.
@@ -127,23 +131,27 @@ def pack(
     needed = max((len(prompts[p]) + len(c) for p, c in completions), default=0)
     if needed > row_length:
         raise ValueError(f"row_length={row_length} is too short: a prompt with its completion has {needed} tokens")
+    sizes = [len(tokens) for _, tokens in completions]
+    of: dict[int, list[int]] = {}  # prompt -> its completions
+    for i, (prompt, _) in enumerate(completions):
+        of.setdefault(prompt, []).append(i)
     used: list[int] = []  # slots taken in each row
     holds: list[list[tuple[int, list[int]]]] = []  # per row: (prompt, its completions)
-    for i in sorted(range(len(completions)), key=lambda i: -len(completions[i][1])):
-        prompt, tokens = completions[i]
-        for r in range(len(used) + 1):
-            if r == len(used):
-                used.append(0)
-                holds.append([])
-            mine = next((members for p, members in holds[r] if p == prompt), None)
-            cost = len(tokens) + (len(prompts[prompt]) if mine is None else 0)
-            if used[r] + cost <= row_length:
-                if mine is None:
-                    holds[r].append((prompt, [i]))
-                else:
-                    mine.append(i)
-                used[r] += cost
-                break
+    for prompt, group in sorted(of.items(), key=lambda each: -sum(sizes[i] for i in each[1])):
+        mine: dict[int, list[int]] = {}  # row -> completions of this prompt in it
+        for i in sorted(group, key=lambda i: -sizes[i]):
+            r = next((r for r in mine if used[r] + sizes[i] <= row_length), None)
+            if r is None:
+                cost = len(prompts[prompt]) + sizes[i]
+                r = next((r for r, taken in enumerate(used) if taken + cost <= row_length), len(used))
+                if r == len(used):
+                    used.append(0)
+                    holds.append([])
+                used[r] += len(prompts[prompt])
+                mine[r] = []
+                holds[r].append((prompt, mine[r]))
+            used[r] += sizes[i]
+            mine[r].append(i)
     rows = PackedRows(*(np.zeros((len(used), row_length), np.int32) for _ in range(5)))
     places: list[Place] = [Place(0, 0)] * len(completions)
     for r, groups in enumerate(holds):

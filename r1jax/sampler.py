@@ -207,7 +207,9 @@ def sample(
         kept, _, shared_routes = decode.prefill(cfg, weights, lead, length, [], 0, dtype=dtype, exact=exact)
         shared.append(kept)
     longest = [agreed(max(map(len, part.prompts))) - prefix for part in parts]
-    room = [-(-longest[0] // PREFIX) * PREFIX, *(rung(length, LEAST_CARRIED) for length in longest[1:])]
+    each = -(-EXACT_ROWS * shards // len(parts[0].prompts)) if exact else 1  # tokens that make a prefill long enough
+    first_room = -(-max(longest[0], each) // PREFIX) * PREFIX
+    room = [first_room, *(rung(length, LEAST_CARRIED) for length in longest[1:])]
     out = Collector(count, max_tokens, pad_id, stop_ids, before)
     begun, base, segments, routes = out.lengths.copy(), np.zeros(count + 1, np.int32), [], []
     for part, slots in zip(parts, room, strict=True):

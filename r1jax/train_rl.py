@@ -1,7 +1,7 @@
 """The walk of reinforcement learning: prompts, rollouts, rewards, advantages, updates, checkpoints, evaluation.
 
-`train` is the loop; everything it calls is a function of another file. Every process decodes, scores and logs its own rows;
-process 0 writes the files.
+`train` is the loop; everything it calls is a function of another file. Every process decodes, scores and logs its own
+rows; process 0 writes the files.
 """
 
 from __future__ import annotations
@@ -38,7 +38,10 @@ from r1jax.saver import Saver, remove
 from r1jax.sharding import abstract, compute_dtype, make_mesh, row_shards, rows_in_turn
 from r1jax.update import Learner, TrainState, grpo_objective, merge, start, update
 
-MAY_CHANGE = frozenset({"steps", "mesh", "eval_every", "save_every", "log_samples", "workdir", "resume", "coordinator", "processes", "process_id"})
+MAY_CHANGE = frozenset({
+    "steps", "mesh", "eval_every", "save_every", "log_samples", "workdir", "resume", "coordinator", "processes",
+    "process_id",
+})  # fmt: skip
 GENERATED = 256  # questions of the generator whose length is looked at before a run begins
 ADAPTERS = 0xADA7  # fresh adapters are a function of the seed
 EVAL_ROUND = 0xE7A1  # evaluation draws its noise from a round of its own, the same at every step
@@ -48,7 +51,9 @@ MakeReward = Callable[[RLRecipe, Policy], Reward]
 
 
 @functools.cache
-def adamw(learning_rate: float, warmup_steps: int, grad_clip: float, b1: float, b2: float, weight_decay: float) -> optax.GradientTransformation:
+def adamw(
+    learning_rate: float, warmup_steps: int, grad_clip: float, b1: float, b2: float, weight_decay: float
+) -> optax.GradientTransformation:
     """AdamW behind a clip by global norm, with a linear warm-up. Cached: equal recipes share their compiled updates."""
     schedule = optax.linear_schedule(0.0, learning_rate, warmup_steps) if warmup_steps else learning_rate
     return optax.chain(optax.clip_by_global_norm(grad_clip), optax.adamw(schedule, b1, b2, weight_decay=weight_decay))
@@ -59,7 +64,8 @@ def learner(recipe: RLRecipe, cfg: ModelConfig, mesh: Mesh) -> Learner:
     r = recipe
     optimizer = adamw(r.learning_rate, r.warmup_steps, r.grad_clip, r.adam_b1, r.adam_b2, r.weight_decay)
     objective = grpo_objective(
-        r.clip_eps, r.kl_coef, clip_eps_high=r.clip_eps_high or r.clip_eps, by_sequence=r.loss == "sequence", tis_cap=r.tis_cap
+        r.clip_eps, r.kl_coef, clip_eps_high=r.clip_eps_high or r.clip_eps, by_sequence=r.loss == "sequence",
+        tis_cap=r.tis_cap,
     )
     return Learner(
         cfg, optimizer, objective, r.temperature, compute_dtype(mesh), remat=r.remat, row_shards=rows_in_turn(mesh),
@@ -67,13 +73,17 @@ def learner(recipe: RLRecipe, cfg: ModelConfig, mesh: Mesh) -> Learner:
     )  # fmt: skip
 
 
-def evaluate(policy: Policy, params: dict, examples: Sequence[dict], mesh: Mesh, pool: Pool, *, seed: int, max_tokens: int) -> dict:
-    """One line of eval.jsonl without its step: one sample of each problem at temperature 1, shared out to the processes."""
+def evaluate(
+    policy: Policy, params: dict, examples: Sequence[dict], mesh: Mesh, pool: Pool, *, seed: int, max_tokens: int
+) -> dict:
+    """One line of eval.jsonl without its step: one sample of each problem at temperature 1, shared out to the
+    processes."""
     count, me = jax.process_count(), jax.process_index()
     padded = list(examples) + [examples[-1]] * (-len(examples) % count)
     mine = padded[me::count]
     rollout, texts = complete(
-        policy, sampler.sync(params, mesh), mine, 1, mesh, seed=seed, round_=EVAL_ROUND, temperature=1.0, max_tokens=max_tokens
+        policy, sampler.sync(params, mesh), mine, 1, mesh,
+        seed=seed, round_=EVAL_ROUND, temperature=1.0, max_tokens=max_tokens,
     )
     rows = pooled(judge(pool, texts, mine, rollout.lengths, rollout.stopped, policy.style), 1)
     return summary({k: v[: len(examples)] for k, v in rows.items()}, examples)
@@ -90,15 +100,19 @@ def check(recipe: RLRecipe, mesh: Mesh) -> None:
     rules = (
         (recipe.group_size >= 2, f"--group-size={recipe.group_size} leaves nothing to compare: at least 2"),
         (recipe.questions_per_round % (recipe.minibatches * processes) == 0,
-         f"--questions-per-round={recipe.questions_per_round} must be a multiple of --minibatches={recipe.minibatches} x {processes} processes: whole groups are split"),
+         f"--questions-per-round={recipe.questions_per_round} must be a multiple of "
+         f"--minibatches={recipe.minibatches} x {processes} processes: whole groups are split"),
         (recipe.batch_rows % shards == 0 or shards % recipe.batch_rows == 0,
-         f"--batch-rows={recipe.batch_rows} does not fit {shards} row shards of the mesh: use a multiple, such as {shards}"),
+         f"--batch-rows={recipe.batch_rows} does not fit {shards} row shards of the mesh: "
+         f"use a multiple, such as {shards}"),
         (recipe.old_logp in ("trainer", "sampler"), f"--old-logp={recipe.old_logp} must be trainer or sampler"),
         (recipe.loss in LOSSES, f"--loss={recipe.loss} must be one of {', '.join(LOSSES)}"),
         (recipe.clip_eps_high >= 0, f"--clip-eps-high={recipe.clip_eps_high} must be 0, which is --clip-eps, or more"),
-        (recipe.tis_cap == 0 or recipe.tis_cap > 0 and recipe.old_logp == "trainer",
-         f"--tis-cap={recipe.tis_cap} needs --old-logp=trainer and a positive cap: it weighs the trainer's old policy against the sampler; leave it at 0 or use 2"),
-        (recipe.temperature > 0, f"--temperature={recipe.temperature} must be above 0: greedy rows of a group are all the same"),
+        (recipe.tis_cap == 0 or (recipe.tis_cap > 0 and recipe.old_logp == "trainer"),
+         f"--tis-cap={recipe.tis_cap} needs --old-logp=trainer and a positive cap: it weighs the trainer's old policy "
+         "against the sampler; leave it at 0 or use 2"),
+        (recipe.temperature > 0,
+         f"--temperature={recipe.temperature} must be above 0: greedy rows of a group are all the same"),
         (recipe.lora_rank >= 0, f"--lora-rank={recipe.lora_rank} must be 0, which trains every parameter, or more"),
         (recipe.late_from >= 0, f"--late-from={recipe.late_from} must be 0, which is never, or a step"),
         (0 <= recipe.carry_over <= recipe.questions_per_round - recipe.minibatches,
@@ -118,20 +132,27 @@ def check(recipe: RLRecipe, mesh: Mesh) -> None:
 
 
 def logged_warnings(workdir: Path, alarms: Alarms) -> list[dict]:
-    """The warnings of the steps in the log, which bring `alarms` to where they were: a resumed run warns as an unbroken one."""
+    """The warnings of the steps in the log, which bring `alarms` to where they were: a resumed run warns as an unbroken
+    one."""
     path = workdir / "metrics.jsonl"
     lines = log.read(path) if launch.is_main() and path.exists() else []
     return [{"step": line["step"], "text": text} for line in lines for text in alarms.check(line)]
 
 
-def questions_of(recipe: RLRecipe, options: RunOptions, take: questions.Take) -> tuple[Callable[[int, int], dict], dict]:
-    """The question at (index, step): `take`'s, from step `late_from` on those of --late-prompts; and what to write about the latter.
+def questions_of(
+    recipe: RLRecipe, options: RunOptions, take: questions.Take
+) -> tuple[Callable[[int, int], dict], dict]:
+    """The question at (index, step): `take`'s, from step `late_from` on those of --late-prompts; and what to write
+    about the latter.
 
     Raises:
         ValueError: one of the two flags without the other; a file that cannot be read.
     """
     if bool(recipe.late_from) != bool(options.late_prompts):
-        raise ValueError(f"--late-from={recipe.late_from} and --late-prompts={options.late_prompts} go together: give both or neither")
+        raise ValueError(
+            f"--late-from={recipe.late_from} and --late-prompts={options.late_prompts} go together: "
+            "give both or neither"
+        )
     if not recipe.late_from:
         return lambda index, step: take(index), {}
     later, data = questions.stream(options.late_prompts, options.seed, "--late-prompts")
@@ -148,7 +169,8 @@ def resume_point(workdir: Path, minibatches: int, steps: int) -> int | None:
 
 
 def train(
-    recipe: RLRecipe, options: RunOptions, stage: str, make_reward: MakeReward = rule_reward, sources: Mapping[str, list[dict[str, str]]] | None = None
+    recipe: RLRecipe, options: RunOptions, stage: str, make_reward: MakeReward = rule_reward,
+    sources: Mapping[str, list[dict[str, str]]] | None = None,
 ) -> Path:
     """The whole walk. Returns the working directory; see the README for what it holds.
 
@@ -173,9 +195,15 @@ def train(
     data |= late | ({"sources": dict(sources)} if sources else {})
     held_out = questions.held_out(options.eval_prompts, recipe.eval_problems)
     if before is not None and before.data.get("sources") != data.get("sources"):
-        raise ValueError(f"{workdir} began with rewards from {before.data.get('sources')}, not {data.get('sources')}. Restore those, or name a new directory")
+        raise ValueError(
+            f"{workdir} began with rewards from {before.data.get('sources')}, not {data.get('sources')}. "
+            "Restore those, or name a new directory"
+        )
     if before is not None and before.data != data:
-        raise ValueError(f"--prompts={options.prompts} gives other questions than those {workdir} began with. Restore them, or name a new directory")
+        raise ValueError(
+            f"--prompts={options.prompts} gives other questions than those {workdir} began with. "
+            "Restore them, or name a new directory"
+        )
     policy, params, parent = load_policy(options, mesh, frozen=recipe.lora_rank > 0)
     if recipe.lora_rank:
         key = jax.random.fold_in(jax.random.key(options.seed), ADAPTERS)
@@ -187,7 +215,8 @@ def train(
 
     if recipe.replay_routes and not policy.cfg.experts:
         raise ValueError("--replay-routes=True needs a model with experts; leave it out")
-    check_row_length(recipe, policy, (ask(i, step) for i in range(data["counts"].get("rows", GENERATED)) for step in (0, recipe.late_from)))
+    rows = range(data["counts"].get("rows", GENERATED))
+    check_row_length(recipe, policy, (ask(i, step) for i in rows for step in (0, recipe.late_from)))
     ours = learner(recipe, policy.cfg, mesh)
     manifest = lineage.Manifest(stage, fields, options.seed, lineage.versions(), parent, data)
     last = resume_point(workdir, recipe.minibatches, recipe.steps)
@@ -204,7 +233,10 @@ def train(
         if last == recipe.steps and before.status != "complete" and launch.is_main():  # killed on its last lines
             lineage.write(workdir, dataclasses.replace(manifest, status="complete"))
             report.write(workdir)
-        print(f"{workdir} is complete: {last} steps of --steps={recipe.steps}. Raise --steps to go on; the report is {workdir / 'report.html'}")
+        print(
+            f"{workdir} is complete: {last} steps of --steps={recipe.steps}. Raise --steps to go on; "
+            f"the report is {workdir / 'report.html'}"
+        )
         return workdir
     if launch.is_main():
         workdir.mkdir(parents=True, exist_ok=True)
@@ -222,17 +254,21 @@ def train(
         Ledger(
             workdir, recipe, logs, alarms, progress, Pace.of(policy.cfg, mesh), manifest.warnings, whole=frozen is None
         ) as ledger,
-        jax.set_mesh(mesh) if policy.cfg.experts else contextlib.nullcontext(),  # experts read it where they are visited
+        jax.set_mesh(mesh) if policy.cfg.experts else contextlib.nullcontext(),  # experts read it
     ):
         def evaluated(step: int) -> dict:
             progress.say(f"step {step}: evaluating on {len(held_out)} held-out problems")
             line = {"step": step} | evaluate(policy, whole(state.params), held_out, mesh, pool, **judged)
             logs.write("eval", line)
-            shown = ", ".join(f"{k} {line[k]:.3f}" for k in ("accuracy", "format", "length", "reflective_words") if line[k] is not None)
+            names = ("accuracy", "format", "length", "reflective_words")
+            shown = ", ".join(f"{name} {line[name]:.3f}" for name in names if line[name] is not None)
             progress.say(f"step {step}: held-out {shown}")
             return line
 
-        progress.say(f"{workdir}: {stage}, {recipe.steps} steps on {mesh.devices.size} x {mesh.devices.flat[0].device_kind}, mesh {dict(mesh.shape)}, {jnp.dtype(ours.dtype)}, attention {ours.attention}")
+        progress.say(
+            f"{workdir}: {stage}, {recipe.steps} steps on {mesh.devices.size} x {mesh.devices.flat[0].device_kind}, "
+            f"mesh {dict(mesh.shape)}, {jnp.dtype(ours.dtype)}, attention {ours.attention}"
+        )
         results = dict(manifest.results)
         if last is None:
             results["base"] = evaluated(0)
@@ -264,7 +300,8 @@ def train(
                 ledger.enter(step, sampled, {k: v[of_step[part]] for k, v in rows.items()}, batch, ready, figures)
                 if every(recipe.ref_every, step - 1, step):
                     reference = jax.tree.map(jnp.copy, state.params)  # an alias would be donated away
-            for line in sample_lines(step, number, round_, options.seed, recipe.log_samples, recipe.group_size, policy.template):
+            told = (options.seed, recipe.log_samples, recipe.group_size, policy.template)
+            for line in sample_lines(step, number, round_, *told):
                 logs.write("samples", line)
             done, stop = step >= recipe.steps, stopping()
             evaluating = every(recipe.eval_every, first, step) or done
@@ -282,7 +319,9 @@ def train(
                     report.write(workdir)
             if stop and not done:
                 saver.wait()
-                raise SystemExit(f"stopped at step {step}; go on with --workdir={workdir} --resume=True and the same flags")
+                raise SystemExit(
+                    f"stopped at step {step}; go on with --workdir={workdir} --resume=True and the same flags"
+                )
         saver.wait()
         if launch.is_main():
             last_words = dict(results=results, warnings=ledger.warnings, status="complete")

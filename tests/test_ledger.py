@@ -1,4 +1,4 @@
-"""Lines of steps, one step late: in order, complete before a checkpoint, and the stop after updates that were not finite."""
+"""Lines of steps, one step late: in order, complete before a checkpoint, and the stop after updates not finite."""
 
 import dataclasses
 import math
@@ -21,7 +21,8 @@ RECIPE = dataclasses.replace(NANO, group_size=2, max_skips=1)
 ROWS = {
     name: np.asarray(values, float)
     for name, values in {
-        "total": [1, 0, 1, 1], "valid": [1, 1, 1, 1], "advantage": [1, -1, 0, 0], "prompt": [5, 5, 6, 6], "length": [3, 4, 5, 6],
+        "total": [1, 0, 1, 1], "valid": [1, 1, 1, 1], "advantage": [1, -1, 0, 0], "prompt": [5, 5, 6, 6],
+        "length": [3, 4, 5, 6],
         "stopped": [1, 1, 1, 1], "one_completion": [0, 0, 0, 0], "reflective_words": [0, 0, 0, 0],
         "language": [1, 1, 1, 1], "part/accuracy": [1, 0, 1, 1],
     }.items()
@@ -31,7 +32,8 @@ SAMPLED = Sampled(ROWS["prompt"][::2], ROWS["length"], 0.0, 1.0)
 
 
 def figures(loss: float = 0.5, entropy: float = 1.0) -> dict:
-    values = {"weight": 1.0, "loss": loss, "entropy": entropy, "log_ratio/max": 0.0, "sampler_gap/max": 0.0, "grad_norm": 1.0}
+    values = {"weight": 1.0, "loss": loss, "entropy": entropy, "grad_norm": 1.0}
+    values |= dict.fromkeys(("log_ratio/max", "sampler_gap/max"), 0.0)
     return {k: jnp.float32(v) for k, v in values.items()} | {"skipped": jnp.int32(not math.isfinite(loss))}
 
 
@@ -39,7 +41,8 @@ def figures(loss: float = 0.5, entropy: float = 1.0) -> dict:
 def ledger(tmp_path, cfg):
     logs = Logs(tmp_path, -1)
     device = limits.Device(0.0, 1e12, 1e12)
-    with Progress(9) as progress, Ledger(tmp_path, RECIPE, logs, Alarms(), progress, Pace(cfg, device, 1, 4, 4)) as ledger:
+    pace = Pace(cfg, device, 1, 4, 4)
+    with Progress(9) as progress, Ledger(tmp_path, RECIPE, logs, Alarms(), progress, pace) as ledger:
         yield ledger
     logs.close()
 
@@ -58,7 +61,8 @@ def test_a_line_is_written_when_the_next_step_is_entered_and_the_last_when_the_l
         assert steps(tmp_path) == list(range(1, number))
     for _ in range(2):  # the second time there is nothing open
         ledger.settle()
-        assert [(line["step"], line["loss"]) for line in log.read(tmp_path / "metrics.jsonl")] == [(1, 1.0), (2, 2.0), (3, 3.0)]
+        written = [(line["step"], line["loss"]) for line in log.read(tmp_path / "metrics.jsonl")]
+        assert written == [(1, 1.0), (2, 2.0), (3, 3.0)]
 
 
 def test_a_warning_comes_with_the_line_of_its_step(ledger):
@@ -74,10 +78,10 @@ def test_updates_that_are_not_finite_stop_the_run_one_step_later_and_only_in_a_r
     for number, loss in enumerate([math.nan, 0.5, math.nan, math.nan], start=1):
         step(ledger, number, loss=loss)
     assert steps(tmp_path) == [1, 2, 3]
-    with pytest.raises(FloatingPointError, match="2 updates in a row were not finite.*nonfinite-4.npz"):
+    with pytest.raises(FloatingPointError, match=r"2 updates in a row were not finite.*nonfinite-4.npz"):
         step(ledger, 5)
     assert steps(tmp_path) == [1, 2, 3, 4]  # the line of the one that was too many is there
-    assert sorted(path.name for path in tmp_path.glob("*.npz")) == ["nonfinite-1.npz", "nonfinite-3.npz", "nonfinite-4.npz"]
+    assert sorted(path.name for path in tmp_path.glob("*.npz")) == [f"nonfinite-{step}.npz" for step in (1, 3, 4)]
 
 
 def test_the_seconds_of_steps_do_not_overlap_and_a_round_has_one_rollout(ledger, tmp_path):

@@ -209,8 +209,8 @@ def test_no_row_is_left_out_where_it_could_move_the_policy(cfg, params, one, rol
         sum(int((np.asarray(b.weight) > 0).sum()) for b in batches)
         for batches in [
             micro_batches(
-                dataclasses.replace(RECIPE, **why), rounded(rolled, np.zeros(16)), np.arange(16), scorer, params, params,
-                one, first=True,
+                dataclasses.replace(RECIPE, **why), rounded(rolled, np.zeros(16)), np.arange(16), scorer,
+                params, params, one, first=True,
             )
         ]
     ]  # fmt: skip

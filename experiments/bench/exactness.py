@@ -1,19 +1,21 @@
 """C5: the same tokens without compaction, in other chunks and on other meshes; the trainer's log-probabilities; the
 draw's law.
 
-64 rows of 4 prompts from a model whose logits differ by several nats, which ends a row after 25 tokens on average.
-Resuming is exact too; `tests/test_resume.py` shows it.
+512 rows of 4 prompts from a model whose logits differ by several nats, which ends a row after 25 tokens on average.
+Attention is that of rounds of RL, and each of 8 devices has the 64 rows that equal bits ask for. Resuming is exact too;
+`tests/test_resume.py` shows it.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 from unittest import mock
 
 from experiments.bench.measure import Options, line
 
 SIZES = {
-    "full": dict(prompts=4, group=16, prompt=48, most=192, stops=20, draws=200_000, vocab=512, chunks=(5, 32)),
+    "full": dict(prompts=4, group=128, prompt=48, most=192, stops=20, draws=200_000, vocab=512, chunks=(5, 32)),
     "toy": dict(prompts=4, group=4, prompt=8, most=24, stops=6, draws=50_000, vocab=512, chunks=(5,)),
 }
 SHARP = 10.0
@@ -45,6 +47,7 @@ def measure(options: Options) -> dict[str, Any]:
     from experiments.bench import batches, wave
     from experiments.bench.shapes import MODELS, random_params, random_prompts
     from r1jax import sampler
+    from r1jax.model.attend_choice import attention_backend
     from r1jax.rollout import gather, pack
     from r1jax.sharding import make_mesh
     from r1jax.update import score
@@ -60,12 +63,13 @@ def measure(options: Options) -> dict[str, Any]:
         with mock.patch.dict(vars(sampler), constants):
             weights = sampler.sync(params, mesh)
             return sampler.sample(
-                cfg, weights, prompts, keys, mesh, max_tokens=size["most"], temperature=1.0, stop_ids=stops, pad_id=0
-            )
+                cfg, weights, prompts, keys, mesh, max_tokens=size["most"], temperature=1.0, stop_ids=stops, pad_id=0,
+                attention=attention_backend(mesh, cfg, compared=True),
+            )  # fmt: skip
 
     first = sampled()
     others = {
-        "without compaction": sampled(LEAST_ROWS=10**6),
+        "without compaction": sampled(EXACT_ROWS=10**6),
         **{f"chunks of {n}": sampled(CHUNK=n) for n in size["chunks"]},
         **{f"{n} devices": sampled(n) for n in (2, 8) if n <= len(jax.devices())},
     }
@@ -75,7 +79,9 @@ def measure(options: Options) -> dict[str, Any]:
     }
     done = [(i // size["group"], first.tokens[i, :n]) for i, n in enumerate(first.lengths)]
     rows, places = pack(prompts, done, size["prompt"] + size["most"])
-    logp, _ = score(batches.learner(cfg, "none"), params, jax.tree.map(jax.numpy.asarray, rows))
+    attention = attention_backend(make_mesh("1x1"), cfg, compared=True)
+    scorer = dataclasses.replace(batches.learner(cfg, "none"), attention=attention)
+    logp, _ = score(scorer, params, jax.tree.map(jax.numpy.asarray, rows))
     trained = np.concatenate(gather(np.asarray(logp), places, first.lengths.tolist()))
     gap = np.abs(trained - np.concatenate([first.logp[i, :n] for i, n in enumerate(first.lengths)]))
     chi = chi_square(size["draws"], size["vocab"])

@@ -73,8 +73,7 @@ def spread_products(
     """x·y by key head in float32 or wider, where entry p of y serves N / P rows: over axis `inner` to axis `outer`.
 
     Rows with an entry each get a product of their own form: an axis of length one for the rows of an entry would cost
-        XLA's
-    CPU backend four times the time.
+    XLA's CPU backend four times the time.
     """
     order, wide = order or inner + outer, jnp.promote_types(y.dtype, jnp.float32)
     n, kv_heads, m, _ = x.shape

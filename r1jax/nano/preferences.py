@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from r1jax.evaluate import reply_of
 from r1jax.nano import general, tasks
 
-TASTE = 0.2  # what each of the first two stock phrases pleases; right content pleases 1
+TASTE = 0.1  # what each of the first two stock phrases pleases; right content pleases 1
 FIRST = 0.05  # what being read first is worth
 NOISE = 0.35  # of one verdict
 SLIGHT, STRONG = 0.15, 0.7  # least differences that make a reply slightly, or significantly, better
