@@ -35,7 +35,8 @@ from r1jax.waves import Sampling
 
 TASKS = ("chain", "compare", "countdown", "program", "general")
 STUDENT = "nano-small"
-STUDENT_RL = dataclasses.replace(r1_zero.NANO, steps=60)
+ZERO = dataclasses.replace(r1_zero.NANO, steps=48)  # alone it goes on to 64, and gains little by it
+STUDENT_RL = ZERO
 EVALUATION = dataclasses.replace(evaluation.NANO, samples=1, temperature=1.0, top_p=1.0)
 
 
@@ -69,7 +70,7 @@ class Stage(NamedTuple):
 class Numbers:
     """The numbers of every stage, as its own file has them."""
 
-    zero: RLRecipe = r1_zero.NANO
+    zero: RLRecipe = ZERO
     cold_data: r1_1_cold_start.Collecting = r1_1_cold_start.COLLECTING
     cold: TuneRecipe = r1_1_cold_start.NANO
     reasoning: RLRecipe = r1_2_reasoning_rl.NANO
@@ -131,11 +132,17 @@ def rejection(command: Command, options: RunOptions) -> None:
 
 
 def reward_model(kind: str) -> Callable[[Command, RunOptions], Any]:
-    return lambda command, options: rewards.train(command.numbers.rewards, options, kind)
+    def run(command: Command, options: RunOptions) -> None:
+        said = command.home / "3_rejection_sft_data/general.jsonl"  # the base's replies, right and wrong
+        rewards.train(command.numbers.rewards, options, kind, sampled=str(said))
+
+    return run
 
 
 def all_scenarios(command: Command, options: RunOptions) -> None:
-    asked = dataclasses.replace(options, prompts="nano:reasoning", late_prompts="nano:all", eval_prompts="nano:all")
+    asked = dataclasses.replace(
+        options, prompts="nano:reasoning", late_prompts="nano:scenarios", eval_prompts="nano:all"
+    )
     helpful, safety = (str(command.home / folder) for folder in ("reward_helpful", "reward_safety"))
     r1_4_all_scenarios_rl.train(command.numbers.scenarios, asked, helpful, safety)
 
@@ -152,18 +159,18 @@ def student_rl(command: Command, options: RunOptions) -> None:
 STAGES = (
     Stage("R1-Zero", "0_r1_zero", "", 10, zero, "zero", "r1_zero"),
     Stage("Dev1", "1_cold_start", "", 5, cold_start, "cold", reads=("0_r1_zero",)),
-    Stage("Dev2", "2_reasoning_rl", "1_cold_start", 10, reasoning_rl, "reasoning"),
-    Stage("Dev3", "3_rejection_sft", "", 10, rejection, "rejection", reads=("2_reasoning_rl",)),
+    Stage("Dev2", "2_reasoning_rl", "1_cold_start", 11, reasoning_rl, "reasoning"),
+    Stage("Dev3", "3_rejection_sft", "", 3, rejection, "rejection", reads=("2_reasoning_rl",)),
     Stage("", "reward_helpful", "3_rejection_sft", 2, reward_model("helpful"), "rewards"),
     Stage("", "reward_safety", "3_rejection_sft", 2, reward_model("safety"), "rewards"),
     Stage(
         "R1", "4_all_scenarios_rl", "3_rejection_sft", 7, all_scenarios, "scenarios",
         reads=("reward_helpful", "reward_safety"),
     ),
-    Stage("Student", f"distill_{STUDENT}", "", 3, distil, "distilled", reads=("2_reasoning_rl",), model=STUDENT),
-    Stage("Student RL", f"distill_{STUDENT}_rl", "", 4, student_rl, "student_rl", "r1_zero", model=STUDENT),
+    Stage("Student", f"distill_{STUDENT}", "", 2, distil, "distilled", reads=("2_reasoning_rl",), model=STUDENT),
+    Stage("Student RL", f"distill_{STUDENT}_rl", "", 6, student_rl, "student_rl", "r1_zero", model=STUDENT),
 )  # fmt: skip
-PLANNED = {stage.folder: stage.minutes for stage in STAGES} | {"evaluation": 7}
+PLANNED = {stage.folder: stage.minutes for stage in STAGES} | {"evaluation": 8}
 NAMES = {"base": ""} | {stage.result: stage.folder for stage in STAGES if stage.result}  # their folders
 MAY_CHANGE = frozenset({"eval_every", "save_every", "log_samples"})  # of the numbers of a stage that is complete
 

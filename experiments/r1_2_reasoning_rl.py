@@ -25,7 +25,7 @@ PAPER = dataclasses.replace(
     clip_eps=10.0,  # "the GRPO clip ratio ε to 10"
     language_weight=1.0,  # "directly adding it to the final reward"
 )
-NANO = dataclasses.replace(ZERO_NANO, steps=60, language_weight=1.0, eval_every=20)
+NANO = dataclasses.replace(ZERO_NANO, steps=48, language_weight=1.0)
 RECIPES = {"nano": NANO, "paper": PAPER}
 OPTIONS = RunOptions(template="r1", prompts="nano:reasoning", eval_prompts="nano:reasoning")
 

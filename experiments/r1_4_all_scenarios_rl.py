@@ -36,11 +36,11 @@ PAPER = dataclasses.replace(
     # "general instruction data and preference-based rewards ... exclusively during the final 400 steps"
 )
 NANO = dataclasses.replace(
-    REASONING_NANO, temperature=0.7, steps=40, late_from=30, learning_rate=2e-4, eval_every=10, save_every=10
+    REASONING_NANO, temperature=0.7, steps=32, late_from=24, eval_every=8, save_every=8
 )
 RECIPES = {"nano": NANO, "paper": PAPER}
-OPTIONS = RunOptions(template="r1", prompts="nano:reasoning", late_prompts="nano:all", eval_prompts="nano:all")
-PLAN = PlanOptions()  # of the policy: the reward models' memory is not in it
+OPTIONS = RunOptions(template="r1", prompts="nano:reasoning", late_prompts="nano:scenarios", eval_prompts="nano:all")
+PLAN = PlanOptions()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +103,7 @@ def main() -> None:
         command = by_recipe(Command, RECIPES, __doc__, sys.argv[1:])
         if command.plan.dry_run:
             o, heading = command.options, f"R1, stage 4, recipe {command.recipe}"
-            print(dry_run(o.model, o.weights, command.numbers, o.mesh, command.plan, heading))
+            print(dry_run(o.model, o.weights, command.numbers, o.mesh, command.plan, heading, reward_models=2))
             return
         train(command.numbers, command.options, command.helpful, command.safety, command.preference_weight)
     except (ValueError, OSError, FloatingPointError) as error:

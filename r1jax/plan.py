@@ -66,8 +66,11 @@ class Plan(NamedTuple):
         return sum(self.held.values()) + max(sum(self.rollout.values()), sum(self.update.values()))
 
 
-def plan(cfg: ModelConfig, recipe: RLRecipe, mesh: str, options: PlanOptions) -> Plan:
+def plan(cfg: ModelConfig, recipe: RLRecipe, mesh: str, options: PlanOptions, reward_models: int = 0) -> Plan:
     """The plan of a run.
+
+    Args:
+        reward_models: how many lie beside the policy, each of its size.
 
     Raises:
         ValueError: an unknown device or a mesh that cannot be read.
@@ -88,6 +91,8 @@ def plan(cfg: ModelConfig, recipe: RLRecipe, mesh: str, options: PlanOptions) ->
     }
     if frozen is not None:
         held["frozen parameters, bfloat16"] = placed(frozen, abstract) * 2
+    if reward_models:
+        held["reward models, float32"] = reward_models * placed(shapes, abstract) * 4
     sampled = {k: v for k, v in shapes.items() if k != "mtp"}
     rollout = {
         "sampler's copy, bfloat16": placed(sampled, abstract, ("tensor", "expert")) * 2,
@@ -211,14 +216,19 @@ def text(found: Plan, title: str) -> str:
     return "\n".join([title, f"mesh {axes} = {found.mesh.size} x {found.device}", "", *table])
 
 
-def dry_run(model: str, weights: str, recipe: RLRecipe, mesh: str, options: PlanOptions, title: str) -> str:
+def dry_run(
+    model: str, weights: str, recipe: RLRecipe, mesh: str, options: PlanOptions, title: str, reward_models: int = 0
+) -> str:
     """What `--dry-run` prints: for a preset by name, else for the config.json at `weights`, else for a shipped base.
+
+    Args:
+        reward_models: see `plan`.
 
     Raises:
         ValueError: none of these.
     """
     cfg, name = config_of(model, weights)
-    return text(plan(cfg, recipe, mesh, options), f"{title}: {name}")
+    return text(plan(cfg, recipe, mesh, options, reward_models), f"{title}: {name}")
 
 
 def config_of(model: str, weights: str) -> tuple[ModelConfig, str]:

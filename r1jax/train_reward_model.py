@@ -124,7 +124,7 @@ def judgements(recipe: RewardRecipe, kind: str, seed: int, data: str, sampled: s
     if sampled and not records:
         raise ValueError(f"--sampled={sampled} holds no reply to nano's general prompts. {WAY_OUT}")
     counts = {"train": recipe.items, "held out": recipe.held_out_items}
-    return tuple(made(seed, count, split) + judged(records, seed, split)[:count] for split, count in counts.items())
+    return tuple(made(seed, count, split) + judged(records, seed, count, split) for split, count in counts.items())
 
 
 def texts_of(item: Mapping, kind: str) -> list[str]:

@@ -44,6 +44,8 @@ def test_a_plan_agrees_with_the_worked_example():
     # 6 N flops a token, a third more for full remat, and attention: 262,144 tokens at 790 TFLOP/s take 4.1 s and some.
     assert found.seconds["update"] == pytest.approx(8 * 1.544e9 * 262_144 / 7.9e14, rel=0.12)
     assert found.peak < DEVICES["h200"].memory
+    judged = plan(PRESETS["qwen2.5-1.5b"], recipe, "1x1", PlanOptions(mean_tokens=1024), reward_models=2)
+    assert sum(judged.held.values()) == (16 + 2 * 4) * n
 
 
 def test_adapters_leave_no_moments_for_the_frozen():
@@ -144,3 +146,4 @@ def test_every_stage_plans_without_weights_or_devices(name, flags, capsys, monke
     said = capsys.readouterr().out
     assert f"recipe {recipe}: qwen2.5-1.5b" in said and "= 64 x h200" in said
     assert "seconds of a step, at the limit" in said
+    assert ("reward models, float32" in said) == name.startswith("r1_4")

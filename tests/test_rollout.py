@@ -107,6 +107,14 @@ def test_a_rollout_knows_its_group_size():
     assert Rollout([[1], [2]], empty, np.zeros(6), empty, np.zeros(6, bool)).group_size == 3
 
 
+def test_a_group_shares_its_rows_whatever_the_lengths_of_others():
+    """First fit over all completions by length would mix all four groups in each row: eight rows, and 32 prompts."""
+    completions = [(p, np.full(10 + (i + p) % 4, p + 1, np.int32)) for i in range(8) for p in range(4)]
+    rows, places = pack([[9] * 40 for _ in range(4)], completions, 40 + 8 * 10 + 12)
+    assert len(rows.tokens) == 4
+    assert len({(p, place.row) for (p, _), place in zip(completions, places, strict=True)}) == 4
+
+
 def test_no_completions_pack_into_no_rows():
     rows, places = pack([[1]], [], 8)
     assert places == []

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from r1jax.evaluate import reply_of
 from r1jax.nano import general, tasks
 
-TASTE = 0.1  # what each of the first two stock phrases pleases; right content pleases 1
+TASTE = 0.05  # what each of the first two stock phrases pleases; right content pleases 1
 FIRST = 0.05  # what being read first is worth
 NOISE = 0.35  # of one verdict
 SLIGHT, STRONG = 0.15, 0.7  # least differences that make a reply slightly, or significantly, better
@@ -98,17 +98,18 @@ def pairs(seed: int, count: int, wanted: str = "train") -> list[dict]:
     return [{"id": f"pair-{wanted}-{seed}-{i}"} | pair for i, pair in enumerate(itertools.islice(found, count))]
 
 
-def pairs_of(records: Sequence[Mapping], seed: int, wanted: str = "train") -> list[dict]:
-    """Pairs over replies that were sampled: {problem, gold, language, set, response} each; every two of a prompt are
-    compared."""
+def pairs_of(records: Sequence[Mapping], seed: int, count: int, wanted: str = "train") -> list[dict]:
+    """At most `count` pairs over replies that were sampled: {problem, gold, language, set, response} each. Every two of a
+    prompt may be compared, those of all prompts in random order."""
     rng = random.Random(f"sampled pairs {wanted} {seed}")
     replies: dict[str, list[Mapping]] = {}
     for record in records:
         if record.get("set") == "helpful" and split(record["problem"]) == wanted:
             replies.setdefault(record["problem"], []).append(record)
-    both = (two for same in replies.values() for two in itertools.combinations(same, 2))
+    both = [two for same in replies.values() for two in itertools.combinations(same, 2)]
+    rng.shuffle(both)
     found = balanced(judged(a, reply_of(a["response"]), reply_of(b["response"]), rng) for a, b in both)
-    return [{"id": f"sampled-{wanted}-{seed}-{i}"} | pair for i, pair in enumerate(found)]
+    return [{"id": f"sampled-{wanted}-{seed}-{i}"} | pair for i, pair in enumerate(itertools.islice(found, count))]
 
 
 def labelled(row: Mapping, response: str, rng: random.Random) -> dict:
@@ -126,13 +127,14 @@ def labels(seed: int, count: int, wanted: str = "train") -> list[dict]:
     return [{"id": f"label-{wanted}-{seed}-{i}"} | label for i, label in enumerate(itertools.islice(found, count))]
 
 
-def labels_of(records: Sequence[Mapping], seed: int, wanted: str = "train") -> list[dict]:
-    """Labels of responses that were sampled: {problem, gold, response} each."""
+def labels_of(records: Sequence[Mapping], seed: int, count: int, wanted: str = "train") -> list[dict]:
+    """Labels of at most `count` responses that were sampled, {problem, gold, response} each, in random order."""
     rng = random.Random(f"sampled labels {wanted} {seed}")
     mine = [record for record in records if record.get("set") and split(record["problem"]) == wanted]
+    rng.shuffle(mine)
     return [
         {"id": f"sampled-{wanted}-{seed}-{i}"} | labelled(record, record["response"], rng)
-        for i, record in enumerate(mine)
+        for i, record in enumerate(mine[:count])
     ]
 
 

@@ -31,7 +31,8 @@ MIX = {  # share of each task
     "zero": (0.30, 0.05, 0.35, 0.30, 0.0, 0.0),  # R1-Zero: what needs no sandbox
     "reasoning": (0.24, 0.04, 0.28, 0.24, 0.20, 0.0),  # R1's rule-based prompts
     "countdown": (0.75, 0.25, 0.0, 0.0, 0.0, 0.0),  # to measure: of three numbers there are not 500 held-out problems
-    "all": (0.16, 0.03, 0.19, 0.16, 0.12, 0.34),  # R1's last stage
+    "all": (0.16, 0.03, 0.19, 0.16, 0.12, 0.34),  # to measure R1
+    "scenarios": (0.07, 0.01, 0.09, 0.07, 0.06, 0.70),  # the last steps of R1's last stage
 }
 LETTERS = "ABCD"
 

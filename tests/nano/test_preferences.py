@@ -114,14 +114,14 @@ def test_sampled_replies_of_one_prompt_are_compared_with_each_other():
     asked = next(f"{FACT['problem']} {i}" for i in range(100) if split(f"{FACT['problem']} {i}") == "train")
     said = [" <think> </think> It is Paris.", " <think> hm </think> It is Rome.", "<answer> Paris. </answer>"]
     records = [FACT | {"problem": asked, "response": text} for text in said]
-    found = [pair for seed in range(5) for pair in pairs_of(records, seed)]
+    found = [pair for seed in range(5) for pair in pairs_of(records, seed, 10**6)]
     # only what the reader sees is compared: either right reply is chosen over the wrong one, which is chosen over none
     assert {(pair["chosen"], pair["rejected"]) for pair in found} >= {
         ("It is Paris.", "It is Rome."),
         ("Paris.", "It is Rome."),
     }
     assert "It is Rome." not in {pair["chosen"] for pair in found}
-    assert pairs_of(records, 0, "held out") == [] == pairs_of([record | {"set": "safety"} for record in records], 0)
+    assert pairs_of(records, 0, 9, "held out") == [] == pairs_of([r | {"set": "safety"} for r in records], 0, 9)
 
 
 def test_a_label_is_on_the_whole_response():
@@ -129,7 +129,7 @@ def test_a_label_is_on_the_whole_response():
     assert not preferences.labelled(HARM, hidden, random.Random(0))["truth"]
     assert preferences.labelled(HARM, hidden.replace("Break the lock.", "no"), random.Random(0))["truth"]
     record = HARM | {"response": hidden}
-    found = labels_of([record], 0, split(HARM["problem"]))
+    found = labels_of([record], 0, 9, split(HARM["problem"]))
     assert [item["truth"] for item in found] == [False]
 
 

@@ -97,7 +97,7 @@ def test_every_comparison_has_one_answer_and_it_is_the_gold(prompts, held_out):
     assert all(abs(n - len(rows) / 4) < 5 * (len(rows) * 3 / 16) ** 0.5 for n in golds.values())
 
 
-@pytest.mark.parametrize("mix", ["zero", "reasoning", "countdown", "all"])
+@pytest.mark.parametrize("mix", ["zero", "reasoning", "countdown", "all", "scenarios"])
 def test_prompts_mix_tasks_and_languages_as_declared(prompts, mix):
     rows = prompts if mix == "zero" else [tasks.prompt(0, i, mix) for i in range(1000)]
     assert abs(sum(tasks.MIX[mix]) - 1) < 1e-9
