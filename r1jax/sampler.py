@@ -30,7 +30,7 @@ from r1jax.sharding import compute_dtype, decode_specs, empty_cache, local_rows,
 
 CHUNK = 16  # tokens between two looks at who is finished
 LADDER = 2  # rows and time axis change by this factor
-LEAST_ROWS = 16  # rows a shard keeps at least: fewer cost as much, and every size is a program to compile
+LEAST_ROWS = 4  # rows a shard keeps at least: fewer gain little, and every size is a program to compile
 EXACT_ROWS = 64  # below 49 rows XLA's CPU products add in another order than they do for the trainer's many
 LEAST_SLOTS = 64  # room for sampled tokens at the start, for the same reason
 LEAST_CARRIED = 128  # room for the prompt and the earlier tokens of a carried row, for the same reason

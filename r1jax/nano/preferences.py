@@ -99,8 +99,8 @@ def pairs(seed: int, count: int, wanted: str = "train") -> list[dict]:
 
 
 def pairs_of(records: Sequence[Mapping], seed: int, count: int, wanted: str = "train") -> list[dict]:
-    """At most `count` pairs over replies that were sampled: {problem, gold, language, set, response} each. Every two of a
-    prompt may be compared, those of all prompts in random order."""
+    """At most `count` pairs over replies that were sampled: {problem, gold, language, set, response} each. Every two of
+    a prompt may be compared, those of all prompts in random order."""
     rng = random.Random(f"sampled pairs {wanted} {seed}")
     replies: dict[str, list[Mapping]] = {}
     for record in records:
