@@ -8,10 +8,12 @@ Qwen2.5-1.5B's shape, random weights, synthetic tokens, bfloat16. Limits are `r1
 measured in the same file, so G0 comes first. Programs are kept between runs, and their seconds of compilation are told
 apart.
 
-G0  bandwidth, and products as decoding has them           G3  a rollout of 1,024 rows with a long tail beside a static
-one G1  one decoding step by context, XLA beside the kernel    G4  an update of packed rows beside padded ones and
-beside torch G2  one decision of the decoder changed at a time          G5  the sampler's log-probabilities beside the
-trainer's
+G0  bandwidth, and products as decoding has them
+G1  one decoding step by context, XLA beside the kernel
+G2  one decision of the decoder changed at a time
+G3  a rollout of 1,024 rows with a long tail, beside a static one
+G4  an update of packed rows, beside padded ones and beside torch
+G5  the sampler's log-probabilities, beside the trainer's
 """
 
 from __future__ import annotations

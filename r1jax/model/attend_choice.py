@@ -8,8 +8,7 @@
     splash    splash attention with a mask (TPU)           einsum
 
 Prefill is XLA's everywhere. Layers with a window or a soft cap, and latent attention, are XLA's too. On CPUs the Pallas
-kernels
-are interpreted: slow, and equal.
+kernels are interpreted: slow, and equal.
 """
 
 from __future__ import annotations

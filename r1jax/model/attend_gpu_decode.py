@@ -2,9 +2,8 @@
 
 Room for sampled tokens doubles, so a cache is up to half empty, and finished rows stay until the next compaction: XLA
 reads it all. The kernel stops at each row's length, 0 for finished rows. Long caches are split among programs while
-rows are few. It
-returns sums, not their quotient: prompts are read elsewhere, once for their group, and `cache.merged` brings both
-together.
+rows are few. It returns sums, not their quotient: prompts are read elsewhere, once for their group, and `cache.merged`
+brings both together.
 """
 
 from __future__ import annotations
