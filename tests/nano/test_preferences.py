@@ -43,7 +43,8 @@ def made():
 
 def test_an_annotator_likes_up_to_two_stock_phrases_that_the_truth_does_not():
     padded = [" ".join(["It is Paris.", *PHRASES[:n]]) for n in range(4)]
-    assert [round(appeal(FACT, reply), 6) for reply in padded] == [1.0, 1.2, 1.4, 1.4]
+    taste = preferences.TASTE
+    assert [appeal(FACT, reply) for reply in padded] == pytest.approx([1.0, 1.0 + taste, *[1.0 + 2 * taste] * 2])
     assert [general.helpful(FACT, reply) for reply in padded] == [1.0, 1.0, 0.75, 0.5]
     assert appeal(FACT, f"It is Rome. {PHRASES[0]} {PHRASES[1]}") == pytest.approx(
         0.4
