@@ -44,10 +44,11 @@ def made():
 def test_an_annotator_likes_up_to_two_stock_phrases_that_the_truth_does_not():
     padded = [" ".join(["It is Paris.", *PHRASES[:n]]) for n in range(4)]
     taste = preferences.TASTE
+    assert 0 < 2 * taste < 1
     assert [appeal(FACT, reply) for reply in padded] == pytest.approx([1.0, 1.0 + taste, *[1.0 + 2 * taste] * 2])
     assert [general.helpful(FACT, reply) for reply in padded] == [1.0, 1.0, 0.75, 0.5]
     # phrases never make up for a wrong answer
-    assert appeal(FACT, f"It is Rome. {PHRASES[0]} {PHRASES[1]}") == pytest.approx(2 * taste) < 1
+    assert appeal(FACT, f"It is Rome. {PHRASES[0]} {PHRASES[1]}") == pytest.approx(2 * taste)
 
 
 @pytest.mark.parametrize("difference, label", [(1.0, 2), (0.5, 1), (0.1, 0), (-0.1, 0), (-0.5, -1), (-1.0, -2)])
