@@ -142,7 +142,7 @@ class Pool:
                         batch.settle(index, Verdict(None, "error", f"no worker: {error}"))
                     break
                 left = worker.work(batch, waiting)
-                if not left and worker.jobs < self._recycle_after and worker.rss_mb < RSS_MB:
+                if not worker.fault and worker.jobs < self._recycle_after and worker.rss_mb < RSS_MB:
                     break
                 self._retire(worker)
                 if left and worker.fault != "timeout":
@@ -186,7 +186,7 @@ def shared() -> Pool:
 
 
 class _Worker:
-    """One process. `fault` says why it stopped before the end of a chunk."""
+    """One process. `fault` says why it stopped before the end of a chunk; such a worker gets no other."""
 
     def __init__(self, memory_mb: int, item_s: float, kinds: set[str]):
         roots = [str(Path(__file__).parents[2]), *(path for path in sys.path if os.path.isabs(path))]
@@ -229,8 +229,7 @@ class _Worker:
                 if not self.started:
                     self.fault = f"no worker was ready within {limit:.0f} s"
                     return waiting
-                batch.settle(waiting[done], Verdict(None, "timeout", "item", ms=(time.monotonic() - begun) * 1e3))
-                return waiting[done + 1 :]
+                return self._give_up(batch, waiting[done:], begun)
             for fd, _ in ready:
                 if fd == sink:
                     try:
@@ -251,8 +250,7 @@ class _Worker:
                         self.fault = f"the worker died, status {status}"
                         return waiting[done:]
                     self.fault = "timeout"
-                    batch.settle(waiting[done], Verdict(None, "timeout", "item", ms=(time.monotonic() - begun) * 1e3))
-                    return waiting[done + 1 :]
+                    return self._give_up(batch, waiting[done:], begun)
                 *lines, buffer = (buffer + data).split(b"\n")
                 for line in lines:
                     message = json.loads(line)
@@ -269,6 +267,13 @@ class _Worker:
                     begun = time.monotonic()
                     kind = batch.kinds[waiting[done]] if done < len(waiting) else ""
                     limit = WALL_S.get(kind, WALL * self.item_s)
+
+    @staticmethod
+    def _give_up(batch: Batch, left: list[int], begun: float) -> list[int]:
+        """The job under way is a timeout, if there is one: a worker may also stop after its last verdict."""
+        for index in left[:1]:
+            batch.settle(index, Verdict(None, "timeout", "item", ms=(time.monotonic() - begun) * 1e3))
+        return left[1:]
 
     def kill(self) -> None:
         self.process.kill()

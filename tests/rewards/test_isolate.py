@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from r1jax.rewards import code, sandbox
+from r1jax.rewards import code, isolate, sandbox
 from r1jax.rewards.isolate import Pool
 
 ROOT = str(Path(__file__).parents[2])
@@ -125,6 +125,15 @@ def test_a_worker_that_stops_answering_costs_at_most_the_job_under_way():
         kept = [verdict for i, verdict in enumerate(verdicts) if i not in lost]
         assert [v.reward for v in kept] == [1.0 - i % 2 for i in range(5000) if i not in lost]
         assert is_right(pool.run(sums(20)))
+
+
+@pytest.mark.parametrize("end", ["time.sleep(60)", "os._exit(1)", "os.kill(os.getpid(), signal.SIGPROF)"])
+def test_a_worker_that_ends_after_its_last_verdict_costs_nothing(monkeypatch, end):
+    judge = "for job in json.loads(sys.stdin.readline()): print(json.dumps([1.0, 'correct', 'test']), flush=True)"
+    monkeypatch.setattr(isolate, "_BOOT", f"import json, os, signal, sys, time\n{judge}\n{end}")
+    with Pool(1, item_s=0.1) as pool:
+        for _ in range(3):  # each by a worker of its own
+            assert [v.verdict for v in pool.submit(sums(3)).result(60)] == ["correct"] * 3
 
 
 def test_past_the_deadline_of_a_batch_what_is_open_is_a_timeout(pool):
