@@ -199,17 +199,20 @@ def main(command: Command) -> None:
         if there is not None and there.status == "complete":
             print(f"{stage.folder}: complete, skipped")
         else:
-            began = time.monotonic()
+            began, stopped = time.monotonic(), None
             try:
                 stage.run(command, RunOptions(
                     workdir=str(folder), mesh=command.mesh, seed=command.seed, weights=weights_of(command, stage),
                     model=stage.model, template=stage.template, resume=there is not None,
                 ))  # fmt: skip
-            except SystemExit as stopped:  # it says how this stage goes on alone
-                sys.exit(f"{stopped.code}; or give the same command again, which goes on with what follows, too")
+            except SystemExit as said:  # it says how this stage goes on alone
+                stopped = said
             finally:
                 minutes[stage.folder] = minutes.get(stage.folder, 0.0) + (time.monotonic() - began) / 60
                 page.write(home, command.seed, NAMES, command.tasks, minutes, PLANNED)
+            report.write_stages(home)
+            if stopped is not None:
+                sys.exit(f"{stopped.code}; or give the same command again, which goes on with what follows, too")
         if stage.folder == command.until:
             break
     began = time.monotonic()
@@ -256,7 +259,9 @@ def begins_with(command: Command, stage: Stage) -> str:
     weights = weights_of(command, stage)
     if stage.parent:
         return checkpoint.sha256(weights)
-    return load_policy(RunOptions(weights=weights, model=stage.model), make_mesh(command.mesh))[2]["sha256"]
+    frozen = getattr(getattr(command.numbers, stage.numbers), "lora_rank", 0) > 0  # as the stage holds them
+    options = RunOptions(weights=weights, model=stage.model)
+    return load_policy(options, make_mesh(command.mesh), frozen=frozen)[2]["sha256"]
 
 
 def made(home: Path) -> list[Stage]:

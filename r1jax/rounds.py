@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import jax
@@ -41,16 +41,6 @@ class Round(NamedTuple):
     asked: np.ndarray | None = None
     waiting: int = 0
     drawn: tuple[np.ndarray, np.ndarray] | None = None
-
-
-def check_row_length(recipe: RLRecipe, policy: Policy, examples: Iterable[Mapping]) -> None:
-    """Raises ValueError where a prompt and the longest completion do not fit a packed row."""
-    longest = max(len(policy.tokenizer.encode(fill(policy.template, example["problem"]))) for example in examples)
-    if (needed := longest + recipe.max_tokens) > recipe.row_length:
-        raise ValueError(
-            f"--row-length={recipe.row_length} is too short for a prompt of {longest} tokens and "
-            f"--max-tokens={recipe.max_tokens}: use at least {needed}"
-        )
 
 
 def complete(

@@ -21,9 +21,9 @@ from jax.sharding import Mesh
 
 from r1jax import carry, checkpoint, launch, lineage, log, lora, report, sampler
 from r1jax.alarms import Alarms
+from r1jax.checks import check, check_data, check_row_length, questions_of
 from r1jax.data import prompts as questions
 from r1jax.evaluate import judge, summary
-from r1jax.grpo import LOSSES
 from r1jax.ledger import Ledger, Sampled
 from r1jax.metrics import pooled, round_rows, sample_lines
 from r1jax.model.attend_choice import attention_backend
@@ -32,10 +32,10 @@ from r1jax.pace import Pace
 from r1jax.progress import Progress
 from r1jax.recipe import RLRecipe
 from r1jax.rewards.isolate import Pool
-from r1jax.rounds import Reward, check_row_length, complete, minibatches, parts, roll, rule_reward
+from r1jax.rounds import Reward, complete, minibatches, parts, roll, rule_reward
 from r1jax.run import Logs, Policy, RunOptions, load_policy, new_workdir, write_policy
 from r1jax.saver import Saver, remove
-from r1jax.sharding import abstract, compute_dtype, make_mesh, row_shards, rows_in_turn
+from r1jax.sharding import abstract, compute_dtype, make_mesh, rows_in_turn
 from r1jax.update import Learner, TrainState, grpo_objective, merge, start, update
 
 MAY_CHANGE = frozenset({
@@ -94,69 +94,12 @@ def every(interval: int, before: int, after: int) -> bool:
     return interval > 0 and after // interval > before // interval
 
 
-def check(recipe: RLRecipe, mesh: Mesh) -> None:
-    """Raises ValueError for a recipe that cannot run, before anything is allocated."""
-    processes, shards = jax.process_count(), row_shards(mesh)
-    rules = (
-        (recipe.group_size >= 2, f"--group-size={recipe.group_size} leaves nothing to compare: at least 2"),
-        (recipe.questions_per_round % (recipe.minibatches * processes) == 0,
-         f"--questions-per-round={recipe.questions_per_round} must be a multiple of "
-         f"--minibatches={recipe.minibatches} x {processes} processes: whole groups are split"),
-        (recipe.batch_rows % shards == 0 or shards % recipe.batch_rows == 0,
-         f"--batch-rows={recipe.batch_rows} does not fit {shards} row shards of the mesh: "
-         f"use a multiple, such as {shards}"),
-        (recipe.old_logp in ("trainer", "sampler"), f"--old-logp={recipe.old_logp} must be trainer or sampler"),
-        (recipe.loss in LOSSES, f"--loss={recipe.loss} must be one of {', '.join(LOSSES)}"),
-        (recipe.clip_eps_high >= 0, f"--clip-eps-high={recipe.clip_eps_high} must be 0, which is --clip-eps, or more"),
-        (recipe.tis_cap == 0 or (recipe.tis_cap > 0 and recipe.old_logp == "trainer"),
-         f"--tis-cap={recipe.tis_cap} needs --old-logp=trainer and a positive cap: it weighs the trainer's old policy "
-         "against the sampler; leave it at 0 or use 2"),
-        (recipe.temperature > 0,
-         f"--temperature={recipe.temperature} must be above 0: greedy rows of a group are all the same"),
-        (recipe.lora_rank >= 0, f"--lora-rank={recipe.lora_rank} must be 0, which trains every parameter, or more"),
-        (recipe.late_from >= 0, f"--late-from={recipe.late_from} must be 0, which is never, or a step"),
-        (0 <= recipe.carry_over <= recipe.questions_per_round - recipe.minibatches,
-         f"--carry-over={recipe.carry_over} must lie between 0 and --questions-per-round={recipe.questions_per_round} "
-         f"less --minibatches={recipe.minibatches}: each row may hold a group back, and every step needs one"),
-        (recipe.carry_over == 0 or processes == 1,
-         f"--carry-over={recipe.carry_over} needs one process, not {processes}: leave it at 0"),
-        (recipe.carry_over == 0 or not recipe.replay_routes,
-         f"--carry-over={recipe.carry_over} keeps no routes of rows that go on: use --replay-routes=False, "
-         "or leave it at 0"),
-        (recipe.steps >= 1, f"--steps={recipe.steps} must be at least 1"),
-        (recipe.eval_problems >= 1, f"--eval-problems={recipe.eval_problems} must be at least 1"),
-    )  # fmt: skip
-    for true, message in rules:
-        if not true:
-            raise ValueError(message)
-
-
 def logged_warnings(workdir: Path, alarms: Alarms) -> list[dict]:
     """The warnings of the steps in the log, which bring `alarms` to where they were: a resumed run warns as an unbroken
     one."""
     path = workdir / "metrics.jsonl"
     lines = log.read(path) if launch.is_main() and path.exists() else []
     return [{"step": line["step"], "text": text} for line in lines for text in alarms.check(line)]
-
-
-def questions_of(
-    recipe: RLRecipe, options: RunOptions, take: questions.Take
-) -> tuple[Callable[[int, int], dict], dict]:
-    """The question at (index, step): `take`'s, from step `late_from` on those of --late-prompts; and what to write
-    about the latter.
-
-    Raises:
-        ValueError: one of the two flags without the other; a file that cannot be read.
-    """
-    if bool(recipe.late_from) != bool(options.late_prompts):
-        raise ValueError(
-            f"--late-from={recipe.late_from} and --late-prompts={options.late_prompts} go together: "
-            "give both or neither"
-        )
-    if not recipe.late_from:
-        return lambda index, step: take(index), {}
-    later, data = questions.stream(options.late_prompts, options.seed, "--late-prompts")
-    return lambda index, step: (later if step >= recipe.late_from else take)(index), {"late": data}
 
 
 def resume_point(workdir: Path, minibatches: int, steps: int) -> int | None:
@@ -194,16 +137,7 @@ def train(
     ask, late = questions_of(recipe, options, take)
     data |= late | ({"sources": dict(sources)} if sources else {})
     held_out = questions.held_out(options.eval_prompts, recipe.eval_problems)
-    if before is not None and before.data.get("sources") != data.get("sources"):
-        raise ValueError(
-            f"{workdir} began with rewards from {before.data.get('sources')}, not {data.get('sources')}. "
-            "Restore those, or name a new directory"
-        )
-    if before is not None and before.data != data:
-        raise ValueError(
-            f"--prompts={options.prompts} gives other questions than those {workdir} began with. "
-            "Restore them, or name a new directory"
-        )
+    check_data(workdir, options, before, data)
     policy, params, parent = load_policy(options, mesh, frozen=recipe.lora_rank > 0)
     if recipe.lora_rank:
         key = jax.random.fold_in(jax.random.key(options.seed), ADAPTERS)

@@ -10,11 +10,11 @@ import pytest
 from tiny import HEAT, prompts
 
 from experiments.r1_zero import NANO
+from r1jax.checks import check
 from r1jax.grpo import LOSSES, group_advantages, policy_loss, row_weights, truncated_importance
 from r1jax.rewards.rule import Scores
 from r1jax.rollout import numbered, pack
 from r1jax.rounds import Round, micro_batches
-from r1jax.train_rl import check
 from r1jax.update import Learner, accumulate, grpo_objective
 
 SGD = optax.sgd(1.0)  # one for all: learners of equal parts share their programs
