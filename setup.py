@@ -9,8 +9,8 @@ VERSION = re.search(r'^__version__ = "(.+)"', (HERE / "r1jax/__init__.py").read_
 HF = ["tokenizers>=0.20", "safetensors>=0.4", "huggingface_hub>=0.30", "jinja2>=3.1", "pyarrow>=15"]
 NOTEBOOKS = ["matplotlib>=3.8", "ipykernel>=6", "nbclient>=0.10"]
 TEST = [
-    "pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.7", "hypothesis>=6.100", "chex>=0.1.90", "beartype>=0.20",
-    "safetensors>=0.4", "pyarrow>=15", "tensorboardX>=2.6", *NOTEBOOKS,
+    "pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.7", "hypothesis>=6.100", "beartype>=0.20",
+    "safetensors>=0.4", "pyarrow>=15", "tensorboardX>=2.6", "sympy>=1.13", *NOTEBOOKS,
 ]  # fmt: skip
 
 setup(
@@ -36,7 +36,6 @@ setup(
         "tensorstore>=0.1.84",
         "grain>=0.2.16",
         "sentencepiece>=0.2.2",
-        "sympy>=1.13",
         "mpmath>=1.3",
         "numpy",
         "tyro>=1.0",

@@ -1,12 +1,15 @@
 """Distillation: a student by fine-tuning on stage 3's records; and the same student by reinforcement learning.
 
-Source:  DeepSeek-AI 2025, sections 2.4 and 4.1; v2 B.4.3, Tables 6 and 16
+Source:  DeepSeek-AI 2025, sections 2.4 and 4.1; v2 B.4.3 and B.4.1, Tables 6 and 16
 Run:     python -m experiments.distill --records=RUN_OF_STAGE_3_data/rejection.jsonl
-         python -m experiments.distill --by=rl           R1-Zero's recipe on the same student, for the comparison
+         ... --teacher=RUN_OF_STAGE_2                    its likeliest tokens, too, kept in <workdir>_teacher
+         python -m experiments.distill --by=rl           R1-Zero's recipe on the same student, for the comparison;
+                                                         its numbers are --rl.steps and so on
          ... --recipe=qwen-7b --weights=DIR --mesh=8x1   the numbers of a student of the paper
 Departs: 1. nano's student is a base with three quarters of the layers and two thirds of the width, of the same corpus
          2. RL on the student is R1-Zero's, with its template, as the paper's Qwen2.5-32B-Zero
-         3. neither logit nor on-policy distillation is here
+         3. a batch is 64 packed rows, not 64 records
+         4. --teacher is not in the paper; on-policy distillation is not here
 """
 
 from __future__ import annotations
@@ -22,19 +25,22 @@ import tyro
 from experiments.r1_1_cold_start import NANO as COLD_NANO
 from experiments.r1_1_cold_start import PAPER as COLD_PAPER
 from experiments.r1_zero import NANO as ZERO_NANO
+from experiments.r1_zero import PAPER as ZERO_PAPER
+from r1jax.plan import dry_run
 from r1jax.plan_supervised import TunePlanOptions, dry_tune
 from r1jax.recipe import RLRecipe
 from r1jax.run import RunOptions, explained
 from r1jax.sft import TuneRecipe
+from r1jax.teacher import NOBODY, Teaching
 
 RATES = {  # v2, Table 6: "initial learning rate"
     "qwen-1.5b": 1e-4, "qwen-7b": 8e-5, "qwen-14b": 7e-5, "qwen-32b": 6e-5, "llama-8b": 5e-5, "llama-70b": 2e-5,
 }  # fmt: skip
 PAPER = dataclasses.replace(COLD_PAPER, batch_rows=64)  # "the batch size is 64", "2-3 epochs", context 32,768
 NANO = dataclasses.replace(COLD_NANO, learning_rate=2e-3, final_learning_rate=2e-4, epochs=5.0)
-NANO_RL = dataclasses.replace(
-    ZERO_NANO, steps=40, eval_every=20
-)  # about the time that sampling the teacher and SFT take
+# v2, B.4.1, Qwen2.5-32B-Zero: "the learning rate to 2e-6"; all else as R1-Zero
+PAPER_RL = dataclasses.replace(ZERO_PAPER, learning_rate=2e-6, steps=10_000)  # "over 10K steps"
+NANO_RL = dataclasses.replace(ZERO_NANO, steps=48)
 RECIPES = {"nano": NANO} | {
     name: dataclasses.replace(
         PAPER, learning_rate=rate, final_learning_rate=rate / 10
@@ -59,16 +65,24 @@ class Command:
     """jsonl files of records {id, problem, response, keep}, such as stage 3's."""
     shares: tuple[float, ...] = ()
     """How many records of each file are drawn, relative to each other; none: as many as it has."""
+    teaching: Annotated[Teaching, tyro.conf.arg(name="")] = NOBODY
     by: Literal["sft", "rl"] = "sft"
     """The student learns from the records, or by R1-Zero's reinforcement learning without them."""
     rl: RLRecipe = NANO_RL
-    """The numbers of --by=rl."""
+    """The numbers of --by=rl, as --rl.steps; the flags without a prefix are those of --by=sft."""
     plan: Annotated[TunePlanOptions, tyro.conf.arg(name="")] = PLAN
     recipe: str = "nano"
     """Whose numbers are the defaults: nano, or a student of the paper."""
 
 
-def train(recipe: TuneRecipe, options: RunOptions, *files: str, shares: Sequence[float] = ()) -> Path:
+def of_recipe(numbers: TuneRecipe, recipe: str) -> Command:
+    """The defaults of a recipe: nano's, or of the paper's students."""
+    return Command(numbers, rl=NANO_RL if recipe == "nano" else PAPER_RL, recipe=recipe)
+
+
+def train(
+    recipe: TuneRecipe, options: RunOptions, *files: str, shares: Sequence[float] = (), teaching: Teaching = NOBODY
+) -> Path:
     """The distilled student.
 
     Raises:
@@ -88,8 +102,7 @@ def train(recipe: TuneRecipe, options: RunOptions, *files: str, shares: Sequence
         sft.Part(records.kept(some), share) for some, share in zip(found, shares or [0.0] * len(found), strict=True)
     ]
     whole = [record for some in found for record in some]
-    data = {"counts": records.counts(whole), "sources": records.sources(whole), "files": list(map(str, files))}
-    return train_sft.train(recipe, options, "distill", parts, data)
+    return train_sft.train(recipe, options, "distill", parts, records.described(whole, *files), teaching)
 
 
 def by_rl(recipe: RLRecipe, options: RunOptions) -> Path:
@@ -103,18 +116,22 @@ def main() -> None:
     from r1jax.command import by_recipe
 
     try:
-        command = by_recipe(Command, RECIPES, __doc__, sys.argv[1:])
-        if command.plan.dry_run:
-            o, heading = command.options, f"Distillation, recipe {command.recipe}"
-            print(dry_tune(o.model, o.weights, command.numbers, o.mesh, command.plan, heading))
-            return
+        command = by_recipe(of_recipe, RECIPES, __doc__, sys.argv[1:])
         if command.by == "rl":
             if command.records:
                 raise ValueError("--records is for --by=sft: reinforcement learning reads prompts alone. Leave it out")
+            if command.numbers != RECIPES[command.recipe]:
+                raise ValueError("--by=rl has its numbers under --rl, such as --rl.steps: leave those of --by=sft out")
+        if command.plan.dry_run:
+            o, heading = command.options, f"Distillation by {command.by}, recipe {command.recipe}"
+            plan, numbers = (dry_run, command.rl) if command.by == "rl" else (dry_tune, command.numbers)
+            print(plan(o.model, o.weights, numbers, o.mesh, command.plan, heading))
+            return
+        if command.by == "rl":
             template = "r1_zero" if command.options.template == "r1" else command.options.template
             by_rl(command.rl, dataclasses.replace(command.options, template=template))
         else:
-            train(command.numbers, command.options, *command.records, shares=command.shares)
+            train(command.numbers, command.options, *command.records, shares=command.shares, teaching=command.teaching)
     except (ValueError, OSError, FloatingPointError) as error:
         sys.exit(explained(error))
 

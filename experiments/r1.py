@@ -14,11 +14,12 @@ Departs: 1. every number of the nano recipes; each stage's file has the paper's 
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import tyro
 
@@ -35,8 +36,9 @@ from r1jax.waves import Sampling
 
 TASKS = ("chain", "compare", "countdown", "program", "general")
 STUDENT = "nano-small"
+COLD, REJECTION = f"1_cold_start_data/{r1_1_cold_start.RECORDS}", f"3_rejection_sft_data/{r1_3_rejection_sft.RECORDS}"
+GENERAL = "3_rejection_sft_data/general.jsonl"  # the base's replies to general prompts, right and wrong
 ZERO = dataclasses.replace(r1_zero.NANO, steps=48)  # alone it goes on to 64, and gains little by it
-STUDENT_RL = ZERO
 EVALUATION = dataclasses.replace(evaluation.NANO, samples=1, temperature=1.0, top_p=1.0)
 
 
@@ -48,10 +50,12 @@ class Stage(NamedTuple):
         folder: where it lies.
         parent: its parent's folder; empty for a base.
         minutes: planned, on 2 CPU cores.
-        run: trains it, given the command and its options.
+        run: trains it, given the command and its options; None where it waits for people to review its records.
         numbers: the field of `Numbers` that it is trained with.
         template: of its prompts.
         reads: folders of other stages whose checkpoints made its data or give its rewards.
+        records: the file that it is trained on, where a stage wrote one.
+        collecting: the field of `Numbers` that this file was collected with, where it is the stage's own.
         model: the base that ships with the package, where it begins with one.
     """
 
@@ -59,10 +63,12 @@ class Stage(NamedTuple):
     folder: str
     parent: str
     minutes: float
-    run: Callable[[Command, RunOptions], Any]
+    run: Callable[[Command, RunOptions], Path | None]
     numbers: str
     template: str = "r1"
     reads: tuple[str, ...] = ()
+    records: str = ""
+    collecting: str = ""
     model: str = "nano"
 
 
@@ -79,7 +85,7 @@ class Numbers:
     rewards: RewardRecipe = rewards.NANO
     scenarios: RLRecipe = r1_4_all_scenarios_rl.NANO
     distilled: TuneRecipe = distill.NANO
-    student_rl: RLRecipe = STUDENT_RL
+    student_rl: RLRecipe = distill.NANO_RL
     evaluation: Sampling = EVALUATION
 
 
@@ -110,68 +116,81 @@ class Command:
         return Path(self.workdir)
 
 
-def zero(command: Command, options: RunOptions) -> None:
-    r1_zero.train(command.numbers.zero, options)
+def zero(command: Command, options: RunOptions) -> Path:
+    return r1_zero.train(command.numbers.zero, options)
 
 
-def cold_start(command: Command, options: RunOptions) -> None:
+def cold_start(command: Command, options: RunOptions) -> Path | None:
     asked = dataclasses.replace(options, prompts="nano:reasoning", eval_prompts="nano:reasoning")
     data = dataclasses.replace(command.numbers.cold_data, zero=str(command.home / "0_r1_zero"))
-    r1_1_cold_start.train(command.numbers.cold, asked, data)
+    return r1_1_cold_start.train(command.numbers.cold, asked, data)
 
 
-def reasoning_rl(command: Command, options: RunOptions) -> None:
+def reasoning_rl(command: Command, options: RunOptions) -> Path:
     asked = dataclasses.replace(options, prompts="nano:reasoning", eval_prompts="nano:reasoning")
-    r1_2_reasoning_rl.train(command.numbers.reasoning, asked)
+    return r1_2_reasoning_rl.train(command.numbers.reasoning, asked)
 
 
-def rejection(command: Command, options: RunOptions) -> None:
+def rejection(command: Command, options: RunOptions) -> Path | None:
     asked = dataclasses.replace(options, prompts="nano:reasoning", eval_prompts="nano:all")
     data = dataclasses.replace(command.numbers.rejection_data, reasoner=str(command.home / "2_reasoning_rl"))
-    r1_3_rejection_sft.train(command.numbers.rejection, asked, data)
+    return r1_3_rejection_sft.train(command.numbers.rejection, asked, data)
 
 
-def reward_model(kind: str) -> Callable[[Command, RunOptions], Any]:
-    def run(command: Command, options: RunOptions) -> None:
-        said = command.home / "3_rejection_sft_data/general.jsonl"  # the base's replies, right and wrong
-        rewards.train(command.numbers.rewards, options, kind, sampled=str(said))
+def reward_model(kind: str) -> Callable[[Command, RunOptions], Path]:
+    def run(command: Command, options: RunOptions) -> Path:
+        said = command.home / GENERAL  # not there where stage 3 has no general part
+        return rewards.train(command.numbers.rewards, options, kind, sampled=str(said) if said.exists() else "")
 
     return run
 
 
-def all_scenarios(command: Command, options: RunOptions) -> None:
+def all_scenarios(command: Command, options: RunOptions) -> Path:
     asked = dataclasses.replace(
         options, prompts="nano:reasoning", late_prompts="nano:scenarios", eval_prompts="nano:all"
     )
     helpful, safety = (str(command.home / folder) for folder in ("reward_helpful", "reward_safety"))
-    r1_4_all_scenarios_rl.train(command.numbers.scenarios, asked, helpful, safety)
+    return r1_4_all_scenarios_rl.train(command.numbers.scenarios, asked, helpful, safety)
 
 
-def distil(command: Command, options: RunOptions) -> None:
+def distil(command: Command, options: RunOptions) -> Path:
     asked = dataclasses.replace(options, eval_prompts="nano:all")
-    distill.train(command.numbers.distilled, asked, str(command.home / "3_rejection_sft_data/rejection.jsonl"))
+    return distill.train(command.numbers.distilled, asked, str(command.home / REJECTION))
 
 
-def student_rl(command: Command, options: RunOptions) -> None:
-    r1_zero.train(command.numbers.student_rl, options)
+def student_rl(command: Command, options: RunOptions) -> Path:
+    return distill.by_rl(command.numbers.student_rl, options)
 
 
 STAGES = (
     Stage("R1-Zero", "0_r1_zero", "", 10, zero, "zero", "r1_zero"),
-    Stage("Dev1", "1_cold_start", "", 5, cold_start, "cold", reads=("0_r1_zero",)),
+    Stage(
+        "Dev1", "1_cold_start", "", 5, cold_start, "cold", reads=("0_r1_zero",), records=COLD, collecting="cold_data"
+    ),
     Stage("Dev2", "2_reasoning_rl", "1_cold_start", 11, reasoning_rl, "reasoning"),
-    Stage("Dev3", "3_rejection_sft", "", 3, rejection, "rejection", reads=("2_reasoning_rl",)),
-    Stage("", "reward_helpful", "3_rejection_sft", 2, reward_model("helpful"), "rewards"),
-    Stage("", "reward_safety", "3_rejection_sft", 2, reward_model("safety"), "rewards"),
+    Stage(
+        "Dev3", "3_rejection_sft", "", 3, rejection, "rejection", reads=("2_reasoning_rl",), records=REJECTION,
+        collecting="rejection_data",
+    ),
+    Stage("", "reward_helpful", "3_rejection_sft", 2, reward_model("helpful"), "rewards", records=GENERAL),
+    Stage("", "reward_safety", "3_rejection_sft", 2, reward_model("safety"), "rewards", records=GENERAL),
     Stage(
         "R1", "4_all_scenarios_rl", "3_rejection_sft", 7, all_scenarios, "scenarios",
         reads=("reward_helpful", "reward_safety"),
     ),
-    Stage("Student", f"distill_{STUDENT}", "", 2, distil, "distilled", reads=("2_reasoning_rl",), model=STUDENT),
+    Stage(
+        "Student", f"distill_{STUDENT}", "", 2, distil, "distilled", reads=("2_reasoning_rl",), records=REJECTION,
+        model=STUDENT,
+    ),
     Stage("Student RL", f"distill_{STUDENT}_rl", "", 6, student_rl, "student_rl", "r1_zero", model=STUDENT),
 )  # fmt: skip
 PLANNED = {stage.folder: stage.minutes for stage in STAGES} | {"evaluation": 8}
-NAMES = {"base": ""} | {stage.result: stage.folder for stage in STAGES if stage.result}  # their folders
+BASES = {"base": "nano", "Student base": STUDENT}
+NAMES = {  # of the results, in the order of the page, and their folders; a base has none
+    name: folder
+    for base, model in BASES.items()
+    for name, folder in [(base, ""), *((s.result, s.folder) for s in STAGES if s.result and s.model == model)]
+}
 MAY_CHANGE = frozenset({"eval_every", "save_every", "log_samples"})  # of the numbers of a stage that is complete
 
 
@@ -201,18 +220,26 @@ def main(command: Command) -> None:
         else:
             began, stopped = time.monotonic(), None
             try:
-                stage.run(command, RunOptions(
+                made = stage.run(command, RunOptions(
                     workdir=str(folder), mesh=command.mesh, seed=command.seed, weights=weights_of(command, stage),
                     model=stage.model, template=stage.template, resume=there is not None,
                 ))  # fmt: skip
             except SystemExit as said:  # it says how this stage goes on alone
                 stopped = said
+            except FloatingPointError as error:
+                raise FloatingPointError(
+                    f"{error}, and move {folder} away: what has begun keeps its numbers"
+                ) from error
             finally:
                 minutes[stage.folder] = minutes.get(stage.folder, 0.0) + (time.monotonic() - began) / 60
                 page.write(home, command.seed, NAMES, command.tasks, minutes, PLANNED)
             report.write_stages(home)
             if stopped is not None:
                 sys.exit(f"{stopped.code}; or give the same command again, which goes on with what follows, too")
+            if made is None:
+                sys.exit(
+                    f"{stage.folder} waits for you to review its records; then give the same command without review"
+                )
         if stage.folder == command.until:
             break
     began = time.monotonic()
@@ -231,6 +258,8 @@ def weights_of(command: Command, stage: Stage) -> str:
 def check(command: Command, stage: Stage, there: Manifest) -> None:
     """Raises ValueError where a stage was not made from what is there now, or with other numbers."""
     from r1jax import checkpoint, lineage
+    from r1jax.collecting import settings_of
+    from r1jax.waves import noted
 
     folder, again = command.home / stage.folder, f"move {command.home / stage.folder} away to make it again"
     made_from = {stage.parent or "base": ([there.parent], begins_with(command, stage))} | {
@@ -245,6 +274,18 @@ def check(command: Command, stage: Stage, there: Manifest) -> None:
             )
     if there.status != "complete":
         return  # a stage that goes on knows by itself what may change
+    path = command.home / stage.records
+    read = [file["sha256"] for file in there.data.get("files", [])]
+    if stage.records and path.exists() and lineage.files(path)[0]["sha256"] not in read:
+        raise ValueError(f"{folder} was trained on another {path} than the one there now. Restore that, or {again}")
+    if stage.collecting and (note := noted(path)).exists():
+        asked = settings_of(getattr(command.numbers, stage.collecting))
+        noticed = json.loads(note.read_text(encoding="utf-8"))
+        if changed := lineage.differences({name: noticed.get(name) for name in asked}, asked):
+            raise ValueError(
+                f"{path} was collected with other numbers: {'; '.join(changed)}. Give those, or move {path.parent} "
+                f"and {folder} away to make them again"
+            )
     here = dataclasses.asdict(getattr(command.numbers, stage.numbers)) | {"seed": command.seed}
     if changed := lineage.differences({name: there.recipe.get(name) for name in here}, here, MAY_CHANGE):
         raise ValueError(f"{folder} was made with other numbers: {'; '.join(changed)}. Give those, or {again}")
@@ -253,15 +294,20 @@ def check(command: Command, stage: Stage, there: Manifest) -> None:
 def begins_with(command: Command, stage: Stage) -> str:
     """sha256 of the parameters that a stage begins with."""
     from r1jax import checkpoint
-    from r1jax.run import load_policy
-    from r1jax.sharding import make_mesh
 
     weights = weights_of(command, stage)
     if stage.parent:
         return checkpoint.sha256(weights)
     frozen = getattr(getattr(command.numbers, stage.numbers), "lora_rank", 0) > 0  # as the stage holds them
-    options = RunOptions(weights=weights, model=stage.model)
-    return load_policy(options, make_mesh(command.mesh), frozen=frozen)[2]["sha256"]
+    return hash_of(command, weights, stage.model, frozen=frozen)
+
+
+def hash_of(command: Command, weights: str, model: str, *, frozen: bool) -> str:
+    """sha256 of a base's parameters, as `load_policy` holds them."""
+    from r1jax.run import load_policy
+    from r1jax.sharding import make_mesh
+
+    return load_policy(RunOptions(weights=weights, model=model), make_mesh(command.mesh), frozen=frozen)[2]["sha256"]
 
 
 def made(home: Path) -> list[Stage]:
@@ -280,22 +326,21 @@ def measure(home: Path, command: Command) -> None:
     """
     from r1jax import checkpoint, lineage
 
-    policies = [
-        ("base", command.weights, "nano", "r1_zero"),
-        (f"{STUDENT} base", command.student_weights, STUDENT, "r1_zero"),
-    ]
+    weights_of_base = {"base": command.weights, "Student base": command.student_weights}
+    policies = [(name, weights_of_base[name], model, "r1_zero") for name, model in BASES.items()]
     done = {stage.folder: stage.template for stage in made(home)}
     policies += [(name, str(home / name), "nano", template) for name, template in done.items()]
     for name, weights, model, template in policies:
-        folder = home / "evaluation" / name.replace(" ", "_")
+        folder = page.evaluated(home, name, "" if name in BASES else name)
         asked = dataclasses.replace(
             evaluation.Command(command.numbers.evaluation),
             benchmarks=",".join(f"nano:{task}" for task in command.tasks), problems=command.problems,
             weights=weights, model=model, template=template, seed=command.seed, mesh=command.mesh, workdir=str(folder),
         )  # fmt: skip
         there = lineage.read(folder) if folder.exists() else None
-        if there is not None and name in done:
-            of, now = there.parent["sha256"], checkpoint.sha256(checkpoint.find(home / name))
+        if there is not None:
+            of = there.parent["sha256"]
+            now = checkpoint.sha256(weights) if name in done else hash_of(command, weights, model, frozen=True)
             if of != now:
                 raise ValueError(
                     f"{folder} measured another {name} ({of[:12]}; the one there now is {now[:12]}): "

@@ -15,22 +15,23 @@ Departs: 1. the paper has thousands of records; nano has a thousand or two
             rewriter of its own. Prompts from a file have none, and what the model rewrites badly is dropped
          3. the base itself rewrites: rewriting is a task of its corpus, and its prompts are the corpus's
          4. a batch is 128 packed rows, not 128 records
+         5. not here: simple questions answered briefly (v2, Listing 3), tests of programs made by a model (Listing 2),
+            and the rewriting into a conversation, for which people wrote the examples
 """
 
 from __future__ import annotations
 
 import dataclasses
 import random
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from r1jax.plan_supervised import TunePlanOptions, dry_tune
+from r1jax.plan_supervised import TunePlanOptions
 from r1jax.rejection import Filters
-from r1jax.run import RunOptions, explained
+from r1jax.run import RunOptions
 from r1jax.sft import TuneRecipe
 from r1jax.waves import Sampling
 from r1jax.writer import Endpoint
@@ -74,6 +75,8 @@ class Collecting:
     """Completions of each question and route."""
     sample_tokens: int = 320
     """A completion is cut here."""
+    wave_rows: int = 512
+    """Completions that each process draws together; what they need of memory bounds it."""
     worked_example: str = ""
     """Text file that stands before the questions of few_shot; nano's questions have the generator's."""
     rewriter: str = "base"
@@ -85,6 +88,8 @@ class Collecting:
 
 
 COLLECTING = Collecting()
+# "thousands of ... prompts", "multiple reasoning trajectories" of each; how many is not published
+PAPER_COLLECTING = Collecting(questions=5_000, sample_tokens=32_768, wave_rows=64)
 
 
 PLAN = TunePlanOptions(plan_records=5_000)  # "thousands of cold-start data"
@@ -100,6 +105,10 @@ class Command:
     plan: Annotated[TunePlanOptions, tyro.conf.arg(name="")] = PLAN
     recipe: str = "nano"
     """Whose numbers are the defaults: nano or paper."""
+
+
+def of_recipe(numbers: TuneRecipe, recipe: str) -> Command:
+    return Command(numbers, COLLECTING if recipe == "nano" else PAPER_COLLECTING, recipe=recipe)
 
 
 def train(recipe: TuneRecipe, options: RunOptions, collecting: Collecting) -> Path | None:
@@ -118,7 +127,7 @@ def train(recipe: TuneRecipe, options: RunOptions, collecting: Collecting) -> Pa
     )
     if found is None:
         return None
-    data = {"counts": records.counts(found), "sources": records.sources(found)}
+    data = records.described(found, records.beside(options.workdir) / RECORDS)
     return train_sft.train(recipe, options, "r1_1_cold_start", [sft.Part(records.kept(found))], data)
 
 
@@ -136,7 +145,9 @@ def collect(options: RunOptions, collecting: Collecting, mesh, home: Path) -> li
     zero = load_policy(dataclasses.replace(options, weights=collecting.zero), mesh, frozen=True)
     nano = questions.generated(options.prompts) is not None
     take, _ = questions.stream(options.prompts, options.seed)
-    sampling = Sampling(samples=collecting.samples, max_tokens=collecting.sample_tokens)
+    sampling = Sampling(
+        samples=collecting.samples, max_tokens=collecting.sample_tokens, wave_rows=collecting.wave_rows
+    )
     found = []
     with Pool() as pool:
         for number, (route, style) in enumerate(ROUTES.items()):
@@ -151,7 +162,7 @@ def collect(options: RunOptions, collecting: Collecting, mesh, home: Path) -> li
             )  # fmt: skip
             found += filtered(drawn, dataclasses.replace(READABLE, form=style))
         most = max(REWRITTEN + 40, collecting.sample_tokens)
-        model = writer(collecting.rewriter, collecting.endpoint, options, mesh, most, base)
+        model = writer(collecting.rewriter, collecting.endpoint, options, mesh, most, collecting.wave_rows, base)
         own = nano and collecting.rewriter != "endpoint"
         tokens = base[0].tokenizer.encode
         found = rewrite.rewritten(
@@ -203,20 +214,9 @@ def worked_example(row: Mapping, seed: int) -> str:
 
 
 def main() -> None:
-    from r1jax.command import by_recipe
+    from r1jax.command import fine_tune
 
-    try:
-        command = by_recipe(Command, RECIPES, __doc__, sys.argv[1:])
-        if command.plan.dry_run:
-            o, heading = command.options, f"R1, stage 1, recipe {command.recipe}"
-            print(dry_tune(o.model, o.weights, command.numbers, o.mesh, command.plan, heading))
-            return
-        workdir = command.options.workdir or "runs/r1_1_cold_start"
-        train(command.numbers, dataclasses.replace(command.options, workdir=workdir), command.collecting)
-    except (ValueError, OSError, FloatingPointError) as error:
-        sys.exit(explained(error))
-    except KeyboardInterrupt:
-        sys.exit("stopped; the same command goes on")
+    fine_tune("R1, stage 1", "runs/r1_1_cold_start", of_recipe, RECIPES, __doc__, train)
 
 
 if __name__ == "__main__":

@@ -3,10 +3,10 @@
 Source:  DeepSeek-AI 2025, section 2.3.2; Nature 2025, Methods ("first RL stage")
 Run:     python -m experiments.r1_2_reasoning_rl --weights=RUN_OF_STAGE_1
          ... --recipe=paper --weights=DIR --mesh=8x8
-Departs: 1. the number of steps is not published ("until convergence"): R1-Zero's is kept
+Departs: 1. the number of steps is not published ("until convergence"): the paper's recipe keeps R1-Zero's, nano has 48
          2. how a word is segmented, and its language found, is not published: see r1jax/rewards/language.py
          3. a chain of thought without any word is in no wrong language: 1
-         4. the format reward is kept beside accuracy and language, with the same weight; equation 7 adds language to it
+         4. the format reward is kept beside accuracy and language, with the same weight; the text adds language to them
 """
 
 from __future__ import annotations

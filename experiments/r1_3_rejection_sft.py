@@ -10,14 +10,14 @@ Writes:  <workdir>_data/rejection.jsonl (every record: keep, and the reason wher
 Departs: 1. the paper has 600k reasoning and 200k general records; its samples of a prompt, temperature and thresholds
             are not published
          2. general replies come from the base, several of each prompt, of which the generator keeps a right one: nano
-            has no DeepSeek-V3; each has an empty chain of thought, as the paper's simple queries
+            has no DeepSeek-V3; each has an empty chain of thought, as the paper's simple queries. Another author's
+            (--general-weights) keep theirs
          3. a batch is 128 packed rows, not 128 records
 """
 
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -26,9 +26,9 @@ import tyro
 
 from experiments.r1_1_cold_start import NANO as COLD_NANO
 from experiments.r1_1_cold_start import PAPER as COLD_PAPER
-from r1jax.plan_supervised import TunePlanOptions, dry_tune
+from r1jax.plan_supervised import TunePlanOptions
 from r1jax.rejection import Filters
-from r1jax.run import RunOptions, explained
+from r1jax.run import RunOptions
 from r1jax.sft import TuneRecipe
 from r1jax.waves import Sampling
 from r1jax.writer import Endpoint
@@ -41,7 +41,7 @@ OFFSET = 1 << 21  # questions of the stream that no earlier stage has met
 REASONING = Filters(
     judged=True,  # "retain only the correct ones"
     form="r1",
-    least_language=1.0, longest_paragraph=400, code_blocks=False,  # "mixed languages, long paragraphs, and code blocks"
+    least_language=1.0, code_blocks=False,  # "mixed languages, long paragraphs, and code blocks"
     most_each=2,
 )  # fmt: skip
 GENERAL = Filters(least_language=0.0, most_each=1)
@@ -73,7 +73,11 @@ class Collecting:
     general_share: float = 0.25
     """Share of general records in training ("600k" and "200k" in the paper)."""
     sample_tokens: int = 320
-    """A completion is cut here."""
+    """A completion is cut here, and what a judge says."""
+    wave_rows: int = 512
+    """Completions that each process draws together; what they need of memory bounds it."""
+    longest_paragraph: int = 400
+    """Characters of a paragraph of a chain of thought that is kept; 0: any."""
     judge: str = "none"
     """Who judges rows without a rule by their reference answer: none, endpoint, or a checkpoint's directory."""
     endpoint: Endpoint = NOWHERE
@@ -83,6 +87,11 @@ class Collecting:
 
 
 COLLECTING = Collecting()
+# 600k and 200k records were kept in the paper; prompts, samples of each and thresholds are not published
+PAPER_COLLECTING = Collecting(
+    questions=150_000, samples=8, general_questions=200_000, general_samples=4, sample_tokens=32_768, wave_rows=64,
+    longest_paragraph=2_000,
+)  # fmt: skip
 
 
 PLAN = TunePlanOptions(plan_records=800_000)  # "around 800k samples"
@@ -98,6 +107,10 @@ class Command:
     plan: Annotated[TunePlanOptions, tyro.conf.arg(name="")] = PLAN
     recipe: str = "nano"
     """Whose numbers are the defaults: nano or paper."""
+
+
+def of_recipe(numbers: TuneRecipe, recipe: str) -> Command:
+    return Command(numbers, COLLECTING if recipe == "nano" else PAPER_COLLECTING, recipe=recipe)
 
 
 def train(recipe: TuneRecipe, options: RunOptions, collecting: Collecting) -> Path | None:
@@ -123,7 +136,7 @@ def train(recipe: TuneRecipe, options: RunOptions, collecting: Collecting) -> Pa
     parts = [sft.Part([record for record in good if record["route"] != "general"], 1.0 - share)]
     if share:
         parts.append(sft.Part([record for record in good if record["route"] == "general"], share))
-    data = {"counts": records.counts(found), "sources": records.sources(found)}
+    data = records.described(found, records.beside(options.workdir) / RECORDS)
     return train_sft.train(recipe, options, "r1_3_rejection_sft", parts, data)
 
 
@@ -142,16 +155,17 @@ def collect(options: RunOptions, collecting: Collecting, mesh, home: Path) -> li
     reasoner = dataclasses.replace(options, weights=collecting.reasoner)
     policy, params, source = load_policy(reasoner, mesh, frozen=True)
     examples = drawn(options.prompts, options.seed, collecting.questions)
-    sampling = Sampling(samples=collecting.samples, max_tokens=collecting.sample_tokens)
+    rows = collecting.wave_rows
+    sampling = Sampling(samples=collecting.samples, max_tokens=collecting.sample_tokens, wave_rows=rows)
     with Pool() as pool:
         found = generate(
             policy, params, examples, mesh, pool, sampling, home / "reasoning.jsonl",
             seed=options.seed, route="rejection", source=source,
         )  # fmt: skip
         if collecting.judge != "none":
-            judge = writer(collecting.judge, collecting.endpoint, options, mesh, collecting.sample_tokens)
+            judge = writer(collecting.judge, collecting.endpoint, options, mesh, collecting.sample_tokens, rows)
             found = with_reference(found, judge, home / "judged.jsonl")
-        found = filtered(found, REASONING)
+        found = filtered(found, dataclasses.replace(REASONING, longest_paragraph=collecting.longest_paragraph))
         if collecting.general_prompts and collecting.general_share:
             author = dataclasses.replace(options, weights=collecting.general_weights or options.weights)
             policy, params, source = load_policy(author, mesh, frozen=True)
@@ -159,12 +173,13 @@ def collect(options: RunOptions, collecting: Collecting, mesh, home: Path) -> li
             # The base answers in the corpus's own wrapper; a fine-tuned author in its template.
             own = questions.generated(collecting.general_prompts) is not None and not collecting.general_weights
             most = min(LONGEST_REPLY, collecting.sample_tokens) if own else collecting.sample_tokens
+            sampling = Sampling(samples=collecting.general_samples, max_tokens=most, wave_rows=rows)
             said = generate(
-                policy, params, examples, mesh, pool, Sampling(samples=collecting.general_samples, max_tokens=most),
-                home / "general.jsonl", seed=options.seed, route="general", source=source,
+                policy, params, examples, mesh, pool, sampling, home / "general.jsonl",
+                seed=options.seed, route="general", source=source,
                 prompts=[fill(USER if own else policy.template, row["problem"]) for row in examples],
             )  # fmt: skip
-            found += filtered(best_first(plain(said)), GENERAL)
+            found += filtered(best_first(plain(said, always=own)), GENERAL)
     return found
 
 
@@ -176,11 +191,18 @@ def drawn(prompts: str, seed: int, count: int) -> list[dict]:
     return list({row["problem"]: row for row in (take(OFFSET + i) for i in range(count))}.values())
 
 
-def plain(records: Sequence[dict]) -> list[dict]:
-    """General records in R1's form, with an empty chain of thought."""
+def plain(records: Sequence[dict], always: bool) -> list[dict]:
+    """General records in R1's form, with an empty chain of thought; unless always, an author who thinks is left as it
+    is."""
     from r1jax.evaluate import reply_of
+    from r1jax.rewards.format import think
 
-    return [record | {"response": f" <think> </think> {reply_of(record['response'])}"} for record in records]
+    return [
+        record
+        if think(record["response"]) and not always
+        else record | {"response": f" <think> </think> {reply_of(record['response'])}"}
+        for record in records
+    ]
 
 
 def best_first(records: Sequence[dict]) -> list[dict]:
@@ -192,20 +214,9 @@ def best_first(records: Sequence[dict]) -> list[dict]:
 
 
 def main() -> None:
-    from r1jax.command import by_recipe
+    from r1jax.command import fine_tune
 
-    try:
-        command = by_recipe(Command, RECIPES, __doc__, sys.argv[1:])
-        if command.plan.dry_run:
-            o, heading = command.options, f"R1, stage 3, recipe {command.recipe}"
-            print(dry_tune(o.model, o.weights, command.numbers, o.mesh, command.plan, heading))
-            return
-        workdir = command.options.workdir or "runs/r1_3_rejection_sft"
-        train(command.numbers, dataclasses.replace(command.options, workdir=workdir), command.collecting)
-    except (ValueError, OSError, FloatingPointError) as error:
-        sys.exit(explained(error))
-    except KeyboardInterrupt:
-        sys.exit("stopped; the same command goes on")
+    fine_tune("R1, stage 3", "runs/r1_3_rejection_sft", of_recipe, RECIPES, __doc__, train)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,9 @@ Source:  DeepSeek-AI 2025, section 2.3.4; Nature 2025, Methods, eq. 8-10
 Run:     python -m experiments.r1_4_all_scenarios_rl --weights=RUN_OF_STAGE_3 --helpful=DIR --safety=DIR
 Departs: 1. the weights of rule, language and preference rewards are not published: 1 each
          2. format is rewarded on reasoning prompts too, as in stage 2; equation 10 has it for general prompts
-         3. preference rewards join with the general prompts, at --late-from
+         3. questions change between rounds, which have 16 steps: the last 404 steps, not 400, are of all scenarios
+         4. the share of general prompts among the late ones is not published: 0.7 on nano
+         5. scales of the rewards are not published: see --preference-weight
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ PAPER = dataclasses.replace(
     REASONING_PAPER,  # "retains most of the parameters from the first stage"
     temperature=0.7,  # "a reduced temperature of 0.7"
     steps=1_700,  # "a total of 1,700 training steps"
-    late_from=1_300,
+    late_from=1_296,
     # "general instruction data and preference-based rewards ... exclusively during the final 400 steps"
 )
 NANO = dataclasses.replace(REASONING_NANO, temperature=0.7, steps=32, late_from=24, eval_every=8, save_every=8)

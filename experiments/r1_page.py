@@ -38,7 +38,7 @@ def write(
     """
     from r1jax.lineage import write_atomically
 
-    results = {name: read_results(home / "evaluation" / (folder or "base")) for name, folder in names.items()}
+    results = {name: read_results(evaluated(home, name, folder)) for name, folder in names.items()}
     table = []
     for task in tasks:
         for figure in FIGURES:
@@ -55,6 +55,11 @@ def write(
     write_atomically(home / "stages.json", json.dumps(document, ensure_ascii=False) + "\n")
 
 
+def evaluated(home: Path, name: str, folder: str) -> Path:
+    """Where a result is measured; a base has no folder of its own."""
+    return home / "evaluation" / (folder or name.replace(" ", "_"))
+
+
 def read_results(folder: Path) -> dict:
     path = folder / "results.json"
     return json.loads(path.read_text(encoding="utf-8"))["benchmarks"] if path.exists() else {}
@@ -67,7 +72,7 @@ def samples(home: Path, names: Mapping[str, str], tasks: Sequence[str]) -> list[
     found: dict[str, dict] = {}
     for name, folder in names.items():
         for task in tasks:
-            path = home / "evaluation" / (folder or "base") / f"nano_{task}.jsonl"
+            path = evaluated(home, name, folder) / f"nano_{task}.jsonl"
             for line in log.read(path)[:SAMPLES_SHOWN] if path.exists() else []:
                 asked = {"id": line["id"], "problem": line["problem"], "kind": line["task"], "gold": line["gold"]}
                 entry = found.setdefault(line["id"], asked | {"completions": {}})

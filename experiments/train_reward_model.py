@@ -9,7 +9,8 @@ Departs: 1. the paper's pairs are judged by DeepSeek-V3; nano's by an annotator 
          2. the paper prints no scaling: helpful rewards are brought to mean 0 and deviation 1 over held-out replies,
             the safety logit to a calibrated probability
          3. optimizer, warm-up and gradient clipping are not published: AdamW (0.9, 0.95), 0, 1.0
-         4. the sizes printed differ by model (66,000 pairs, 106,000 responses); a file of one's own brings its own
+         4. the paper's have "the R1 architecture"; ours begin with the weights they are given, in R1 stage 3's
+         5. the sizes printed differ by model (66,000 pairs, 106,000 responses); a file of one's own brings its own
 """
 
 from __future__ import annotations

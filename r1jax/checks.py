@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from r1jax.data import prompts as questions
 from r1jax.grpo import LOSSES
-from r1jax.lineage import Manifest
+from r1jax.lineage import Manifest, without_paths
 from r1jax.prompts import fill
 from r1jax.recipe import RLRecipe
 from r1jax.run import Policy, RunOptions
@@ -67,12 +67,15 @@ def check_row_length(recipe: RLRecipe, policy: Policy, examples: Iterable[Mappin
 def check_data(workdir: Path, options: RunOptions, before: Manifest | None, data: Mapping) -> None:
     """Raises ValueError where a run that goes on would ask other questions, or earn other rewards, than it began
     with."""
-    if before is not None and before.data.get("sources") != data.get("sources"):
+    if before is None:
+        return
+    there, here = without_paths(before.data), without_paths(data)
+    if there.get("sources") != here.get("sources"):
         raise ValueError(
             f"{workdir} began with rewards from {before.data.get('sources')}, not {data.get('sources')}. "
             "Restore those, or name a new directory"
         )
-    if before is not None and before.data != data:
+    if there != here:
         raise ValueError(
             f"--prompts={options.prompts} gives other questions than those {workdir} began with. "
             "Restore them, or name a new directory"

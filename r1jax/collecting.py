@@ -10,9 +10,13 @@ from typing import Any
 from jax.sharding import Mesh
 
 from r1jax import launch, records
+from r1jax.generate import chat_template
 from r1jax.run import RunOptions, load_policy
 from r1jax.sharding import make_mesh
-from r1jax.writer import Endpoint, Writer, by_checkpoint, by_endpoint
+from r1jax.waves import WHOLE, Sampling
+from r1jax.writer import Endpoint, Writer, by_checkpoint, by_endpoint, thoughtless
+
+NOT_NOTED = frozenset({"review", "zero", "reasoner"})
 
 
 def collected(
@@ -33,7 +37,7 @@ def collected(
     launch.start(options.coordinator, options.processes, options.process_id)
     launch.keep_compilations()
     path = records.beside(options.workdir) / name
-    with_ = {key: value for key, value in dataclasses.asdict(settings).items() if key != "review"} | {
+    with_ = settings_of(settings) | {
         "sampled": records.identity(sampled), "base": records.identity(options.weights) or options.model,
         "seed": options.seed, "prompts": options.prompts, "template": options.template,
     }  # fmt: skip
@@ -47,21 +51,33 @@ def collected(
     return found
 
 
+def settings_of(settings: Any) -> dict[str, Any]:
+    """What the records depend on; the run that was sampled is told by its hash, wherever it lies."""
+    return {key: value for key, value in dataclasses.asdict(settings).items() if key not in NOT_NOTED}
+
+
 def writer(
-    who: str, endpoint: Endpoint, options: RunOptions, mesh: Mesh, max_tokens: int, base: tuple | None = None
+    who: str, endpoint: Endpoint, options: RunOptions, mesh: Mesh, max_tokens: int, wave_rows: int,
+    base: tuple | None = None,
 ) -> Writer:
-    """The model that answers.
+    """The model that answers. What it thinks first is not part of its answer, but for the base's.
 
     Args:
-        who: "endpoint", "base" (the weights of `options`), or the directory of a checkpoint.
+        who: "endpoint", "base" (the weights of `options`), or the directory of a checkpoint, which is asked in its chat
+            template if it has one.
         base: what `load_policy` gave for the base, if it is there already.
 
     Raises:
         ValueError: an endpoint without an address, a directory without a checkpoint.
-    """
+    """  # fmt: skip
     if who == "endpoint":
-        return by_endpoint(endpoint)
+        return thoughtless(by_endpoint(endpoint))
     weights = options.weights if who == "base" else who
     loaded = base if who == "base" and base is not None else None
     policy, params, source = loaded or load_policy(dataclasses.replace(options, weights=weights), mesh, frozen=True)
-    return by_checkpoint(who, policy, params, mesh, source["sha256"], max_tokens=max_tokens, seed=options.seed)
+    sampling = Sampling(samples=1, temperature=0.0, max_tokens=max_tokens, wave_rows=wave_rows)
+    asked = WHOLE
+    if who != "base" and getattr(policy.tokenizer, "chat_template", ""):
+        asked = chat_template(policy.tokenizer)
+    model = by_checkpoint(who, policy, params, mesh, source["sha256"], asked, sampling, seed=options.seed)
+    return model if who == "base" else thoughtless(model)

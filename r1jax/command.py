@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import tyro
 
 from r1jax.plan import PlanOptions, dry_run
+from r1jax.plan_supervised import dry_tune
 from r1jax.recipe import RLRecipe
 from r1jax.run import RunOptions, explained
 
@@ -52,6 +53,30 @@ def by_recipe(
     default = make(recipes[chosen], recipe=chosen)
     flags = (tyro.conf.FlagConversionOff,)
     return tyro.cli(type(default), args=list(arguments), default=default, description=description, config=flags)
+
+
+def fine_tune(
+    title: str, workdir: str, make: Callable[..., Any], recipes: Mapping[str, Any], description: str | None,
+    train: Callable[..., Path | None],
+) -> None:
+    """The command line of a stage that collects its own records: plans or trains, and ends as `run` does.
+
+    Args:
+        workdir: where --workdir does not say.
+        make: the command, given the numbers of a recipe and its name; it has numbers, collecting, options and plan.
+    """  # fmt: skip
+    try:
+        command = by_recipe(make, recipes, description, sys.argv[1:])
+        if command.plan.dry_run:
+            o, heading = command.options, f"{title}, recipe {command.recipe}"
+            print(dry_tune(o.model, o.weights, command.numbers, o.mesh, command.plan, heading))
+            return
+        options = dataclasses.replace(command.options, workdir=command.options.workdir or workdir)
+        train(command.numbers, options, command.collecting)
+    except (ValueError, OSError, FloatingPointError) as error:
+        sys.exit(explained(error))
+    except KeyboardInterrupt:
+        sys.exit("stopped; the same command goes on")
 
 
 def parse(

@@ -21,8 +21,8 @@ def mean(values: Sequence | np.ndarray) -> float | None:
 
 
 def traits(texts: Sequence[str], examples: Sequence[Mapping]) -> dict[str, np.ndarray]:
-    """Of each completion: hits of reflective words, and the share of its chain of thought in the question's
-    language."""
+    """Of each completion: hits of reflective words, and the share of its words in the question's language: of its chain
+    of thought, without one of all of it. nan where it has no words; the reward (`rule.consistency`) gives 1 there."""
     shares = [
         language.consistency(format_reward.think(text) or text, example["language"]) if "language" in example else None
         for text, example in zip(texts, examples, strict=True)

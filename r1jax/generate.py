@@ -121,7 +121,8 @@ def generate(
                 "response": response, "raw": text,
                 "route": route, "source": dict(source), "rewritten_by": None, "keep": True, "reason": "",
                 "tokens": int(length), "truncated": not stopped, "verdict": verdict and verdict.verdict,
-                "right": verdict and verdict.reward == 1.0, "answer": verdict and verdict.canonical,
+                "right": None if verdict is None or verdict.reward is None else verdict.reward == 1.0,
+                "answer": verdict and verdict.canonical,
             }
             for example, sample, text, length, stopped, response, verdict in zip(*wave, whole, verdicts, strict=True)
         ]  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -29,7 +30,7 @@ class Manifest:
         recipe: every field of the recipe.
         parent: {path, sha256} of the weights it began with; None for random ones.
         data: {sha256, counts} of what it read; sources {name: [{path, sha256}]} where checkpoints made it, or give
-            rewards.
+            rewards; files [{path, sha256}] it was read from.
         results: {"base": figures, "final": figures}; None until measured.
         warnings: {step, text} each, as the report shows them.
     """
@@ -139,6 +140,26 @@ def usable(workdir: Path, recipe: Mapping[str, Any], resume: bool, allowed: Coll
             f"Give the values it was started with, or name a new directory"
         )
     return manifest
+
+
+def check_parent(workdir: Path, before: Manifest | None, parent: Mapping[str, str] | None) -> None:
+    """Raises ValueError where a run that goes on would begin with other weights than it did; where they lie may
+    change."""
+    if before is not None and (before.parent or {}).get("sha256") != (parent or {}).get("sha256"):
+        there, here = (f"{p['path']} ({p['sha256'][:12]})" if p else "none" for p in (before.parent, parent))
+        raise ValueError(f"{workdir} began with {there}, not {here}. Restore those weights, or name a new directory")
+
+
+def files(*paths: str | Path) -> list[dict[str, str]]:
+    """{path, sha256} of files, for `data` of a manifest."""
+    return [{"path": str(path), "sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest()} for path in paths]
+
+
+def without_paths(data: Any) -> Any:
+    """`data` of a manifest without the places where its sources lie: what has been moved is told by its hash."""
+    if isinstance(data, Mapping):
+        return {name: without_paths(value) for name, value in data.items() if name != "path"}
+    return [without_paths(value) for value in data] if isinstance(data, list | tuple) else data
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any], allowed: Collection[str] = ()) -> list[str]:

@@ -194,7 +194,7 @@ def tensorboard(directory: str | os.PathLike[str], *, resume_step: int | None = 
     except ImportError:
         raise ValueError(
             "TensorBoard logs need tensorboardX, which is not installed: "
-            "pip install 'r1jax[tensorboard]', or leave TensorBoard off"
+            "pip install 'r1jax[tensorboard]', or leave --track out"
         ) from None
     purge = None if resume_step is None else resume_step + 1
     writer = SummaryWriter(os.fspath(directory), purge_step=purge, flush_secs=10)
@@ -224,7 +224,7 @@ def wandb(
     except ImportError:
         raise ValueError(
             "Weights & Biases logs need wandb, which is not installed: "
-            "pip install 'r1jax[wandb]', or leave Weights & Biases off"
+            "pip install 'r1jax[wandb]', or leave --track out"
         ) from None
     # wandb writes into the system's temp folder when its own does not exist.
     Path(directory).mkdir(parents=True, exist_ok=True)

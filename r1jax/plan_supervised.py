@@ -14,8 +14,8 @@ from r1jax.model import transformer
 from r1jax.model.config import ModelConfig
 from r1jax.plan import PlanOptions, activation_bytes, config_of, count, device_of, mesh_of, placed, whole
 from r1jax.reward_model import bucket
-from r1jax.sft import TuneRecipe
-from r1jax.supervised import SFTRecipe, optimizer
+from r1jax.sft import TuneRecipe, with_steps
+from r1jax.supervised import optimizer
 from r1jax.train_reward_model import RewardRecipe
 from r1jax.train_rl import adamw
 
@@ -57,8 +57,7 @@ def tune(cfg: ModelConfig, recipe: TuneRecipe, mesh: str, options: TunePlanOptio
     mean = options.mean_tokens or max(1, recipe.max_tokens // 8)
     tokens = recipe.batch_rows * recipe.row_length
     steps = recipe.steps or max(1, round(recipe.epochs * options.plan_records * mean / tokens))
-    same = {f.name: getattr(recipe, f.name) for f in dataclasses.fields(SFTRecipe) if f.name != "steps"}
-    inner = optimizer(SFTRecipe(steps=max(steps, recipe.warmup_steps + 1), **same))
+    inner = optimizer(with_steps(recipe, max(steps, recipe.warmup_steps + 1)))
     state = jax.eval_shape(inner.init, transformer.shapes(cfg))
     rows = recipe.micro_rows or recipe.batch_rows
     return planned(cfg, mesh, options, state, rows, recipe.row_length, recipe.remat, mean, tokens, steps)

@@ -57,7 +57,7 @@ class RLRecipe:
     row_length: int
     """Slots of a packed row; at least the longest prompt + completion."""
     batch_rows: int
-    """Packed rows of one micro-batch; a multiple of the mesh's row shards."""
+    """Packed rows of one micro-batch; a multiple of the mesh's row shards, or a divisor, which is raised to them."""
     remat: str
     """What the backward pass makes again: none, dots or full."""
     eval_every: int
@@ -69,7 +69,7 @@ class RLRecipe:
     log_samples: int
     """Completions of a round written to samples.jsonl."""
     max_skips: int
-    """Non-finite updates after which the run stops."""
+    """Non-finite updates in a row that a run goes on after; one more ends it."""
     lora_rank: int
     """Rank of the adapters that are trained in place of the parameters; 0 trains the parameters."""
     lora_alpha: float

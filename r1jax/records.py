@@ -18,7 +18,7 @@ from pathlib import Path
 import jax
 from jax.experimental import multihost_utils
 
-from r1jax import checkpoint, waves
+from r1jax import checkpoint, lineage, waves
 from r1jax.launch import is_main
 from r1jax.lineage import write_atomically
 
@@ -40,7 +40,7 @@ def read(path: str | Path, flag: str = "--records") -> list[dict]:
         ValueError: it cannot be read, or a line (named) is no record.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = Path(path).read_text(encoding="utf-8").split("\n")  # U+2028 may stand in a line
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(
             f"{flag}={path} cannot be read ({error}). Give a .jsonl of records {{id, problem, response, keep}}"
@@ -100,6 +100,11 @@ def sources(records: Sequence[Mapping]) -> dict[str, list]:
         if record.get("source") and record["source"] not in found.setdefault(str(record.get("route")), []):
             found[str(record.get("route"))].append(dict(record["source"]))
     return found
+
+
+def described(records: Sequence[Mapping], *files: str | Path) -> dict:
+    """What a manifest says about the records of some files."""
+    return {"counts": counts(records), "sources": sources(records), "files": lineage.files(*files)}
 
 
 def beside(workdir: str | Path) -> Path:

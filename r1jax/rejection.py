@@ -66,8 +66,8 @@ def objection(record: Mapping, filters: Filters) -> str:
     if filters.finished and record.get("truncated"):
         return "cut off"
     if filters.right and right is False:
-        return {"no_answer": "no answer", "wrong": "wrong"}.get(record.get("verdict"), "no verdict")
-    if filters.judged and right is None:
+        return "no answer" if record.get("verdict") == "no_answer" else "wrong"
+    if right is None and (filters.judged or (filters.right and record.get("verdict"))):  # its verifier gave up
         return "no verdict"
     if filters.form and not rule.well_formed([text], [record], filters.form)[0]:
         return "form"

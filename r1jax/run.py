@@ -6,8 +6,9 @@ import dataclasses
 import json
 import time
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ from jax.typing import DTypeLike
 from r1jax import checkpoint, lineage, lora, presets, tokenizer, weights
 from r1jax.digest import params_sha256
 from r1jax.launch import is_main
-from r1jax.log import JsonLines, cut_back
+from r1jax.log import JsonLines, Write, cut_back, tensorboard, wandb
 from r1jax.model import transformer
 from r1jax.model.config import ModelConfig
 from r1jax.nano import base
@@ -32,6 +33,8 @@ from r1jax.update import merge
 
 SHIPPED = "r1jax/nano/"  # how manifests call the bases of the package
 LOGS = ("metrics", "eval", "samples")
+TRACKED = {"metrics": "", "eval": "held_out/"}  # and what their figures' names begin with
+TRACKERS = {"tensorboard": "tensorboardX", "wandb": "wandb"}  # and their packages
 MODEL = "model.json"  # beside the checkpoints, with the tokenizer's files, so that a run can be another run's --weights
 
 
@@ -46,7 +49,7 @@ class RunOptions:
     seed: int = 0
     """Of prompts and sampling noise."""
     model: str = "nano"
-    """The base that ships with the package, when --weights is not given."""
+    """The base that ships with the package, when --weights is not given; or, with it, the name of a known model."""
     weights: str = ""
     """Start from this run's directory, one of its checkpoints, or a Hugging Face directory."""
     prompts: str = "nano"
@@ -65,6 +68,12 @@ class RunOptions:
     """Number of processes; 1 runs alone even on a cluster."""
     process_id: int | None = None
     """This process's number, from 0."""
+    track: Literal["", "tensorboard", "wandb"] = ""
+    """Where the figures go besides the logs: tensorboard, below --workdir, or wandb, into the project r1jax."""
+
+    def __post_init__(self) -> None:
+        if self.track and find_spec(TRACKERS[self.track]) is None:
+            raise ValueError(f"--track={self.track} needs its package: pip install 'r1jax[{self.track}]'")
 
 
 class Policy(NamedTuple):
@@ -231,11 +240,18 @@ class Logs:
 
     Args:
         step: lines after this step are cut off first: the run goes on from its checkpoint.
+        options: of the run, whose figures may be tracked elsewhere, too.
+        fields: of its recipe, for a tracker.
     """
 
-    def __init__(self, workdir: Path, step: int):
+    def __init__(self, workdir: Path, step: int, options: RunOptions, fields: Mapping[str, Any]):
         self._files: dict[str, JsonLines] = {}
+        self._track: Write | None = None
         if is_main():
+            if options.track == "tensorboard":
+                self._track = tensorboard(workdir / "tensorboard", resume_step=step if step >= 0 else None)
+            elif options.track == "wandb":
+                self._track = wandb(workdir / "wandb", project="r1jax", name=workdir.name, config=fields)
             for name in LOGS:
                 cut_back(workdir / f"{name}.jsonl", step)
                 self._files[name] = JsonLines(workdir / f"{name}.jsonl")
@@ -243,6 +259,8 @@ class Logs:
     def write(self, name: str, line: Mapping[str, Any]) -> None:
         if self._files:
             self._files[name].write(line)
+        if self._track and name in TRACKED:
+            self._track(line["step"], {f"{TRACKED[name]}{key}": x for key, x in line.items() if key != "step"})
 
     def sync(self) -> None:
         """Waits until every line is on disk: before a checkpoint that counts on them."""

@@ -119,6 +119,11 @@ def steps_of(recipe: TuneRecipe, tokens: int) -> SFTRecipe:
             f"--warmup-steps={recipe.warmup_steps} leaves nothing of {steps} steps: "
             "lower it, or give more records, --epochs or --steps"
         )
+    return with_steps(recipe, steps)
+
+
+def with_steps(recipe: TuneRecipe, steps: int) -> SFTRecipe:
+    """The recipe with so many steps."""
     same = {field.name: getattr(recipe, field.name) for field in dataclasses.fields(SFTRecipe) if field.name != "steps"}
     return SFTRecipe(steps=steps, **same)
 

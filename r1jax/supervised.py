@@ -14,9 +14,10 @@ from jax.sharding import Mesh
 
 from r1jax.rollout import PackedRows
 from r1jax.sharding import shard_rows
-from r1jax.update import TokenBatch
+from r1jax.update import SoftBatch, TokenBatch
 
 PACKING_BINS = 32  # rows a packer keeps open
+Targets = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,20 +46,28 @@ class SFTRecipe:
 
 
 class Documents:
-    """Random access to token documents for Grain: `make(i) -> (tokens, weights)`."""
+    """Random access to token documents for Grain: `make(i) -> (tokens, weights)`.
 
-    def __init__(self, count: int, make: Callable[[int], tuple[list[int], list[float]]], row_length: int):
-        self._count, self._make, self._row_length = count, make, row_length
+    Args:
+        first: where the weighted tokens of document i begin in what a teacher said, if there is one.
+    """
+
+    def __init__(
+        self, count: int, make: Callable[[int], tuple[list[int], list[float]]], row_length: int,
+        first: Callable[[int], int] | None = None,
+    ):  # fmt: skip
+        self._count, self._make, self._row_length, self._first = count, make, row_length, first
 
     def __len__(self) -> int:
         return self._count
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        tokens, weights = self._make(index)
-        return {
-            "tokens": np.asarray(tokens[: self._row_length], np.int32),
-            "weights": np.asarray(weights[: self._row_length], np.float32),
-        }
+        tokens, weights = (x[: self._row_length] for x in self._make(index))
+        found = {"tokens": np.asarray(tokens, np.int32), "weights": np.asarray(weights, np.float32)}
+        if self._first is None:
+            return found
+        taught = found["weights"] > 0
+        return found | {"place": np.where(taught, self._first(index) + np.cumsum(taught) - 1, 0).astype(np.int64)}
 
 
 def batches(
@@ -76,18 +85,21 @@ def batches(
     mixed = sets[0] if len(sets) == 1 else grain.MapDataset.mix(sets, [share / sum(shares) for share in shares])
     packed = grain.experimental.FirstFitPackIterDataset(
         mixed.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=256)),
-        length_struct={"tokens": recipe.row_length, "weights": recipe.row_length}, num_packing_bins=PACKING_BINS,
+        length_struct=dict.fromkeys(documents[0][0], recipe.row_length), num_packing_bins=PACKING_BINS,
     )  # fmt: skip
     return iter(packed.batch(recipe.batch_rows, drop_remainder=True))
 
 
-def token_batches(batch: dict[str, np.ndarray], mesh: Mesh, micro_rows: int = 0) -> list[TokenBatch]:
+def token_batches(
+    batch: dict[str, np.ndarray], mesh: Mesh, micro_rows: int = 0, taught: Targets | None = None
+) -> list[TokenBatch] | list[SoftBatch]:
     """A Grain batch, the same in every process, as micro-batches on the mesh.
 
     The weights of all together sum to one; a document's first token is predicted by nothing and has none.
 
     Args:
         micro_rows: packed rows of one forward pass; 0: all.
+        taught: the targets of each token and their shares, given tokens, places and weights.
     """
     group, positions = batch["tokens_segment_ids"], batch["tokens_positions"]
     source = np.broadcast_to(np.maximum(np.arange(group.shape[1]) - 1, 0), group.shape)
@@ -99,7 +111,12 @@ def token_batches(batch: dict[str, np.ndarray], mesh: Mesh, micro_rows: int = 0)
     found = []
     for first in range(me * mine, len(group), size):
         rows = PackedRows(*(np.ascontiguousarray(x[first : first + mine], np.int32) for x in arrays))
-        found.append(TokenBatch(*shard_rows((rows, weight[first : first + mine]), mesh)))
+        some = slice(first, first + mine)
+        if taught is None:
+            found.append(TokenBatch(*shard_rows((rows, weight[some]), mesh)))
+        else:
+            soft = taught(batch["tokens"][some], batch["place"][some], weight[some])
+            found.append(SoftBatch(*shard_rows((rows, weight[some], *soft), mesh)))
     return found
 
 

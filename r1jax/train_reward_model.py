@@ -43,7 +43,10 @@ from r1jax.tokenizer import Tokenizer
 from r1jax.train_rl import adamw
 from r1jax.update import Learner, start
 
-MAY_CHANGE = frozenset({"mesh", "save_every", "workdir", "resume", "coordinator", "processes", "process_id"})
+MAY_CHANGE = frozenset({
+    "mesh", "save_every", "workdir", "weights", "data", "sampled", "resume", "coordinator", "processes", "process_id",
+    "track",
+})  # fmt: skip
 LOSS = {"helpful": pairwise, "safety": pointwise}
 WAY_OUT = "Give the samples.jsonl of experiments.generate --prompts=nano:general"
 READ = {"helpful": helpful_input, "safety": safety_input}
@@ -213,10 +216,12 @@ def train(recipe: RewardRecipe, options: RunOptions, kind: str, data: str = "", 
     before = lineage.check_resume(workdir, fields, options.resume, MAY_CHANGE)
     items, held_out = judgements(recipe, kind, options.seed, data, sampled)
     policy, params, parent = load_policy(options, mesh, rewards=True)
+    lineage.check_parent(workdir, before, parent)
     tokens, labels = fitting(items, kind, policy.tokenizer, recipe.max_tokens)
     counts = {"items": len(tokens), "too_long": len(items) - len(tokens), "held_out": len(held_out)}
-    info = {"sha256": fingerprint([*items, *held_out]), "counts": counts}
-    if before is not None and before.data != info:
+    read_from = lineage.files(*(path for path in (data, sampled) if path))
+    info = {"sha256": fingerprint([*items, *held_out]), "counts": counts, "files": read_from}
+    if before is not None and lineage.without_paths(before.data) != lineage.without_paths(info):
         raise ValueError(f"{workdir} began with other judgements. Restore them, or name a new directory")
     cfg, params = with_head(policy.cfg, params, mesh)
     policy = Policy(cfg, policy.tokenizer, policy.template)
@@ -236,7 +241,7 @@ def train(recipe: RewardRecipe, options: RunOptions, kind: str, data: str = "", 
         workdir.mkdir(parents=True, exist_ok=True)
         lineage.write(workdir, manifest)
         write_policy(workdir, policy)
-    logs = Logs(workdir, -1 if last is None else last)
+    logs = Logs(workdir, -1 if last is None else last, options, fields)
     with (
         Saver(workdir / "checkpoints") as saver,
         launch.stop_requests() as stopping,

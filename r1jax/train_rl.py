@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jax
@@ -19,32 +19,31 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from r1jax import carry, checkpoint, launch, lineage, log, lora, report, sampler
+from r1jax import carry, checkpoint, launch, lineage, log, lora, report
 from r1jax.alarms import Alarms
 from r1jax.checks import check, check_data, check_row_length, questions_of
 from r1jax.data import prompts as questions
-from r1jax.evaluate import judge, summary
+from r1jax.examine import examine
 from r1jax.ledger import Ledger, Sampled
-from r1jax.metrics import pooled, round_rows, sample_lines
+from r1jax.metrics import round_rows, sample_lines
 from r1jax.model.attend_choice import attention_backend
 from r1jax.model.config import ModelConfig
 from r1jax.pace import Pace
 from r1jax.progress import Progress
 from r1jax.recipe import RLRecipe
 from r1jax.rewards.isolate import Pool
-from r1jax.rounds import Reward, complete, minibatches, parts, roll, rule_reward
+from r1jax.rounds import Reward, minibatches, parts, roll, rule_reward
 from r1jax.run import Logs, Policy, RunOptions, load_policy, new_workdir, write_policy
 from r1jax.saver import Saver, remove
 from r1jax.sharding import abstract, compute_dtype, make_mesh, rows_in_turn
 from r1jax.update import Learner, TrainState, grpo_objective, merge, start, update
 
 MAY_CHANGE = frozenset({
-    "steps", "mesh", "eval_every", "save_every", "log_samples", "workdir", "resume", "coordinator", "processes",
-    "process_id",
+    "steps", "mesh", "eval_every", "save_every", "log_samples", "workdir", "weights", "resume", "coordinator",
+    "processes", "process_id", "track",
 })  # fmt: skip
 GENERATED = 256  # questions of the generator whose length is looked at before a run begins
 ADAPTERS = 0xADA7  # fresh adapters are a function of the seed
-EVAL_ROUND = 0xE7A1  # evaluation draws its noise from a round of its own, the same at every step
 
 
 MakeReward = Callable[[RLRecipe, Policy], Reward]
@@ -71,22 +70,6 @@ def learner(recipe: RLRecipe, cfg: ModelConfig, mesh: Mesh) -> Learner:
         cfg, optimizer, objective, r.temperature, compute_dtype(mesh), remat=r.remat, row_shards=rows_in_turn(mesh),
         balance_rate=r.balance_rate, attention=attention_backend(mesh, cfg, compared=True), mesh=mesh,
     )  # fmt: skip
-
-
-def evaluate(
-    policy: Policy, params: dict, examples: Sequence[dict], mesh: Mesh, pool: Pool, *, seed: int, max_tokens: int
-) -> dict:
-    """One line of eval.jsonl without its step: one sample of each problem at temperature 1, shared out to the
-    processes."""
-    count, me = jax.process_count(), jax.process_index()
-    padded = list(examples) + [examples[-1]] * (-len(examples) % count)
-    mine = padded[me::count]
-    rollout, texts = complete(
-        policy, sampler.sync(params, mesh), mine, 1, mesh,
-        seed=seed, round_=EVAL_ROUND, temperature=1.0, max_tokens=max_tokens,
-    )
-    rows = pooled(judge(pool, texts, mine, rollout.lengths, rollout.stopped, policy.style), 1)
-    return summary({k: v[: len(examples)] for k, v in rows.items()}, examples)
 
 
 def every(interval: int, before: int, after: int) -> bool:
@@ -123,7 +106,8 @@ def train(
 
     Raises:
         ValueError: a flag, file or checkpoint that cannot be used.
-        FloatingPointError: `max_skips` non-finite updates in a row; the last one's batch is in the working directory.
+        FloatingPointError: more than `max_skips` non-finite updates in a row; the last one's batch is in the working
+            directory.
     """
     launch.share_cpu(options.mesh)
     launch.start(options.coordinator, options.processes, options.process_id)
@@ -139,6 +123,7 @@ def train(
     held_out = questions.held_out(options.eval_prompts, recipe.eval_problems)
     check_data(workdir, options, before, data)
     policy, params, parent = load_policy(options, mesh, frozen=recipe.lora_rank > 0)
+    lineage.check_parent(workdir, before, parent)
     if recipe.lora_rank:
         key = jax.random.fold_in(jax.random.key(options.seed), ADAPTERS)
         params = lora.attach(params, recipe.lora_rank, recipe.lora_alpha, recipe.lora_targets, mesh, key)
@@ -176,7 +161,7 @@ def train(
         workdir.mkdir(parents=True, exist_ok=True)
         lineage.write(workdir, manifest)
         write_policy(workdir, policy)
-    logs, alarms = Logs(workdir, -1 if last is None else last), Alarms()
+    logs, alarms = Logs(workdir, -1 if last is None else last, options, fields), Alarms()
     manifest = dataclasses.replace(manifest, warnings=logged_warnings(workdir, alarms))
     reward = make_reward(recipe, policy)
     judged = dict(seed=options.seed, max_tokens=recipe.max_tokens)
@@ -192,7 +177,7 @@ def train(
     ):
         def evaluated(step: int) -> dict:
             progress.say(f"step {step}: evaluating on {len(held_out)} held-out problems")
-            line = {"step": step} | evaluate(policy, whole(state.params), held_out, mesh, pool, **judged)
+            line = {"step": step} | examine(policy, whole(state.params), held_out, mesh, pool, **judged)[0]
             logs.write("eval", line)
             names = ("accuracy", "format", "length", "reflective_words")
             shown = ", ".join(f"{name} {line[name]:.3f}" for name in names if line[name] is not None)

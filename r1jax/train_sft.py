@@ -9,83 +9,43 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
-from jax.sharding import Mesh
 
-from r1jax import checkpoint, launch, lineage, report, sampler
+from r1jax import checkpoint, launch, lineage, report, teacher
 from r1jax.data import prompts as questions
-from r1jax.evaluate import judge, summary
-from r1jax.metrics import pooled
+from r1jax.examine import examine
 from r1jax.model.attend_choice import attention_backend
 from r1jax.progress import Progress
-from r1jax.prompts import fill
 from r1jax.rewards.isolate import Pool
-from r1jax.rounds import complete
-from r1jax.run import Logs, Policy, RunOptions, load_policy, new_workdir, write_policy
+from r1jax.run import Logs, RunOptions, load_policy, new_workdir, write_policy
 from r1jax.saver import Saver
 from r1jax.sft import Part, TuneRecipe, check, document, kept_out, loss_on, steps_of
 from r1jax.sharding import abstract, compute_dtype, make_mesh, rows_in_turn
 from r1jax.supervised import Documents, batches, optimizer, token_batches
-from r1jax.train_rl import EVAL_ROUND, every
-from r1jax.update import Learner, cross_entropy, start, update
+from r1jax.train_rl import every
+from r1jax.update import Learner, cross_entropy, soft_cross_entropy, start, update
 
 MAX_SKIPS = 3  # updates in a row that were not finite
-MAY_CHANGE = frozenset(
-    {"mesh", "eval_every", "save_every", "workdir", "resume", "coordinator", "processes", "process_id"}
-)
+MAY_CHANGE = frozenset({
+    "mesh", "eval_every", "save_every", "workdir", "weights", "resume", "coordinator", "processes", "process_id",
+    "track",
+})  # fmt: skip
 
 
-def examine(
-    policy: Policy,
-    params: dict,
-    examples: list[dict],
-    mesh: Mesh,
-    pool: Pool,
-    *,
-    seed: int,
-    max_tokens: int,
-    samples: int,
-) -> tuple[dict, list[dict]]:
-    """A line of eval.jsonl, some of samples.jsonl, without their step: a completion of each problem, temperature 1."""
-    count, me = jax.process_count(), jax.process_index()
-    mine = (examples + [examples[-1]] * (-len(examples) % count))[me::count]
-    rollout, texts = complete(
-        policy,
-        sampler.sync(params, mesh),
-        mine,
-        1,
-        mesh,
-        seed=seed,
-        round_=EVAL_ROUND,
-        temperature=1.0,
-        max_tokens=max_tokens,
-    )
-    judged = judge(pool, texts, mine, rollout.lengths, rollout.stopped, policy.style)
-    shown = [
-        {
-            "round": EVAL_ROUND, "id": example["id"], "sample": 0, "kind": example.get("task", example["kind"]),
-            "language": example.get("language"), "problem": example["problem"], "gold": example["gold"],
-            "prompt": fill(policy.template, example["problem"]), "completion": texts[i],
-            "length": int(rollout.lengths[i]), "truncated": not rollout.stopped[i],
-            "reward": {name: judged[name][i] for name in ("accuracy", "format")},
-            "key": [seed, EVAL_ROUND, questions.number(example), 0],
-        }
-        for i, example in enumerate(mine[:samples])
-    ]  # fmt: skip
-    rows = pooled(judged, 1)
-    return summary({name: values[: len(examples)] for name, values in rows.items()}, examples), shown
-
-
-def train(recipe: TuneRecipe, options: RunOptions, stage: str, parts: Sequence[Part], data: Mapping) -> Path:
+def train(
+    recipe: TuneRecipe, options: RunOptions, stage: str, parts: Sequence[Part], data: Mapping,
+    teaching: teacher.Teaching = teacher.NOBODY,
+) -> Path:
     """Fine-tunes the policy of `options` on records. Returns the working directory, which has the layout of an RL run.
 
     Args:
         parts: records to train on as they stand, mixed by their shares.
         data: what the manifest says about them; their sha256 and number are added.
+        teaching: whose likeliest tokens are learned beside those of the records.
 
     Raises:
         ValueError: a flag, record or checkpoint that cannot be used.
         FloatingPointError: several updates in a row that were not finite.
-    """
+    """  # fmt: skip
     launch.share_cpu(options.mesh)
     launch.start(options.coordinator, options.processes, options.process_id)
     launch.keep_compilations()
@@ -97,7 +57,7 @@ def train(recipe: TuneRecipe, options: RunOptions, stage: str, parts: Sequence[P
             "there is no record to train on: every one was dropped. Read their reasons in the records file"
         )
     shares = [part.share or len(part.records) for part in parts]
-    fields = dataclasses.asdict(recipe) | dataclasses.asdict(options)
+    fields = dataclasses.asdict(recipe) | dataclasses.asdict(options) | dataclasses.asdict(teaching)
     before = lineage.check_resume(workdir, fields, options.resume, MAY_CHANGE)
     known = {"records": [len(part.records) for part in parts], "shares": shares}
     data = (
@@ -109,16 +69,31 @@ def train(recipe: TuneRecipe, options: RunOptions, stage: str, parts: Sequence[P
             )
         }
     )
-    if before is not None and before.data != data:
+    if before is not None and lineage.without_paths(before.data) != lineage.without_paths(data):
         raise ValueError(f"{workdir} began with other records. Restore them, or name a new directory")
     problems = questions.held_out(options.eval_prompts, recipe.eval_problems)
     policy, params, parent = load_policy(options, mesh)
+    lineage.check_parent(workdir, before, parent)
     out, tokens = kept_out(parts, recipe.held_out_problems), 0
 
-    def documents(records: list[Mapping]) -> Documents:
-        return Documents(len(records), lambda i: document(records[i], policy, recipe.row_length), recipe.row_length)
+    lessons = [[record for record in part.records if record["problem"] not in out] for part in parts]
+    taught = None
+    if teaching.teacher:
+        taught = teacher.of(
+            teaching, policy, [record for some in lessons for record in some], recipe.row_length, options, mesh,
+            Path(f"{workdir}_teacher"),
+        )  # fmt: skip
 
-    trained = [documents([record for record in part.records if record["problem"] not in out]) for part in parts]
+    def documents(records: list[Mapping], taught: teacher.Likeliest | None = None) -> Documents:
+        def make(i: int) -> tuple[list[int], list[float]]:
+            return document(records[i], policy, recipe.row_length)
+
+        def first(i: int) -> int:
+            return taught.first[records[i]["problem"], records[i]["response"]]
+
+        return Documents(len(records), make, recipe.row_length, first if taught else None)
+
+    trained = [documents(some, taught) for some in lessons]
     shares, trained = zip(
         *((share, some) for share, some in zip(shares, trained, strict=True) if len(some)), strict=True
     )
@@ -128,8 +103,9 @@ def train(recipe: TuneRecipe, options: RunOptions, stage: str, parts: Sequence[P
     )  # reads each record: one that is too long ends it here
     whole = steps_of(recipe, tokens)
     ours = Learner(
-        policy.cfg, optimizer(whole), cross_entropy, dtype=compute_dtype(mesh), remat=recipe.remat,
-        row_shards=rows_in_turn(mesh), attention=attention_backend(mesh, policy.cfg), mesh=mesh,
+        policy.cfg, optimizer(whole), soft_cross_entropy if taught else cross_entropy,
+        dtype=compute_dtype(mesh), remat=recipe.remat, row_shards=rows_in_turn(mesh),
+        attention=attention_backend(mesh, policy.cfg), mesh=mesh,
     )  # fmt: skip
     stream = batches(trained, shares, whole, options.seed)
     manifest = lineage.Manifest(stage, fields, options.seed, lineage.versions(), parent, data)
@@ -150,7 +126,8 @@ def train(recipe: TuneRecipe, options: RunOptions, stage: str, parts: Sequence[P
         workdir.mkdir(parents=True, exist_ok=True)
         lineage.write(workdir, manifest)
         write_policy(workdir, policy)
-    logs, results, samples = Logs(workdir, -1 if last is None else last), dict(manifest.results), recipe.log_samples
+    logs = Logs(workdir, -1 if last is None else last, options, fields)
+    results, samples = dict(manifest.results), recipe.log_samples
     with (
         Pool() as pool,
         Saver(workdir / "checkpoints") as saver,
@@ -164,20 +141,11 @@ def train(recipe: TuneRecipe, options: RunOptions, stage: str, parts: Sequence[P
         def evaluated(step: int) -> dict:
             progress.say(f"step {step}: evaluating on {len(problems)} held-out problems")
             line, shown = examine(
-                policy,
-                state.params,
-                problems,
-                mesh,
-                pool,
-                seed=options.seed,
-                max_tokens=recipe.max_tokens,
-                samples=samples,
-            )
-            line = (
-                {"step": step}
-                | ({"loss": loss_on(unseen, recipe, ours, state.params, mesh)} if len(unseen) else {})
-                | line
-            )
+                policy, state.params, problems, mesh, pool,
+                seed=options.seed, max_tokens=recipe.max_tokens, samples=samples,
+            )  # fmt: skip
+            loss = {"loss": loss_on(unseen, recipe, ours, state.params, mesh)} if len(unseen) else {}
+            line = {"step": step} | loss | line
             logs.write("eval", line)
             for sample in shown:
                 logs.write("samples", {"step": step} | sample)
@@ -198,7 +166,9 @@ def train(recipe: TuneRecipe, options: RunOptions, stage: str, parts: Sequence[P
         skipped = 0
         for step in range((last or 0) + 1, whole.steps + 1):
             began = time.monotonic()
-            state, figures = update(ours, state, token_batches(next(stream), mesh, recipe.micro_rows))
+            state, figures = update(
+                ours, state, token_batches(next(stream), mesh, recipe.micro_rows, taught and taught.targets)
+            )
             figures = {k: float(v) for k, v in jax.device_get(figures).items() if k != "weight"}
             seconds = time.monotonic() - began
             logs.write("metrics", {

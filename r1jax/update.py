@@ -131,6 +131,7 @@ def accumulate(
             row_shards=learner.row_shards,
             attention=learner.attention,
             mesh=learner.mesh,
+            targets=batch.targets if isinstance(batch, SoftBatch) else None,
         )
         loss, metrics = learner.loss(logp, entropy, batch)
         return loss, metrics | {"loss": loss} | ({} if load is None else {LOAD: load})
@@ -241,6 +242,21 @@ class TokenBatch(NamedTuple):
 
     rows: PackedRows
     weight: Float[Array, "R S"]
+
+
+class SoftBatch(NamedTuple):
+    """The same with several tokens in the place of each, such as a teacher's likeliest, and the share of each."""
+
+    rows: PackedRows
+    weight: Float[Array, "R S"]
+    targets: Int[Array, "R S K"]
+    shares: Float[Array, "R S K"]
+
+
+def soft_cross_entropy(logp: Array, entropy: Array, batch: SoftBatch) -> tuple[Array, dict[str, Array]]:
+    """`Learner.loss` of distillation: −Σ w Σ_k share_k log π_k."""
+    counted = jnp.where(batch.shares > 0, logp, 0.0)
+    return -jnp.sum(batch.weight[..., None] * batch.shares * counted), {"weight": jnp.sum(batch.weight)}
 
 
 def cross_entropy(logp: Array, entropy: Array, batch: TokenBatch) -> tuple[Array, dict[str, Array]]:

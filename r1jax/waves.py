@@ -169,22 +169,20 @@ def in_waves(
     return merged(path, plan, sampling.samples)
 
 
+def noted(path: Path) -> Path:
+    """Where it is noted what the lines of a file depend on."""
+    return path.with_name(f"{path.stem}.settings.json")
+
+
 def claim(path: Path, settings: Mapping) -> None:
     """Notes beside `path` what its lines depend on. Every process calls it.
 
     Raises:
         ValueError: the lines there depend on something else.
     """
-    note = path.with_name(f"{path.stem}.settings.json")
-    here = lineage.flat(json.loads(json.dumps(dict(settings), default=str)))
+    note = noted(path)
     if note.exists():
-        there = lineage.flat(json.loads(note.read_text(encoding="utf-8")))
-        changed = [
-            f"{name} is {there.get(name, 'absent')} there and {here.get(name, 'absent')} here"
-            for name in sorted(there.keys() | here.keys())
-            if there.get(name) != here.get(name)
-        ]
-        if changed:
+        if changed := lineage.differences(json.loads(note.read_text(encoding="utf-8")), settings):
             raise ValueError(
                 f"{path} holds samples of other settings: {'; '.join(changed)}. "
                 "Give the values they were drawn with, or name a new directory"

@@ -21,6 +21,8 @@ from jax.sharding import Mesh
 
 from r1jax import log
 from r1jax.launch import is_main
+from r1jax.prompts import fill
+from r1jax.rewards.format import THINK_END
 from r1jax.run import Policy
 from r1jax.waves import Sampling, Wave, in_waves
 
@@ -38,10 +40,19 @@ class Writer(NamedTuple):
     answers: Callable[[Sequence[str], Path], list[str]]
 
 
+def thoughtless(writer: Writer) -> Writer:
+    """The same model; of what it writes, what follows its chain of thought."""
+
+    def answers(prompts: Sequence[str], path: Path) -> list[str]:
+        return [text.rpartition(THINK_END)[2].strip() for text in writer.answers(prompts, path)]
+
+    return Writer(writer.name, answers)
+
+
 def by_checkpoint(
-    name: str, policy: Policy, params: dict, mesh: Mesh, source: str, *, max_tokens: int, seed: int
+    name: str, policy: Policy, params: dict, mesh: Mesh, source: str, template: str, sampling: Sampling, *, seed: int
 ) -> Writer:
-    """Greedy completions of a policy."""
+    """Completions of a policy; `template` holds the {question}, which is the whole prompt."""
 
     def lines(wave: Wave) -> list[dict]:
         return [
@@ -52,19 +63,10 @@ def by_checkpoint(
         if not prompts:
             return []
         examples = [{"id": f"{path.stem}-{i}", "problem": prompt} for i, prompt in enumerate(prompts)]
-        sampling = Sampling(samples=1, temperature=0.0, max_tokens=max_tokens)
         written = in_waves(
-            policy,
-            params,
-            examples,
-            mesh,
-            sampling,
-            path,
-            lines,
-            seed=seed,
-            settings={"source": source},
-            prompts=list(prompts),
-        )
+            policy, params, examples, mesh, sampling, path, lines, seed=seed, settings={"source": source},
+            prompts=[fill(template, prompt) for prompt in prompts],
+        )  # fmt: skip
         return [line["text"] for line in written]
 
     return Writer(name, answers)

@@ -12,8 +12,9 @@ FLOORS = (
     "model sharding presets limits pace",  # the network and where it lies
     "logprobs cohorts decode collector sampler lora update reward_model",  # what gets jitted
     "weights digest checkpoint saver lineage log report launch progress plan",  # the outside world
-    "run command rounds carry metrics ledger train_rl train_sft sft supervised plan_supervised train_reward_model "
-    "rejection records writer rewrite collecting waves preference generate benchmark",  # the walks
+    "run command checks examine rounds carry metrics ledger train_rl train_sft sft supervised teacher "
+    "plan_supervised train_reward_model rejection records writer rewrite collecting waves preference generate "
+    "benchmark",  # the walks
 )
 FLOOR = {name: i for i, names in enumerate(FLOORS) for name in names.split()}
 FILES = [p for p in sorted((ROOT / "r1jax").rglob("*.py")) if p != ROOT / "r1jax/__init__.py"]

@@ -14,7 +14,7 @@ from r1jax.alarms import Alarms
 from r1jax.ledger import Ledger, Sampled
 from r1jax.pace import Pace
 from r1jax.progress import Progress
-from r1jax.run import Logs
+from r1jax.run import Logs, RunOptions
 
 RECIPE = dataclasses.replace(NANO, group_size=2, max_skips=1)
 # Two questions of two completions.
@@ -39,7 +39,7 @@ def figures(loss: float = 0.5, entropy: float = 1.0) -> dict:
 
 @pytest.fixture
 def ledger(tmp_path, cfg):
-    logs = Logs(tmp_path, -1)
+    logs = Logs(tmp_path, -1, RunOptions(), {})
     device = limits.Device(0.0, 1e12, 1e12)
     pace = Pace(cfg, device, 1, 4, 4)
     with Progress(9) as progress, Ledger(tmp_path, RECIPE, logs, Alarms(), progress, pace) as ledger:

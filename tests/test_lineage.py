@@ -139,3 +139,26 @@ def test_another_recipe_is_refused_with_every_field_and_both_values(tmp_path):
 
 def test_no_process_writes_before_all_have_looked(tmp_path):
     assert results(start("workdir", str(tmp_path / "run"))) == [{"fresh": True}, {"fresh": True}]
+
+
+def test_a_run_goes_on_from_the_same_weights_wherever_they_lie(tmp_path):
+    before = manifest()
+    before = dataclasses.replace(before, parent={"path": "there", "sha256": "a" * 64})
+    lineage.check_parent(tmp_path, before, {"path": "here", "sha256": "a" * 64})
+    lineage.check_parent(tmp_path, None, {"path": "here", "sha256": "b" * 64})
+    with pytest.raises(ValueError, match=r"began with there \(aaaaaaaaaaaa\), not here \(bbbbbbbbbbbb\)"):
+        lineage.check_parent(tmp_path, before, {"path": "here", "sha256": "b" * 64})
+    with pytest.raises(ValueError, match="not none"):
+        lineage.check_parent(tmp_path, before, None)
+
+
+def test_data_is_compared_without_the_places_of_its_sources(tmp_path):
+    (tmp_path / "a").write_text("text")
+    (tmp_path / "b").write_text("text")
+    told = [
+        {"rows": 1, "files": lineage.files(tmp_path / name), "sources": {"x": [{"path": name, "sha256": "1"}]}}
+        for name in "ab"
+    ]
+    assert told[0] != told[1] and lineage.without_paths(told[0]) == lineage.without_paths(told[1])
+    (tmp_path / "b").write_text("other text")
+    assert lineage.files(tmp_path / "b")[0]["sha256"] != told[1]["files"][0]["sha256"]

@@ -6,6 +6,7 @@ import os
 import struct
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from r1jax import log
+from r1jax.run import RunOptions
 
 
 def test_lines_come_back_in_order_and_each_is_on_disk_before_write_returns(tmp_path):
@@ -171,21 +173,10 @@ def test_a_missing_extra_is_named_with_what_to_type(tmp_path, monkeypatch, name)
             log.tensorboard(tmp_path)
 
 
-def test_tensorboard_has_every_finite_number_when_the_process_ends(tmp_path):
-    pytest.importorskip("tensorboardX")
+def events(path: Path) -> list[tuple[int, str, float]]:
+    """(step, name, value) of a TensorBoard event file."""
     from tensorboardX.proto.event_pb2 import Event
 
-    # A process of its own, because the last events reach the disk when it exits.
-    program = '''
-import math, sys
-import numpy as np
-from r1jax import log
-write = log.tensorboard(sys.argv[1])
-write(1, {"step": 1, "kl": 0.5, "loss": math.nan, "note": "text", "completion/length": None})
-write(2, {"step": 2, "kl": np.float32(0.25)})
-'''
-    subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True)
-    (path,) = tmp_path.iterdir()
     raw, at, seen = path.read_bytes(), 0, []
     # A record is: length (8 bytes), its checksum (4), the event, its checksum (4).
     while at < len(raw):
@@ -193,4 +184,45 @@ write(2, {"step": 2, "kl": np.float32(0.25)})
         event = Event.FromString(raw[at + 12 : at + 12 + size])
         seen += [(event.step, value.tag, value.simple_value) for value in event.summary.value]
         at += 12 + size + 4
-    assert seen == [(1, "kl", 0.5), (2, "kl", 0.25)]
+    return seen
+
+
+def test_tensorboard_has_every_finite_number_when_the_process_ends(tmp_path):
+    pytest.importorskip("tensorboardX")
+    # A process of its own, because the last events reach the disk when it exits.
+    program = '''
+import math, sys
+import numpy as np
+from r1jax import log
+from r1jax.run import RunOptions
+write = log.tensorboard(sys.argv[1])
+write(1, {"step": 1, "kl": 0.5, "loss": math.nan, "note": "text", "completion/length": None})
+write(2, {"step": 2, "kl": np.float32(0.25)})
+'''
+    subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True)
+    (path,) = tmp_path.iterdir()
+    assert events(path) == [(1, "kl", 0.5), (2, "kl", 0.25)]
+
+
+def test_a_run_may_be_tracked_with_what_was_held_out_told_apart(tmp_path):
+    pytest.importorskip("tensorboardX")
+    program = """
+import sys
+from pathlib import Path
+from pathlib import Path
+from r1jax.run import Logs, RunOptions
+logs = Logs(Path(sys.argv[1]), -1, RunOptions(track="tensorboard"), {})
+logs.write("metrics", {"step": 2, "kl": 0.5})
+logs.write("eval", {"step": 2, "accuracy": 0.25})
+logs.write("samples", {"step": 2, "length": 7})
+logs.close()
+"""
+    subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True)
+    (path,) = (tmp_path / "tensorboard").iterdir()
+    assert events(path) == [(2, "kl", 0.5), (2, "held_out/accuracy", 0.25)]
+
+
+def test_a_tracker_that_is_not_installed_is_refused_before_anything_is_written(monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ValueError, match=r"--track=wandb needs its package: pip install 'r1jax\[wandb\]'"):
+        RunOptions(track="wandb")

@@ -1,5 +1,6 @@
 """`experiments.r1` at a size for tests: the whole graph, what it skips and refuses, and that no kill changes it."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -149,16 +150,42 @@ def test_another_base_other_numbers_and_another_seed_are_refused(copy, zero, wal
         here(walk.base, copy)
     with pytest.raises(ValueError, match=r"1_cold_start was made with other numbers: batch_rows is 4 there and 8 here"):
         here(zero, copy, **{"cold.batch_rows": 8})
+    with pytest.raises(ValueError, match=r"cold_start.jsonl was collected with other numbers: questions is 128 there"):
+        here(zero, copy, **{"cold_data.questions": 64})
     with pytest.raises(ValueError, match=r"0_r1_zero was made with other numbers: seed is 0 there and 1 here"):
         here(zero, copy, seed=1)
 
 
-def test_figures_of_another_checkpoint_are_refused(copy, zero):
-    path = copy / "evaluation/4_all_scenarios_rl/manifest.json"
+@pytest.mark.parametrize("stage, file", [("1_cold_start", "cold_start"), ("3_rejection_sft", "rejection")])
+def test_records_that_were_edited_after_training_are_refused(copy, zero, stage, file):
+    with open(copy / f"{stage}_data/{file}.jsonl", "a") as records:
+        records.write("\n")
+    with pytest.raises(ValueError, match=rf"{stage} was trained on another .*{file}.jsonl .*move .*{stage} away"):
+        here(zero, copy)
+
+
+def test_a_review_stops_the_whole(copy, zero):
+    shutil.rmtree(copy / "1_cold_start")
+    with pytest.raises(SystemExit, match=r"1_cold_start waits for you to review its records"):
+        here(zero, copy, **{"cold_data.review": True})
+    assert not (copy / "1_cold_start").exists()
+
+
+def test_an_interrupted_run_goes_on_in_another_place(copy, zero, whole):
+    stage = copy / "4_all_scenarios_rl"
+    shutil.rmtree(checkpoint.find(stage))
+    lineage.write(stage, dataclasses.replace(lineage.read(stage), status="running"))
+    here(zero, copy)
+    assert outcome(copy) == outcome(whole)
+
+
+@pytest.mark.parametrize("measured", ["4_all_scenarios_rl", "base"])
+def test_figures_of_another_checkpoint_are_refused(copy, zero, measured):
+    path = copy / f"evaluation/{measured}/manifest.json"
     found = json.loads(path.read_text())
     found["parent"]["sha256"] = "0" * 64
     path.write_text(json.dumps(found))
-    with pytest.raises(ValueError, match=r"measured another 4_all_scenarios_rl .000000000000; the one there now is"):
+    with pytest.raises(ValueError, match=rf"measured another {measured} .000000000000; the one there now is"):
         here(zero, copy)
 
 

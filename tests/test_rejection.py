@@ -32,7 +32,7 @@ def reason(**changed) -> str:
         pytest.param({"truncated": True, "right": False}, "cut off", id="cut off comes before wrong"),
         pytest.param({"right": False, "verdict": "wrong"}, "wrong", id="wrong"),
         pytest.param({"right": False, "verdict": "no_answer"}, "no answer", id="no answer"),
-        pytest.param({"right": False, "verdict": "timeout"}, "no verdict", id="the verifier gave up"),
+        pytest.param({"right": None, "verdict": "timeout"}, "no verdict", id="the verifier gave up"),
         pytest.param({"right": None}, "no verdict", id="nobody can tell"),
         pytest.param({"response": "<think> a </think>"}, "form", id="no summary"),
         pytest.param({"response": "<think> a <think> b </think> 14"}, "form", id="two think tags"),
@@ -52,6 +52,11 @@ def reason(**changed) -> str:
 )  # fmt: skip
 def test_a_record_is_dropped_for_the_first_reason_in_order(changed, why):
     assert reason(**changed) == why
+
+
+def test_where_a_verdict_is_not_asked_for_only_rows_without_a_verifier_may_lack_one():
+    rows = [RECORD | {"right": None, "verdict": verdict} for verdict in (None, "timeout")]
+    assert [row["reason"] for row in filtered(rows, Filters(distinct=False))] == ["", "no verdict"]
 
 
 def test_the_same_text_and_too_many_of_one_problem_are_dropped():

@@ -148,13 +148,23 @@ def test_general_replies_have_an_empty_thought_and_the_best_is_kept():
     ]  # fmt: skip
     from r1jax.rejection import filtered
 
-    found = filtered(r1_3_rejection_sft.best_first(r1_3_rejection_sft.plain(rows)), r1_3_rejection_sft.GENERAL)
+    found = filtered(
+        r1_3_rejection_sft.best_first(r1_3_rejection_sft.plain(rows, always=True)), r1_3_rejection_sft.GENERAL
+    )
     assert [(row["response"], row["reason"]) for row in found] == [
         (" <think> </think> Paris.", ""),
         (" <think> </think> Great question! Paris.", "enough of this problem"),
         (" <think> </think> Great question! Happy to help! Paris.", "enough of this problem"),
         (" <think> </think> Rome.", "wrong"),
     ]
+
+
+def test_what_another_author_thinks_about_a_general_prompt_is_kept():
+    rows = [{"response": text} for text in (" <think> a capital </think> Paris.", "Paris.")]
+    kept = [row["response"] for row in r1_3_rejection_sft.plain(rows, always=False)]
+    assert kept == [" <think> a capital </think> Paris.", " <think> </think> Paris."]
+    gone = [row["response"] for row in r1_3_rejection_sft.plain(rows, always=True)]
+    assert gone == [" <think> </think> Paris."] * 2
 
 
 def test_the_same_student_learns_by_reinforcement_for_the_comparison(walk, tmp_path):
@@ -186,7 +196,14 @@ def test_the_recipes_are_the_papers():
     assert distill.RECIPES.keys() == {"nano", *rates}
     assert r1_3_rejection_sft.REASONING.judged and not r1_3_rejection_sft.REASONING.code_blocks
     assert Filters(judged=True, least_language=0.0, most_each=2) == r1_1_cold_start.READABLE
-    assert dataclasses.replace(r1_zero.NANO, steps=40, eval_every=20) == distill.NANO_RL
+    # v2, B.4.1: "the learning rate to 2e-6", "over 10K steps"
+    assert distill.of_recipe(distill.RECIPES["qwen-32b"], "qwen-32b").rl == dataclasses.replace(
+        r1_zero.PAPER, learning_rate=2e-6, steps=10_000
+    )
+    assert distill.of_recipe(distill.NANO, "nano").rl == dataclasses.replace(r1_zero.NANO, steps=48)
+    for module in (r1_1_cold_start, r1_3_rejection_sft):
+        assert module.of_recipe(paper, "paper").collecting.sample_tokens == paper.max_tokens == 32_768
+        assert module.of_recipe(module.NANO, "nano").collecting == module.COLLECTING
 
 
 @pytest.mark.parametrize(
@@ -198,6 +215,7 @@ def test_the_recipes_are_the_papers():
         (distill, [], "--records=FILE is missing"),
         (distill, ["--recipe=gpt"], "--recipe=gpt is unknown"),
         (distill, ["--by=rl", "--records=x"], "--records is for --by=sft"),
+        (distill, ["--by=rl", "--learning-rate=1e-5"], "--by=rl has its numbers under --rl"),
     ],
 )
 def test_a_command_without_what_it_needs_says_so(module, flags, said, tmp_path):

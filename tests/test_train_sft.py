@@ -17,7 +17,7 @@ from two_processes import CLUSTER_VARIABLES
 from walk import ROOT, count, ended, lines, outcome, wait_until
 
 from experiments import distill
-from r1jax import checkpoint, log, records
+from r1jax import checkpoint, lineage, log, records
 from r1jax.nano import corpus, tasks
 
 ANY_MOMENT = random.SystemRandom().randrange(1 << 30)
@@ -179,13 +179,21 @@ def test_nothing_to_train_on_and_a_long_record_end_before_anything_is_written(tu
     assert not (tmp_path / "run").exists()
 
 
+def test_a_text_may_hold_every_kind_of_line_break(tmp_path):
+    said = " <think> a\u2028b\u0085c\x0b </think> 1\n2\r\n3"
+    record = {"id": "1", "problem": "p", "response": said, "keep": True}
+    records.write(tmp_path / "one.jsonl", [record, record])
+    assert records.read(tmp_path / "one.jsonl") == [record, record]
+
+
 def test_two_files_are_mixed_by_their_shares_and_the_manifest_says_so(tuning, tmp_path):
     files = [guesses(tmp_path / f"{seed}.jsonl", 20, seed) for seed in (1, 2)]
     arguments = ["distill", *(a for a in tuning.command(tmp_path / "run", steps=1) if not a.startswith("--records"))]
     with mock.patch.object(sys, "argv", [*arguments, "--records", *map(str, files), "--shares", "3", "1"]):
         distill.main()
     data = json.loads((tmp_path / "run/manifest.json").read_text())["data"]
-    assert data["records"] == [16, 16] and data["shares"] == [3.0, 1.0] and data["files"] == list(map(str, files))
+    assert data["records"] == [16, 16] and data["shares"] == [3.0, 1.0]
+    assert data["files"] == lineage.files(*files)
     arguments += ["--records", *map(str, files), "--shares", "3"]
     with mock.patch.object(sys, "argv", arguments), pytest.raises(SystemExit, match="for each of the 2 files"):
         distill.main()

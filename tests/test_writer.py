@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from r1jax import writer
-from r1jax.writer import Endpoint, by_endpoint
+from r1jax.writer import Endpoint, Writer, by_endpoint, thoughtless
 
 
 class Server:
@@ -149,3 +149,9 @@ def test_an_answer_that_was_cut_or_is_empty_counts_as_none(tmp_path):
 def test_an_endpoint_without_address_or_model_is_refused_at_once(endpoint, said):
     with pytest.raises(ValueError, match=said):
         by_endpoint(endpoint)
+
+
+def test_what_a_model_thinks_first_is_no_part_of_its_answer(tmp_path):
+    said = ["<think> hm </think> a", "b", "<think> on and on", "no tag opened </think> c"]
+    found = thoughtless(Writer("m", lambda prompts, path: said)).answers(["p"] * 4, tmp_path / "x.jsonl")
+    assert found == ["a", "b", "<think> on and on", "c"]

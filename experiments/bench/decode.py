@@ -117,7 +117,7 @@ def summary(found: dict[str, dict[str, list]], info: dict[str, dict]) -> dict[st
     """Ratios to the best setting of each peer: CPU seconds on one thread, wall time with two."""
     cpu = {name: rate(runs, "cpu") for name, runs in found["1"].items()}
     wall = {name: rate(runs, "wall") for name, runs in found["2"].items()}
-    # The issue's two-thread comparison is with the best of one and two threads.
+    # Two threads are compared with the best of one and two threads.
     alone = {name: rate(runs, "wall") for name, runs in found["1"].items()}
     ratios, goals = {}, {}
     for peer, least_wall in (("tunix", 4.0), ("transformers", 2.0)):

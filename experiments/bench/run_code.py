@@ -2,7 +2,7 @@
 
 Run: python -m experiments.bench.run_code
 One JSON line. Programs are distinct; one run is one test of one program in a sandbox of its own, two at a time; in
-function mode it is one program with ten calls. `baseline` is our target, 25 runs a second on 2 cores: no other project
+function mode it is one program with ten calls. `baseline` is 25 runs a second on 2 cores: no other project
 has a sandbox of this kind to run beside. CPU milliseconds a run count all processes.
 Cost: a minute on 2 cores.
 """

@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
+import sys
 
 import tyro
 
@@ -93,4 +94,7 @@ def main(command: Command) -> dict:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Command, description=__doc__))
+    try:
+        main(tyro.cli(Command, description=__doc__))
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")

@@ -1,1 +1,1 @@
-"""Data sets: readers, pipelines, decontamination."""
+"""Data sets: readers, benchmarks, decontamination."""

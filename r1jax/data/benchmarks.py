@@ -8,7 +8,6 @@ from pathlib import Path
 
 from r1jax.data import prompts
 from r1jax.nano import tasks
-from r1jax.rewards import language
 
 # DeepSeek-AI 2025 (v2), Table 32: the prompt of MATH, AIME and other mathematics.
 MATH = "Please reason step by step, and put your final answer within \\boxed{}."
@@ -66,17 +65,8 @@ def load(path: str, count: int = 0, instruct: bool = True) -> Benchmark:
     if mix is not None:
         examples = tasks.held_out(count or GENERATED, mix)
         return Benchmark(path.replace(":", "_"), examples, [example["problem"] for example in examples])
-    rows = prompts.read(path, "--benchmarks")[: count or None]
-    examples = [
-        row if isinstance(row.get("language"), str) else row | {"language": spoken(row["problem"])} for row in rows
-    ]
+    examples = prompts.read(path, "--benchmarks")[: count or None]
     return Benchmark(Path(path).stem, examples, [instructed(row) if instruct else row["problem"] for row in examples])
-
-
-def spoken(text: str) -> str:
-    """The language most words of a text are in; en where none is."""
-    counts = language.languages(text)
-    return next((name for name, _ in counts.most_common() if name != "?"), "en")
 
 
 def instructed(example: Mapping) -> str:

@@ -26,7 +26,7 @@ def read(path: str, kind: str, flag: str = "--data") -> list[dict]:
         ValueError: the file cannot be read, or a line is no judgement; it names the line.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = Path(path).read_text(encoding="utf-8").split("\n")  # U+2028 may stand in a line
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(
             f"{flag}={path} cannot be read ({error}). Give a .jsonl file of {{{', '.join(KEYS[kind])}}}"

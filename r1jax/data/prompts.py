@@ -12,6 +12,7 @@ import numpy as np
 
 from r1jax.data.readers import rows
 from r1jax.nano import tasks
+from r1jax.rewards.language import spoken
 
 GENERATOR = "nano"
 Take = Callable[[int], dict]  # the question at an index of an endless stream
@@ -63,9 +64,12 @@ def held_out(path: str, count: int) -> list[dict]:
 
 
 def read(path: str, flag: str) -> list[dict]:
-    """All rows of a file."""
+    """All rows of a file, each with its language: the one most words of its problem are in, if it names none."""
     try:
-        return list(rows(path))
+        return [
+            row if isinstance(row.get("language"), str) else row | {"language": spoken(row["problem"])}
+            for row in rows(path)
+        ]
     except OSError as error:
         raise ValueError(
             f"{flag}={path} cannot be read ({error.strerror}). "

@@ -114,7 +114,7 @@ def hashes_of(stages: Stages, found: Sequence[Edge]) -> dict[str, str]:
     folders = {part.folder: part for part in (*stages.parts, *stages.models) if part.folder}
     named = {}
     for part in folders.values():
-        for source in _sources(part.run.manifest.get("data")):
+        for source in _sources(mapping(part.run.manifest.get("data")).get("sources")):
             if (place := _place(source["path"], folders)) is not None:
                 named[place] = str(source["sha256"])
     return named | {edge.source: edge.sha256 for edge in reversed(found) if edge.kind == "parent" and edge.sha256}

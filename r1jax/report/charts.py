@@ -82,7 +82,6 @@ _POLICY = (
     ), "Sampler against trainer, log-probability of the sampled tokens.", log=True),
     Plot("Gradient norm", "before clipping", (Line("norm", "train", "grad_norm"),), raw=True),
     Plot("Loss", "", (Line("loss", "train", "loss"),), from_zero=False),
-    Plot("Learning rate", "", (Line("rate", "train", "lr"),), raw=True),
     Plot("Left out", "per step", (
         Line("rows without a verdict", "soft", "rows/invalid"),
         Line("updates skipped", "wrong", "update/skipped"),

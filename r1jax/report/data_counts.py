@@ -20,7 +20,7 @@ ORDER = ("route", "domain", "kind", "reason", "rewritten_by", "reason_by_domain"
 FIGURES = {
     "accuracy": "held-out accuracy", "n": "held-out items", "auc": "area under the curve",
     "length_correlation": "correlation with length",
-    "padding_correlation": "correlation with stock phrases", "accuracy_chosen_longer": "accuracy, the better is longer",
+    "phrase_correlation": "correlation with stock phrases", "accuracy_chosen_longer": "accuracy, the better is longer",
     "accuracy_chosen_shorter": "accuracy, the better is shorter",
 }  # fmt: skip
 

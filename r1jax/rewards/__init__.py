@@ -1,4 +1,4 @@
-"""Verifiers: `(text, example) -> Verdict`. Never imports jax; sympy only inside the worker processes."""
+"""Verifiers: `(text, example) -> Verdict`. Never imports jax."""
 
 from r1jax.rewards.verdict import UNGRADED, VERDICTS, Verdict
 

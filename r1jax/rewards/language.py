@@ -147,6 +147,11 @@ def languages(cot: str, target: str = "en") -> Counter[str]:
     return +counts
 
 
+def spoken(text: str) -> str:
+    """The language most words of a text are in; en where none is."""
+    return next((name for name, _ in languages(text).most_common() if name != "?"), "en")
+
+
 def _prose(text: str) -> str:
     """The text in NFKC without code, formulas, commands, tags and addresses."""
     text = unicodedata.normalize("NFKC", text[:LONGEST])

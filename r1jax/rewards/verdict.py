@@ -27,7 +27,7 @@ class Verdict(NamedTuple):
         reward: in [0, 1]; None exactly when `verdict` is one of `UNGRADED`. Such rows are invalid in training:
             they get no advantage and stay out of their group's mean and std.
         verdict: one of `VERDICTS`.
-        stage: the step of the verifier that decided, e.g. "string", "number", "sympy".
+        stage: the step of the verifier that decided, e.g. "string", "number", "exact".
         extracted: the part of the text that was graded, verbatim; None if there was none.
         canonical: the graded part in normal form. Two answers of one class share it.
         ms: wall time of the check, queueing excluded.

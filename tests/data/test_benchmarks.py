@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from r1jax.data import prompts
 from r1jax.data.benchmarks import CHOICE, MATH, Benchmark, instructed, load
 
 CASES = Path(__file__).resolve().parent.parent / "cases" / "benchmarks"
@@ -46,8 +47,11 @@ def test_the_generators_problems_are_asked_in_their_own_words():
         load("nano:maths")
 
 
-def test_a_question_in_chinese_is_known_as_such(tmp_path):
-    (tmp_path / "a.jsonl").write_text(
-        json.dumps({"id": 1, "problem": "求 $x+1=2$ 的解。", "answer": "1"}, ensure_ascii=False)
-    )
-    assert load(str(tmp_path / "a.jsonl")).examples[0]["language"] == "zh"
+def test_a_question_that_names_no_language_is_in_that_of_its_words(tmp_path):
+    said = ["求 $x+1=2$ 的解。", "What is the root of $x+1=2$?", "$x+1=2$"]
+    rows = [{"id": i, "problem": problem, "answer": "1"} for i, problem in enumerate(said)]
+    rows.append(rows[0] | {"id": 3, "language": "en"})
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    assert [row["language"] for row in load(str(tmp_path / "a.jsonl")).examples] == ["zh", "en", "en", "en"]
+    take, _ = prompts.stream(str(tmp_path / "a.jsonl"), 0)  # a reward for keeping to it needs one, too
+    assert {take(i)["id"]: take(i)["language"] for i in range(4)} == {"0": "zh", "1": "en", "2": "en", "3": "en"}
