@@ -234,6 +234,7 @@ def main(command: Command) -> None:
                 minutes[stage.folder] = minutes.get(stage.folder, 0.0) + (time.monotonic() - began) / 60
                 page.write(home, command.seed, NAMES, command.tasks, minutes, PLANNED)
             report.write_stages(home)
+            forget_programs()
             if stopped is not None:
                 sys.exit(f"{stopped.code}; or give the same command again, which goes on with what follows, too")
             if made is None:
@@ -247,6 +248,13 @@ def main(command: Command) -> None:
     minutes["evaluation"] = minutes.get("evaluation", 0.0) + (time.monotonic() - began) / 60
     page.write(home, command.seed, NAMES, command.tasks, minutes, PLANNED)
     print(f"the page is {report.write_stages(home)}")
+
+
+def forget_programs() -> None:
+    """Drops what was compiled: all stages together would pass the 65,530 mappings that Linux allows a process."""
+    import jax
+
+    jax.clear_caches()
 
 
 def weights_of(command: Command, stage: Stage) -> str:
@@ -350,6 +358,7 @@ def measure(home: Path, command: Command) -> None:
         whole = there and there.status == "complete"
         if not whole or lineage.differences(there.recipe, dataclasses.asdict(asked), known):
             evaluation.evaluate(asked)
+            forget_programs()
 
 
 if __name__ == "__main__":
