@@ -10,7 +10,7 @@ Routes:  few_shot   a worked long chain of thought before the question, sampled 
          r1_zero    what R1-Zero writes, where it is readable
 Writes:  <workdir>_data/cold_start.jsonl (every record: raw, edited, keep, reason, who rewrote it); <workdir> is a run's
          directory
-Departs: 1. the paper has thousands of records; nano has a thousand or two
+Departs: 1. the paper has thousands of records; nano has three hundred: with more of them it knows all that RL can teach
          2. annotators: nano's are the generator, which translates and deletes and never solves; it is counted as a
             rewriter of its own. Prompts from a file have none, and what the model rewrites badly is dropped
          3. the base itself rewrites: rewriting is a task of its corpus, and its prompts are the corpus's
@@ -69,7 +69,7 @@ class Collecting:
 
     zero: str = ""
     """Directory of the R1-Zero run."""
-    questions: int = 320
+    questions: int = 64
     """Questions of each route."""
     samples: int = 4
     """Completions of each question and route."""

@@ -37,8 +37,8 @@ PAPER = RewardRecipe(
     batch_rows=64, remat="full", held_out_items=2_000, save_every=50,
 )  # fmt: skip
 NANO = dataclasses.replace(
-    PAPER, batch_items=64, learning_rate=5e-4, max_tokens=512, warmup_steps=5, items=4_000, held_out_items=512,
-    batch_rows=32, remat="none", save_every=25,
+    PAPER, epochs=2, batch_items=64, learning_rate=5e-4, max_tokens=512, warmup_steps=5, items=4_000,
+    held_out_items=512, batch_rows=32, remat="none", save_every=25,
 )  # fmt: skip
 RECIPES = {"nano": NANO, "paper": PAPER}
 OPTIONS = RunOptions(template="r1")

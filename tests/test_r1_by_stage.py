@@ -38,6 +38,11 @@ def test_reasoning_is_the_mean_of_its_tasks_and_each_has_a_line_of_its_own():
     assert table["  compare"]["base"].mean == pytest.approx(0.40)
 
 
+def test_what_general_prompts_share_with_reasoning_is_left_out():
+    more = [*rows(), {"figure": "language", "group": "general", "values": cells([0.5] * 8)}]
+    assert pooled(more) == pooled(rows())
+
+
 def test_over_seeds_the_bounds_are_the_outermost():
     first, second = pooled(rows()), pooled(rows(reasoning=[value + 0.2 for value in REASONING]))
     assert averaged([first, second])["reasoning"]["base"] == pytest.approx(Cell(0.40, 0.29, 0.51))
@@ -58,8 +63,9 @@ def changed(values, name, to):
         ("language", LANGUAGE, "Dev2", 0.97, "with consistency near 1"),
         ("helpful", HELPFUL, "Dev2", 0.41, "stage 3 adds general ability"),
         ("reasoning", REASONING, "Dev2", 0.85, "and keeps reasoning"),
-        ("helpful", HELPFUL, "R1", 0.51, "stage 4 improves preference"),
-        ("reasoning", REASONING, "R1", 0.76, "without losing reasoning"),
+        ("form", FORMAT, "R1", 0.95, "stage 4 mends the form"),
+        ("helpful", HELPFUL, "R1", 0.46, "without losing what is helpful"),
+        ("reasoning", REASONING, "R1", 0.76, "nor reasoning"),
         ("reasoning", REASONING, "Student RL", 0.60, "the distilled student beats the student of RL"),
     ],
 )
@@ -82,7 +88,7 @@ def test_the_table_is_printed_and_a_broken_rule_named(tmp_path, capsys):
     assert "| reasoning | 0.300 [0.290, 0.310] |" in capsys.readouterr().out
     worse = write(tmp_path / "worse", 2, rows(helpful=changed(HELPFUL, "R1", 0.40)))
     assert not main(Command((worse,)))
-    assert "does not hold: stage 4 improves preference" in capsys.readouterr().out
+    assert "does not hold: without losing what is helpful" in capsys.readouterr().out
 
 
 def test_runs_that_are_not_three_different_ones_are_refused(tmp_path):

@@ -3,10 +3,11 @@
 Run:     python -m experiments.claims.r1_by_stage --runs R1_RUN R1_RUN R1_RUN
 Method:  the figures of `experiments.r1` for every result on the same held-out problems, averaged over the seeds, each
          with the lowest and the highest bound of the seeds' own 95 % intervals; and what must hold of the averages.
-         "reasoning" is the mean pass@1 of the tasks that have a rule.
+         "reasoning" is the mean pass@1 of the tasks that have a rule; format, language and length are theirs, too.
 Expect:  every line holds, or the exit status says that one does not
 Source:  Nature 2025, Table 2 (the paper's by-stage table) and section 2.4 (distillation beats RL on a small base); the
          bounds are ours
+Departs: stage 4 does not make nano more helpful, as it makes the paper's: BUILD_NOTES 8 says why
 """
 
 from __future__ import annotations
@@ -48,8 +49,9 @@ RULES: dict[str, Rule] = {
     "with consistency near 1": lambda of: of("language", "Dev2") >= 0.98,
     "stage 3 adds general ability": lambda of: of("helpful", "Dev3") >= of("helpful", "Dev2") + 0.10,
     "and keeps reasoning": lambda of: of("reasoning", "Dev3") >= of("reasoning", "Dev2") - 0.05,
-    "stage 4 improves preference": lambda of: of("helpful", "R1") >= of("helpful", "Dev3") + 0.02,
-    "without losing reasoning": lambda of: of("reasoning", "R1") >= of("reasoning", "Dev3") - 0.02,
+    "stage 4 mends the form": lambda of: of("format", "R1") >= of("format", "Dev3") + 0.01,
+    "without losing what is helpful": lambda of: of("helpful", "R1") >= of("helpful", "Dev3") - 0.03,
+    "nor reasoning": lambda of: of("reasoning", "R1") >= of("reasoning", "Dev3") - 0.02,
     "nor doing harm": lambda of: of("harmless", "R1") >= of("harmless", "Dev3") - 0.01,
     "the distilled student beats the student of RL": lambda of: of("reasoning", "Student")
     > of("reasoning", "Student RL"),
@@ -57,9 +59,16 @@ RULES: dict[str, Rule] = {
 
 
 def pooled(rows: Sequence[Mapping]) -> dict[str, dict[str, Cell]]:
-    """figure -> result -> the mean over one run's tasks, of the rows of its stages.json."""
+    """figure -> result -> the mean over one run's tasks, of the rows of its stages.json.
+
+    Of tasks that have a rule; what only the others have, such as helpfulness, is theirs.
+    """
+    ruled = {row["group"] for row in rows if row["figure"] == "pass@1"}
+    measured = {row["figure"] for row in rows if row["group"] in ruled}
     kept: dict[str, list[Mapping]] = {}
     for row in rows:
+        if row["figure"] in measured and row["group"] not in ruled:
+            continue
         name = "reasoning" if row["figure"] == "pass@1" else row["figure"]
         kept.setdefault(name, []).append(row["values"])
         if name == "reasoning":
