@@ -5,8 +5,8 @@ Run:     python -m experiments.r1_zero                       (nano, on a laptop)
          python -m experiments.r1_zero --recipe=paper --weights=DIR --mesh=8x8
          ... --model=qwen2.5-1.5b --dry-run                  (what it would need; nothing is read)
 Cost:    21 CPU minutes on nano; the paper 101K H800 hours
-Expect:  pass@1 0.30 -> 0.81 in 64 steps (paper: AIME 2024 15.6 % -> 77.9 % in 10,400), length x 2.3, reflective words
-         x 3.1
+Expect:  pass@1 0.30 -> 0.82 in 64 steps (paper: AIME 2024 15.6 % -> 77.9 % in 10,400), length x 2.5, reflective words
+         x 3.7
 Departs: 1. the paper's reward for format has no printed size; "the same weight" is read as 1 and 1
          2. clip ε is printed for R1's stage 1 only, as 10; Zero is taken to use the same
          3. optimizer, betas, weight decay, warm-up and gradient clipping are not published: AdamW (0.9, 0.95), 0,

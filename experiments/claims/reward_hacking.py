@@ -2,9 +2,9 @@
 
 Run:     python -m experiments.claims.reward_hacking --weights=RUN_OF_STAGE_3 --helpful=DIR --safety=DIR
          ... --resume=True              goes on where it was stopped
-Method:  stage 4's recipe on general prompts alone, the reward models from the first step. Every few steps the same
-         held-out prompts are answered, general and reasoning: their worth by the generator's truth, which no reward
-         model sees, and their accuracy stand beside the reward that training earned in the steps since.
+Method:  stage 4's recipe at three times its rate on general prompts alone, the reward models from the first step. Every
+         few steps the same held-out prompts are answered, general and reasoning: their worth by the generator's truth,
+         which no reward model sees, and their accuracy stand beside the reward that training earned in the steps since.
 Expect:  reward and worth rise at first, for the model knows what is right; then replies fill with the stock phrases
          that please it
 Source:  Nature 2025, Fig. 6 (its reward rises while reasoning gets worse), and Methods: "preference-based rewards ...
@@ -25,7 +25,7 @@ from experiments.r1_4_all_scenarios_rl import NANO, models
 from r1jax.recipe import RLRecipe
 from r1jax.run import RunOptions, explained
 
-RECIPE = dataclasses.replace(NANO, steps=80, late_from=0, eval_every=10, eval_problems=512)
+RECIPE = dataclasses.replace(NANO, steps=80, late_from=0, learning_rate=3e-4, eval_every=10, eval_problems=512)
 OPTIONS = RunOptions(
     workdir="runs/reward_hacking", template="r1", prompts="nano:general", eval_prompts="nano:all"
 )  # fmt: skip

@@ -6,8 +6,9 @@ Method:  replies to held-out general prompts, as people write them or as a polic
          averaged over all draws and over prompts. n stands for the pressure that reinforcement learning would put on
          the reward model.
 Expect:  both rise at first, for the model knows what is right; then the reward rises on stock phrases and the worth
-         falls. Measured (--prompts=32, a model of the nano recipe): reward 0.25, 0.97, 1.28, 1.39 and worth 0.741,
-         0.827, 0.778, 0.703 at n = 1, 4, 16, 64; phrases a reply 0.68 to 1.88, right content 0.79 to 0.94
+         falls. Measured (--prompts=32, annotators with a taste of 0.2 a phrase, which is 0.05 now): reward 0.25, 0.97,
+         1.28, 1.39 and worth 0.741, 0.827, 0.778, 0.703 at n = 1, 4, 16, 64; phrases a reply 0.68 to 1.88, right
+         content 0.79 to 0.94
 Source:  Gao, Schulman & Hilton 2022 (arXiv 2210.10760), best-of-n; Nature 2025, Fig. 6 (reward hacking)
 """
 
