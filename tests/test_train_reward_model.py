@@ -22,8 +22,9 @@ from r1jax.run import Policy, RunOptions, load_policy
 from r1jax.train_reward_model import load, taken, texts_of, train
 
 SMALL = dataclasses.replace(
-    NANO, epochs=1, items=44, held_out_items=24, batch_items=16, batch_rows=8, save_every=1, warmup_steps=0, learning_rate=3e-3
-)
+    NANO, epochs=1, items=44, held_out_items=24, batch_items=16, batch_rows=8, save_every=1, warmup_steps=0,
+    learning_rate=3e-3,
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
