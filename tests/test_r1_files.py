@@ -35,7 +35,9 @@ SFT = dict(
     epochs=0.0, steps=2, warmup_steps=0, row_length=ROW, batch_rows=4, held_out_problems=0, max_tokens=8,
     eval_problems=4, log_samples=1, save_every=2,
 )  # fmt: skip
-REWARD = dict(items=8, held_out_items=4, batch_items=4, batch_rows=8, max_tokens=ROW, save_every=1, warmup_steps=0)
+REWARD = dict(
+    epochs=1, items=8, held_out_items=4, batch_items=4, batch_rows=8, max_tokens=ROW, save_every=1, warmup_steps=0
+)
 NANO = dict(prompts="nano:compare", eval_prompts="nano:compare")
 
 
