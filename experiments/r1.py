@@ -220,7 +220,7 @@ def main(command: Command) -> None:
         else:
             began, stopped = time.monotonic(), None
             try:
-                made = stage.run(command, RunOptions(
+                result = stage.run(command, RunOptions(
                     workdir=str(folder), mesh=command.mesh, seed=command.seed, weights=weights_of(command, stage),
                     model=stage.model, template=stage.template, resume=there is not None,
                 ))  # fmt: skip
@@ -237,7 +237,7 @@ def main(command: Command) -> None:
             forget_programs()
             if stopped is not None:
                 sys.exit(f"{stopped.code}; or give the same command again, which goes on with what follows, too")
-            if made is None:
+            if result is None:
                 sys.exit(
                     f"{stage.folder} waits for you to review its records; then give the same command without review"
                 )

@@ -1,4 +1,4 @@
-"""What a run of reinforcement learning checks before it begins, and the questions that it asks."""
+"""What a run checks before it begins; of reinforcement learning also the questions that it asks."""
 
 from __future__ import annotations
 
@@ -15,6 +15,13 @@ from r1jax.prompts import fill
 from r1jax.recipe import RLRecipe
 from r1jax.run import Policy, RunOptions
 from r1jax.sharding import row_shards
+
+
+def require(rules: Iterable[tuple[object, str]]) -> None:
+    """Raises ValueError with the message of the first rule that does not hold."""
+    for holds, message in rules:
+        if not holds:
+            raise ValueError(message)
 
 
 def check(recipe: RLRecipe, mesh: Mesh) -> None:
@@ -49,9 +56,7 @@ def check(recipe: RLRecipe, mesh: Mesh) -> None:
         (recipe.steps >= 1, f"--steps={recipe.steps} must be at least 1"),
         (recipe.eval_problems >= 1, f"--eval-problems={recipe.eval_problems} must be at least 1"),
     )  # fmt: skip
-    for true, message in rules:
-        if not true:
-            raise ValueError(message)
+    require(rules)
 
 
 def check_row_length(recipe: RLRecipe, policy: Policy, examples: Iterable[Mapping]) -> None:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from jax.sharding import Mesh
 
+from r1jax.checks import require
 from r1jax.prompts import fill
 from r1jax.run import Policy
 from r1jax.sharding import row_shards
@@ -79,9 +80,7 @@ def check(recipe: TuneRecipe, mesh: Mesh) -> None:
         (recipe.eval_problems >= 1, f"--eval-problems={recipe.eval_problems} must be at least 1"),
         (recipe.held_out_problems >= 0, f"--held-out-problems={recipe.held_out_problems} must be 0 or more"),
     )
-    for true, message in rules:
-        if not true:
-            raise ValueError(message)
+    require(rules)
 
 
 def document(record: Mapping, policy: Policy, row_length: int) -> tuple[list[int], list[float]]:

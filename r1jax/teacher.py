@@ -29,7 +29,6 @@ from r1jax.model.attend_choice import attention_backend
 from r1jax.model.config import ModelConfig
 from r1jax.model.transformer import unembedding
 from r1jax.progress import Progress
-from r1jax.prompts import fill
 from r1jax.rollout import PackedRows, gather, pack
 from r1jax.run import Policy, RunOptions, load_policy
 from r1jax.sft import document
@@ -105,14 +104,14 @@ def of(
     """  # fmt: skip
     check(teaching, student.cfg.vocab_size)
     teacher, params, source = load_policy(dataclasses.replace(options, weights=teaching.teacher), mesh, frozen=True)
-    documents = [document(record, student, row_length)[0] for record in records]
+    read = [document(record, student, row_length) for record in records]
+    documents, asked = [tokens for tokens, _ in read], [weights.index(1.0) for _, weights in read]
     for record, tokens in zip(records, documents, strict=True):
         if document(record, teacher._replace(template=student.template), row_length)[0] != tokens:
             raise ValueError(
                 f"--teacher={teaching.teacher} reads record {record['id']} as other tokens than the student: "
                 "its tokenizer must be the student's. Leave --teacher out to learn from the records alone"
             )
-    asked = [len(student.tokenizer.encode(fill(student.template, record["problem"]))) for record in records]
     sizes = [len(tokens) - n for tokens, n in zip(documents, asked, strict=True)]
     first = np.concatenate([[0], np.cumsum(sizes)]).astype(int)
     settings = {"teacher": source["sha256"], "top": teaching.top, "records": questions.fingerprint(documents)}

@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from r1jax import calibration, checkpoint, launch, lineage
+from r1jax.checks import require
 from r1jax.data.judged import KINDS, read, replies
 from r1jax.data.prompts import fingerprint
 from r1jax.log import stream
@@ -96,9 +97,7 @@ def check(recipe: RewardRecipe, kind: str, mesh: Mesh) -> None:
         (recipe.items >= 1, f"--items={recipe.items} must be at least 1"),
         (recipe.held_out_items >= 1, f"--held-out-items={recipe.held_out_items} must be at least 1"),
     )  # fmt: skip
-    for true, message in rules:
-        if not true:
-            raise ValueError(message)
+    require(rules)
 
 
 def judgements(recipe: RewardRecipe, kind: str, seed: int, data: str, sampled: str) -> tuple[list[dict], list[dict]]:

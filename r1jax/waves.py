@@ -21,6 +21,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from r1jax import lineage, log, sampler
+from r1jax.checks import require
 from r1jax.data import prompts as questions
 from r1jax.launch import is_main
 from r1jax.progress import Progress
@@ -91,9 +92,7 @@ def check(sampling: Sampling) -> None:
         (sampling.max_tokens >= 1, f"--max-tokens={sampling.max_tokens} must be at least 1"),
         (sampling.wave_rows >= 1, f"--wave-rows={sampling.wave_rows} must be at least 1"),
     )
-    for true, message in rules:
-        if not true:
-            raise ValueError(message)
+    require(rules)
 
 
 def in_waves(
