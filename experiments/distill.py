@@ -1,15 +1,17 @@
-"""Distillation: a student by fine-tuning on stage 3's records; and the same student by reinforcement learning.
+"""Distillation: a student by fine-tuning on stage 3's records, or on its own words; or by reinforcement learning.
 
 Source:  DeepSeek-AI 2025, sections 2.4 and 4.1; v2 B.4.3 and B.4.1, Tables 6 and 16
 Run:     python -m experiments.distill --records=RUN_OF_STAGE_3_data/rejection.jsonl
          ... --teacher=RUN_OF_STAGE_2                    its likeliest tokens, too, kept in <workdir>_teacher
+         ... --by=on_policy --weights=STUDENT --teacher=RUN_OF_STAGE_2   on what the student samples itself; its
+                                                         numbers are --on-policy.steps and so on
          python -m experiments.distill --by=rl           R1-Zero's recipe on the same student, for the comparison;
                                                          its numbers are --rl.steps and so on
          ... --recipe=qwen-7b --weights=DIR --mesh=8x1   the numbers of a student of the paper
 Departs: 1. nano's student is a base with three quarters of the layers and two thirds of the width, of the same corpus
          2. RL on the student is R1-Zero's, with its template, as the paper's Qwen2.5-32B-Zero
          3. a batch is 64 packed rows, not 64 records
-         4. --teacher is not in the paper; on-policy distillation is not here
+         4. --teacher is not in the paper
 """
 
 from __future__ import annotations
@@ -41,6 +43,8 @@ NANO = dataclasses.replace(COLD_NANO, learning_rate=2e-3, final_learning_rate=2e
 # v2, B.4.1, Qwen2.5-32B-Zero: "the learning rate to 2e-6"; all else as R1-Zero
 PAPER_RL = dataclasses.replace(ZERO_PAPER, learning_rate=2e-6, steps=10_000)  # "over 10K steps"
 NANO_RL = dataclasses.replace(ZERO_NANO, steps=48)
+TAUGHT = dict(kl_coef=1.0, ref_every=0, accuracy_weight=0.0, format_weight=0.0)  # the teacher's word is all that counts
+PAPER_ON_POLICY, NANO_ON_POLICY = (dataclasses.replace(recipe, **TAUGHT) for recipe in (PAPER_RL, NANO_RL))
 RECIPES = {"nano": NANO} | {
     name: dataclasses.replace(
         PAPER, learning_rate=rate, final_learning_rate=rate / 10
@@ -66,8 +70,11 @@ class Command:
     shares: tuple[float, ...] = ()
     """How many records of each file are drawn, relative to each other; none: as many as it has."""
     teaching: Annotated[Teaching, tyro.conf.arg(name="")] = NOBODY
-    by: Literal["sft", "rl"] = "sft"
-    """The student learns from the records, or by R1-Zero's reinforcement learning without them."""
+    by: Literal["sft", "on_policy", "rl"] = "sft"
+    """The student learns from the records, from a teacher's probabilities of what it samples itself, or by R1-Zero's
+    reinforcement learning without either."""
+    on_policy: RLRecipe = NANO_ON_POLICY
+    """The numbers of --by=on_policy, as --on-policy.steps."""
     rl: RLRecipe = NANO_RL
     """The numbers of --by=rl, as --rl.steps; the flags without a prefix are those of --by=sft."""
     plan: Annotated[TunePlanOptions, tyro.conf.arg(name="")] = PLAN
@@ -77,7 +84,10 @@ class Command:
 
 def of_recipe(numbers: TuneRecipe, recipe: str) -> Command:
     """The defaults of a recipe: nano's, or of the paper's students."""
-    return Command(numbers, rl=NANO_RL if recipe == "nano" else PAPER_RL, recipe=recipe)
+    nano = recipe == "nano"
+    return Command(
+        numbers, rl=NANO_RL if nano else PAPER_RL, on_policy=NANO_ON_POLICY if nano else PAPER_ON_POLICY, recipe=recipe
+    )
 
 
 def train(
@@ -112,22 +122,67 @@ def by_rl(recipe: RLRecipe, options: RunOptions) -> Path:
     return train_rl.train(recipe, options, "distill_rl")
 
 
+def on_policy(recipe: RLRecipe, options: RunOptions, teacher: str) -> Path:
+    """The student taught on what it samples.
+
+    Raises:
+        ValueError: no teacher, one of other tokens, or a recipe in which it teaches nothing.
+    """
+    from r1jax import launch, on_policy, train_rl
+    from r1jax.run import load_policy
+    from r1jax.sharding import make_mesh
+
+    if not teacher:
+        raise ValueError("--teacher=DIR is missing: the run whose probabilities the student learns")
+    on_policy.check(recipe, "on-policy.")
+    launch.share_cpu(options.mesh)
+    launch.start(options.coordinator, options.processes, options.process_id)
+    mesh = make_mesh(options.mesh)
+    policy, params, source = load_policy(dataclasses.replace(options, weights=teacher, model="nano"), mesh, frozen=True)
+    return train_rl.train(
+        recipe, options, "distill_on_policy", sources={"teacher": [source]},
+        make_referee=on_policy.referee(policy, params, teacher, mesh),
+    )  # fmt: skip
+
+
+def check(command: Command) -> None:
+    """Raises ValueError for flags that `by` does not read."""
+    by, flag = command.by, command.by.replace("_", "-")
+    if by == "sft":
+        return
+    if command.records:
+        raise ValueError(f"--records is for --by=sft: --by={by} reads prompts alone. Leave it out")
+    if command.numbers != RECIPES[command.recipe]:
+        raise ValueError(
+            f"--by={by} has its numbers under --{flag}, such as --{flag}.steps: leave those of --by=sft out"
+        )
+    if by == "rl" and command.teaching != NOBODY:
+        raise ValueError("--teacher is for --by=sft and --by=on_policy: --by=rl learns from rewards. Leave it out")
+    if dataclasses.replace(command.teaching, teacher="") != NOBODY:
+        raise ValueError(
+            "--top and --teacher-share are for --by=sft: on-policy the teacher's word is whole. "
+            "Leave them out"
+        )
+
+
 def main() -> None:
     from r1jax.command import by_recipe
 
     try:
         command = by_recipe(of_recipe, RECIPES, __doc__, sys.argv[1:])
-        if command.by == "rl":
-            if command.records:
-                raise ValueError("--records is for --by=sft: reinforcement learning reads prompts alone. Leave it out")
-            if command.numbers != RECIPES[command.recipe]:
-                raise ValueError("--by=rl has its numbers under --rl, such as --rl.steps: leave those of --by=sft out")
+        check(command)
         if command.plan.dry_run:
             o, heading = command.options, f"Distillation by {command.by}, recipe {command.recipe}"
-            plan, numbers = (dry_run, command.rl) if command.by == "rl" else (dry_tune, command.numbers)
-            print(plan(o.model, o.weights, numbers, o.mesh, command.plan, heading))
+            if command.by == "sft":
+                print(dry_tune(o.model, o.weights, command.numbers, o.mesh, command.plan, heading))
+            else:
+                numbers = command.rl if command.by == "rl" else command.on_policy
+                teacher = command.teaching.teacher
+                print(dry_run(o.model, o.weights, numbers, o.mesh, command.plan, heading, teacher=teacher))
             return
-        if command.by == "rl":
+        if command.by == "on_policy":
+            on_policy(command.on_policy, command.options, command.teaching.teacher)
+        elif command.by == "rl":
             template = "r1_zero" if command.options.template == "r1" else command.options.template
             by_rl(command.rl, dataclasses.replace(command.options, template=template))
         else:

@@ -9,10 +9,15 @@ TRUNCATED, ENTROPY = 0.5, 0.02
 
 
 class Alarms:
-    """Warnings about a run, each said once while its cause lasts."""
+    """Warnings about a run, each said once while its cause lasts.
 
-    def __init__(self) -> None:
+    Args:
+        rewarded: whether it has rewards to learn from.
+    """
+
+    def __init__(self, *, rewarded: bool = True) -> None:
         self._lasting: dict[str, int] = {}
+        self._rewarded = rewarded
 
     def check(self, metrics: Mapping[str, float | None]) -> list[str]:
         """The warnings that this round's metrics give rise to."""
@@ -27,14 +32,14 @@ class Alarms:
             "or the entropy gone?":
                 at_least("group/one_completion", 0.05),
             f"no group's rewards differed for {PATIENCE} rounds: nothing is learned":
-                at_least("group/zero_variance", 1.0),
+                self._rewarded and at_least("group/zero_variance", 1.0),
             f"more than {TRUNCATED:.0%} of the completions are cut off at --max-tokens: raise it, "
             "or check the stop token":
                 at_least("completion/truncated", TRUNCATED),
             f"entropy is below {ENTROPY} nats a token: the policy has stopped exploring":
                 entropy is not None and entropy < ENTROPY,
             f"all rewards are zero for {PATIENCE} rounds: check the verifier's kind and the template":
-                metrics.get("reward/max") == 0.0,
+                self._rewarded and metrics.get("reward/max") == 0.0,
             "rows without a verdict are left out of training: see verdict in samples.jsonl":
                 at_least("rows/invalid", 0.01),
         }  # fmt: skip

@@ -66,11 +66,15 @@ class Plan(NamedTuple):
         return sum(self.held.values()) + max(sum(self.rollout.values()), sum(self.update.values()))
 
 
-def plan(cfg: ModelConfig, recipe: RLRecipe, mesh: str, options: PlanOptions, reward_models: int = 0) -> Plan:
+def plan(
+    cfg: ModelConfig, recipe: RLRecipe, mesh: str, options: PlanOptions, reward_models: int = 0,
+    teacher: ModelConfig | None = None,
+) -> Plan:
     """The plan of a run.
 
     Args:
         reward_models: how many lie beside the policy, each of its size.
+        teacher: in the reference's place.
 
     Raises:
         ValueError: an unknown device or a mesh that cannot be read.
@@ -87,8 +91,11 @@ def plan(cfg: ModelConfig, recipe: RLRecipe, mesh: str, options: PlanOptions, re
     held = {
         "trained parameters, float32": placed(trained, abstract) * 4,
         "Adam's moments, float32": placed(trained, abstract) * 8,
-        "reference, float32": placed(trained, abstract) * 4,
     }
+    if teacher:
+        held["teacher, bfloat16"] = placed(transformer.shapes(teacher), abstract) * 2
+    else:
+        held["reference, float32"] = placed(trained, abstract) * 4
     if frozen is not None:
         held["frozen parameters, bfloat16"] = placed(frozen, abstract) * 2
     if reward_models:
@@ -105,7 +112,8 @@ def plan(cfg: ModelConfig, recipe: RLRecipe, mesh: str, options: PlanOptions, re
     }
     return Plan(
         cfg, abstract, options.device, count(shapes), count(trained), held, rollout, update, rows, mean,
-        rows / recipe.minibatches * mean, step_seconds(cfg, recipe, abstract, DEVICES[options.device], rows, mean),
+        rows / recipe.minibatches * mean,
+        step_seconds(cfg, recipe, abstract, DEVICES[options.device], rows, mean, teacher),
     )  # fmt: skip
 
 
@@ -161,7 +169,8 @@ def activation_bytes(cfg: ModelConfig, rows: int, row_length: int, remat: str, m
 
 
 def step_seconds(
-    cfg: ModelConfig, recipe: RLRecipe, mesh: AbstractMesh, device: Device, rows: int, mean: int
+    cfg: ModelConfig, recipe: RLRecipe, mesh: AbstractMesh, device: Device, rows: int, mean: int,
+    teacher: ModelConfig | None = None,
 ) -> dict[str, float]:
     """Seconds of one optimizer step that the hardware cannot undercut.
 
@@ -178,14 +187,16 @@ def step_seconds(
     weights = recipe.max_tokens * copy * visited / device.bandwidth
     cached = cfg.layers * cfg.cache_width * 2 * read / lanes / device.bandwidth
     forward = forward_flops(cfg, tokens, read)
-    passes = (recipe.old_logp == "trainer") * (1 - 1 / recipe.minibatches) + (recipe.kl_coef > 0)
+    scoring = (recipe.old_logp == "trainer") * (1 - 1 / recipe.minibatches) * forward
+    if recipe.kl_coef > 0:
+        scoring += forward_flops(teacher or cfg, tokens, read)
     backward = (4.0 if recipe.remat == "full" else 3.0) - (
         1.0 if recipe.lora_rank else 0.0
     )  # frozen kernels have no gradient
     share = 1 / recipe.minibatches
     return {
         "sampling": (max(weights, products / devices / device.flops) + cached) * share,
-        "scoring": passes * forward / devices / device.flops * share,
+        "scoring": scoring / devices / device.flops * share,
         "update": backward * forward / devices / device.flops * share,
     }
 
@@ -217,18 +228,21 @@ def text(found: Plan, title: str) -> str:
 
 
 def dry_run(
-    model: str, weights: str, recipe: RLRecipe, mesh: str, options: PlanOptions, title: str, reward_models: int = 0
+    model: str, weights: str, recipe: RLRecipe, mesh: str, options: PlanOptions, title: str, reward_models: int = 0,
+    teacher: str = "",
 ) -> str:
     """What `--dry-run` prints: for a preset by name, else for the config.json at `weights`, else for a shipped base.
 
     Args:
         reward_models: see `plan`.
+        teacher: a known model's name, or a directory with its config.json.
 
     Raises:
         ValueError: none of these.
-    """
+    """  # fmt: skip
     cfg, name = config_of(model, weights)
-    return text(plan(cfg, recipe, mesh, options, reward_models), f"{title}: {name}")
+    whose = config_of(teacher, teacher)[0] if teacher else None
+    return text(plan(cfg, recipe, mesh, options, reward_models, whose), f"{title}: {name}")
 
 
 def config_of(model: str, weights: str) -> tuple[ModelConfig, str]:

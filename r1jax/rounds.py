@@ -86,6 +86,9 @@ def complete(
     return rollout, texts
 
 
+Scorer = tuple[Learner, dict]  # how log-probabilities are taken, and under which parameters
+
+
 class Reward(Protocol):
     """What the completions of a round earn; `step` is the optimizer step the round begins at."""
 
@@ -165,7 +168,7 @@ def moving(recipe: RLRecipe, advantages: np.ndarray) -> np.ndarray:
 
 
 def minibatches(
-    recipe: RLRecipe, round_: Round, ours: Learner, params: dict, reference: dict, mesh: Mesh
+    recipe: RLRecipe, round_: Round, ours: Learner, params: dict, reference: Scorer, mesh: Mesh
 ) -> list[list[Minibatch]]:
     """The round split by whole groups: for each optimizer step its micro-batches on the mesh.
 
@@ -179,7 +182,7 @@ def minibatches(
 
 
 def micro_batches(
-    recipe: RLRecipe, round_: Round, members: np.ndarray, ours: Learner, params: dict, reference: dict, mesh: Mesh,
+    recipe: RLRecipe, round_: Round, members: np.ndarray, ours: Learner, params: dict, reference: Scorer, mesh: Mesh,
     *, first: bool,
 ) -> list[Minibatch]:
     """One optimizer step's rows, packed, weighted and scored.
@@ -217,7 +220,7 @@ def micro_batches(
             old = piece["rollout_logp"]
         else:
             old = None if first else score(ours, params, piece_rows)[0]
-        ref = score(ours, reference, piece_rows)[0] if recipe.kl_coef else None
+        ref = score(*reference, piece_rows)[0] if recipe.kl_coef else None
         weighed = (piece["weight"], piece["advantage"], piece["rollout_logp"])
         batches.append(Minibatch(PackedRows(*piece_rows), *weighed, old, ref))
     return batches

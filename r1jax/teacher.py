@@ -103,7 +103,8 @@ def of(
             something else.
     """  # fmt: skip
     check(teaching, student.cfg.vocab_size)
-    teacher, params, source = load_policy(dataclasses.replace(options, weights=teaching.teacher), mesh, frozen=True)
+    whose = dataclasses.replace(options, weights=teaching.teacher, model="nano")  # of any shape
+    teacher, params, source = load_policy(whose, mesh, frozen=True)
     read = [document(record, student, row_length) for record in records]
     documents, asked = [tokens for tokens, _ in read], [weights.index(1.0) for _, weights in read]
     for record, tokens in zip(records, documents, strict=True):

@@ -32,7 +32,7 @@ from r1jax.pace import Pace
 from r1jax.progress import Progress
 from r1jax.recipe import RLRecipe
 from r1jax.rewards.isolate import Pool
-from r1jax.rounds import Reward, minibatches, parts, roll, rule_reward
+from r1jax.rounds import Reward, Scorer, minibatches, parts, roll, rule_reward
 from r1jax.run import Logs, Policy, RunOptions, load_policy, new_workdir, write_policy
 from r1jax.saver import Saver, remove
 from r1jax.sharding import abstract, compute_dtype, make_mesh, rows_in_turn
@@ -47,6 +47,7 @@ ADAPTERS = 0xADA7  # fresh adapters are a function of the seed
 
 
 MakeReward = Callable[[RLRecipe, Policy], Reward]
+MakeReferee = Callable[[Learner, Policy], Scorer]
 
 
 @functools.cache
@@ -96,13 +97,14 @@ def resume_point(workdir: Path, minibatches: int, steps: int) -> int | None:
 
 def train(
     recipe: RLRecipe, options: RunOptions, stage: str, make_reward: MakeReward = rule_reward,
-    sources: Mapping[str, list[dict[str, str]]] | None = None,
+    sources: Mapping[str, list[dict[str, str]]] | None = None, make_referee: MakeReferee | None = None,
 ) -> Path:
     """The whole walk. Returns the working directory; see the README for what it holds.
 
     Args:
         make_reward: what completions earn.
         sources: checkpoints {path, sha256} that rewards come from, by name, for the manifest.
+        make_referee: what the KL term holds the policy to; none: earlier parameters of its own.
 
     Raises:
         ValueError: a flag, file or checkpoint that cannot be used.
@@ -137,13 +139,18 @@ def train(
     rows = range(data["counts"].get("rows", GENERATED))
     check_row_length(recipe, policy, (ask(i, step) for i in rows for step in (0, recipe.late_from)))
     ours = learner(recipe, policy.cfg, mesh)
+    referee = make_referee(ours, policy) if make_referee else None
+
+    def referred(params: dict) -> dict:
+        return {} if referee else jax.tree.map(jnp.copy, params)  # an alias would be donated away
+
     manifest = lineage.Manifest(stage, fields, options.seed, lineage.versions(), parent, data)
     last = resume_point(workdir, recipe.minibatches, recipe.steps)
     waiting = carry.nobody(recipe) if recipe.carry_over else None
     if last is None:
-        state, reference = start(ours, params, mesh), jax.tree.map(jnp.copy, params)
+        state, reference = start(ours, params, mesh), referred(params)
     else:
-        fresh = jax.eval_shape(lambda p: carry.held(start(ours, p), p, waiting, mesh), params)
+        fresh = jax.eval_shape(lambda p: carry.held(start(ours, p), referred(p), waiting, mesh), params)
         found = checkpoint.restore(workdir, abstract(fresh, mesh), last)
         state, reference = TrainState(*found[:3]), found.reference
         waiting = jax.tree.map(np.asarray, found.waiting) if recipe.carry_over else None
@@ -161,7 +168,8 @@ def train(
         workdir.mkdir(parents=True, exist_ok=True)
         lineage.write(workdir, manifest)
         write_policy(workdir, policy)
-    logs, alarms = Logs(workdir, -1 if last is None else last, options, fields), Alarms()
+    rewards = (recipe.accuracy_weight, recipe.format_weight, recipe.language_weight)
+    logs, alarms = Logs(workdir, -1 if last is None else last, options, fields), Alarms(rewarded=any(rewards))
     manifest = dataclasses.replace(manifest, warnings=logged_warnings(workdir, alarms))
     reward = make_reward(recipe, policy)
     judged = dict(seed=options.seed, max_tokens=recipe.max_tokens)
@@ -211,14 +219,15 @@ def train(
             drawn = round_.drawn or (rows["prompt"][:: recipe.group_size], rows["length"])
             sampled = Sampled(*drawn, began, time.monotonic())
             of_step = parts(recipe, len(rows["total"]) // recipe.group_size)
-            batches = minibatches(recipe, round_, ours, whole(state.params), whole(reference), mesh)
+            against = referee or (ours, whole(reference))
+            batches = minibatches(recipe, round_, ours, whole(state.params), against, mesh)
             for part, batch in enumerate(batches[: recipe.steps - step]):
                 ready = ledger.ready(batch)
                 state, figures = update(ours, state, batch, frozen)
                 step += 1
                 ledger.enter(step, sampled, {k: v[of_step[part]] for k, v in rows.items()}, batch, ready, figures)
                 if every(recipe.ref_every, step - 1, step):
-                    reference = jax.tree.map(jnp.copy, state.params)  # an alias would be donated away
+                    reference = referred(state.params)
             told = (options.seed, recipe.log_samples, recipe.group_size, policy.template)
             for line in sample_lines(step, number, round_, *told):
                 logs.write("samples", line)

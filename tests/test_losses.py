@@ -186,11 +186,12 @@ def test_rows_of_zero_advantage_are_left_out_of_the_update_and_stay_in_the_norma
     members = np.arange(16)
     recipe = dataclasses.replace(RECIPE, loss=loss)
     scorer = Learner(cfg, SGD, grpo_objective(0.2, 0.0), HEAT)
-    few = micro_batches(recipe, round_, members, scorer, params, params, one, first=True)
+    few = micro_batches(recipe, round_, members, scorer, params, (scorer, params), one, first=True)
     # A balanced load counts every token, so that all rows stay: an all but zero rate is the same loss on all rows.
     many = micro_batches(
-        dataclasses.replace(recipe, balance_rate=1e-9), round_, members, scorer, params, params, one, first=True
-    )
+        dataclasses.replace(recipe, balance_rate=1e-9), round_, members, scorer, params, (scorer, params), one,
+        first=True,
+    )  # fmt: skip
 
     def slots(batches):
         return sum(int((np.asarray(b.rows.segment) > 0).sum()) for b in batches)
@@ -210,7 +211,7 @@ def test_no_row_is_left_out_where_it_could_move_the_policy(cfg, params, one, rol
         for batches in [
             micro_batches(
                 dataclasses.replace(RECIPE, **why), rounded(rolled, np.zeros(16)), np.arange(16), scorer,
-                params, params, one, first=True,
+                params, (scorer, params), one, first=True,
             )
         ]
     ]  # fmt: skip
@@ -220,7 +221,7 @@ def test_no_row_is_left_out_where_it_could_move_the_policy(cfg, params, one, rol
 def test_a_minibatch_whose_advantages_are_all_zero_is_one_batch_of_padding_and_no_gradient(cfg, params, one, rolled):
     scorer = Learner(cfg, SGD, grpo_objective(0.2, 0.0), HEAT)
     (batch,) = micro_batches(
-        RECIPE, rounded(rolled, np.zeros(16)), np.arange(16), scorer, params, params, one, first=True
+        RECIPE, rounded(rolled, np.zeros(16)), np.arange(16), scorer, params, (scorer, params), one, first=True
     )
     assert not np.any(batch.weight)
     sums = gradient(cfg, params, [batch])
@@ -234,7 +235,7 @@ def test_truncated_importance_weighs_the_update_by_what_the_sampler_got_wrong(cf
     scorer = Learner(cfg, SGD, grpo_objective(0.2, 0.0), HEAT)
     off = rolled._replace(logp=rolled.logp - 0.5)
     batches = micro_batches(
-        RECIPE, rounded(off, np.linspace(-1, 1, 16)), np.arange(16), scorer, params, params, one, first=True
+        RECIPE, rounded(off, np.linspace(-1, 1, 16)), np.arange(16), scorer, params, (scorer, params), one, first=True
     )
     plain, loose, tight = (gradient(cfg, params, batches, tis_cap=cap) for cap in (0.0, 2.0, 1.2))
     for a, b, c in zip(*(jax.tree.leaves(x.grads) for x in (plain, loose, tight)), strict=True):

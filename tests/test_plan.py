@@ -134,6 +134,7 @@ def test_a_reward_model_has_a_plan_without_logits():
         ("r1_3_rejection_sft", []),
         ("distill", []),
         ("distill", ["--by=rl"]),
+        ("distill", ["--by=on_policy", "--teacher=qwen2.5-7b"]),
         ("train_reward_model", ["--kind=safety"]),
         ("r1_2_reasoning_rl", []),
         ("r1_4_all_scenarios_rl", []),
@@ -148,4 +149,7 @@ def test_every_stage_plans_without_weights_or_devices(name, flags, capsys, monke
     assert f"recipe {recipe}: qwen2.5-1.5b" in said and "= 64 x h200" in said
     assert "seconds of a step, at the limit" in said
     assert ("reward models, float32" in said) == name.startswith("r1_4")
-    assert ("completions of" in said) == ("_rl" in name or "--by=rl" in flags)  # that updates would follow
+    by_rl = "_rl" in name or bool({"--by=rl", "--by=on_policy"} & set(flags))
+    assert ("completions of" in said) == by_rl  # that updates would follow
+    taught = "--teacher=qwen2.5-7b" in flags
+    assert ("teacher, bfloat16" in said) == taught and ("reference, float32" in said) == (by_rl and not taught)

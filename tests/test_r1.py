@@ -13,7 +13,7 @@ import tyro
 from two_processes import CLUSTER_VARIABLES
 from walk import ROOT, count, ended, wait_until
 
-from experiments import r1
+from experiments import r1, r1_stages
 from r1jax import checkpoint, lineage, log
 
 # Whole runs, in processes of their own, where other tests may be beside them.
@@ -33,7 +33,7 @@ NUMBERS = {
     "rewards": dict(epochs=1, items=32, held_out_items=8, batch_items=8, batch_rows=8, max_tokens=64, save_every=1),
     "scenarios": RL | dict(late_from=1), "distilled": SFT, "student_rl": RL, "evaluation": dict(max_tokens=24),
 }  # fmt: skip
-FOLDERS = [stage.folder for stage in r1.STAGES]
+FOLDERS = [stage.folder for stage in r1_stages.STAGES]
 
 
 def flags(base: Path, home: Path, **changed: object) -> list[str]:
@@ -54,7 +54,7 @@ def spawn(base: Path, home: Path, **changed: object) -> subprocess.Popen:
 
 def here(base: Path, home: Path, **changed: object) -> None:
     """Runs the command in this process."""
-    r1.main(tyro.cli(r1.Command, args=flags(base, home, **changed), config=(tyro.conf.FlagConversionOff,)))
+    r1.main(tyro.cli(r1_stages.Command, args=flags(base, home, **changed), config=(tyro.conf.FlagConversionOff,)))
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def test_every_stage_is_trained_and_the_page_shows_them(whole, zero):
     assert of["distill_nano-small_rl"] == of["0_r1_zero"] and of["distill_nano-small"] == of["3_rejection_sft"]
     assert len({checkpoint.sha256(zero), *of.values()}) == 1 + len(FOLDERS) - 2
     page = (whole / "report.html").read_text()
-    assert all(stage.folder in page and stage.result in page for stage in r1.STAGES)
+    assert all(stage.folder in page and stage.result in page for stage in r1_stages.STAGES)
 
 
 def test_stage_3_begins_with_the_base_again_and_the_last_stage_names_its_reward_models(whole, zero):

@@ -201,6 +201,11 @@ def test_the_recipes_are_the_papers():
         r1_zero.PAPER, learning_rate=2e-6, steps=10_000
     )
     assert distill.of_recipe(distill.NANO, "nano").rl == dataclasses.replace(r1_zero.NANO, steps=48)
+    for name in ("nano", "qwen-7b"):
+        command = distill.of_recipe(distill.RECIPES[name], name)
+        assert command.on_policy == dataclasses.replace(
+            command.rl, kl_coef=1.0, ref_every=0, accuracy_weight=0.0, format_weight=0.0
+        )
     for module in (r1_1_cold_start, r1_3_rejection_sft):
         assert module.of_recipe(paper, "paper").collecting.sample_tokens == paper.max_tokens == 32_768
         assert module.of_recipe(module.NANO, "nano").collecting == module.COLLECTING
@@ -216,6 +221,10 @@ def test_the_recipes_are_the_papers():
         (distill, ["--recipe=gpt"], "--recipe=gpt is unknown"),
         (distill, ["--by=rl", "--records=x"], "--records is for --by=sft"),
         (distill, ["--by=rl", "--learning-rate=1e-5"], "--by=rl has its numbers under --rl"),
+        (distill, ["--by=rl", "--teacher=x"], "--by=rl learns from rewards"),
+        (distill, ["--by=on_policy", "--epochs=1"], "--by=on_policy has its numbers under --on-policy"),
+        (distill, ["--by=on_policy", "--teacher=x", "--top=4"], "--top and --teacher-share are for --by=sft"),
+        (distill, ["--by=on_policy"], "--teacher=DIR is missing"),
     ],
 )
 def test_a_command_without_what_it_needs_says_so(module, flags, said, tmp_path):

@@ -112,7 +112,7 @@ def ours(directory: str, size: str) -> tuple:
         began = time.perf_counter()
         round_ = roll(recipe, policy, state.params, examples, number, 0, mesh, pool, reward)
         rolled = time.perf_counter()
-        for batch in minibatches(recipe, round_, ours, state.params, reference, mesh):
+        for batch in minibatches(recipe, round_, ours, state.params, (ours, reference), mesh):
             state, figures = update(ours, state, batch)
         jax.block_until_ready((state, figures))
         held[:] = state, number + 1

@@ -99,7 +99,8 @@ def score(
 ) -> Scores:
     """The rule reward of each completion: Σ weight·part over "accuracy", "format" and "language".
 
-    A part of weight 0 is not taken, but for accuracy. General prompts have no accuracy, others must get a verdict.
+    A part of weight 0 is not taken, but for accuracy, which is logged. General prompts have none, others must get a
+    verdict where it weighs.
     """
     verdicts = verify(pool, texts, examples, style)
     general = np.asarray([example["kind"] == GENERAL for example in examples], bool)
@@ -109,7 +110,8 @@ def score(
         parts["format"] = well_formed(texts, examples, style)
     if weights.get("language"):
         parts["language"] = consistency(texts, examples)
-    return Scores(*combined(parts, weights, np.isfinite(accuracy) | general), parts, verdicts)
+    valid = np.isfinite(accuracy) | general | (not weights.get("accuracy"))
+    return Scores(*combined(parts, weights, valid), parts, verdicts)
 
 
 def combined(
