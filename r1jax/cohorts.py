@@ -5,6 +5,9 @@ what it sampled before in its prompt's segment, which would be as much padding t
 and within a shard cohort by cohort, so that no row leaves its shard:
 
     | shard 0: begins  begins  begins  carried | shard 1: begins  begins  begins  carried |
+
+A third cohort may stand behind them, of spare rows: they make the products with the weights longer, and nothing of them
+is kept.
 """
 
 from __future__ import annotations
@@ -35,6 +38,18 @@ def join(parts: Sequence[jax.Array], shards: int) -> jax.Array:
         return parts[0]
     by_shard = [x.reshape(shards, -1, *x.shape[1:]) for x in parts]
     return jnp.concatenate(by_shard, axis=1).reshape(-1, *parts[0].shape[1:])
+
+
+def spared(x: jax.Array, spare: int, shards: int) -> jax.Array:
+    """[N, ..] with `spare` rows more, each its shard's first again."""
+    by_shard = x.reshape(shards, -1, *x.shape[1:])
+    again = jnp.repeat(by_shard[:, :1], spare // shards, axis=1)
+    return jnp.concatenate([by_shard, again], axis=1).reshape(-1, *x.shape[1:])
+
+
+def attend_nothing(q: jax.Array, k: jax.Array, v: jax.Array | None, how: How) -> tuple[jax.Array, None]:
+    """What spare rows read."""
+    return jnp.zeros((*q.shape[:3], how.values if v is None else v.shape[-1]), q.dtype), None
 
 
 def attend_each(attends: Sequence[Attend], sizes: Sequence[int], shards: int) -> Attend:

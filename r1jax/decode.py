@@ -175,7 +175,9 @@ def first(
     return token, logp, jnp.isin(token, jnp.asarray(stop_ids))
 
 
-STATIC = ("cfg", "dtype", "steps", "greedy", "cut", "stop_ids", "pad_id", "replay", "read_own", "exact", "shards")
+STATIC = (
+    "cfg", "dtype", "steps", "greedy", "cut", "stop_ids", "pad_id", "replay", "read_own", "exact", "least", "shards",
+)  # fmt: skip
 
 
 @functools.partial(jax.jit, static_argnames=STATIC, donate_argnames=("rows",))
@@ -183,7 +185,7 @@ def decode(
     cfg: ModelConfig, weights: Weights, segments: list[list[Segment]], rows: Rows, temperature: Array,
     carried: list[list[Segment]] | None = None, *, steps: int, greedy: bool, stop_ids: tuple[int, ...], pad_id: int,
     dtype: DTypeLike, cut: Cut | None = None, replay: bool = False, read_own: ReadOwn | None = None,
-    exact: bool = False, shards: int = 1,
+    exact: bool = False, least: int = 0, shards: int = 1,
 ) -> tuple[Rows, tuple[Array, Array, Array | None]]:
     """`steps` more tokens a row: the rows, and (tokens, logp) [steps, N]; finished rows emit pad and 0.
 
@@ -193,7 +195,8 @@ def decode(
         read_own: see `attend_decode`.
         exact: read keys and values in float64; the rows' own are in it already, the prompts' are widened once for all
             steps.
-        shards: of the rows; only asked for where there are two cohorts.
+        least: rows of a shard in a product with weights; where there are fewer, spare ones fill it up.
+        shards: of the rows; only asked for where there are two cohorts, or spare rows.
     """  # fmt: skip
     read = [segments] if carried is None else [segments, carried]
     read = list(map(widen, read)) if exact else read
@@ -201,32 +204,39 @@ def decode(
     def one(rows: Rows, _: None) -> tuple[Rows, tuple[Array, Array, Array | None]]:
         caches = [rows.cache] if carried is None else [rows.cache, rows.carried]
         sizes = [cache[0][0].shape[0] for cache in caches]
+        spare = max(least * shards - sum(sizes), 0)
+        every = [*sizes, spare] if spare else sizes
         each = list(zip(read, caches, cohorts.split(rows.done, sizes, shards), strict=True))
+
+        def filled(x: Array) -> Array:
+            return cohorts.spared(x, spare, shards) if spare else x
+
+        def ours(x: Array) -> Array:
+            return cohorts.split(x, [sum(sizes), spare], shards)[0] if spare else x
 
         def attend(layer: int) -> Attend:
             attends = [
                 attend_decode([s[layer] for s in segments], *cache[layer], rows.clock, done, read_own=read_own)
                 for segments, cache, done in each
             ]
-            return cohorts.attend_each(attends, sizes, shards)
+            return cohorts.attend_each([*attends, cohorts.attend_nothing][: len(every)], every, shards)
 
         attends = [attend(layer) for layer in range(len(weights.layers))]
-        positions = (rows.base + rows.clock)[:, None]
+        positions = filled(rows.base + rows.clock)[:, None]
         hidden, kept, routes = step(
-            cfg, weights.params, weights.layers, rows.token[:, None], positions, attends, dtype=dtype
+            cfg, weights.params, weights.layers, filled(rows.token)[:, None], positions, attends, dtype=dtype
         )
-        drawn = rows.clock + 1 if rows.begun is None else rows.clock + 1 + rows.begun
-        token, logp = draw(
-            logits(cfg, weights.params, hidden[:, 0]), rows.key, drawn, temperature, greedy=greedy, cut=cut
-        )
+        drawn = rows.clock + 1 if rows.begun is None else filled(rows.clock + 1 + rows.begun)
+        found = logits(cfg, weights.params, hidden[:, 0])
+        token, logp = map(ours, draw(found, filled(rows.key), drawn, temperature, greedy=greedy, cut=cut))
         token = jnp.where(rows.done, pad_id, token)
         logp = jnp.where(rows.done, 0.0, logp)
         done = rows.done | jnp.isin(token, jnp.asarray(stop_ids))
-        cache, *more = map(list, zip(*kept, strict=True))
+        cache, *more = map(list, zip(*(of_layer[: len(sizes)] for of_layer in kept), strict=True))
         rows = rows._replace(
             clock=rows.clock + 1, token=token, done=done, cache=cache, carried=more[0] if more else None
         )
-        return rows, (token, logp, by_token(routes) if replay else None)
+        return rows, (token, logp, ours(by_token(routes)) if replay else None)
 
     return jax.lax.scan(one, rows, None, length=steps)
 

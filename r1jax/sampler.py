@@ -31,7 +31,7 @@ from r1jax.sharding import compute_dtype, decode_specs, empty_cache, local_rows,
 CHUNK = 16  # tokens between two looks at who is finished
 LADDER = 2  # rows and time axis change by this factor
 LEAST_ROWS = 4  # rows a shard keeps at least: fewer gain little, and every size is a program to compile
-EXACT_ROWS = 64  # below 49 rows XLA's CPU products add in another order than they do for the trainer's many
+EXACT_ROWS = 64  # of a product: below 49 XLA's CPU backend adds in another order than for the trainer's many
 LEAST_SLOTS = 64  # room for sampled tokens at the start, for the same reason
 LEAST_CARRIED = 128  # room for the prompt and the earlier tokens of a carried row, for the same reason
 PREFIX = 16  # a shared prefix is cut to a multiple of this many tokens, and prompts are padded to one
@@ -242,14 +242,14 @@ def sample(
     rows = Rows(jnp.int32(0), *on_mesh[:3], jax.random.wrap_key_data(on_mesh[3]), caches[0])
     if len(parts) > 1:
         rows = rows._replace(begun=on_mesh[4], carried=caches[1])
-        options |= dict(carried=segments[1], shards=every)
+        options |= dict(carried=segments[1])
     segments = segments[0]
     while True:
         live = out.live()
         most = agreed(int(live[alive[0]].sum(axis=1).max()))
         if (leave or most == 0) and live.sum() <= leave:
             break
-        fits = rung(most, EXACT_ROWS if exact else LEAST_ROWS)
+        fits = rung(most, LEAST_ROWS)
         if fits <= alive[0].shape[1] // LADDER:
             keep = np.argsort(~live[alive[0]], axis=1, kind="stable")[:, :fits]
             rows, segments = decode.shrink(rows, segments, shard_rows(keep.astype(np.int32), mesh), shards=every)
@@ -259,7 +259,7 @@ def sample(
             rows = decode.grow(rows, slots=capacity)
         rows, (tokens, logps, fed) = decode.decode(
             cfg, weights, segments, rows, temperature, steps=CHUNK, pad_id=pad_id, dtype=dtype, replay=replay,
-            read_own=read_own, exact=exact, **options,
+            read_own=read_own, exact=exact, least=EXACT_ROWS if exact else 0, shards=every, **options,
         )  # fmt: skip
         if finished:
             out.tell(finished)  # before the chunk's tokens are waited for

@@ -75,3 +75,16 @@ def test_sampler_and_trainer_agree_on_the_shipped_base_to_the_last_rounding_of_a
         scored = gather(np.asarray(score(params, rows)), places, [len(c) for _, c in completions])
         largest[attention] = max(np.abs(s - rollout.logp[i, : len(s)]).max() for i, s in enumerate(scored))
     assert largest["exact"] <= 2e-6 < largest["xla"], largest
+
+
+def test_rows_alone_have_the_bits_that_they_have_among_many():
+    """Two questions of one row each, where products with weights would be of two rows, and the same among 64."""
+    mesh = make_mesh("1x1")
+    policy, params, _ = load_policy(RunOptions(), mesh)
+    weights = sampler.sync(params, mesh)
+    setting = dict(seed=0, round_=0, temperature=1.0, max_tokens=40, attention="exact")
+    examples = [tasks.prompt(0, index) for index in range(64)]
+    many, few = (rounds.complete(policy, weights, some, 1, mesh, **setting)[0] for some in (examples, examples[:2]))
+    np.testing.assert_array_equal(few.tokens, many.tokens[:2])
+    np.testing.assert_array_equal(few.logp[:, 1:], many.logp[:2, 1:])
+    np.testing.assert_allclose(few.logp, many.logp[:2], atol=1e-6)  # of the first, the log of the sum is float32
