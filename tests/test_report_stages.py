@@ -139,6 +139,17 @@ def test_a_part_that_is_missing_or_odd_leaves_a_page(home, missing, value):
     assert Page(report.write_stages(home)).text
 
 
+def test_the_headline_goes_from_the_base_to_r1_whatever_students_follow(home):
+    names = {name: folder for name, folder in NAMES.items() if name != "Student"} | {"Student base": ""} | NAMES
+    values = {name: {"mean": 0.1 * i, "low": 0.0, "high": 1.0, "n": 512} for i, name in enumerate(names)}
+    document(
+        home, stages=[{"name": name, "folder": folder} for name, folder in names.items()],
+        table=[{"figure": "pass@1", "group": "chain", "unit": "share", "values": values}],
+    )  # fmt: skip
+    page = report.write_stages(home).read_text(encoding="utf-8")
+    assert "Accuracy, base to R1</dt>" in page and '<span class="to">0.500</span>' in page
+
+
 def test_an_empty_document_and_every_prefix_of_a_run_has_a_page(home):
     document(home, table=[], paper={}, samples=[], budget=[])
     for folder in ("distill_small", "4_all_scenarios_rl", "reward_helpful", *reversed(list(NAMES.values())[1:5])):

@@ -200,7 +200,8 @@ def _paper(paper: Mapping[str, Mapping], names: Sequence[str]) -> str:
 
 def headline(stages: Stages) -> str:
     """From the base to R1, or to the last stage before it that is measured: one tile a figure, with its way there."""
-    line = [part.name for part in stages.parts if not part.folder.startswith("distill")]
+    line = [part.name for part in stages.parts[:1]]  # of the bases this one alone
+    line += [part.name for part in stages.parts[1:] if part.folder and not part.folder.startswith("distill")]
     tiles = []
     for figure, members in blocks_of(rows_of(stages)):
         row = mean_row(members) or members[0]
