@@ -12,7 +12,7 @@ FLOORS = (
     "model sharding presets limits pace",  # the network and where it lies
     "logprobs cohorts decode collector sampler lora update reward_model",  # what gets jitted
     "weights digest checkpoint saver lineage log report launch progress plan",  # the outside world
-    "run command checks examine rounds carry metrics ledger train_rl train_sft sft supervised teacher "
+    "run command checks examine rounds carry metrics ledger train_rl train_sft sft supervised teacher on_policy "
     "plan_supervised train_reward_model rejection records writer rewrite collecting waves preference generate "
     "benchmark",  # the walks
 )

@@ -81,6 +81,12 @@ def test_a_student_comes_nearer_to_its_teacher_and_goes_on_where_it_stopped(walk
     assert checkpoint.sha256(stopped) == checkpoint.sha256(whole)
 
 
+def test_a_student_may_be_of_another_shape(walk, small, tmp_path):
+    options = RunOptions(workdir=str(tmp_path / "run"), weights=str(small), template="r1_zero", mesh="1x1")
+    first = log.read(distill.on_policy(dataclasses.replace(RECIPE, steps=1), options, str(walk.base)) / "metrics.jsonl")
+    assert first[0]["kl"] > 1 and first[0]["grad_norm"] > 0
+
+
 def test_who_is_its_own_teacher_has_nothing_to_learn(walk, tmp_path):
     options = RunOptions(workdir=str(tmp_path / "run"), weights=str(walk.base), template="r1_zero", mesh="1x1")
     recipe = dataclasses.replace(RECIPE, steps=1)
@@ -88,18 +94,7 @@ def test_who_is_its_own_teacher_has_nothing_to_learn(walk, tmp_path):
     assert first["kl"] < 1e-9 and first["grad_norm"] < 1e-4
 
 
-def test_rows_that_no_verdict_was_had_of_are_taught_all_the_same(walk, small, tmp_path, monkeypatch):
-    prompts = tmp_path / "p.jsonl"
-    rows = [{"id": str(i), "problem": f"say {i}", "gold": "", "kind": "proof"} for i in range(4)]
-    prompts.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    options = RunOptions(
-        workdir=str(tmp_path / "run"), weights=str(small), template="r1_zero", mesh="1x1", prompts=str(prompts)
-    )
-    first = log.read(distill.on_policy(dataclasses.replace(RECIPE, steps=1), options, str(walk.base)) / "metrics.jsonl")
-    assert first[0]["rows/invalid"] == 0 and first[0]["grad_norm"] > 0
-
-
-def test_a_teacher_of_other_tokens_is_refused(walk, small, tmp_path, monkeypatch):
+def test_a_teacher_of_other_tokens_is_refused(walk):
     mesh = make_mesh("1x1")
     policy, params, _ = load_policy(RunOptions(weights=str(walk.base)), mesh)
 

@@ -86,6 +86,9 @@ def test_a_row_without_a_verdict_is_not_valid_and_earns_nothing(pool):
     scores = rule.score(pool, [text, text], [broken, CHAIN], {"accuracy": 1.0, "format": 1.0})
     assert scores.valid.tolist() == [False, True] and scores.total.tolist() == [0.0, 2.0]
     assert np.isnan(scores.parts["accuracy"][0]) and scores.verdicts[0].reward is None
+    # Where accuracy has no weight, none is due.
+    scores = rule.score(pool, [text, text], [broken, CHAIN], {"accuracy": 0.0, "format": 1.0})
+    assert scores.valid.tolist() == [True, True] and scores.total.tolist() == [1.0, 1.0]
 
 
 @pytest.mark.parametrize(
