@@ -163,7 +163,7 @@ def show(rows: list[list[str]]) -> None:
         table.add_column(title, justify="left" if i == 0 else "right", no_wrap=True)
     for row in rows[1:]:
         table.add_row(*row)
-    wide = sum(max(len(row[i]) for row in rows) + 3 for i in range(len(rows[0])))
+    wide = 2 + sum(max(len(row[i]) for row in rows) + 3 for i in range(len(rows[0])))
     Console(width=max(wide, 80), markup=False).print(table)  # a table that is cut off says nothing
 
 

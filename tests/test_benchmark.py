@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from experiments.evaluate import show
 from r1jax.benchmark import announced, by_problem, figures, measured, shown
 from r1jax.rewards.isolate import Pool
 from r1jax.waves import Wave
@@ -121,6 +122,13 @@ def test_general_prompts_have_no_accuracy_but_the_generators_truth():
 
 def test_programs_do_not_vote():
     assert "cons@2" not in figures([line(True, None, kind="code"), line(False, None, kind="code")], 2, seed=0)
+
+
+def test_no_figure_of_the_table_is_cut_off(capsys):
+    rows = [[f"figure {i}" for i in range(12)], ["100.0 [96.2, 100.0]"] * 12]
+    show(rows)
+    said = capsys.readouterr().out
+    assert "…" not in said and said.count("100.0 [96.2, 100.0]") == 12
 
 
 def test_the_table_has_a_row_for_every_benchmark_and_task_and_no_empty_column():
