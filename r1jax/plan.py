@@ -23,6 +23,7 @@ from r1jax.model.config import ModelConfig
 from r1jax.nano import base
 from r1jax.presets import PRESETS
 from r1jax.recipe import RLRecipe
+from r1jax.run import MODEL, read_model
 from r1jax.sharding import AXES, PARAM_RULES, fit, mesh_sizes, row_shards, rule_for
 from r1jax.weights.config_in import read_config
 
@@ -231,11 +232,11 @@ def dry_run(
     model: str, weights: str, recipe: RLRecipe, mesh: str, options: PlanOptions, title: str, reward_models: int = 0,
     teacher: str = "",
 ) -> str:
-    """What `--dry-run` prints: for a preset by name, else for the config.json at `weights`, else for a shipped base.
+    """What `--dry-run` prints: for a preset by name, else for what is at `weights`, else for a shipped base.
 
     Args:
         reward_models: see `plan`.
-        teacher: a known model's name, or a directory with its config.json.
+        teacher: a known model's name, a directory with its config.json, or a run.
 
     Raises:
         ValueError: none of these.
@@ -246,11 +247,17 @@ def dry_run(
 
 
 def config_of(model: str, weights: str) -> tuple[ModelConfig, str]:
-    """Shapes and name: a preset's, else those of the config.json at `weights`, else of a shipped base.
+    """Shapes and name: a preset's, else of the Hugging Face directory or the run at `weights`, else of a shipped base.
 
     Raises:
         ValueError: none of these.
     """
     if model in PRESETS:
         return PRESETS[model], model
-    return read_config(Path(weights) if weights else base.directory(model)), weights or model
+    if not weights:
+        return read_config(base.directory(model)), model
+    path = Path(weights).expanduser().absolute()
+    for home in (path, *path.parents[:2]):  # of a run, its checkpoints, or one of them
+        if (home / MODEL).exists():
+            return read_model(home, weights), weights
+    return read_config(path), weights

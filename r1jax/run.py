@@ -157,10 +157,7 @@ def load_policy(
         )
     found = checkpoint.find(path)
     home = found.parent.parent
-    try:
-        cfg = ModelConfig.from_dict(json.loads((home / MODEL).read_text()))
-    except (OSError, TypeError, ValueError) as error:
-        raise ValueError(f"--weights={options.weights}: {home} lacks a readable {MODEL} ({error})") from error
+    cfg = read_model(home, shown)
     check_head(cfg, shown, rewards)
     pieces = tokenizer_of(home, cfg, shown)
     manifest = lineage.read(home)
@@ -227,6 +224,18 @@ def tokenizer_of(directory: Path, cfg: ModelConfig, shown: str) -> Tokenizer:
             "they do not belong together"
         )
     return pieces
+
+
+def read_model(home: Path, shown: str) -> ModelConfig:
+    """The shapes that a run wrote beside its checkpoints.
+
+    Raises:
+        ValueError: it wrote none, or none that can be read.
+    """
+    try:
+        return ModelConfig.from_dict(json.loads((home / MODEL).read_text()))
+    except (OSError, TypeError, ValueError) as error:
+        raise ValueError(f"--weights={shown}: {home} lacks a readable {MODEL} ({error})") from error
 
 
 def write_policy(workdir: Path, policy: Policy) -> None:

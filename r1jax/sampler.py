@@ -33,8 +33,9 @@ LADDER = 2  # rows and time axis change by this factor
 LEAST_ROWS = 4  # rows a shard keeps at least: fewer gain little, and every size is a program to compile
 EXACT_ROWS = 64  # of a product: below 49 XLA's CPU backend adds in another order than for the trainer's many
 LEAST_SLOTS = 64  # room for sampled tokens at the start, for the same reason
+LEAST_PROMPT = 64  # room for the rest of a prompt, for the same reason; and as many rows of a product as EXACT_ROWS
 LEAST_CARRIED = 128  # room for the prompt and the earlier tokens of a carried row, for the same reason
-PREFIX = 16  # a shared prefix is cut to a multiple of this many tokens, and prompts are padded to one
+PREFIX = 16  # a shared prefix is cut to a multiple of this many tokens
 
 
 def row_keys(
@@ -92,6 +93,14 @@ def rung(value: int, least: int) -> int:
     while least < value:
         least *= LADDER
     return least
+
+
+def prompt_room(tokens: int) -> int:
+    """64, 96, 128, 192, 256 and so on: every size is a program to compile, and of none is more than a third in vain."""
+    room = LEAST_PROMPT
+    while room < tokens:
+        room += room // 3 if room % 3 == 0 else room // 2
+    return room
 
 
 def chosen_cut(temperature: float, top_k: int, top_p: float, min_p: float) -> Cut | None:
@@ -200,6 +209,8 @@ def sample(
     count, keys = len(keys), np.concatenate([keys, keys[-1:]])
 
     prefix = shared_prefix([p for part in parts for p in part.prompts])
+    if exact and prefix < EXACT_ROWS:
+        prefix = 0  # its one row would be too short a product
     shared, shared_routes = [], None
     if prefix:
         lead = np.asarray([prompts[0][:prefix]], np.int32)
@@ -207,9 +218,7 @@ def sample(
         kept, _, shared_routes = decode.prefill(cfg, weights, lead, length, [], 0, dtype=dtype, exact=exact)
         shared.append(kept)
     longest = [agreed(max(map(len, part.prompts))) - prefix for part in parts]
-    each = -(-EXACT_ROWS * shards // len(parts[0].prompts)) if exact else 1  # tokens that make a prefill long enough
-    first_room = -(-max(longest[0], each) // PREFIX) * PREFIX
-    room = [first_room, *(rung(length, LEAST_CARRIED) for length in longest[1:])]
+    room = [prompt_room(longest[0]), *(rung(length, LEAST_CARRIED) for length in longest[1:])]
     out = Collector(count, max_tokens, pad_id, stop_ids, before)
     begun, base, segments, routes = out.lengths.copy(), np.zeros(count + 1, np.int32), [], []
     for part, slots in zip(parts, room, strict=True):

@@ -88,3 +88,18 @@ def test_rows_alone_have_the_bits_that_they_have_among_many():
     np.testing.assert_array_equal(few.tokens, many.tokens[:2])
     np.testing.assert_array_equal(few.logp[:, 1:], many.logp[:2, 1:])
     np.testing.assert_allclose(few.logp, many.logp[:2], atol=1e-6)  # of the first, the log of the sum is float32
+
+
+def test_a_short_beginning_that_prompts_share_has_the_bits_that_it_has_where_they_do_not():
+    """Two prompts that begin with the same 32 tokens, alone and among 62 that do not."""
+    mesh = make_mesh("1x1")
+    policy, params, _ = load_policy(RunOptions(), mesh)
+    policy = policy._replace(template="{question}")
+    weights = sampler.sync(params, mesh)
+    setting = dict(seed=0, round_=0, temperature=1.0, max_tokens=24, attention="exact")
+    others = [tasks.prompt(0, index) for index in range(64)]
+    alike = [example | {"problem": "3+4=7 " * 6 + str(i)} for i, example in enumerate(others[:2])]
+    few, many = (rounds.complete(policy, weights, some, 1, mesh, **setting)[0] for some in (alike, alike + others[2:]))
+    assert 16 <= sampler.shared_prefix(few.prompts) < 64 and sampler.shared_prefix(many.prompts) == 0
+    np.testing.assert_array_equal(few.tokens, many.tokens[:2])
+    np.testing.assert_array_equal(few.logp[:, 1:], many.logp[:2, 1:])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import json
 
 import jax
 import numpy as np
@@ -102,6 +103,20 @@ def test_the_shipped_base_and_a_directory_have_plans_too(tmp_path):
         dry_run("nano", str(tmp_path), command.numbers, "auto", command.plan, "")
     with pytest.raises(ValueError, match="--device=abacus"):
         plan(PRESETS["qwen3-8b"], command.numbers, "1x1", PlanOptions(device="abacus"))
+
+
+def test_a_run_and_its_checkpoints_have_the_plan_of_its_shapes(tmp_path, cfg):
+    command = parse(["--dry-run"], RECIPES, None)
+    (tmp_path / "model.json").write_text(json.dumps(cfg.as_dict()))
+    (tmp_path / "checkpoints" / "3").mkdir(parents=True)
+    figures = text(plan(cfg, command.numbers, "auto", command.plan), "").split("\n", 1)[1]
+    for given in (tmp_path, tmp_path / "checkpoints", tmp_path / "checkpoints" / "3"):
+        assert figures in dry_run("nano", str(given), command.numbers, "auto", command.plan, "")
+    taught = dry_run("nano-small", "", command.numbers, "auto", command.plan, "", teacher=str(tmp_path))
+    assert "teacher, bfloat16" in taught
+    (tmp_path / "model.json").write_text("{")
+    with pytest.raises(ValueError, match="lacks a readable model.json"):
+        dry_run("nano", str(tmp_path), command.numbers, "auto", command.plan, "")
 
 
 def test_fine_tuning_has_a_plan_that_agrees_with_the_worked_example():
