@@ -42,7 +42,7 @@ PAPER = dataclasses.replace(COLD_PAPER, batch_rows=64)  # "the batch size is 64"
 NANO = dataclasses.replace(COLD_NANO, learning_rate=2e-3, final_learning_rate=2e-4, epochs=5.0)
 # v2, B.4.1, Qwen2.5-32B-Zero: "the learning rate to 2e-6"; all else as R1-Zero
 PAPER_RL = dataclasses.replace(ZERO_PAPER, learning_rate=2e-6, steps=10_000)  # "over 10K steps"
-NANO_RL = dataclasses.replace(ZERO_NANO, steps=48)
+NANO_RL = dataclasses.replace(ZERO_NANO, steps=40)
 TAUGHT = dict(kl_coef=1.0, ref_every=0, accuracy_weight=0.0, format_weight=0.0)  # the teacher's word is all that counts
 PAPER_ON_POLICY, NANO_ON_POLICY = (dataclasses.replace(recipe, **TAUGHT) for recipe in (PAPER_RL, NANO_RL))
 RECIPES = {"nano": NANO} | {

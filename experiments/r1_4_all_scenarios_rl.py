@@ -38,7 +38,7 @@ PAPER = dataclasses.replace(
     # "general instruction data and preference-based rewards ... exclusively during the final 400 steps"
 )
 NANO = dataclasses.replace(
-    REASONING_NANO, temperature=0.7, steps=32, late_from=24, learning_rate=1e-4, eval_every=8, save_every=8,
+    REASONING_NANO, temperature=0.7, steps=24, late_from=18, learning_rate=1e-4, eval_every=12, save_every=6,
 )  # fmt: skip
 RECIPES = {"nano": NANO, "paper": PAPER}
 OPTIONS = RunOptions(template="r1", prompts="nano:reasoning", late_prompts="nano:scenarios", eval_prompts="nano:all")

@@ -22,7 +22,8 @@ TASKS = ("chain", "compare", "countdown", "program", "general")
 STUDENT = "nano-small"
 COLD, REJECTION = f"1_cold_start_data/{r1_1_cold_start.RECORDS}", f"3_rejection_sft_data/{r1_3_rejection_sft.RECORDS}"
 GENERAL = "3_rejection_sft_data/general.jsonl"  # the base's replies to general prompts, right and wrong
-ZERO = dataclasses.replace(r1_zero.NANO, steps=48)  # alone it goes on to 64, and gains little by it
+ZERO = dataclasses.replace(r1_zero.NANO, steps=40)  # alone it goes on to 64, and gains little by it
+SAFETY = dataclasses.replace(rewards.NANO, epochs=1)  # whether a text does harm is soon learnt
 EVALUATION = dataclasses.replace(evaluation.NANO, samples=1, temperature=1.0, top_p=1.0)
 
 
@@ -66,7 +67,8 @@ class Numbers:
     reasoning: RLRecipe = r1_2_reasoning_rl.NANO
     rejection_data: r1_3_rejection_sft.Collecting = r1_3_rejection_sft.COLLECTING
     rejection: TuneRecipe = r1_3_rejection_sft.NANO
-    rewards: RewardRecipe = rewards.NANO
+    helpful: RewardRecipe = rewards.NANO
+    safety: RewardRecipe = SAFETY
     scenarios: RLRecipe = r1_4_all_scenarios_rl.NANO
     distilled: TuneRecipe = distill.NANO
     student_rl: RLRecipe = distill.NANO_RL
@@ -124,7 +126,7 @@ def rejection(command: Command, options: RunOptions) -> Path | None:
 def reward_model(kind: str) -> Callable[[Command, RunOptions], Path]:
     def run(command: Command, options: RunOptions) -> Path:
         said = command.home / GENERAL  # not there where stage 3 has no general part
-        return rewards.train(command.numbers.rewards, options, kind, sampled=str(said) if said.exists() else "")
+        return rewards.train(getattr(command.numbers, kind), options, kind, sampled=str(said) if said.exists() else "")
 
     return run
 
@@ -156,8 +158,8 @@ STAGES = (
         "Dev3", "3_rejection_sft", "", 3, rejection, "rejection", reads=("2_reasoning_rl",), records=REJECTION,
         collecting="rejection_data",
     ),
-    Stage("", "reward_helpful", "3_rejection_sft", 4, reward_model("helpful"), "rewards", records=GENERAL),
-    Stage("", "reward_safety", "3_rejection_sft", 3, reward_model("safety"), "rewards", records=GENERAL),
+    Stage("", "reward_helpful", "3_rejection_sft", 4, reward_model("helpful"), "helpful", records=GENERAL),
+    Stage("", "reward_safety", "3_rejection_sft", 3, reward_model("safety"), "safety", records=GENERAL),
     Stage(
         "R1", "4_all_scenarios_rl", "3_rejection_sft", 6, all_scenarios, "scenarios",
         reads=("reward_helpful", "reward_safety"),

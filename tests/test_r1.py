@@ -26,11 +26,12 @@ SFT = dict(
     epochs=0.0, steps=100, learning_rate=2e-2, final_learning_rate=1e-3, warmup_steps=0, row_length=128, batch_rows=4,
     held_out_problems=0, max_tokens=24, eval_problems=2, log_samples=1, save_every=25,
 )  # fmt: skip
+REWARDS = dict(epochs=1, items=32, held_out_items=8, batch_items=8, batch_rows=8, max_tokens=64, save_every=1)
 SAMPLES = dict(questions=128, samples=1, sample_tokens=32)  # 1 in 4 asks for a letter, 1 in 4 of those for C
 NUMBERS = {
     "zero": RL, "cold_data": SAMPLES, "cold": SFT, "reasoning": RL,
     "rejection_data": SAMPLES | dict(general_questions=4, general_samples=1), "rejection": SFT,
-    "rewards": dict(epochs=1, items=32, held_out_items=8, batch_items=8, batch_rows=8, max_tokens=64, save_every=1),
+    "helpful": REWARDS, "safety": REWARDS,
     "scenarios": RL | dict(late_from=1), "distilled": SFT, "student_rl": RL, "evaluation": dict(max_tokens=24),
 }  # fmt: skip
 FOLDERS = [stage.folder for stage in r1_stages.STAGES]

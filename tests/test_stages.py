@@ -200,7 +200,7 @@ def test_the_recipes_are_the_papers():
     assert distill.of_recipe(distill.RECIPES["qwen-32b"], "qwen-32b").rl == dataclasses.replace(
         r1_zero.PAPER, learning_rate=2e-6, steps=10_000
     )
-    assert distill.of_recipe(distill.NANO, "nano").rl == dataclasses.replace(r1_zero.NANO, steps=48)
+    assert distill.of_recipe(distill.NANO, "nano").rl == dataclasses.replace(r1_zero.NANO, steps=40)
     for name in ("nano", "qwen-7b"):
         command = distill.of_recipe(distill.RECIPES[name], name)
         assert command.on_policy == dataclasses.replace(
