@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import json
 import sys
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import tyro
 
-from r1jax.run import MODEL, RunOptions, explained
+from r1jax.run import RunOptions, explained
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +70,6 @@ def planned(command: Command) -> str:
     import numpy as np
 
     from r1jax import checkpoint, presets, weights
-    from r1jax.model.config import ModelConfig
     from r1jax.weights.config_out import family_of
     from r1jax.weights.files import check, tensors
 
@@ -88,7 +86,7 @@ def planned(command: Command) -> str:
         what = f"{len(held)} tensors in {len({x.file for x in held.values()})} files"
     else:
         found = checkpoint.find(source, flag="--source")
-        cfg = ModelConfig.from_dict(json.loads((found.parent.parent / MODEL).read_text()))
+        cfg = checkpoint.read_model(found.parent.parent, source, "--source")
         what = f"checkpoint {found.name}"
     count = presets.count(cfg, mtp=True)
     size = count * (2 if command.dtype.endswith("16") else 4) if command.to == "hf" else count * 4

@@ -28,6 +28,7 @@ from experiments.r1_stages import BASES, NAMES, PLANNED, STAGES, Command, Stage,
 from r1jax.lineage import Manifest
 from r1jax.run import RunOptions, explained
 
+MAPPINGS = 16_000  # of a process, past which compiled programs are dropped between stages
 MAY_CHANGE = frozenset({"eval_every", "save_every", "log_samples"})  # of the numbers of a stage that is complete
 
 
@@ -104,10 +105,13 @@ def draw(home: Path) -> None:
 
 
 def forget_programs() -> None:
-    """Drops what was compiled: all stages together would pass the 65,530 mappings that Linux allows a process."""
+    """Drops what was compiled, if it is much: all stages together would pass the 65,530 mappings that Linux allows a
+    process."""
     import jax
 
-    jax.clear_caches()
+    maps = Path("/proc/self/maps")
+    if not maps.exists() or maps.read_text().count("\n") > MAPPINGS:
+        jax.clear_caches()
 
 
 def check(command: Command, stage: Stage, there: Manifest) -> None:

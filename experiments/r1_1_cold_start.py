@@ -69,7 +69,7 @@ class Collecting:
 
     zero: str = ""
     """Directory of the R1-Zero run."""
-    questions: int = 64
+    questions: int = 72
     """Questions of each route."""
     samples: int = 4
     """Completions of each question and route."""

@@ -149,28 +149,28 @@ def student_rl(command: Command, options: RunOptions) -> Path:
 
 
 STAGES = (
-    Stage("R1-Zero", "0_r1_zero", "", 9, zero, "zero", "r1_zero"),
+    Stage("R1-Zero", "0_r1_zero", "", 10, zero, "zero", "r1_zero"),
     Stage(
-        "Dev1", "1_cold_start", "", 2, cold_start, "cold", reads=("0_r1_zero",), records=COLD, collecting="cold_data"
+        "Dev1", "1_cold_start", "", 3, cold_start, "cold", reads=("0_r1_zero",), records=COLD, collecting="cold_data"
     ),
-    Stage("Dev2", "2_reasoning_rl", "1_cold_start", 10, reasoning_rl, "reasoning"),
+    Stage("Dev2", "2_reasoning_rl", "1_cold_start", 11, reasoning_rl, "reasoning"),
     Stage(
-        "Dev3", "3_rejection_sft", "", 3, rejection, "rejection", reads=("2_reasoning_rl",), records=REJECTION,
+        "Dev3", "3_rejection_sft", "", 5, rejection, "rejection", reads=("2_reasoning_rl",), records=REJECTION,
         collecting="rejection_data",
     ),
-    Stage("", "reward_helpful", "3_rejection_sft", 4, reward_model("helpful"), "helpful", records=GENERAL),
-    Stage("", "reward_safety", "3_rejection_sft", 3, reward_model("safety"), "safety", records=GENERAL),
+    Stage("", "reward_helpful", "3_rejection_sft", 5, reward_model("helpful"), "helpful", records=GENERAL),
+    Stage("", "reward_safety", "3_rejection_sft", 2, reward_model("safety"), "safety", records=GENERAL),
     Stage(
         "R1", "4_all_scenarios_rl", "3_rejection_sft", 6, all_scenarios, "scenarios",
         reads=("reward_helpful", "reward_safety"),
     ),
     Stage(
-        "Student", f"distill_{STUDENT}", "", 2, distil, "distilled", reads=("2_reasoning_rl",), records=REJECTION,
+        "Student", f"distill_{STUDENT}", "", 3, distil, "distilled", reads=("2_reasoning_rl",), records=REJECTION,
         model=STUDENT,
     ),
     Stage("Student RL", f"distill_{STUDENT}_rl", "", 6, student_rl, "student_rl", "r1_zero", model=STUDENT),
 )  # fmt: skip
-PLANNED = {stage.folder: stage.minutes for stage in STAGES} | {"evaluation": 6}
+PLANNED = {stage.folder: stage.minutes for stage in STAGES} | {"evaluation": 7}
 BASES = {"base": "nano", "Student base": STUDENT}
 NAMES = {  # of the results, in the order of the page, and their folders; a base has none
     name: folder

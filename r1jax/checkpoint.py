@@ -10,6 +10,7 @@ TensorStore's own checks miss a flipped byte inside an array; the checksums do n
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -23,10 +24,12 @@ from jax.typing import DTypeLike
 from orbax.checkpoint import v1 as ocp
 
 from r1jax.digest import arrays_sha256, damage, read_checksums
+from r1jax.model.config import ModelConfig
 from r1jax.sharding import name_of
 
 COMMITTED = "commit_success.txt"  # written last, since Orbax 0.12.3
 META = "_CHECKPOINT_METADATA"
+MODEL = "model.json"  # beside the checkpoints, with the tokenizer's files, so that a run can be another run's --weights
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +42,21 @@ def latest(directory: str | Path) -> int | None:
     """The newest committed step in a directory of checkpoints; None if there is none."""
     paths = Path(directory).glob("*")
     return max((int(p.name) for p in paths if p.name.isdecimal() and is_committed(p)), default=None)
+
+
+def read_model(home: Path, shown: str | Path, flag: str = "--weights") -> ModelConfig:
+    """The shapes that a run wrote beside its checkpoints.
+
+    Args:
+        shown: what the user typed behind `flag`, for the error.
+
+    Raises:
+        ValueError: it wrote none, or none that can be read.
+    """
+    try:
+        return ModelConfig.from_dict(json.loads((home / MODEL).read_text()))
+    except (OSError, TypeError, ValueError) as error:
+        raise ValueError(f"{flag}={shown}: {home} lacks a readable {MODEL} ({error})") from error
 
 
 def find(path: str | Path, step: int | None = None, flag: str = "--weights") -> Path:

@@ -14,7 +14,7 @@ import jax
 from jax.sharding import AbstractMesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from r1jax import lora
+from r1jax import checkpoint, lora
 from r1jax.limits import DEVICES, Device, forward_flops, pair_flops, read_params
 from r1jax.logprobs import CHUNK
 from r1jax.model import transformer
@@ -23,7 +23,6 @@ from r1jax.model.config import ModelConfig
 from r1jax.nano import base
 from r1jax.presets import PRESETS
 from r1jax.recipe import RLRecipe
-from r1jax.run import MODEL, read_model
 from r1jax.sharding import AXES, PARAM_RULES, fit, mesh_sizes, row_shards, rule_for
 from r1jax.weights.config_in import read_config
 
@@ -258,6 +257,6 @@ def config_of(model: str, weights: str) -> tuple[ModelConfig, str]:
         return read_config(base.directory(model)), model
     path = Path(weights).expanduser().absolute()
     for home in (path, *path.parents[:2]):  # of a run, its checkpoints, or one of them
-        if (home / MODEL).exists():
-            return read_model(home, weights), weights
+        if (home / checkpoint.MODEL).exists():
+            return checkpoint.read_model(home, weights), weights
     return read_config(path), weights

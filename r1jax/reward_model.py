@@ -27,7 +27,7 @@ from r1jax.model.attention import attend_full, causal
 from r1jax.model.config import ModelConfig
 from r1jax.prompts import R1, fill
 from r1jax.rewards.format import THINK, THINK_END
-from r1jax.sampler import agreed
+from r1jax.sampler import agreed, half_rung
 from r1jax.sharding import ROWS, local_rows, local_shards, place, rows_in_turn, shard_rows
 from r1jax.tokenizer import Tokenizer
 from r1jax.update import Learner, Sums, TrainState, apply, keep_place, places
@@ -107,8 +107,8 @@ def tokenized(tokenizer: Tokenizer, text: str) -> list[int]:
 
 
 def bucket(length: int) -> int:
-    """The slots of a row for a text of `length` tokens: the next power of two."""
-    return max(LEAST_SLOTS, 1 << max(length - 1, 0).bit_length())
+    """The slots of a row for a text of `length` tokens: every number of them is a program to compile."""
+    return half_rung(length, LEAST_SLOTS)
 
 
 def padded(sequences: Sequence[Sequence[int]], rows: int, slots: int) -> Texts:

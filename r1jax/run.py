@@ -35,7 +35,6 @@ SHIPPED = "r1jax/nano/"  # how manifests call the bases of the package
 LOGS = ("metrics", "eval", "samples")
 TRACKED = {"metrics": "", "eval": "held_out/"}  # and what their figures' names begin with
 TRACKERS = {"tensorboard": "tensorboardX", "wandb": "wandb"}  # and their packages
-MODEL = "model.json"  # beside the checkpoints, with the tokenizer's files, so that a run can be another run's --weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,7 +156,7 @@ def load_policy(
         )
     found = checkpoint.find(path)
     home = found.parent.parent
-    cfg = read_model(home, shown)
+    cfg = checkpoint.read_model(home, shown)
     check_head(cfg, shown, rewards)
     pieces = tokenizer_of(home, cfg, shown)
     manifest = lineage.read(home)
@@ -226,21 +225,9 @@ def tokenizer_of(directory: Path, cfg: ModelConfig, shown: str) -> Tokenizer:
     return pieces
 
 
-def read_model(home: Path, shown: str) -> ModelConfig:
-    """The shapes that a run wrote beside its checkpoints.
-
-    Raises:
-        ValueError: it wrote none, or none that can be read.
-    """
-    try:
-        return ModelConfig.from_dict(json.loads((home / MODEL).read_text()))
-    except (OSError, TypeError, ValueError) as error:
-        raise ValueError(f"--weights={shown}: {home} lacks a readable {MODEL} ({error})") from error
-
-
 def write_policy(workdir: Path, policy: Policy) -> None:
     """Shapes and tokenizer beside the checkpoints."""
-    lineage.write_atomically(workdir / MODEL, json.dumps(policy.cfg.as_dict(), indent=1) + "\n")
+    lineage.write_atomically(workdir / checkpoint.MODEL, json.dumps(policy.cfg.as_dict(), indent=1) + "\n")
     policy.tokenizer.save(workdir)
 
 

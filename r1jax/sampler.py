@@ -95,12 +95,15 @@ def rung(value: int, least: int) -> int:
     return least
 
 
-def prompt_room(tokens: int) -> int:
-    """64, 96, 128, 192, 256 and so on: every size is a program to compile, and of none is more than a third in vain."""
-    room = LEAST_PROMPT
-    while room < tokens:
-        room += room // 3 if room % 3 == 0 else room // 2
-    return room
+def half_rung(value: int, least: int) -> int:
+    """The smallest of `least`·(1, 3/2, 2, 3, 4, 6 ..) that holds value: few sizes, and of none a third in vain.
+
+    Args:
+        least: a power of two.
+    """
+    while least < value:
+        least += least // 3 if least % 3 == 0 else least // 2
+    return least
 
 
 def chosen_cut(temperature: float, top_k: int, top_p: float, min_p: float) -> Cut | None:
@@ -218,7 +221,7 @@ def sample(
         kept, _, shared_routes = decode.prefill(cfg, weights, lead, length, [], 0, dtype=dtype, exact=exact)
         shared.append(kept)
     longest = [agreed(max(map(len, part.prompts))) - prefix for part in parts]
-    room = [prompt_room(longest[0]), *(rung(length, LEAST_CARRIED) for length in longest[1:])]
+    room = [half_rung(longest[0], LEAST_PROMPT), *(rung(length, LEAST_CARRIED) for length in longest[1:])]
     out = Collector(count, max_tokens, pad_id, stop_ids, before)
     begun, base, segments, routes = out.lengths.copy(), np.zeros(count + 1, np.int32), [], []
     for part, slots in zip(parts, room, strict=True):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +17,6 @@ from r1jax.data.judged import KINDS, read, replies
 from r1jax.data.prompts import fingerprint
 from r1jax.log import stream
 from r1jax.model import transformer
-from r1jax.model.config import ModelConfig
 from r1jax.nano import general, preferences
 from r1jax.progress import Progress
 from r1jax.reward_model import (
@@ -37,7 +35,7 @@ from r1jax.reward_model import (
     with_head,
     within,
 )  # fmt: skip
-from r1jax.run import MODEL, Logs, Policy, RunOptions, load_policy, new_workdir, tokenizer_of, write_policy
+from r1jax.run import Logs, Policy, RunOptions, load_policy, new_workdir, tokenizer_of, write_policy
 from r1jax.saver import Saver
 from r1jax.sharding import abstract, make_mesh, row_shards, rows_in_turn, shard_rows
 from r1jax.tokenizer import Tokenizer
@@ -298,7 +296,7 @@ def load(directory: str | Path, kind: str, mesh: Mesh) -> RewardModel:
             f"--{kind}={directory} is no complete {kind} reward model (found: {found}): train one with "
             f"python -m experiments.train_reward_model --kind={kind}"
         )
-    cfg = ModelConfig.from_dict(json.loads((home / MODEL).read_text(encoding="utf-8")))
+    cfg = checkpoint.read_model(home, directory, f"--{kind}")
     params = checkpoint.restore_params(home, abstract(transformer.shapes(cfg), mesh))
     fitted = manifest.results["final"]["calibration"]
     return RewardModel(cfg, params, tokenizer_of(home, cfg, str(directory)), fitted["scale"], fitted["offset"])

@@ -108,10 +108,10 @@ def test_a_reward_is_the_heads_number_at_the_end_of_text(model, one, tokenizer):
 def test_a_reward_depends_on_neither_company_nor_mesh_and_each_bucket_is_one_program(model, one, eight):
     rng = np.random.default_rng(0)
     texts = ["x" * int(n) + str(i) for i, n in enumerate(rng.integers(0, 110, 21))]
-    assert {bucket(len(tokenized(model.tokenizer, text))) for text in texts} == {32, 64, 128}
+    assert {bucket(len(tokenized(model.tokenizer, text))) for text in texts} == {32, 48, 64, 96, 128}
     before = reward_model.rewarded._cache_size()
     together = score(model, texts, one, together=4)
-    assert reward_model.rewarded._cache_size() - before == 3
+    assert reward_model.rewarded._cache_size() - before == 5
     assert len(set(together)) == len(texts)
     alone = np.concatenate([score(model, [text], one, together=4) for text in texts[:4]])
     np.testing.assert_allclose(together[:4], alone, rtol=1e-4, atol=1e-5)
@@ -120,8 +120,8 @@ def test_a_reward_depends_on_neither_company_nor_mesh_and_each_bucket_is_one_pro
     assert score(model, [], one).shape == (0,)
 
 
-@pytest.mark.parametrize("length, slots", [(1, 32), (32, 32), (33, 64), (64, 64), (65, 128), (8192, 8192)])
-def test_a_bucket_is_the_next_power_of_two(length, slots):
+@pytest.mark.parametrize("length, slots", [(1, 32), (32, 32), (33, 48), (49, 64), (65, 96), (8192, 8192)])
+def test_a_bucket_is_a_power_of_two_or_half_as_much_again(length, slots):
     assert bucket(length) == slots
 
 
