@@ -108,10 +108,12 @@ def test_a_reward_is_the_heads_number_at_the_end_of_text(model, one, tokenizer):
 def test_a_reward_depends_on_neither_company_nor_mesh_and_each_bucket_is_one_program(model, one, eight):
     rng = np.random.default_rng(0)
     texts = ["x" * int(n) + str(i) for i, n in enumerate(rng.integers(0, 110, 21))]
-    assert {bucket(len(tokenized(model.tokenizer, text))) for text in texts} == {32, 48, 64, 96, 128}
+    lengths = sorted((len(tokenized(model.tokenizer, text)) for text in texts), reverse=True)
+    longest = {bucket(length) for length in lengths[::4]}  # of each four that are read together
+    assert len(longest) > 2
     before = reward_model.rewarded._cache_size()
     together = score(model, texts, one, together=4)
-    assert reward_model.rewarded._cache_size() - before == 5
+    assert reward_model.rewarded._cache_size() - before == len(longest)
     assert len(set(together)) == len(texts)
     alone = np.concatenate([score(model, [text], one, together=4) for text in texts[:4]])
     np.testing.assert_allclose(together[:4], alone, rtol=1e-4, atol=1e-5)
