@@ -110,7 +110,7 @@ def test_a_reward_depends_on_neither_company_nor_mesh_and_each_bucket_is_one_pro
     texts = ["x" * int(n) + str(i) for i, n in enumerate(rng.integers(0, 110, 21))]
     lengths = sorted((len(tokenized(model.tokenizer, text)) for text in texts), reverse=True)
     longest = {bucket(length) for length in lengths[::4]}  # of each four that are read together
-    assert len(longest) > 2
+    assert longest == {32, 64, 96, 128}
     before = reward_model.rewarded._cache_size()
     together = score(model, texts, one, together=4)
     assert reward_model.rewarded._cache_size() - before == len(longest)
