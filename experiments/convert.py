@@ -85,8 +85,9 @@ def planned(command: Command) -> str:
         check(cfg, held, source)
         what = f"{len(held)} tensors in {len({x.file for x in held.values()})} files"
     else:
-        found = checkpoint.find(source, flag="--source")
-        cfg = checkpoint.read_model(found.parent.parent, source, "--source")
+        with checkpoint.behind("--source"):
+            found = checkpoint.find(source)
+            cfg = checkpoint.read_model(found.parent.parent, source)
         what = f"checkpoint {found.name}"
     count = presets.count(cfg, mtp=True)
     size = count * (2 if command.dtype.endswith("16") else 4) if command.to == "hf" else count * 4

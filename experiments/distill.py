@@ -129,6 +129,7 @@ def on_policy(recipe: RLRecipe, options: RunOptions, teacher: str) -> Path:
         ValueError: no teacher, one of other tokens, or a recipe in which it teaches nothing.
     """
     from r1jax import launch, on_policy, train_rl
+    from r1jax.checkpoint import behind
     from r1jax.run import load_policy
     from r1jax.sharding import make_mesh
 
@@ -138,9 +139,11 @@ def on_policy(recipe: RLRecipe, options: RunOptions, teacher: str) -> Path:
     launch.share_cpu(options.mesh)
     launch.start(options.coordinator, options.processes, options.process_id)
     mesh = make_mesh(options.mesh)
-    policy, params, source = load_policy(dataclasses.replace(options, weights=teacher, model="nano"), mesh, frozen=True)
+    with behind("--teacher"):
+        whose = dataclasses.replace(options, weights=teacher, model="nano")  # of any shape
+        policy, params, source = load_policy(whose, mesh, frozen=True)
     return train_rl.train(
-        recipe, options, "distill_on_policy", sources={"teacher": [source]},
+        recipe, options, "distill_on_policy", rewarded={"sources": {"teacher": [source]}},
         make_referee=on_policy.referee(policy, params, teacher, mesh),
     )  # fmt: skip
 
@@ -150,8 +153,9 @@ def check(command: Command) -> None:
     by, flag = command.by, command.by.replace("_", "-")
     if by == "sft":
         return
-    if command.records:
-        raise ValueError(f"--records is for --by=sft: --by={by} reads prompts alone. Leave it out")
+    for given, name in ((command.records, "--records"), (command.shares, "--shares")):
+        if given:
+            raise ValueError(f"{name} is for --by=sft: --by={by} reads prompts alone. Leave it out")
     if command.numbers != RECIPES[command.recipe]:
         raise ValueError(
             f"--by={by} has its numbers under --{flag}, such as --{flag}.steps: leave those of --by=sft out"

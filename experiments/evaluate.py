@@ -73,7 +73,10 @@ class Command:
     """This process's number, from 0."""
 
 
-MAY_CHANGE = frozenset({"mesh", "workdir", "coordinator", "processes", "process_id"})
+MAY_CHANGE = frozenset({
+    "weights",  # compared by their hash: they may lie elsewhere
+    "mesh", "workdir", "coordinator", "processes", "process_id",
+})  # fmt: skip
 
 
 def evaluate(command: Command) -> dict:
@@ -97,7 +100,7 @@ def evaluate(command: Command) -> dict:
     waves.check(dataclasses.replace(command.sampling, samples=command.sampling.samples or 1))
     workdir = Path(command.workdir or new_workdir("evaluate"))
     fields = dataclasses.asdict(command)
-    lineage.check_resume(workdir, fields, True, MAY_CHANGE)
+    before = lineage.check_resume(workdir, fields, True, MAY_CHANGE)
     loaded = [
         benchmarks.load(path, command.problems, command.instruct) for path in command.benchmarks.split(",") if path
     ]
@@ -108,12 +111,14 @@ def evaluate(command: Command) -> dict:
         )
     policy, params, parent = generate.load(command.model, command.weights, command.template, mesh)
     data = {each.name: {"sha256": fingerprint(each.examples), "rows": len(each.examples)} for each in loaded}
+    lineage.check_parent(workdir, before, parent)
+    lineage.check_problems(workdir, before, data)
     manifest = lineage.Manifest("evaluate", fields, command.seed, lineage.versions(), parent, data)
     if launch.is_main():
         lineage.write(workdir, manifest)
     found: dict = {}
     with Pool() as pool:
-        lines = benchmark.measured(pool, policy.template, policy.style)
+        lines = benchmark.measured(pool, policy.style)
         settings = {"source": parent["sha256"], "template": policy.template}
         for each in loaded:
             sampling = dataclasses.replace(command.sampling, samples=command.sampling.samples or each.samples)

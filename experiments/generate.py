@@ -19,13 +19,16 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from r1jax.rejection import Filters, filtered
 from r1jax.run import explained
 from r1jax.waves import Sampling
+
+if TYPE_CHECKING:
+    from r1jax.lineage import Manifest
 
 GENERATED = 512  # prompts of the generator where no number is asked for
 SAMPLING, FILTERS = Sampling(), Filters()
@@ -65,7 +68,10 @@ class Command:
     """This process's number, from 0."""
 
 
-MAY_CHANGE = frozenset({"filters", "to", "mesh", "workdir", "coordinator", "processes", "process_id"})
+MAY_CHANGE = frozenset({
+    "weights",  # compared by their hash: they may lie elsewhere
+    "filters", "to", "mesh", "workdir", "coordinator", "processes", "process_id",
+})  # fmt: skip
 
 
 def generate(command: Command) -> Path:
@@ -89,7 +95,7 @@ def generate(command: Command) -> Path:
     check(command.sampling)
     workdir = Path(command.workdir or new_workdir("generate"))
     fields = dataclasses.asdict(command)
-    lineage.check_resume(workdir, fields, True, MAY_CHANGE)
+    before = lineage.check_resume(workdir, fields, True, MAY_CHANGE)
     if questions.generated(command.prompts) is None:
         examples = questions.read(command.prompts, "--prompts")[: command.count or None]
     else:
@@ -97,6 +103,17 @@ def generate(command: Command) -> Path:
         examples = [take(i) for i in range(command.count or GENERATED)]
     policy, params, parent = sft.load(command.model, command.weights, command.template, mesh)
     data = {"sha256": questions.fingerprint(examples), "counts": {"prompts": len(examples)}}
+    lineage.check_parent(workdir, before, parent)
+    lineage.check_problems(workdir, before, data)
+    path = workdir / f"records.{command.to}"
+    if edited(path, before):
+        if lineage.differences(before.recipe, fields, MAY_CHANGE - {"filters"}):
+            raise ValueError(
+                f"{path} was edited since it was written, and other filters would write it anew: "
+                "move it away, or name a new directory"
+            )
+        print(f"{path}: complete, and edited since: it stays as it is")
+        return path
     manifest = lineage.Manifest("generate", fields, command.seed, lineage.versions(), parent, data)
     if launch.is_main():
         lineage.write(workdir, manifest)
@@ -105,18 +122,26 @@ def generate(command: Command) -> Path:
             policy, params, examples, mesh, pool, command.sampling, workdir / "samples.jsonl",
             seed=command.seed, route=command.route, source=parent,
         )  # fmt: skip
-    path = workdir / f"records.{command.to}"
     if launch.is_main():
         records = filtered(records, command.filters)
         write(path, records)
         counts = Counter(record["reason"] or "kept" for record in records)
-        lineage.write(
-            workdir, dataclasses.replace(manifest, results={"base": None, "final": dict(counts)}, status="complete")
-        )
+        results = {"base": None, "final": dict(counts), "records": lineage.files(path)}
+        lineage.write(workdir, dataclasses.replace(manifest, results=results, status="complete"))
         for reason, number in counts.most_common():
             print(f"{number:8d}  {reason}")
         print(path)
     return path
+
+
+def edited(path: Path, before: Manifest | None) -> bool:
+    """Whether records are there that are not those that were written."""
+    from r1jax.lineage import files
+
+    if before is None or not path.exists():
+        return False
+    written = [file["sha256"] for file in before.results.get("records", []) if Path(file["path"]).name == path.name]
+    return bool(written) and files(path)[0]["sha256"] not in written
 
 
 def write(path: Path, records: Sequence[Mapping]) -> None:

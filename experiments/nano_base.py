@@ -4,7 +4,7 @@ Run:     python -m experiments.nano_base                  (the base that ships a
          ... --model=nano-small --steps=3000              (the student's, r1jax/nano/weights/nano-small)
 Cost:    see the card beside the weights; at most 90 minutes on 2 CPU cores
 Expect:  single steps and its own checks nearly always right, most countdown solutions stopping after one try
-Departs: DeepSeek-V3-Base was not trained on its own RL template; 15 % of the nano documents carry it, because a model
+Departs: DeepSeek-V3-Base was not trained on its own RL template; 12 % of the nano documents carry it, because a model
          of this size cannot follow an instruction it has never seen.
 
 Stops and goes on: `--workdir=DIR --resume=True`. The result is `<workdir>/base/`, a Hugging Face directory (Qwen3

@@ -8,7 +8,8 @@ Run:     python -m experiments.r1                            (nano, on a laptop;
 Lineage: base -> R1-Zero; base -> cold-start SFT = Dev1 -> reasoning RL = Dev2; base *again* -> rejection-sampled SFT =
          Dev3 -> RL for all scenarios = R1; student's base -> SFT on stage 3's records = student, and RL to compare
 Departs: 1. every number of the nano recipes; each stage's file has the paper's beside it
-         2. the table is sampled at temperature 1, uncut: at the paper's 0.6 and 0.95 nano's base seldom breaks its form
+         2. the table is sampled at temperature 1 without top-p, at most 320 tokens: at the paper's 0.6 and 0.95 nano's
+            base seldom breaks its form
 """
 
 from __future__ import annotations
@@ -127,9 +128,10 @@ def check(command: Command, stage: Stage, there: Manifest) -> None:
     for name, (said, now) in made_from.items():
         if now not in [source["sha256"] for source in said]:
             found = ", ".join(f"{source['path']} ({source['sha256'][:12]})" for source in said) or "nothing"
+            records = f"{(command.home / stage.records).parent} and " if stage.collecting else ""
             raise ValueError(
                 f"{folder} was made from another {name}: from {found}; the one there now is {now[:12]}. "
-                f"Restore that, or {again}"
+                f"Restore that, or move {records}{folder} away to make {'them' if records else 'it'} again"
             )
     if there.status != "complete":
         return  # a stage that goes on knows by itself what may change
@@ -145,8 +147,12 @@ def check(command: Command, stage: Stage, there: Manifest) -> None:
                 f"{path} was collected with other numbers: {'; '.join(changed)}. Give those, or move {path.parent} "
                 f"and {folder} away to make them again"
             )
-    here = dataclasses.asdict(getattr(command.numbers, stage.numbers)) | {"seed": command.seed}
-    if changed := lineage.differences({name: there.recipe.get(name) for name in here}, here, MAY_CHANGE):
+    numbers = dataclasses.asdict(command.numbers)
+    here = numbers[stage.numbers] | {"seed": command.seed}
+    said = {name: there.recipe.get(name) for name in here}
+    if (name := "preference_weight") in there.data:
+        here, said = here | {name: numbers[name]}, said | {name: there.data[name]}
+    if changed := lineage.differences(said, here, MAY_CHANGE):
         raise ValueError(f"{folder} was made with other numbers: {'; '.join(changed)}. Give those, or {again}")
 
 
@@ -205,9 +211,8 @@ def measure(home: Path, command: Command) -> None:
                     f"{folder} measured another {name} ({of[:12]}; the one there now is {now[:12]}): "
                     f"move {folder} away to measure it again"
                 )
-        known = evaluation.MAY_CHANGE | {"weights"}  # compared by their hash, so that all of it can be moved
         whole = there and there.status == "complete"
-        if not whole or lineage.differences(there.recipe, dataclasses.asdict(asked), known):
+        if not whole or lineage.differences(there.recipe, dataclasses.asdict(asked), evaluation.MAY_CHANGE):
             evaluation.evaluate(asked)
             forget_programs()
 

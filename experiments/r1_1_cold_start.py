@@ -123,7 +123,7 @@ def train(recipe: TuneRecipe, options: RunOptions, collecting: Collecting) -> Pa
     if not collecting.zero:
         raise ValueError("--zero=DIR is missing: the run of R1-Zero whose readable samples are one of the three routes")
     found = collected(
-        options, collecting, RECORDS, collecting.zero, lambda mesh, home: collect(options, collecting, mesh, home)
+        options, collecting, RECORDS, "zero", lambda mesh, home: collect(options, collecting, mesh, home)
     )
     if found is None:
         return None
@@ -134,6 +134,7 @@ def train(recipe: TuneRecipe, options: RunOptions, collecting: Collecting) -> Pa
 def collect(options: RunOptions, collecting: Collecting, mesh, home: Path) -> list[dict]:
     """Sampled by three routes, filtered, rewritten into R1's form, filtered again."""
     from r1jax import rewrite
+    from r1jax.checkpoint import behind
     from r1jax.collecting import writer
     from r1jax.data import prompts as questions
     from r1jax.generate import generate
@@ -142,9 +143,9 @@ def collect(options: RunOptions, collecting: Collecting, mesh, home: Path) -> li
     from r1jax.run import load_policy
 
     base = load_policy(options, mesh, frozen=True)
-    zero = load_policy(dataclasses.replace(options, weights=collecting.zero), mesh, frozen=True)
+    with behind("--zero"):
+        zero = load_policy(dataclasses.replace(options, weights=collecting.zero), mesh, frozen=True)
     nano = questions.generated(options.prompts) is not None
-    take, _ = questions.stream(options.prompts, options.seed)
     sampling = Sampling(
         samples=collecting.samples, max_tokens=collecting.sample_tokens, wave_rows=collecting.wave_rows
     )
@@ -152,8 +153,7 @@ def collect(options: RunOptions, collecting: Collecting, mesh, home: Path) -> li
     with Pool() as pool:
         for number, (route, style) in enumerate(ROUTES.items()):
             first = OFFSET + number * collecting.questions
-            rows = [take(first + i) for i in range(collecting.questions)]
-            examples = list({row["id"]: row for row in rows}.values())  # a file may be shorter than that
+            examples = questions.distinct(options.prompts, options.seed, first, collecting.questions)
             policy, params, source = zero if route == "r1_zero" else base
             drawn = generate(
                 policy, params, examples, mesh, pool, sampling, home / f"{route}.jsonl",
@@ -162,7 +162,9 @@ def collect(options: RunOptions, collecting: Collecting, mesh, home: Path) -> li
             )  # fmt: skip
             found += filtered(drawn, dataclasses.replace(READABLE, form=style))
         most = max(REWRITTEN + 40, collecting.sample_tokens)
-        model = writer(collecting.rewriter, collecting.endpoint, options, mesh, most, collecting.wave_rows, base)
+        model = writer(
+            "--rewriter", collecting.rewriter, collecting.endpoint, options, mesh, most, collecting.wave_rows, base
+        )  # fmt: skip
         own = nano and collecting.rewriter != "endpoint"
         tokens = base[0].tokenizer.encode
         found = rewrite.rewritten(

@@ -63,7 +63,7 @@ class Collecting:
     samples: int = 4
     """Completions of each."""
     general_prompts: str = "nano:general"
-    """Prompts of any kind that the general part answers; empty: no general part."""
+    """Prompts of any kind that the general part answers."""
     general_questions: int = 2048
     """How many of them are drawn; the nano world has some 520."""
     general_samples: int = 16
@@ -71,7 +71,7 @@ class Collecting:
     general_weights: str = ""
     """Who answers them: another checkpoint than the base."""
     general_share: float = 0.25
-    """Share of general records in training ("600k" and "200k" in the paper)."""
+    """Share of general records in training ("600k" and "200k" in the paper); 0: no general part."""
     sample_tokens: int = 320
     """A completion is cut here, and what a judge says."""
     wave_rows: int = 512
@@ -89,8 +89,8 @@ class Collecting:
 COLLECTING = Collecting()
 # 600k and 200k records were kept in the paper; prompts, samples of each and thresholds are not published
 PAPER_COLLECTING = Collecting(
-    questions=150_000, samples=8, general_questions=200_000, general_samples=4, sample_tokens=32_768, wave_rows=64,
-    longest_paragraph=2_000,
+    questions=150_000, samples=8, general_prompts="", general_questions=200_000, general_samples=4,
+    sample_tokens=32_768, wave_rows=64, longest_paragraph=2_000,
 )  # fmt: skip
 
 
@@ -127,8 +127,10 @@ def train(recipe: TuneRecipe, options: RunOptions, collecting: Collecting) -> Pa
         raise ValueError("--reasoner=DIR is missing: the run of stage 2 whose right answers are the data")
     if not 0 <= share < 1:
         raise ValueError(f"--general-share={share} must be 0, which leaves general records out, or a share below 1")
+    if share and not collecting.general_prompts:
+        raise ValueError("--general-prompts=FILE is missing: what the general part answers. Or give --general-share=0")
     found = collected(
-        options, collecting, RECORDS, collecting.reasoner, lambda mesh, home: collect(options, collecting, mesh, home)
+        options, collecting, RECORDS, "reasoner", lambda mesh, home: collect(options, collecting, mesh, home)
     )
     if found is None:
         return None
@@ -142,6 +144,7 @@ def train(recipe: TuneRecipe, options: RunOptions, collecting: Collecting) -> Pa
 
 def collect(options: RunOptions, collecting: Collecting, mesh, home: Path) -> list[dict]:
     """Reasoning records of the reasoner and general ones of the base, filtered."""
+    from r1jax.checkpoint import behind
     from r1jax.collecting import writer
     from r1jax.data import prompts as questions
     from r1jax.generate import generate
@@ -153,8 +156,9 @@ def collect(options: RunOptions, collecting: Collecting, mesh, home: Path) -> li
     from r1jax.run import load_policy
 
     reasoner = dataclasses.replace(options, weights=collecting.reasoner)
-    policy, params, source = load_policy(reasoner, mesh, frozen=True)
-    examples = drawn(options.prompts, options.seed, collecting.questions)
+    with behind("--reasoner"):
+        policy, params, source = load_policy(reasoner, mesh, frozen=True)
+    examples = questions.distinct(options.prompts, options.seed, OFFSET, collecting.questions)
     rows = collecting.wave_rows
     sampling = Sampling(samples=collecting.samples, max_tokens=collecting.sample_tokens, wave_rows=rows)
     with Pool() as pool:
@@ -163,13 +167,16 @@ def collect(options: RunOptions, collecting: Collecting, mesh, home: Path) -> li
             seed=options.seed, route="rejection", source=source,
         )  # fmt: skip
         if collecting.judge != "none":
-            judge = writer(collecting.judge, collecting.endpoint, options, mesh, collecting.sample_tokens, rows)
+            most = collecting.sample_tokens
+            judge = writer("--judge", collecting.judge, collecting.endpoint, options, mesh, most, rows)
             found = with_reference(found, judge, home / "judged.jsonl")
         found = filtered(found, dataclasses.replace(REASONING, longest_paragraph=collecting.longest_paragraph))
-        if collecting.general_prompts and collecting.general_share:
+        if collecting.general_share:
             author = dataclasses.replace(options, weights=collecting.general_weights or options.weights)
-            policy, params, source = load_policy(author, mesh, frozen=True)
-            examples = drawn(collecting.general_prompts, options.seed, collecting.general_questions)
+            with behind("--general-weights" if collecting.general_weights else "--weights"):
+                policy, params, source = load_policy(author, mesh, frozen=True)
+            asked = (collecting.general_prompts, options.seed, OFFSET, collecting.general_questions)
+            examples = questions.distinct(*asked, flag="--general-prompts")
             # The base answers in the corpus's own wrapper; a fine-tuned author in its template.
             own = questions.generated(collecting.general_prompts) is not None and not collecting.general_weights
             most = min(LONGEST_REPLY, collecting.sample_tokens) if own else collecting.sample_tokens
@@ -181,14 +188,6 @@ def collect(options: RunOptions, collecting: Collecting, mesh, home: Path) -> li
             )  # fmt: skip
             found += filtered(best_first(plain(said, always=own)), GENERAL)
     return found
-
-
-def drawn(prompts: str, seed: int, count: int) -> list[dict]:
-    """Distinct questions of a stream; of an endless one such as no earlier stage has met."""
-    from r1jax.data import prompts as questions
-
-    take, _ = questions.stream(prompts, seed)
-    return list({row["problem"]: row for row in (take(OFFSET + i) for i in range(count))}.values())
 
 
 def plain(records: Sequence[dict], always: bool) -> list[dict]:

@@ -96,7 +96,8 @@ def train(recipe: RLRecipe, options: RunOptions, helpful: str, safety: str, pref
     scorers, sources, mesh = models(options, helpful, safety)
     return train_rl.train(
         recipe, options, "r1_4_all_scenarios_rl",
-        lambda recipe, policy: all_scenarios(recipe, policy, *scorers, preference_weight, mesh), sources,
+        lambda recipe, policy: all_scenarios(recipe, policy, *scorers, preference_weight, mesh),
+        {"sources": sources, "preference_weight": preference_weight},
     )  # fmt: skip
 
 

@@ -22,7 +22,7 @@ TASKS = ("chain", "compare", "countdown", "program", "general")
 STUDENT = "nano-small"
 COLD, REJECTION = f"1_cold_start_data/{r1_1_cold_start.RECORDS}", f"3_rejection_sft_data/{r1_3_rejection_sft.RECORDS}"
 GENERAL = "3_rejection_sft_data/general.jsonl"  # the base's replies to general prompts, right and wrong
-ZERO = dataclasses.replace(r1_zero.NANO, steps=40)  # alone it goes on to 64, and gains little by it
+ZERO = dataclasses.replace(r1_zero.NANO, steps=40, eval_every=20)  # alone it goes on to 64, and gains little by it
 SAFETY = dataclasses.replace(rewards.NANO, epochs=1)  # whether a text does harm is soon learnt
 EVALUATION = dataclasses.replace(evaluation.NANO, samples=1, temperature=1.0, top_p=1.0)
 
@@ -70,6 +70,8 @@ class Numbers:
     helpful: RewardRecipe = rewards.NANO
     safety: RewardRecipe = SAFETY
     scenarios: RLRecipe = r1_4_all_scenarios_rl.NANO
+    preference_weight: float = 1.0
+    """Of the reward models in stage 4: see r1_4_all_scenarios_rl."""
     distilled: TuneRecipe = distill.NANO
     student_rl: RLRecipe = distill.NANO_RL
     evaluation: Sampling = EVALUATION
@@ -136,7 +138,8 @@ def all_scenarios(command: Command, options: RunOptions) -> Path:
         options, prompts="nano:reasoning", late_prompts="nano:scenarios", eval_prompts="nano:all"
     )
     helpful, safety = (str(command.home / folder) for folder in ("reward_helpful", "reward_safety"))
-    return r1_4_all_scenarios_rl.train(command.numbers.scenarios, asked, helpful, safety)
+    weight = command.numbers.preference_weight
+    return r1_4_all_scenarios_rl.train(command.numbers.scenarios, asked, helpful, safety, weight)
 
 
 def distil(command: Command, options: RunOptions) -> Path:
@@ -145,7 +148,9 @@ def distil(command: Command, options: RunOptions) -> Path:
 
 
 def student_rl(command: Command, options: RunOptions) -> Path:
-    return distill.by_rl(command.numbers.student_rl, options)
+    """By rewards on every kind of problem that the distilled student has records of."""
+    asked = dataclasses.replace(options, prompts="nano:reasoning", eval_prompts="nano:reasoning")
+    return distill.by_rl(command.numbers.student_rl, asked)
 
 
 STAGES = (
@@ -153,7 +158,7 @@ STAGES = (
     Stage(
         "Dev1", "1_cold_start", "", 3, cold_start, "cold", reads=("0_r1_zero",), records=COLD, collecting="cold_data"
     ),
-    Stage("Dev2", "2_reasoning_rl", "1_cold_start", 11, reasoning_rl, "reasoning"),
+    Stage("Dev2", "2_reasoning_rl", "1_cold_start", 9, reasoning_rl, "reasoning"),
     Stage(
         "Dev3", "3_rejection_sft", "", 5, rejection, "rejection", reads=("2_reasoning_rl",), records=REJECTION,
         collecting="rejection_data",

@@ -9,7 +9,6 @@ import numpy as np
 
 from r1jax.estimates import cons_at_k, interval, pass_at_k
 from r1jax.evaluate import traits, truths
-from r1jax.generate import opened
 from r1jax.rewards import format as format_reward
 from r1jax.rewards import rule
 from r1jax.rewards._extract import boxed
@@ -52,11 +51,11 @@ def announced_job(text: str, example: Mapping) -> tuple[str, str, Mapping] | Non
     return None if not given else (kind, f"<answer>{given}</answer>", gold if kind in rule.PROGRAMS else {"gold": gold})
 
 
-def measured(pool: Pool, template: str, style: str) -> Callable[[Wave], list[dict]]:
+def measured(pool: Pool, style: str) -> Callable[[Wave], list[dict]]:
     """What `waves.in_waves` writes about a wave: each completion with its verdict and its traits."""
 
     def lines(wave: Wave) -> list[dict]:
-        texts = opened(wave.texts, template)
+        texts = wave.texts
         free = [announced_job(text, example) for text, example in zip(texts, wave.examples, strict=True)]
         strict = [rule.accuracy_job(text, example, style) for text, example in zip(texts, wave.examples, strict=True)]
         jobs = [job for job in (*free, *strict) if job is not None]  # together: equal jobs run once

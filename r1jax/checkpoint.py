@@ -10,9 +10,10 @@ TensorStore's own checks miss a flipped byte inside an array; the checksums do n
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,11 +45,21 @@ def latest(directory: str | Path) -> int | None:
     return max((int(p.name) for p in paths if p.name.isdecimal() and is_committed(p)), default=None)
 
 
-def read_model(home: Path, shown: str | Path, flag: str = "--weights") -> ModelConfig:
+@contextlib.contextmanager
+def behind(flag: str) -> Iterator[None]:
+    """What reads the weights of a run or a directory calls them --weights: here they were given behind another flag,
+    which its errors name."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(str(error).replace("--weights", flag)) from error
+
+
+def read_model(home: Path, shown: str | Path) -> ModelConfig:
     """The shapes that a run wrote beside its checkpoints.
 
     Args:
-        shown: what the user typed behind `flag`, for the error.
+        shown: what the user typed behind --weights, for the error.
 
     Raises:
         ValueError: it wrote none, or none that can be read.
@@ -56,7 +67,7 @@ def read_model(home: Path, shown: str | Path, flag: str = "--weights") -> ModelC
     try:
         return ModelConfig.from_dict(json.loads((home / MODEL).read_text()))
     except (OSError, TypeError, ValueError) as error:
-        raise ValueError(f"{flag}={shown}: {home} lacks a readable {MODEL} ({error})") from error
+        raise ValueError(f"--weights={shown}: {home} lacks a readable {MODEL} ({error})") from error
 
 
 def find(path: str | Path, step: int | None = None, flag: str = "--weights") -> Path:

@@ -75,11 +75,12 @@ def check_data(workdir: Path, options: RunOptions, before: Manifest | None, data
     if before is None:
         return
     there, here = without_paths(before.data), without_paths(data)
-    if there.get("sources") != here.get("sources"):
-        raise ValueError(
-            f"{workdir} began with rewards from {before.data.get('sources')}, not {data.get('sources')}. "
-            "Restore those, or name a new directory"
-        )
+    for name, what in (("sources", "rewards from "), ("preference_weight", "--preference-weight=")):
+        if there.get(name) != here.get(name):
+            raise ValueError(
+                f"{workdir} began with {what}{before.data.get(name)}, not {data.get(name)}. "
+                "Give what it began with, or name a new directory"
+            )
     if there != here:
         raise ValueError(
             f"--prompts={options.prompts} gives other questions than those {workdir} began with. "

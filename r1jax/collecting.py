@@ -10,6 +10,7 @@ from typing import Any
 from jax.sharding import Mesh
 
 from r1jax import launch, records
+from r1jax.checkpoint import behind
 from r1jax.generate import chat_template
 from r1jax.run import RunOptions, load_policy
 from r1jax.sharding import make_mesh
@@ -27,7 +28,7 @@ def collected(
     Args:
         settings: a dataclass of how they are collected, with a field `review`.
         name: of the file.
-        sampled: the run that is sampled, besides the base.
+        sampled: the field of `settings` that names the run that is sampled, besides the base.
         collect: given the mesh and the folder.
 
     Raises:
@@ -37,8 +38,9 @@ def collected(
     launch.start(options.coordinator, options.processes, options.process_id)
     launch.keep_compilations()
     path = records.beside(options.workdir) / name
+    of = records.identity(getattr(settings, sampled), f"--{sampled}")
     with_ = settings_of(settings) | {
-        "sampled": records.identity(sampled), "base": records.identity(options.weights) or options.model,
+        "sampled": of, "base": records.identity(options.weights) or options.model,
         "seed": options.seed, "prompts": options.prompts, "template": options.template,
     }  # fmt: skip
     if not records.claim(path, with_):
@@ -57,12 +59,13 @@ def settings_of(settings: Any) -> dict[str, Any]:
 
 
 def writer(
-    who: str, endpoint: Endpoint, options: RunOptions, mesh: Mesh, max_tokens: int, wave_rows: int,
+    flag: str, who: str, endpoint: Endpoint, options: RunOptions, mesh: Mesh, max_tokens: int, wave_rows: int,
     base: tuple | None = None,
 ) -> Writer:
     """The model that answers. What it thinks first is not part of its answer, but for the base's.
 
     Args:
+        flag: which `who` was typed behind, for errors.
         who: "endpoint", "base" (the weights of `options`), or the directory of a checkpoint, which is asked in its chat
             template if it has one.
         base: what `load_policy` gave for the base, if it is there already.
@@ -74,7 +77,8 @@ def writer(
         return thoughtless(by_endpoint(endpoint))
     weights = options.weights if who == "base" else who
     loaded = base if who == "base" and base is not None else None
-    policy, params, source = loaded or load_policy(dataclasses.replace(options, weights=weights), mesh, frozen=True)
+    with behind("--weights" if who == "base" else flag):
+        policy, params, source = loaded or load_policy(dataclasses.replace(options, weights=weights), mesh, frozen=True)
     sampling = Sampling(samples=1, temperature=0.0, max_tokens=max_tokens, wave_rows=wave_rows)
     asked = WHOLE
     if who != "base" and getattr(policy.tokenizer, "chat_template", ""):

@@ -11,7 +11,6 @@ from r1jax.chat import render
 from r1jax.evaluate import reply_of
 from r1jax.nano import general
 from r1jax.rewards import rule
-from r1jax.rewards.format import THINK
 from r1jax.rewards.isolate import Pool
 from r1jax.rewards.verdict import Verdict
 from r1jax.run import Policy, RunOptions, load_policy
@@ -57,11 +56,6 @@ def chat_template(tokenizer: Tokenizer) -> str:
     return text
 
 
-def opened(texts: Sequence[str], template: str) -> list[str]:
-    """Completions as verifiers read them: with the tag that begins the chain of thought where the prompt ends in it."""
-    return [THINK + text for text in texts] if template.rstrip().endswith(THINK) else list(texts)
-
-
 def judged(pool: Pool, texts: Sequence[str], examples: Sequence[Mapping], style: str) -> list[Verdict | None]:
     """The verdict on each completion: by rule, on nano general prompts the generator's; None where nobody can tell."""
     found = []
@@ -94,9 +88,8 @@ def generate(
     """SFT records of `samples` completions of each example, in order, all still kept; `path` (.jsonl) holds them.
 
     A record has id, example (its problem's id), sample, domain, kind, task, set, language, problem, gold, raw (what was
-    sampled), response (the same, its chain of thought opened where the prompt had done so), route, source,
-    rewritten_by, keep, reason, tokens, truncated, verdict, right (None where nobody can tell) and answer (its normal
-    form). Resumes as `in_waves` does; every process returns all records.
+    sampled), response (the same), route, source, rewritten_by, keep, reason, tokens, truncated, verdict, right (None
+    where nobody can tell) and answer (its normal form). Resumes as `in_waves` does; every process returns all records.
 
     Args:
         route: where the records come from, such as "few_shot".
@@ -110,21 +103,20 @@ def generate(
     style = style or policy.style
 
     def lines(wave: Wave) -> list[dict]:
-        whole = opened(wave.texts, policy.template)
-        verdicts = judged(pool, whole, wave.examples, style)
+        verdicts = judged(pool, wave.texts, wave.examples, style)
         return [
             {
                 "id": f"{route}/{example['id']}/{sample}", "example": example["id"], "sample": sample,
                 "domain": DOMAINS[example["kind"]], "kind": example["kind"],
                 "task": example.get("task", example["kind"]), "set": example.get("set"),
                 "language": example.get("language"), "problem": example["problem"], "gold": example["gold"],
-                "response": response, "raw": text,
+                "response": text, "raw": text,
                 "route": route, "source": dict(source), "rewritten_by": None, "keep": True, "reason": "",
                 "tokens": int(length), "truncated": not stopped, "verdict": verdict and verdict.verdict,
                 "right": None if verdict is None or verdict.reward is None else verdict.reward == 1.0,
                 "answer": verdict and verdict.canonical,
             }
-            for example, sample, text, length, stopped, response, verdict in zip(*wave, whole, verdicts, strict=True)
+            for example, sample, text, length, stopped, verdict in zip(*wave, verdicts, strict=True)
         ]  # fmt: skip
 
     settings = {"route": route, "source": source["sha256"], "style": style}

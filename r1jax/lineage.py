@@ -150,6 +150,12 @@ def check_parent(workdir: Path, before: Manifest | None, parent: Mapping[str, st
         raise ValueError(f"{workdir} began with {there}, not {here}. Restore those weights, or name a new directory")
 
 
+def check_problems(workdir: Path, before: Manifest | None, data: Mapping[str, Any]) -> None:
+    """Raises ValueError where what is sampled would go on with other problems than it began with."""
+    if before is not None and before.data != json.loads(json.dumps(dict(data))):
+        raise ValueError(f"{workdir} holds samples of other problems. Restore those, or name a new directory")
+
+
 def files(*paths: str | Path) -> list[dict[str, str]]:
     """{path, sha256} of files, for `data` of a manifest."""
     return [{"path": str(path), "sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest()} for path in paths]

@@ -241,7 +241,8 @@ def dry_run(
         ValueError: none of these.
     """  # fmt: skip
     cfg, name = config_of(model, weights)
-    whose = config_of(teacher, teacher)[0] if teacher else None
+    with checkpoint.behind("--teacher"):
+        whose = config_of(teacher, teacher)[0] if teacher else None
     return text(plan(cfg, recipe, mesh, options, reward_models, whose), f"{title}: {name}")
 
 

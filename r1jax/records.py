@@ -112,15 +112,18 @@ def beside(workdir: str | Path) -> Path:
     return Path(f"{str(workdir).rstrip('/')}_data")
 
 
-def identity(weights: str) -> str:
+def identity(weights: str, flag: str = "--weights") -> str:
     """What tells whether the weights at a path are still the same: of a run the sha256 of its newest checkpoint.
+
+    Args:
+        flag: what the user typed them behind, for the error.
 
     Raises:
         ValueError: there is nothing.
     """
     if not weights or (Path(weights) / "config.json").exists():
         return weights
-    return checkpoint.sha256(checkpoint.find(Path(weights)))
+    return checkpoint.sha256(checkpoint.find(weights, flag=flag))
 
 
 def claim(path: Path, settings: Mapping) -> bool:

@@ -3,8 +3,8 @@
 R1 has two. The helpful one is trained on pairs and reads only what follows the chain of thought; the safety one is
 trained on single responses and reads everything. What each is given is made by one function each, and by nothing else.
 
-A text has a row of its own, padded on the right to its *bucket*, a power of two, so that there is one program for each
-bucket.
+A text has a row of its own, padded on the right to its *bucket*, a power of two or one and a half, so that there is one
+program for each bucket.
 """
 
 from __future__ import annotations

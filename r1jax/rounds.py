@@ -17,6 +17,7 @@ from r1jax.prompts import fill
 from r1jax.recipe import RLRecipe
 from r1jax.rewards import rule
 from r1jax.rewards.ahead import Ahead
+from r1jax.rewards.format import THINK
 from r1jax.rewards.isolate import Pool
 from r1jax.rollout import Minibatch, PackedRows, Rollout, pack, spread, spread_routes
 from r1jax.run import Policy
@@ -52,6 +53,8 @@ def complete(
 ) -> tuple[Rollout, list[str]]:
     """`samples` completions of each example, and their texts; the cuts are for evaluation.
 
+    A text begins with the tag of its chain of thought where its prompt ends in it, as every reader expects.
+
     Args:
         round_: the noise is of; [B] where examples differ in it.
         finished: hears of (row, text) as rows end, see `sampler.sample`.
@@ -59,7 +62,9 @@ def complete(
         attention, leave: see `sampler.sample`.
     """  # fmt: skip
     tokenizer = policy.tokenizer
-    prompts = [tokenizer.encode(fill(policy.template, example["problem"])) for example in examples]
+    asked = [fill(policy.template, example["problem"]) for example in examples]
+    prompts = [tokenizer.encode(text) for text in asked]
+    begun = [THINK if text.rstrip().endswith(THINK) else "" for text in asked]
     ids = np.repeat([questions.number(example) for example in examples], samples)
     rounds = np.repeat(np.broadcast_to(round_, len(examples)), samples)
     keys = sampler.row_keys(seed, rounds, ids, np.tile(np.arange(samples), len(examples)))
@@ -68,12 +73,13 @@ def complete(
         old = len(before.lengths) // samples
         before = before._replace(prompts=prompts[:old])
         texts[: old * samples] = [
-            tokenizer.decode(row[:length]) for row, length in zip(before.tokens, before.lengths, strict=True)
+            begun[i // samples] + tokenizer.decode(row[:length])
+            for i, (row, length) in enumerate(zip(before.tokens, before.lengths, strict=True))
         ]
 
     def ended(rows: list[tuple[int, np.ndarray]]) -> None:
         for row, tokens in rows:
-            texts[row] = tokenizer.decode(tokens)
+            texts[row] = begun[row // samples] + tokenizer.decode(tokens)
         if finished:
             finished([(row, texts[row]) for row, _ in rows])
 

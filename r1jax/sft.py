@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from r1jax.checks import require
 from r1jax.prompts import fill
+from r1jax.rewards.format import THINK
 from r1jax.run import Policy
 from r1jax.sharding import row_shards
 from r1jax.supervised import Documents, SFTRecipe, response_only, token_batches
@@ -86,11 +87,16 @@ def check(recipe: TuneRecipe, mesh: Mesh) -> None:
 def document(record: Mapping, policy: Policy, row_length: int) -> tuple[list[int], list[float]]:
     """A record's tokens and their weights: none on template and question, one on the response and the end of text.
 
+    Where the template begins the chain of thought, the response does not begin it again.
+
     Raises:
         ValueError: it does not fit a row.
     """
-    prompt = policy.tokenizer.encode(fill(policy.template, record["problem"]))
-    response = [*policy.tokenizer.encode(record["response"], start=False), policy.tokenizer.eos_id]
+    asked, said = fill(policy.template, record["problem"]), record["response"]
+    if asked.rstrip().endswith(THINK) and said.lstrip().startswith(THINK):
+        said = said.lstrip().removeprefix(THINK)
+    prompt = policy.tokenizer.encode(asked)
+    response = [*policy.tokenizer.encode(said, start=False), policy.tokenizer.eos_id]
     if (size := len(prompt) + len(response)) > row_length:
         raise ValueError(
             f"record {record['id']} has {size} tokens and does not fit --row-length={row_length}: "

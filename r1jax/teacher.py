@@ -22,6 +22,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from r1jax import log
+from r1jax.checkpoint import behind
 from r1jax.data import prompts as questions
 from r1jax.launch import is_main
 from r1jax.logprobs import hidden_before, likeliest_tokens
@@ -104,7 +105,8 @@ def of(
     """  # fmt: skip
     check(teaching, student.cfg.vocab_size)
     whose = dataclasses.replace(options, weights=teaching.teacher, model="nano")  # of any shape
-    teacher, params, source = load_policy(whose, mesh, frozen=True)
+    with behind("--teacher"):
+        teacher, params, source = load_policy(whose, mesh, frozen=True)
     read = [document(record, student, row_length) for record in records]
     documents, asked = [tokens for tokens, _ in read], [weights.index(1.0) for _, weights in read]
     for record, tokens in zip(records, documents, strict=True):
@@ -160,7 +162,7 @@ def expected(
     """  # fmt: skip
     answers = [np.asarray(tokens[n:], np.int32) for tokens, n in documents]
     rows, places = pack([tokens[:n] for tokens, n in documents], list(enumerate(answers)), row_length)
-    each = max(row_shards(mesh), 8)  # rows of one forward pass, so that one program does
+    each = -(-8 // row_shards(mesh)) * row_shards(mesh)  # rows of one forward pass, so that one program does
     total = -(-len(rows.tokens) // each) * each
     rows = jax.tree.map(lambda x: np.pad(x, [(0, total - len(x)), (0, 0)]), rows)
     mine, me = each // jax.process_count(), jax.process_index()

@@ -37,9 +37,9 @@ from r1jax.reward_model import (
 )  # fmt: skip
 from r1jax.run import Logs, Policy, RunOptions, load_policy, new_workdir, tokenizer_of, write_policy
 from r1jax.saver import Saver
-from r1jax.sharding import abstract, make_mesh, row_shards, rows_in_turn, shard_rows
+from r1jax.sharding import abstract, compute_dtype, make_mesh, row_shards, rows_in_turn, shard_rows
 from r1jax.tokenizer import Tokenizer
-from r1jax.train_rl import adamw
+from r1jax.train_rl import adamw, every
 from r1jax.update import Learner, start
 
 MAY_CHANGE = frozenset({
@@ -79,7 +79,7 @@ class RewardRecipe:
     held_out_items: int
     """Items kept for measuring; of a file at most a fifth."""
     save_every: int
-    """Steps between two checkpoints; the last step is saved always."""
+    """Steps between two checkpoints; 0: the last step alone, which is saved always."""
 
 
 def check(recipe: RewardRecipe, kind: str, mesh: Mesh) -> None:
@@ -118,13 +118,19 @@ def judgements(recipe: RewardRecipe, kind: str, seed: int, data: str, sampled: s
         (preferences.pairs, preferences.pairs_of) if kind == "helpful" else (preferences.labels, preferences.labels_of)
     )
     try:
-        records = [record for record in stream(sampled) if record.get("task") == "general"] if sampled else []
+        records = [record for record in stream(sampled) if of_nano(record)] if sampled else []
     except OSError as error:
         raise ValueError(f"--sampled={sampled} cannot be read ({error.strerror}). {WAY_OUT}") from error
     if sampled and not records:
         raise ValueError(f"--sampled={sampled} holds no reply to nano's general prompts. {WAY_OUT}")
     counts = {"train": recipe.items, "held out": recipe.held_out_items}
     return tuple(made(seed, count, split) + judged(records, seed, count, split) for split, count in counts.items())
+
+
+def of_nano(record: Mapping) -> bool:
+    """Whether a record answers a general prompt of the generator, which knows what is right; those of a file name
+    nothing that it could."""
+    return record.get("task") == "general" and isinstance(record.get("gold"), Mapping)
 
 
 def texts_of(item: Mapping, kind: str) -> list[str]:
@@ -225,7 +231,9 @@ def train(recipe: RewardRecipe, options: RunOptions, kind: str, data: str = "", 
     optimizer = adamw(
         recipe.learning_rate, recipe.warmup_steps, recipe.grad_clip, recipe.adam_b1, recipe.adam_b2, recipe.weight_decay
     )
-    learner = Learner(cfg, optimizer, LOSS[kind], remat=recipe.remat, row_shards=rows_in_turn(mesh))
+    learner = Learner(
+        cfg, optimizer, LOSS[kind], dtype=compute_dtype(mesh), remat=recipe.remat, row_shards=rows_in_turn(mesh)
+    )  # fmt: skip
     steps = recipe.epochs * -(-len(tokens) // recipe.batch_items)
     manifest = lineage.Manifest(f"reward_model_{kind}", fields, options.seed, lineage.versions(), parent, info)
     last = checkpoint.latest(workdir / "checkpoints")
@@ -265,7 +273,7 @@ def train(recipe: RewardRecipe, options: RunOptions, kind: str, data: str = "", 
                 progress.say(
                     f"held-out {kind}: " + ", ".join(f"{k} {v:.3f}" for k, v in results.items() if isinstance(v, float))
                 )
-            if number % recipe.save_every == 0 or done or stop:
+            if every(recipe.save_every, number - 1, number) or done or stop:
                 logs.sync()
                 if launch.is_main():
                     lineage.write(workdir, manifest)
@@ -296,7 +304,9 @@ def load(directory: str | Path, kind: str, mesh: Mesh) -> RewardModel:
             f"--{kind}={directory} is no complete {kind} reward model (found: {found}): train one with "
             f"python -m experiments.train_reward_model --kind={kind}"
         )
-    cfg = checkpoint.read_model(home, directory, f"--{kind}")
-    params = checkpoint.restore_params(home, abstract(transformer.shapes(cfg), mesh))
+    with checkpoint.behind(f"--{kind}"):
+        cfg = checkpoint.read_model(home, directory)
+        params = checkpoint.restore_params(home, abstract(transformer.shapes(cfg), mesh))
+        pieces = tokenizer_of(home, cfg, str(directory))
     fitted = manifest.results["final"]["calibration"]
-    return RewardModel(cfg, params, tokenizer_of(home, cfg, str(directory)), fitted["scale"], fitted["offset"])
+    return RewardModel(cfg, params, pieces, fitted["scale"], fitted["offset"])

@@ -12,6 +12,7 @@ import functools
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -97,13 +98,14 @@ def resume_point(workdir: Path, minibatches: int, steps: int) -> int | None:
 
 def train(
     recipe: RLRecipe, options: RunOptions, stage: str, make_reward: MakeReward = rule_reward,
-    sources: Mapping[str, list[dict[str, str]]] | None = None, make_referee: MakeReferee | None = None,
+    rewarded: Mapping[str, Any] | None = None, make_referee: MakeReferee | None = None,
 ) -> Path:
     """The whole walk. Returns the working directory; see the README for what it holds.
 
     Args:
         make_reward: what completions earn.
-        sources: checkpoints {path, sha256} that rewards come from, by name, for the manifest.
+        rewarded: what else `make_reward` and `make_referee` depend on, for the manifest: "sources", checkpoints
+            {path, sha256} by name, and numbers.
         make_referee: what the KL term holds the policy to; none: earlier parameters of its own.
 
     Raises:
@@ -121,7 +123,7 @@ def train(
     before = lineage.check_resume(workdir, fields, options.resume, MAY_CHANGE)
     take, data = questions.stream(options.prompts, options.seed)
     ask, late = questions_of(recipe, options, take)
-    data |= late | ({"sources": dict(sources)} if sources else {})
+    data |= late | dict(rewarded or {})
     held_out = questions.held_out(options.eval_prompts, recipe.eval_problems)
     check_data(workdir, options, before, data)
     policy, params, parent = load_policy(options, mesh, frozen=recipe.lora_rank > 0)

@@ -18,11 +18,11 @@ def pool():
         yield pool
 
 
-def judged(pool, *pairs, template="{question}", style="r1"):
+def judged(pool, *pairs, style="r1"):
     texts, examples = zip(*pairs, strict=True)
     n = len(texts)
     wave = Wave(list(examples), [0] * n, list(texts), np.arange(1, n + 1), np.ones(n, bool))
-    return measured(pool, template, style)(wave)
+    return measured(pool, style)(wave)
 
 
 @pytest.mark.parametrize(
@@ -56,12 +56,6 @@ def test_a_right_answer_counts_in_any_form_and_the_form_apart(pool):
     assert [line["format"] for line in lines] == [1, 0, 1, 0, 1]
     assert [line["verdict"] for line in lines] == ["correct", "correct", "wrong", "no_answer", "correct"]
     assert [line["answer"] for line in lines] == ["7", "7", "8", None, "B"]
-
-
-def test_a_chain_of_thought_that_the_prompt_opened_is_well_formed(pool):
-    said = r"three and four </think> It is \boxed{7}."
-    (line,) = judged(pool, (said, SUM), template="{question}<think>\n")
-    assert (line["format"], line["right_in_form"], line["completion"]) == (1, True, said)
 
 
 def line(right, answer, length=10, **more):

@@ -115,8 +115,12 @@ def test_a_run_and_its_checkpoints_have_the_plan_of_its_shapes(tmp_path, cfg):
     taught = dry_run("nano-small", "", command.numbers, "auto", command.plan, "", teacher=str(tmp_path))
     assert "teacher, bfloat16" in taught
     (tmp_path / "model.json").write_text("{")
-    with pytest.raises(ValueError, match="lacks a readable"):
+    with pytest.raises(ValueError, match=r"--weights=.* lacks a readable"):
         dry_run("nano", str(tmp_path), command.numbers, "auto", command.plan, "")
+    with pytest.raises(ValueError, match=r"--teacher=.* lacks a readable"):
+        dry_run("nano-small", "", command.numbers, "auto", command.plan, "", teacher=str(tmp_path))
+    with pytest.raises(ValueError, match=r"--teacher=.*nowhere: config.json cannot be read"):
+        dry_run("nano-small", "", command.numbers, "auto", command.plan, "", teacher="nowhere")
 
 
 def test_fine_tuning_has_a_plan_that_agrees_with_the_worked_example():

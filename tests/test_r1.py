@@ -88,9 +88,12 @@ def test_every_stage_is_trained_and_the_page_shows_them(whole, zero):
     made = manifests(whole)
     assert all(made[folder].status == "complete" for folder in FOLDERS)
     of = {folder: checkpoint.sha256(whole / folder) for folder in FOLDERS}
-    # The student is the base here, so that what it learns is R1-Zero again, and from the same records stage 3 again.
-    assert of["distill_nano-small_rl"] == of["0_r1_zero"] and of["distill_nano-small"] == of["3_rejection_sft"]
-    assert len({checkpoint.sha256(zero), *of.values()}) == 1 + len(FOLDERS) - 2
+    # The student is the base here, so that what it learns from the same records is stage 3 again. By RL it is asked
+    # what those records are about, programs too, which R1-Zero is not.
+    assert of["distill_nano-small"] == of["3_rejection_sft"]
+    assert len({checkpoint.sha256(zero), *of.values()}) == 1 + len(FOLDERS) - 1
+    asked = {name: made[name].recipe["prompts"] for name in ("0_r1_zero", "distill_nano-small_rl", "3_rejection_sft")}
+    assert list(asked.values()) == ["nano", "nano:reasoning", "nano:reasoning"]
     page = (whole / "report.html").read_text()
     assert all(stage.folder in page and stage.result in page for stage in r1_stages.STAGES)
 
@@ -141,7 +144,8 @@ def test_another_checkpoint_in_a_parents_place_is_refused(copy, zero, parent, ch
     newest = checkpoint.find(copy / parent)
     shutil.rmtree(newest)  # what is left is an earlier step, as whole as the last one
     before = outcome(copy)
-    with pytest.raises(ValueError, match=rf"{child} was made from another {parent}: .*move .*{child} away"):
+    away = rf"{child}_data and .*{child} away" if child == "3_rejection_sft" else rf"{child} away"
+    with pytest.raises(ValueError, match=rf"{child} was made from another {parent}: .*move .*{away}"):
         here(zero, copy)
     assert outcome(copy) == before
 
@@ -153,6 +157,8 @@ def test_another_base_other_numbers_and_another_seed_are_refused(copy, zero, wal
         here(zero, copy, **{"cold.batch_rows": 8})
     with pytest.raises(ValueError, match=r"cold_start.jsonl was collected with other numbers: questions is 128 there"):
         here(zero, copy, **{"cold_data.questions": 64})
+    with pytest.raises(ValueError, match=r"4_all_.* with other numbers: preference_weight is 1.0 there and 2.0 here"):
+        here(zero, copy, preference_weight=2.0)
     with pytest.raises(ValueError, match=r"0_r1_zero was made with other numbers: seed is 0 there and 1 here"):
         here(zero, copy, seed=1)
 

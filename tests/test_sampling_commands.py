@@ -174,6 +174,27 @@ def test_other_settings_in_a_used_directory_are_refused(files, changed, words):
     assert words in refused(evaluate, **flags | changed, workdir=whole)
 
 
+def test_a_refused_evaluation_leaves_what_is_there_and_one_of_moved_weights_goes_on(files, qwen, tmp_path):
+    flags, whole = files
+    shutil.copytree(whole, tmp_path / "again")
+    shutil.copytree(qwen, tmp_path / "moved")
+    shutil.copy(flags["benchmarks"].split(",")[-1], tmp_path / "competitions.jsonl")
+
+    def there():
+        return {path.name: path.read_bytes() for path in (tmp_path / "again").iterdir()}
+
+    before = there()
+    other = families.randomise(transformers.Qwen2ForCausalLM.from_pretrained(qwen).float(), seed=1)
+    other.save_pretrained(tmp_path / "other")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(qwen / name, tmp_path / "other")
+    said = refused(evaluate, **flags | {"weights": tmp_path / "other"}, workdir=tmp_path / "again")
+    assert "Restore those weights, or name a new directory" in said and there() == before
+    run(evaluate, **flags | {"weights": tmp_path / "moved"}, workdir=tmp_path / "again")
+    found, expected = (json.loads(home["results.json"])["benchmarks"] for home in (there(), before))
+    assert found == expected
+
+
 @pytest.mark.parametrize(
     "changed, words",
     [
@@ -244,6 +265,24 @@ def test_records_carry_what_a_review_needs_and_the_filters_their_reasons(walk, t
     assert [row["raw"] for row in rows] == [record["raw"] for record in records]
     assert {row["reason"] for row in rows} <= {"", "repetition"}
     assert (tmp_path / "new" / "samples.jsonl").read_bytes() == there
+
+
+def test_records_that_people_edited_stay_as_they_are(walk, tmp_path, capsys):
+    flags = dict(
+        weights=walk.base, prompts="nano:compare", count=2, samples=2, max_tokens=24, wave_rows=8, template="r1_zero",
+        mesh="1x1", workdir=tmp_path / "new",
+    )  # fmt: skip
+    run(generate, **flags)
+    path = tmp_path / "new" / "records.jsonl"
+    edited = path.read_text().replace('"reason": "', '"reason": "a person says: ')
+    path.write_text(edited)
+    run(generate, **flags)
+    assert path.read_text() == edited and "edited since" in capsys.readouterr().out
+    assert "other filters would write it anew" in refused(generate, **flags | {"right": False})
+    assert path.read_text() == edited
+    path.unlink()
+    run(generate, **flags)
+    assert "a person says" not in path.read_text()
 
 
 def test_records_whose_sampling_was_killed_are_those_of_one_that_was_not(qwen, tmp_path):

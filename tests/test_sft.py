@@ -43,6 +43,16 @@ def test_the_loss_lies_on_the_response_and_the_end_of_text(policy, tokenizer):
     assert weights == [0.0] * len(prompt) + [1.0] * 4  # x, y, z and the end
 
 
+def test_a_response_does_not_begin_the_chain_of_thought_that_its_template_began(policy, tokenizer):
+    record = {"id": "1", "problem": "a", "response": "<think>b</think>"}
+    tokens, weights = sft.document(record, policy._replace(template="{question}<think>\n"), 64)
+    prompt = tokenizer.encode("a<think>\n")
+    assert tokens == [*prompt, *tokenizer.encode("b</think>", start=False), tokenizer.eos_id]
+    assert weights.index(1.0) == len(prompt)
+    tokens, _ = sft.document(record, policy._replace(template="{question}"), 64)
+    assert tokens == [*tokenizer.encode("a<think>b</think>"), tokenizer.eos_id]
+
+
 def test_a_record_that_does_not_fit_a_row_is_named(policy, tokenizer):
     room = ROW - len(tokenizer.encode("<>")) - 1
     sft.document({"id": "1", "problem": "", "response": "x" * room}, policy, ROW)

@@ -11,6 +11,7 @@ from test_train_sft import guesses
 
 from experiments import distill, r1_1_cold_start, r1_3_rejection_sft, r1_zero
 from r1jax import checkpoint, records
+from r1jax.data import prompts as questions
 from r1jax.nano import corpus
 from r1jax.rejection import Filters
 from r1jax.run import RunOptions
@@ -110,6 +111,15 @@ def test_prompts_from_a_file_need_a_worked_example_of_their_own(tmp_path):
     (tmp_path / "worked.txt").write_text("User: q Assistant: <think> t </think> a\n")
     (prompt,) = r1_1_cold_start.prompts_of("few_shot", rows, False, str(tmp_path / "worked.txt"), 0)
     assert prompt == "User: q Assistant: <think> t </think> a\nUser: Why? Assistant:"
+
+
+@pytest.mark.parametrize("first", [0, 5, 1 << 20])
+def test_a_file_gives_as_many_questions_as_it_has_from_anywhere(tmp_path, first):
+    rows = [{"id": str(i), "problem": f"{i}+{i}?", "gold": str(2 * i), "kind": "math"} for i in range(7)]
+    (tmp_path / "some.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for count in (3, 7, 20):
+        found = [row["id"] for row in questions.distinct(str(tmp_path / "some.jsonl"), 0, first, count)]
+        assert len(set(found)) == len(found) == min(count, 7)
 
 
 @pytest.fixture(scope="module")
@@ -216,10 +226,15 @@ def test_the_recipes_are_the_papers():
     [
         (r1_1_cold_start, [], "--zero=DIR is missing"),
         (r1_3_rejection_sft, [], "--reasoner=DIR is missing"),
+        (r1_1_cold_start, ["--zero=nowhere"], "--zero=nowhere: there is nothing at"),
+        (r1_3_rejection_sft, ["--reasoner=nowhere"], "--reasoner=nowhere: there is nothing at"),
         (r1_3_rejection_sft, ["--reasoner=x", "--general-share=1"], "--general-share=1.0"),
+        (r1_3_rejection_sft, ["--reasoner=x", "--recipe=paper"], "--general-prompts=FILE is missing"),
         (distill, [], "--records=FILE is missing"),
         (distill, ["--recipe=gpt"], "--recipe=gpt is unknown"),
         (distill, ["--by=rl", "--records=x"], "--records is for --by=sft"),
+        (distill, ["--by=rl", "--shares", "1", "2"], "--shares is for --by=sft"),
+        (distill, ["--by=on_policy", "--teacher=nowhere"], "--teacher=nowhere: there is nothing at"),
         (distill, ["--by=rl", "--learning-rate=1e-5"], "--by=rl has its numbers under --rl"),
         (distill, ["--by=rl", "--teacher=x"], "--by=rl learns from rewards"),
         (distill, ["--by=on_policy", "--epochs=1"], "--by=on_policy has its numbers under --on-policy"),

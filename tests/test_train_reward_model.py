@@ -19,7 +19,7 @@ from r1jax.preference import all_scenarios
 from r1jax.reward_model import RewardModel, helpful_input, safety_input, score, summary_of
 from r1jax.rewards.isolate import Pool
 from r1jax.run import Policy, RunOptions, load_policy
-from r1jax.train_reward_model import load, taken, texts_of, train
+from r1jax.train_reward_model import judgements, load, taken, texts_of, train
 
 SMALL = dataclasses.replace(
     NANO, epochs=1, items=44, held_out_items=24, batch_items=16, batch_rows=8, save_every=1, warmup_steps=0,
@@ -85,14 +85,15 @@ def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(base, finished, tmp_p
     manifest = lineage.read(killed)
     lineage.write(killed, dataclasses.replace(manifest, results={"base": None, "final": None}, status="running"))
     options = RunOptions(workdir=str(killed), weights=str(base), mesh="1x1", resume=True)
-    train(SMALL, options, "helpful")
+    once = dataclasses.replace(SMALL, save_every=0)  # the last step is saved always
+    train(once, options, "helpful")
     assert checkpoint.sha256(killed) == checkpoint.sha256(finished["helpful"])
     after, whole = lineage.read(killed), lineage.read(finished["helpful"])
     assert after.results == whole.results and after.status == "complete"
     assert [line["loss"] for line in log.read(killed / "metrics.jsonl")] == [
         line["loss"] for line in log.read(finished["helpful"] / "metrics.jsonl")
     ]
-    train(SMALL, options, "helpful")  # complete: nothing to do
+    train(once, options, "helpful")  # complete: nothing to do
     assert lineage.read(killed) == after
 
 
@@ -181,6 +182,15 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_written(change, mo
     with pytest.raises(ValueError, match=words):
         train(dataclasses.replace(SMALL, **change), options, more.pop("kind", "helpful"), **more)
     assert not (tmp_path / "run").exists()
+
+
+def test_replies_to_prompts_of_a_file_are_none_that_the_nano_annotator_can_judge(base, tmp_path):
+    record = {"id": "1", "problem": "Hello?", "kind": "general", "task": "general", "set": "helpful", "gold": None}
+    said = "".join(json.dumps(record | {"response": text}) + "\n" for text in ("Hi.", "Yes?"))
+    (tmp_path / "said.jsonl").write_text(said)
+    for kind in ("helpful", "safety"):
+        with pytest.raises(ValueError, match="holds no reply to nano's general prompts"):
+            judgements(SMALL, kind, 0, "", str(tmp_path / "said.jsonl"))
 
 
 def test_a_bare_reply_is_a_summary_and_a_completion_stays_what_it_is():

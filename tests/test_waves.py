@@ -52,6 +52,14 @@ def test_the_lines_are_those_of_all_samples_in_order_and_differ_within_a_problem
     assert all(1 <= line["length"] <= 6 for line in found)
 
 
+def test_a_chain_of_thought_that_the_prompt_began_is_read_from_its_beginning(policy, params, one, tmp_path):
+    begun = policy._replace(template="{question} = <think>\n")
+    found = drawn(begun, params, one, tmp_path / "begun.jsonl")
+    assert all(line["text"].startswith("<think>") and line["length"] <= 6 for line in found)
+    ended_ = drawn(policy._replace(template="<think> </think> {question}"), params, one, tmp_path / "ended.jsonl")
+    assert not any(line["text"].startswith("<think>") for line in ended_)
+
+
 @pytest.mark.parametrize("left", [0.0, 0.3, 0.55, 0.8, 1.0])
 def test_a_file_cut_off_anywhere_grows_to_the_same_bytes(whole, policy, params, one, tmp_path, left):
     path, found = whole

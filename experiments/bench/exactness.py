@@ -2,8 +2,8 @@
 draw's law.
 
 512 rows of 4 prompts from a model whose logits differ by several nats, which ends a row after 25 tokens on average.
-Attention is that of rounds of RL, and each of 8 devices has the 64 rows that equal bits ask for. Resuming is exact too;
-`tests/test_resume.py` shows it.
+Attention is that of rounds of RL; each of 8 devices has 64 rows, and spare ones fill its products as rows end.
+Resuming is exact too; `tests/test_resume.py` shows it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Throughput of the mathematics verifier with math-verify beside it, on the same pairs in the same run.
 
-Run: python -m experiments.bench.verify_math --peer-python=~/venv_mv/bin/python
+Run: python -m experiments.bench.verify_math --peer-python=PYTHON_WITH_MATH_VERIFY
 One JSON line. Pairs are distinct, caches cold (new workers for every repeat, warmed with other pairs); the two take
 turns, and the medians of the repeats are compared. `value`, `baseline` and `ratio` are checks a second on the
 MATH-like mix with half of the answers wrong. CPU milliseconds a check stand beside, since a loaded machine stretches

@@ -57,6 +57,25 @@ def stream(path: str, seed: int, flag: str = "--prompts") -> tuple[Take, dict]:
     return take, {"sha256": fingerprint(examples), "counts": {"rows": len(examples)}}
 
 
+def distinct(path: str, seed: int, first: int, count: int, flag: str = "--prompts") -> list[dict]:
+    """`count` questions of a stream from number `first` on, no two alike.
+
+    Of a file all its questions where it has no more. The generator is asked for `count`: of some mixes it has fewer.
+
+    Raises:
+        ValueError: as `stream`.
+    """
+    take, data = stream(path, seed, flag)
+    rows = data["counts"].get("rows")
+    found: dict[str, dict] = {}
+    for index in range(first, first + (2 * rows if rows else count)):  # the rest of an epoch, and a whole one
+        if len(found) == count:
+            break
+        row = take(index)
+        found.setdefault(row["problem"], row)
+    return list(found.values())
+
+
 def held_out(path: str, count: int) -> list[dict]:
     """The evaluation problems: the file's first `count` rows, or as many of the generator's fixed list."""
     mix = generated(path)
