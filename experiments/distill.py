@@ -9,7 +9,8 @@ Run:     python -m experiments.distill --records=RUN_OF_STAGE_3_data/rejection.j
                                                          its numbers are --rl.steps and so on
          ... --recipe=qwen-7b --weights=DIR --mesh=8x1   the numbers of a student of the paper
 Departs: 1. nano's student is a base with three quarters of the layers and two thirds of the width, of the same corpus
-         2. RL on the student is R1-Zero's, with its template, as the paper's Qwen2.5-32B-Zero
+         2. RL on the student is R1-Zero's, with its template, as the paper's Qwen2.5-32B-Zero; nano's student is asked
+            programs, too, for stage 3's records have them
          3. a batch is 64 packed rows, not 64 records
          4. --teacher is not in the paper
 """

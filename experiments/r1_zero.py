@@ -12,6 +12,7 @@ Departs: 1. the paper's reward for format has no printed size; "the same weight"
          3. optimizer, betas, weight decay, warm-up and gradient clipping are not published: AdamW (0.9, 0.95), 0,
             none, 1.0
          4. the maximum length stays at 32,768; the paper doubles it at step 8,200
+         5. nano's questions here need no sandbox: programs come with R1's stages (--prompts=nano:reasoning has them)
 """
 
 from __future__ import annotations

@@ -62,9 +62,21 @@ class Command:
     """Whose numbers are the defaults: nano or paper."""
 
 
+def check(options: RunOptions) -> None:
+    """Raises ValueError for options of a run that a reward model does not read."""
+    for name in ("prompts", "late_prompts", "eval_prompts", "template"):
+        if getattr(options, name) != getattr(OPTIONS, name):
+            flag = name.replace("_", "-")
+            raise ValueError(
+                f"--{flag}={getattr(options, name)} is for policies: a reward model reads --data or --sampled, "
+                "always in R1's template. Leave it out"
+            )
+
+
 def main() -> None:
     try:
         command = by_recipe(Command, RECIPES, __doc__, sys.argv[1:])
+        check(command.options)
         if command.plan.dry_run:
             o, heading = command.options, f"The {command.kind} reward model, recipe {command.recipe}"
             print(dry_reward(o.model, o.weights, command.numbers, command.kind, o.mesh, command.plan, heading))

@@ -42,7 +42,8 @@ class RunOptions:
     """What every run asks of its user besides the numbers of its recipe."""
 
     workdir: str = ""
-    """Where everything of this run is written. Default: a new directory below runs/."""
+    """Where everything of this run is written. Default: a directory below runs/ that is named by stage, new but where a
+    stage collects its own records, which it does once."""
     mesh: str = "auto"
     """Devices: auto, AxB (fsdp=A, tensor=B), or data:2,fsdp:2,tensor:2,expert:1."""
     seed: int = 0

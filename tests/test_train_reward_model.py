@@ -3,13 +3,15 @@
 import dataclasses
 import json
 import shutil
+import sys
+from unittest import mock
 
 import jax
 import numpy as np
 import pytest
 from tiny import sharp
 
-from experiments import nano_base, r1_zero
+from experiments import nano_base, r1_zero, train_reward_model
 from experiments.train_reward_model import NANO, PAPER
 from r1jax import checkpoint, lineage, log, tokenizer, train_rl
 from r1jax.data.judged import completion_of, read
@@ -191,6 +193,12 @@ def test_replies_to_prompts_of_a_file_are_none_that_the_nano_annotator_can_judge
     for kind in ("helpful", "safety"):
         with pytest.raises(ValueError, match="holds no reply to nano's general prompts"):
             judgements(SMALL, kind, 0, "", str(tmp_path / "said.jsonl"))
+
+
+def test_a_flag_of_policies_is_refused():
+    for flag in ("--prompts=a.jsonl", "--template=r1_zero"):
+        with mock.patch.object(sys, "argv", ["x", flag]), pytest.raises(SystemExit, match=f"{flag} is for policies"):
+            train_reward_model.main()
 
 
 def test_a_bare_reply_is_a_summary_and_a_completion_stays_what_it_is():

@@ -2,10 +2,10 @@
 
 Run:     python -m experiments.claims.lifts_reasoning --runs RUN RUN RUN [--picture=curves.png]
 Method:  the held-out figures of each run before and after, and what must hold of them: pass@1 up by 0.30, format at
-         least
-         0.95, P(right | well formed) and lenient accuracy up by 0.20 each, length and reflective words up by 25 %, and
-         the sampler's log-probabilities within 2e-5 nats of the trainer's in every step. The picture wants matplotlib.
-Expect:  every line holds in every run; the exit status says so
+         least 0.95, P(right | well formed) and lenient accuracy up by 0.20 each, length and reflective words up by
+         25 %, and the sampler's log-probabilities within 2e-5 nats of the trainer's in every step. The picture wants
+         matplotlib.
+Expect:  every line holds in every run, or the exit status says that one does not
 Source:  Nature 2025, Fig. 1 and Extended Data Fig. 1 (accuracy, length, reflective words); the bounds are ours
 """
 
