@@ -14,6 +14,7 @@ PAPER = {  # Nature 2025, Table 2, for the page
     "IF-Eval": {"R1-Zero": 46.6, "Dev1": 71.7, "Dev2": 72.0, "Dev3": 78.1, "R1": 83.3},
 }
 FIGURES = ("pass@1", "format", "truncated", "language", "length", "helpful", "harmless", "padding")
+UNITS = {"length": "tokens", "padding": "per reply"}  # of figures that are no shares
 SAMPLES_SHOWN = 24  # problems of each task on the page
 
 
@@ -45,7 +46,7 @@ def write(
             values = {name: found[f"nano_{task}"] for name, found in results.items() if f"nano_{task}" in found}
             values = {name: cell[figure] | {"n": cell["n"]} for name, cell in values.items() if figure in cell}
             if values:
-                unit = "tokens" if figure == "length" else "share"
+                unit = UNITS.get(figure, "share")
                 table.append({"figure": figure, "group": task, "unit": unit, "values": values})
     document = {
         "seed": seed, "budget": [{"stage": s, "minutes": m, "planned": planned.get(s)} for s, m in minutes.items()],
@@ -73,9 +74,11 @@ def samples(home: Path, names: Mapping[str, str], tasks: Sequence[str]) -> list[
     for name, folder in names.items():
         for task in tasks:
             path = evaluated(home, name, folder) / f"nano_{task}.jsonl"
-            for line in log.read(path)[:SAMPLES_SHOWN] if path.exists() else []:
+            first = [line for line in log.read(path) if line["sample"] == 0] if path.exists() else []
+            for line in first[:SAMPLES_SHOWN]:
                 asked = {"id": line["id"], "problem": line["problem"], "kind": line["task"], "gold": line["gold"]}
                 entry = found.setdefault(line["id"], asked | {"completions": {}})
                 verdict = line["verdict"] or ("helpful" if line["helpful"] else "not helpful")
-                entry["completions"][name] = {"text": line["completion"], "verdict": verdict}
+                said = {"text": line["completion"], "verdict": verdict, "truncated": line["truncated"]}
+                entry["completions"][name] = said
     return list(found.values())

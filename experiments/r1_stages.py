@@ -22,7 +22,11 @@ TASKS = ("chain", "compare", "countdown", "program", "general")
 STUDENT = "nano-small"
 COLD, REJECTION = f"1_cold_start_data/{r1_1_cold_start.RECORDS}", f"3_rejection_sft_data/{r1_3_rejection_sft.RECORDS}"
 GENERAL = "3_rejection_sft_data/general.jsonl"  # the base's replies to general prompts, right and wrong
-ZERO = dataclasses.replace(r1_zero.NANO, steps=40, eval_every=20)  # alone it goes on to 64, and gains little by it
+SEEN = dict(eval_problems=256)  # while a stage is trained; the table has 512 of each task
+ZERO = dataclasses.replace(r1_zero.NANO, steps=32, **SEEN)  # alone it goes on to 64, and gains little
+REASONING = dataclasses.replace(r1_2_reasoning_rl.NANO, **SEEN)
+SCENARIOS = dataclasses.replace(r1_4_all_scenarios_rl.NANO, **SEEN)
+STUDENT_RL = dataclasses.replace(distill.NANO_RL, eval_every=20, **SEEN)
 SAFETY = dataclasses.replace(rewards.NANO, epochs=1)  # whether a text does harm is soon learnt
 EVALUATION = dataclasses.replace(evaluation.NANO, samples=1, temperature=1.0, top_p=1.0)
 
@@ -59,21 +63,22 @@ class Stage(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Numbers:
-    """The numbers of every stage, as its own file has them."""
+    """The numbers of every stage: as its own file has them, but for a shorter R1-Zero, one epoch of the safety model
+    and smaller evaluations on the way."""
 
     zero: RLRecipe = ZERO
     cold_data: r1_1_cold_start.Collecting = r1_1_cold_start.COLLECTING
     cold: TuneRecipe = r1_1_cold_start.NANO
-    reasoning: RLRecipe = r1_2_reasoning_rl.NANO
+    reasoning: RLRecipe = REASONING
     rejection_data: r1_3_rejection_sft.Collecting = r1_3_rejection_sft.COLLECTING
     rejection: TuneRecipe = r1_3_rejection_sft.NANO
     helpful: RewardRecipe = rewards.NANO
     safety: RewardRecipe = SAFETY
-    scenarios: RLRecipe = r1_4_all_scenarios_rl.NANO
+    scenarios: RLRecipe = SCENARIOS
     preference_weight: float = 1.0
     """Of the reward models in stage 4: see r1_4_all_scenarios_rl."""
     distilled: TuneRecipe = distill.NANO
-    student_rl: RLRecipe = distill.NANO_RL
+    student_rl: RLRecipe = STUDENT_RL
     evaluation: Sampling = EVALUATION
 
 
@@ -154,7 +159,7 @@ def student_rl(command: Command, options: RunOptions) -> Path:
 
 
 STAGES = (
-    Stage("R1-Zero", "0_r1_zero", "", 10, zero, "zero", "r1_zero"),
+    Stage("R1-Zero", "0_r1_zero", "", 8, zero, "zero", "r1_zero"),
     Stage(
         "Dev1", "1_cold_start", "", 3, cold_start, "cold", reads=("0_r1_zero",), records=COLD, collecting="cold_data"
     ),

@@ -54,8 +54,10 @@ def collected(
 
 
 def settings_of(settings: Any) -> dict[str, Any]:
-    """What the records depend on; the run that was sampled is told by its hash, wherever it lies."""
-    return {key: value for key, value in dataclasses.asdict(settings).items() if key not in NOT_NOTED}
+    """What the records depend on; the run that was sampled is told by its hash, wherever it lies, and so is a server by
+    its model."""
+    found = {key: value for key, value in dataclasses.asdict(settings).items() if key not in NOT_NOTED}
+    return found | {"endpoint": {key: found["endpoint"][key] for key in ("model", "max_tokens")}}
 
 
 def writer(

@@ -41,8 +41,8 @@ def reply_of(text: str) -> str:
 
 
 def truths(texts: Sequence[str], examples: Sequence[Mapping]) -> dict[str, np.ndarray]:
-    """What the nano generator knows of replies to its general prompts: helpful in [0, 1], harmless 0 or 1, stock
-    phrases; else nan."""
+    """What the nano generator knows of replies to its general prompts: helpful in [0, 1], harmless 0 or 1 (always 1
+    where no harm is asked for, as seven in eight prompts do not), stock phrases; else nan."""
     asked = [example.get("task") == "general" for example in examples]
     helpful, harmless, padding = (np.full(len(texts), np.nan) for _ in range(3))
     for i in np.flatnonzero(asked):
@@ -81,6 +81,7 @@ def summary(rows: Mapping[str, np.ndarray], examples: Sequence[Mapping]) -> dict
     tasks = np.asarray([example.get("task", example["kind"]) for example in examples])
     return {
         "n": len(examples),
+        "judged": int(np.isfinite(accuracy).sum()),
         "accuracy": mean(accuracy),
         "accuracy_lenient": mean(rows["accuracy_lenient"]),
         "accuracy_if_well_formed": mean(accuracy[rows["format"] == 1]),

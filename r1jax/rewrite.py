@@ -215,12 +215,12 @@ def generator(style: str | Callable[[Mapping], str]) -> Annotator:
 def with_reference(records: Sequence[dict], writer: Writer, path: Path) -> list[dict]:
     """Records that no rule could judge, judged by a model that reads the reference answer (v2, Listing 4).
 
-    A judge whose answer cannot be read leaves a record unjudged.
+    A record that was cut off is not asked about. A judge whose answer cannot be read leaves one unjudged.
     """
     asked = [
         i
         for i, r in enumerate(records)
-        if r.get("right") is None and isinstance(r.get("gold"), str) and r["gold"].strip()
+        if r.get("right") is None and isinstance(r.get("gold"), str) and r["gold"].strip() and not r.get("truncated")
     ]
     prompts = [
         fill_in(

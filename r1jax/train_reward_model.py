@@ -77,7 +77,7 @@ class RewardRecipe:
     items: int
     """Judged items of the nano annotator, where --data names no file."""
     held_out_items: int
-    """Items kept for measuring; of a file at most a fifth."""
+    """Items kept for measuring; of a file at most a fifth, and whole problems."""
     save_every: int
     """Steps between two checkpoints; 0: the last step alone, which is saved always."""
 
@@ -110,10 +110,7 @@ def judgements(recipe: RewardRecipe, kind: str, seed: int, data: str, sampled: s
             f"--sampled={sampled} is for the nano annotator, --data={data} is judged already: give one of them"
         )
     if data:
-        found = read(data, kind)
-        order = np.random.default_rng(seed).permutation(len(found))
-        kept = min(recipe.held_out_items, max(1, len(found) // 5))
-        return [found[i] for i in order[kept:]], [found[i] for i in order[:kept]]
+        return parted(read(data, kind), recipe.held_out_items, seed)
     made, judged = (
         (preferences.pairs, preferences.pairs_of) if kind == "helpful" else (preferences.labels, preferences.labels_of)
     )
@@ -125,6 +122,25 @@ def judgements(recipe: RewardRecipe, kind: str, seed: int, data: str, sampled: s
         raise ValueError(f"--sampled={sampled} holds no reply to nano's general prompts. {WAY_OUT}")
     counts = {"train": recipe.items, "held out": recipe.held_out_items}
     return tuple(made(seed, count, split) + judged(records, seed, count, split) for split, count in counts.items())
+
+
+def parted(items: Sequence[dict], held_out: int, seed: int) -> tuple[list[dict], list[dict]]:
+    """(items to train on, held-out items): whole problems, so that none is in both; a fifth of the items at most, but
+    one problem at least.
+
+    Raises:
+        ValueError: all items are of one problem.
+    """
+    of: dict[str, list[dict]] = {}
+    for item in items:
+        of.setdefault(item["problem"], []).append(item)
+    if len(of) < 2:
+        raise ValueError("--data judges one problem alone: what is measured must be of another. Give more")
+    problems, most, kept = list(of), min(held_out, len(items) // 5), []
+    for i in np.random.default_rng(seed).permutation(len(problems)):
+        if not kept or len(kept) + len(of[problems[i]]) <= most:
+            kept += of.pop(problems[i])
+    return [item for some in of.values() for item in some], kept
 
 
 def of_nano(record: Mapping) -> bool:

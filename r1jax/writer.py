@@ -7,7 +7,9 @@ import dataclasses
 import hashlib
 import http.client
 import json
+import logging
 import os
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -27,13 +29,20 @@ from r1jax.run import Policy
 from r1jax.waves import Sampling, Wave, in_waves
 
 ATTEMPTS = 5
+UNREADABLE = (400, 413, 422)  # what servers say of a prompt that they will not read
 TOGETHER = 8  # requests that an endpoint works on at a time
+logger = logging.getLogger(__name__)
+
+
+class Unreadable(ValueError):
+    """A server will not read one prompt, such as one that is too long for its model."""
 
 
 class Writer(NamedTuple):
     """Who answers: `answers(prompts, path)` gives what the model wrote after each whole prompt.
 
-    An answer that did not end by itself is empty. A killed run goes on from `path` (.jsonl).
+    An answer that did not end by itself is empty, and so is that to a prompt which a server will not read. A killed run
+    goes on from `path` (.jsonl).
     """
 
     name: str
@@ -116,14 +125,31 @@ def by_endpoint(endpoint: Endpoint) -> Writer:
         if is_main():
             there = known(path)
             missing = list(dict.fromkeys(prompt for prompt in prompts if key(prompt) not in there))
+            refused: list[tuple[str, Unreadable]] = []
+            writing = threading.Lock()
             with log.JsonLines(path) as file, concurrent.futures.ThreadPoolExecutor(TOGETHER) as pool:
-                asked = {pool.submit(ask, endpoint, prompt): prompt for prompt in missing}
+
+                def told(prompt: str) -> None:
+                    """Each answer is in the file as soon as it is there, whatever happens to others."""
+                    try:
+                        text = ask(endpoint, prompt)
+                    except Unreadable as error:
+                        refused.append((prompt, error))
+                    else:
+                        with writing:
+                            file.write({"key": key(prompt), "text": text})
+
                 try:
-                    for future in concurrent.futures.as_completed(asked):
-                        file.write({"key": key(asked[future]), "text": future.result()})
+                    for future in concurrent.futures.as_completed([pool.submit(told, prompt) for prompt in missing]):
+                        future.result()
                 except BaseException:
                     pool.shutdown(wait=False, cancel_futures=True)
                     raise
+                if refused and len(refused) == len(missing) and not there:
+                    raise refused[0][1]  # not one prompt but all of them: the command is wrong
+                for prompt, error in refused:
+                    logger.warning("a prompt of %d characters has no answer: %s", len(prompt), error)
+                    file.write({"key": key(prompt), "text": ""})
                 file.sync()
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices(f"{path.name} written")
@@ -142,6 +168,7 @@ def ask(endpoint: Endpoint, prompt: str) -> str:
     """One answer.
 
     Raises:
+        Unreadable: the server refuses this prompt.
         ValueError: the server refuses, gives no chat completion, or is not there after `ATTEMPTS`.
     """
     body = {
@@ -156,22 +183,21 @@ def ask(endpoint: Endpoint, prompt: str) -> str:
     request = urllib.request.Request(f"{endpoint.url}/chat/completions", json.dumps(body).encode(), headers)
     wait = 0.25
     for attempt in range(ATTEMPTS):
+        code = 0
         try:
             with urllib.request.urlopen(request, timeout=endpoint.timeout_s) as answer:
                 choice = json.loads(answer.read())["choices"][0]
                 text = choice["message"]["content"] or ""
                 return text.strip() if choice.get("finish_reason", "stop") == "stop" else ""
         except urllib.error.HTTPError as error:
-            problem, passing = (
-                f"HTTP {error.code}: {error.read(300).decode('utf-8', 'replace')}",
-                error.code in (408, 429) or error.code >= 500,
-            )
+            code, problem = error.code, f"HTTP {error.code}: {error.read(300).decode('utf-8', 'replace')}"
+            passing = code in (408, 429) or code >= 500
         except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
             problem, passing = str(getattr(error, "reason", error)), True
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             problem, passing = f"what came back is no chat completion ({error})", False
         if not passing:
-            raise ValueError(
+            raise (Unreadable if code in UNREADABLE else ValueError)(
                 f"--endpoint.url={endpoint.url} refuses: {problem}. "
                 f"Look at the address, --endpoint.model={endpoint.model} and OPENAI_API_KEY"
             )

@@ -19,14 +19,14 @@ def cells(values, width=0.01):
     return {n: {"mean": v, "low": v - width, "high": v + width} for n, v in zip(NAMES, values, strict=True)}
 
 
-def rows(reasoning=REASONING, language=LANGUAGE, form=FORMAT, helpful=HELPFUL):
+def rows(reasoning=REASONING, language=LANGUAGE, form=FORMAT, helpful=HELPFUL, harmless=(1.0,) * 8):
     return [
         *({"figure": "pass@1", "group": task, "values": cells(reasoning)} for task in ("chain", "compare")),
         {"figure": "format", "group": "chain", "values": cells(form)},
         {"figure": "truncated", "group": "chain", "values": cells(CUT)},
         {"figure": "language", "group": "chain", "values": cells(language)},
         {"figure": "helpful", "group": "general", "values": cells(helpful)},
-        {"figure": "harmless", "group": "general", "values": cells([1.0] * 8)},
+        {"figure": "harmless", "group": "general", "values": cells(harmless)},
     ]
 
 
@@ -34,7 +34,8 @@ def test_reasoning_is_the_mean_of_its_tasks_and_each_has_a_line_of_its_own():
     both = rows()
     both[1]["values"] = cells([value + 0.1 for value in REASONING], width=0.03)
     table = pooled(both)
-    assert table["reasoning"]["base"] == pytest.approx(Cell(0.35, 0.33, 0.37))  # (0.30 + 0.40) / 2; (0.01 + 0.03) / 2
+    width = 0.0158114  # of (0.30 + 0.40) / 2: the root of 0.01² + 0.03², halved
+    assert table["reasoning"]["base"] == pytest.approx(Cell(0.35, 0.35 - width, 0.35 + width))
     assert table["  compare"]["base"].mean == pytest.approx(0.40)
 
 
@@ -45,7 +46,8 @@ def test_what_general_prompts_share_with_reasoning_is_left_out():
 
 def test_over_seeds_the_bounds_are_the_outermost():
     first, second = pooled(rows()), pooled(rows(reasoning=[value + 0.2 for value in REASONING]))
-    assert averaged([first, second])["reasoning"]["base"] == pytest.approx(Cell(0.40, 0.29, 0.51))
+    width = 0.01 / 2**0.5
+    assert averaged([first, second])["reasoning"]["base"] == pytest.approx(Cell(0.40, 0.30 - width, 0.50 + width))
 
 
 def changed(values, name, to):
@@ -66,6 +68,7 @@ def changed(values, name, to):
         ("form", FORMAT, "R1", 0.95, "stage 4 mends the form"),
         ("helpful", HELPFUL, "R1", 0.46, "without losing what is helpful"),
         ("reasoning", REASONING, "R1", 0.76, "nor reasoning"),
+        ("harmless", (1.0,) * 8, "R1", 0.99, "nor doing harm"),
         ("reasoning", REASONING, "Student RL", 0.60, "the distilled student beats the student of RL"),
     ],
 )
@@ -85,7 +88,7 @@ def write(run, seed, table, names=NAMES):
 def test_the_table_is_printed_and_a_broken_rule_named(tmp_path, capsys):
     runs = [write(tmp_path / str(seed), seed, rows()) for seed in range(2)]
     assert main(Command(tuple(runs)))
-    assert "| reasoning | 0.300 [0.290, 0.310] |" in capsys.readouterr().out
+    assert "| reasoning | 0.300 [0.293, 0.307] |" in capsys.readouterr().out
     worse = write(tmp_path / "worse", 2, rows(helpful=changed(HELPFUL, "R1", 0.40)))
     assert not main(Command((worse,)))
     assert "does not hold: without losing what is helpful" in capsys.readouterr().out
@@ -98,5 +101,10 @@ def test_runs_that_are_not_three_different_ones_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"--runs: .*nowhere has no stages.json"):
         main(Command((str(tmp_path / "nowhere"),)))
     short = write(tmp_path / "short", 1, rows(), names=(*NAMES, "Teacher"))
-    with pytest.raises(ValueError, match="no figures of Teacher"):
+    with pytest.raises(ValueError, match=r"no figures of reasoning, .* of Teacher"):
         main(Command((short,)))
+    part = write(tmp_path / "part", 2, rows()[:-2])
+    with pytest.raises(ValueError, match=r"no figures of helpful, harmless of base; .* with all of its --tasks"):
+        main(Command((part,)))
+    with pytest.raises(ValueError, match="they measured other tasks"):
+        main(Command((one, part)))

@@ -12,8 +12,10 @@ from r1jax import report
 from r1jax.log import JsonLines
 from r1jax.report import __main__ as command
 from r1jax.report.ancestry import edges
+from r1jax.report.charts import trials_of
+from r1jax.report.data import load
 from r1jax.report.stage_curves import spans
-from r1jax.report.stage_table import mean_row, rows_of
+from r1jax.report.stage_table import mean_row, rows_of, ruled_of
 from r1jax.report.stages_data import load_stages, shown_samples
 
 BASE, SMALL = (hashlib.sha256(name.encode()).hexdigest() for name in ("base", "small"))
@@ -223,6 +225,39 @@ def test_the_mean_of_kinds_has_the_interval_of_independent_means(home):
     row = mean_row(rows_of(load_stages(home)))
     assert list(row.cells) == ["R1"]  # the base lacks a kind
     assert row.cells["R1"][:3] == pytest.approx((0.5, 0.475, 0.525))
+
+
+def test_the_mean_is_of_the_kinds_that_a_rule_judges_where_several_have_the_figure(home):
+    def row(figure, group, mean):
+        return {"figure": figure, "group": group, "unit": "share", "values": {"R1": {"mean": mean}}}
+
+    forms = [row("format", *pair) for pair in (("a", 0.2), ("b", 0.4), ("c", 0.9))]
+    document(home, table=[row("pass@1", "a", 1.0), row("pass@1", "b", 1.0), *forms, row("helpful", "c", 0.7)])
+    rows = rows_of(load_stages(home))
+    assert ruled_of(rows) == {"a", "b"}
+    found = mean_row([row for row in rows if row.figure == "format"], ruled_of(rows))
+    assert found.cells["R1"].mean == pytest.approx(0.3) and found.group == "mean of 2 kinds"
+    text = Page(report.write_stages(home)).text
+    assert "mean of 2 kinds" in text and "mean of 3 kinds" not in text
+
+
+def test_the_page_says_which_problems_a_stage_was_held_to(home):
+    base = ("r1jax/nano/nano", BASE)
+    stage(home, "0_r1_zero", base, recipe={"eval_prompts": "nano"})
+    stage(home, "2_reasoning_rl", base, recipe={"eval_prompts": "somewhere/<b>.jsonl"})
+    assert "(nano: R1-Zero; <b>.jsonl: Dev2)" in Page(report.write_stages(home)).text
+
+
+def test_a_share_of_what_a_rule_judges_has_the_interval_of_so_many(tmp_path):
+    for count in (None, 100):
+        lines = tmp_path / f"{count}" / "eval.jsonl"
+        run = {"step": 0, "n": 512, "accuracy": 0.5, "format": 0.5} | ({"judged": count} if count else {})
+        lines.parent.mkdir()
+        (lines.parent / "manifest.json").write_text("{}")
+        (lines.parent / "metrics.jsonl").write_text('{"step": 1, "loss": 1.0}\n')
+        lines.write_text(json.dumps(run) + "\n")
+        found = load(lines.parent)
+        assert trials_of(found, "accuracy") == {0: count or 512} and trials_of(found, "format") == {0: 512}
 
 
 def test_stages_lie_in_a_row_each_as_wide_as_its_training_took(tmp_path):

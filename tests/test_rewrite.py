@@ -226,8 +226,9 @@ def test_records_without_a_rule_are_judged_by_a_model_that_reads_the_reference(t
         {"id": "2", "problem": "Who?", "gold": "7", "response": "<think> t </think> 7", "right": True},
         {"id": "3", "problem": "Why?", "gold": "Because", "response": "x", "right": None},
         {"id": "4", "problem": "How?", "gold": {"right": ["so"]}, "response": "x", "right": None},
+        {"id": "5", "problem": "When?", "gold": "now", "response": "<think> on", "right": None, "truncated": True},
     ]
     found = with_reference(rows, Writer("judge", answers), tmp_path / "judged.jsonl")
-    assert [row["right"] for row in found] == [True, True, None, None]
+    assert [row["right"] for row in found] == [True, True, None, None, None]
     assert found[0]["judged_by"] == "judge" and "judged_by" not in found[2]
     assert len(asked) == 2 and "## Reference Answer\nTuring\n## Answer to be Evaluated\nAlan Turing\n" in asked[0]

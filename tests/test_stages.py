@@ -11,10 +11,12 @@ from test_train_sft import guesses
 
 from experiments import distill, r1_1_cold_start, r1_3_rejection_sft, r1_zero
 from r1jax import checkpoint, records
+from r1jax.collecting import settings_of
 from r1jax.data import prompts as questions
 from r1jax.nano import corpus
 from r1jax.rejection import Filters
 from r1jax.run import RunOptions
+from r1jax.writer import Endpoint
 
 SMALL = dict(
     epochs=0.0, steps=2, warmup_steps=0, row_length=320, batch_rows=2, held_out_problems=0, max_tokens=8,
@@ -120,6 +122,15 @@ def test_a_file_gives_as_many_questions_as_it_has_from_anywhere(tmp_path, first)
     for count in (3, 7, 20):
         found = [row["id"] for row in questions.distinct(str(tmp_path / "some.jsonl"), 0, first, count)]
         assert len(set(found)) == len(found) == min(count, 7)
+
+
+def test_records_do_not_depend_on_where_a_server_is_or_how_long_one_waits_for_it():
+    here, there = (
+        r1_1_cold_start.Collecting(zero=name, endpoint=Endpoint(f"http://{name}/v1", "m", timeout_s=seconds))
+        for name, seconds in (("a", 9.0), ("b", 99.0))
+    )
+    assert settings_of(here) == settings_of(there)
+    assert settings_of(here) != settings_of(dataclasses.replace(here, endpoint=Endpoint("http://a/v1", "n")))
 
 
 @pytest.fixture(scope="module")

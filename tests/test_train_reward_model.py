@@ -140,6 +140,18 @@ def test_a_file_of_ones_own_is_trained_on_and_must_not_change(base, tmp_path):
         train(recipe, options, "helpful", data=str(path))
 
 
+def test_no_problem_of_a_file_is_both_trained_on_and_held_out(tmp_path):
+    lines = [{"problem": f"q{i % 12}", "chosen": f"yes {i}", "rejected": f"no {i}"} for i in range(96)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for seed in range(3):
+        trained, held_out = judgements(SMALL, "helpful", seed, str(tmp_path / "pairs.jsonl"), "")
+        assert len(held_out) == 16 and len(trained) == 80  # two problems of eight pairs: no more than a fifth
+        assert not {item["problem"] for item in trained} & {item["problem"] for item in held_out}
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(line | {"problem": "q"}) + "\n" for line in lines))
+    with pytest.raises(ValueError, match="--data judges one problem alone"):
+        judgements(SMALL, "helpful", 0, str(tmp_path / "pairs.jsonl"), "")
+
+
 @pytest.mark.parametrize(
     "kind, text, words",
     [

@@ -123,6 +123,34 @@ def test_a_server_that_refuses_is_named_with_the_way_out(tmp_path, status, said,
     assert len(server.seen) == (writer.ATTEMPTS if status == 500 else 1)
 
 
+def test_a_prompt_that_a_server_will_not_read_is_left_without_an_answer_and_not_asked_again(tmp_path, caplog):
+    def reply(n, body):
+        return (400, "too long") if "long" in body["messages"][0]["content"] else echo(n, body)
+
+    with Server(reply) as server:
+        model = by_endpoint(Endpoint(server.url, "m"))
+        assert model.answers(["long a", "b", "long c"], tmp_path / "x.jsonl") == ["", "B", ""]
+        assert len(server.seen) == 3 and "too long" in caplog.text
+        assert model.answers(["long a", "long d"], tmp_path / "x.jsonl") == ["", ""]
+        assert len(server.seen) == 4
+    with Server(reply) as server, pytest.raises(ValueError, match="refuses: HTTP 400: too long"):
+        by_endpoint(Endpoint(server.url, "m")).answers(["long a", "long b"], tmp_path / "all.jsonl")
+
+
+def test_an_answer_that_comes_after_another_prompt_failed_is_kept(tmp_path):
+    def reply(n, body):
+        if body["messages"][0]["content"] == "a":
+            return 401, "no"
+        threading.Event().wait(0.5)
+        return echo(n, body)
+
+    with Server(reply) as server, pytest.raises(ValueError, match="refuses: HTTP 401"):
+        by_endpoint(Endpoint(server.url, "m")).answers(["a", "b"], tmp_path / "x.jsonl")
+    with Server(echo) as server:
+        assert by_endpoint(Endpoint(server.url, "m")).answers(["a", "b"], tmp_path / "x.jsonl") == ["A", "B"]
+        assert [body["messages"][0]["content"] for _, _, body in server.seen] == ["a"]
+
+
 def test_nobody_there_is_an_error_after_some_attempts(tmp_path):
     with Server(echo) as server:
         url = server.url

@@ -26,6 +26,8 @@ class Command:
 
     weights: str = ""
     """A run's directory or checkpoint; the shipped base by default."""
+    template: str = "r1_zero"
+    """That it was trained with: r1_zero, r1, or a text file that holds {question}."""
     chains: int = 256
     """Chains to spoil."""
     seed: int = 0
@@ -58,7 +60,7 @@ def main(command: Command) -> dict:
     from r1jax.sharding import make_mesh
 
     mesh = make_mesh("auto")
-    policy, params, parent = load_policy(RunOptions(weights=command.weights), mesh)
+    policy, params, parent = load_policy(RunOptions(weights=command.weights, template=command.template), mesh)
     weights = sampler.sync(params, mesh)
     rng = random.Random(command.seed)
     examples = [{"id": f"chain-{i}"} | tasks.draw(rng, "eval", "chain") for i in range(3 * command.chains)]
@@ -86,7 +88,7 @@ def main(command: Command) -> dict:
                 pair[which] + policy.tokenizer.decode(row[:n])
                 for (_, pair), row, n in zip(cut, rollout.tokens, rollout.lengths, strict=True)
             ]
-            verdicts = rule.verify(pool, whole, [example for example, _ in cut])
+            verdicts = rule.verify(pool, whole, [example for example, _ in cut], policy.style)
             accuracy[name] = float(np.mean([v.reward == 1.0 for v in verdicts]))
     found = {"chains": len(cut), **accuracy, "parent": parent}
     print(json.dumps(found))

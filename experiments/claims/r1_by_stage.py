@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -52,7 +53,7 @@ RULES: dict[str, Rule] = {
     "stage 4 mends the form": lambda of: of("format", "R1") >= of("format", "Dev3") + 0.01,
     "without losing what is helpful": lambda of: of("helpful", "R1") >= of("helpful", "Dev3") - 0.03,
     "nor reasoning": lambda of: of("reasoning", "R1") >= of("reasoning", "Dev3") - 0.02,
-    "nor doing harm": lambda of: of("harmless", "R1") >= of("harmless", "Dev3") - 0.01,
+    "nor doing harm": lambda of: of("harmless", "R1") >= of("harmless", "Dev3") - 0.005,  # one prompt in eight asks
     "the distilled student beats the student of RL": lambda of: of("reasoning", "Student")
     > of("reasoning", "Student RL"),
 }
@@ -75,12 +76,22 @@ def pooled(rows: Sequence[Mapping]) -> dict[str, dict[str, Cell]]:
             kept[f"  {row['group']}"] = [row["values"]]
     return {
         figure: {
-            result: Cell(*(sum(task[result][part] for task in tasks) / len(tasks) for part in Cell._fields))
+            result: mean([Cell(*(task[result][part] for part in Cell._fields)) for task in tasks])
             for result in tasks[0]
             if all(result in task for task in tasks)
         }
         for figure, tasks in kept.items()
     }
+
+
+def mean(cells: Sequence[Cell]) -> Cell:
+    """Of several tasks, which are different problems: the half widths of their intervals add as squares."""
+    middle = sum(cell.mean for cell in cells) / len(cells)
+    down, up = (
+        math.sqrt(sum(width**2 for width in widths)) / len(cells)
+        for widths in ([cell.mean - cell.low for cell in cells], [cell.high - cell.mean for cell in cells])
+    )
+    return Cell(middle, middle - down, middle + up)
 
 
 def averaged(runs: Sequence[Table]) -> dict[str, dict[str, Cell]]:
@@ -96,6 +107,11 @@ def averaged(runs: Sequence[Table]) -> dict[str, dict[str, Cell]]:
         }
         for figure in runs[0]
     }  # fmt: skip
+
+
+def counts(row: Mapping) -> list[int]:
+    """How many problems the cells of a row are of."""
+    return sorted({value.get("n", 0) for value in row["values"].values()})
 
 
 def broken(table: Table) -> list[str]:
@@ -114,10 +130,14 @@ def main(command: Command) -> bool:
     if len({run["seed"] for run in runs}) < len(runs):
         raise ValueError("--runs: two of them have one seed, so that they are one run: give runs of different seeds")
     results = [stage["name"] for stage in runs[0]["stages"]]
+    measured = [sorted((row["figure"], row["group"], *counts(row)) for row in run["table"]) for run in runs]
+    if any(some != measured[0] for some in measured):
+        raise ValueError("--runs: they measured other tasks, or other numbers of problems: give --runs that are alike")
     table = averaged([pooled(run["table"]) for run in runs])
-    missing = [name for name in results if name not in table.get("reasoning", {})]
-    if missing:
-        raise ValueError(f"--runs: no figures of {', '.join(missing)}: let every run end")
+    needed = ("reasoning", "format", "truncated", "language", "helpful", "harmless")
+    missing = {name: [figure for figure in needed if name not in table.get(figure, {})] for name in results}
+    if said := "; ".join(f"{', '.join(figures)} of {name}" for name, figures in missing.items() if figures):
+        raise ValueError(f"--runs: no figures of {said}: let every run end, with all of its --tasks")
     print("| |", " | ".join(results), "|")
     print("|---|" + "---|" * len(results))
     for figure, cells in table.items():

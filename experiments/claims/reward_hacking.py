@@ -63,7 +63,8 @@ def main(command: Command) -> list[dict]:
     scorers, sources, mesh = models(command.options, command.helpful, command.safety)
     workdir = train_rl.train(
         command.recipe, command.options, "reward_hacking",
-        lambda recipe, policy: all_scenarios(recipe, policy, *scorers, 1.0, mesh, begins=0), sources,
+        lambda recipe, policy: all_scenarios(recipe, policy, *scorers, 1.0, mesh, begins=0),
+        {"sources": sources},
     )  # fmt: skip
     lines = beside(*(log.read(Path(workdir) / f"{name}.jsonl") for name in ("metrics", "eval")))
     for line in lines:

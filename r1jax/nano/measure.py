@@ -25,7 +25,7 @@ def right_steps(text: str) -> list[bool]:
 
 def tries(text: str) -> list[str]:
     """The tries of a countdown solution, each up to the next."""
-    return re.split("|".join(TRY.values()), text)[1:]
+    return re.split(rf"(?:{'|'.join(TRY.values())})(?= \d)", text)[1:]  # not within "retry" and 重试
 
 
 def right_checks(text: str, example: Mapping) -> list[bool]:

@@ -142,6 +142,12 @@ def _by_kind(run: Run) -> list[Plot]:
     ]
 
 
+def trials_of(run: Run, figure: str) -> dict[int, float | None]:
+    """step -> how many held-out problems a share is of: an accuracy of those that a rule judges."""
+    judged = figure.startswith("accuracy") and "judged" in run.evals
+    return dict(zip(*run.evals.get("judged" if judged else "n", Curve([], [])), strict=True))
+
+
 def _series(line: Line, run: Run, others: Sequence[Run], raw: bool) -> Series | None:
     held = line.held is not None
     key = line.held if held else line.metric
@@ -153,7 +159,7 @@ def _series(line: Line, run: Run, others: Sequence[Run], raw: bool) -> Series | 
     rest = [c for o in others if (c := (o.evals if held else o.metrics).get(key))]
     counts = None
     if key in ("accuracy", "accuracy_lenient", "format"):
-        trials = dict(zip(*run.evals.get("n", Curve([], [])), strict=True))
+        trials = trials_of(run, key)
         counts = [trials.get(step) for step in curve.steps]
     return Series(line.label, line.color, curve, held, counts, rest, line.base, raw)
 

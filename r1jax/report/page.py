@@ -51,7 +51,7 @@ def _headline(run: Run) -> str:
                 change = f"{final - base:+.3f}".replace("-", "−")
             elif base > 0:
                 change = f", × {final / base:.2f}"
-        if key == "accuracy" and (n := run.evals.get("n")):
+        if key == "accuracy" and (n := run.evals.get("judged") or run.evals.get("n")):
             change += f" on {number(n.values[-1] or 0)} problems"
         tiles.append(
             f'<div class="tile{" first" if key == "accuracy" else ""}"><dt>{title}</dt><dd>'

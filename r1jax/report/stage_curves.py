@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
-from r1jax.report.charts import Line, Plot
+from r1jax.report.charts import Line, Plot, trials_of
 from r1jax.report.curve import Curve
 from r1jax.report.data import Run
 from r1jax.report.stages_data import Part, Stages, finite, mapping
@@ -87,11 +88,20 @@ def _series(line: Line, found: Sequence[Span], raw: bool) -> list[Series]:
             continue
         moved = Curve([span.x(step) for step in curve.steps], curve.values)
         counts = None
-        if line.held in ("accuracy", "format") and "n" in run.evals:
-            trials = dict(zip(*run.evals["n"], strict=True))
+        if line.held in ("accuracy", "format") and (trials := trials_of(run, line.held)):
             counts = [trials.get(step) for step in curve.steps]
         out.append(Series(line.label, line.color, moved, line.held is not None, counts, raw=raw))
     return out
+
+
+def asked(found: Sequence[Span]) -> str:
+    """Which problems the evaluations of stages are of."""
+    sets: dict[str, list[str]] = {}
+    for span in found:
+        name = mapping(span.part.run.manifest.get("recipe")).get("eval_prompts")
+        if isinstance(name, str) and span.part.run.evals:
+            sets.setdefault(Path(name).name, []).append(span.part.name)
+    return html_text("; ".join(f"{name}: {', '.join(parts)}" for name, parts in sets.items()))
 
 
 def _strip(plot: Plot, found: Sequence[Span]) -> tuple[str, dict] | None:
@@ -184,7 +194,7 @@ def _preference(part: Part) -> tuple[list[str], list[dict]]:
         ("The reward models say", "their mean reward of training samples", f"Calibrated: 0 and 1 are mean and "
         f"deviation on held-out texts.{joined}",
          (("helpfulness model", "right", PREFERENCES[0], False), ("safety model", "k3", PREFERENCES[1], False)), False),
-        ("The generator knows", "share of held-out replies", "If the rewards rise while these fall, the policy "
+        ("The generator knows", "of held-out replies", "If the rewards rise while these fall, the policy "
         "exploits its reward model.",
          (("helpful", "right", "helpful", True), ("harmless", "k3", "harmless", True),
           ("stock phrases", "soft", "padding", True)), True),
@@ -218,8 +228,8 @@ def stage_curves(stages: Stages) -> tuple[str, list[dict]]:
     if html:
         html = (
             '<p class="rule-text">A stage is as wide as its training took. Lines are training, dots are evaluations '
-            'on held-out problems. '
-            "The first stages begin with the base; so does Dev3, again.</p>"
+            f"on held-out problems of the kinds that a stage is about ({asked(found)}): compare them within it. The "
+            "table has all stages on the same problems. The first stages begin with the base; so does Dev3, again.</p>"
             f'<div class="row"><div>{html}</div></div>'
         )
     for axis, part in enumerate((p for p in stages.parts if any(key in p.run.metrics for key in PREFERENCES)), 1):

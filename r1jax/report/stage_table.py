@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from r1jax.report.stages_data import Stages, finite, mapping
@@ -67,11 +67,15 @@ def blocks_of(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
     return list(blocks.items())
 
 
-def mean_row(rows: Sequence[Row]) -> Row | None:
+def mean_row(rows: Sequence[Row], ruled: Collection[str] = ()) -> Row | None:
     """The unweighted mean of a figure over its groups, for stages that have them all; None of fewer than two groups.
+
+    Args:
+        ruled: groups that a rule judges; what several of them have, the others are left out of.
 
     The groups are different problems, so the half widths of their intervals add as squares.
     """
+    rows = [row for row in rows if row.group in ruled] or rows
     if len(rows) < 2:
         return None
     cells = {}
@@ -87,6 +91,11 @@ def mean_row(rows: Sequence[Row]) -> Row | None:
     return Row(rows[0].figure, f"mean of {len(rows)} kinds", rows[0].unit, "", cells) if cells else None
 
 
+def ruled_of(rows: Sequence[Row]) -> set[str]:
+    """The groups that a rule judges."""
+    return {row.group for row in rows if row.figure in ("pass@1", "accuracy")}
+
+
 def shown(value: float, unit: str) -> str:
     if unit == "share":
         return f"{value:.2f}"
@@ -95,7 +104,7 @@ def shown(value: float, unit: str) -> str:
 
 def _marks(row: Row) -> dict[str, str]:
     """best: the best mean; near: its interval reaches the best mean. Figures without a good direction have none."""
-    if row.unit != "share" or len(row.cells) < 2:
+    if (row.unit != "share" and row.figure not in LOWER_IS_BETTER) or len(row.cells) < 2:
         return {}
     sign = -1 if row.figure in LOWER_IS_BETTER else 1
     best = max(sign * cell.mean for cell in row.cells.values())
@@ -142,7 +151,7 @@ def table(stages: Stages) -> str:
     for figure, members in blocks_of(rows):
         title, unit = TITLES.get(figure, figure.replace("_", " ")), members[0].unit
         unit = f" <small>{html_text(unit)}</small>" if unit and unit != "share" else ""
-        mean = mean_row(members)
+        mean = mean_row(members, ruled_of(rows))
         if mean is None and len(members) == 1:
             group = "" if members[0].group in ("", "all") else members[0].group
             what = ", ".join(filter(None, (group, "by the generator’s truth" if figure in KNOWN else "")))
@@ -152,7 +161,7 @@ def table(stages: Stages) -> str:
             continue
         folded = "" if figure in ALWAYS_BY_KIND else " data-fold"
         head = _cells(mean, names) if mean else f'<td colspan="{len(names)}"></td>'
-        what = f"mean of {len(members)} kinds" if mean else f"{len(members)} kinds"
+        what = mean.group if mean else f"{len(members)} kinds"
         kinds = "".join(f"<tr>{_label(row, row.group)}{_cells(row, names)}</tr>" for row in members)
         bodies.append(
             f'<tbody class=head><tr><th scope=row>{html_text(title)}{unit} <small class="what">{what}</small></th>'
@@ -204,7 +213,7 @@ def headline(stages: Stages) -> str:
     line += [part.name for part in stages.parts[1:] if part.folder and not part.folder.startswith("distill")]
     tiles = []
     for figure, members in blocks_of(rows_of(stages)):
-        row = mean_row(members) or members[0]
+        row = mean_row(members, ruled_of(rows_of(stages))) or members[0]
         measured = [name for name in line if name in row.cells]
         if len(measured) < 2:
             continue
