@@ -178,11 +178,11 @@ def main() -> None:
         check(command)
         if command.plan.dry_run:
             o, heading = command.options, f"Distillation by {command.by}, recipe {command.recipe}"
+            teacher = command.teaching.teacher
             if command.by == "sft":
-                print(dry_tune(o.model, o.weights, command.numbers, o.mesh, command.plan, heading))
+                print(dry_tune(o.model, o.weights, command.numbers, o.mesh, command.plan, heading, teacher))
             else:
                 numbers = command.rl if command.by == "rl" else command.on_policy
-                teacher = command.teaching.teacher
                 print(dry_run(o.model, o.weights, numbers, o.mesh, command.plan, heading, teacher=teacher))
             return
         if command.by == "on_policy":

@@ -241,9 +241,17 @@ def dry_run(
         ValueError: none of these.
     """  # fmt: skip
     cfg, name = config_of(model, weights)
+    return text(plan(cfg, recipe, mesh, options, reward_models, teacher_of(teacher)), f"{title}: {name}")
+
+
+def teacher_of(given: str) -> ModelConfig | None:
+    """Shapes of what --teacher names, see `dry_run`; None where it names nobody.
+
+    Raises:
+        ValueError: see `config_of`.
+    """
     with checkpoint.behind("--teacher"):
-        whose = config_of(teacher, teacher)[0] if teacher else None
-    return text(plan(cfg, recipe, mesh, options, reward_models, whose), f"{title}: {name}")
+        return config_of(given, given)[0] if given else None
 
 
 def config_of(model: str, weights: str) -> tuple[ModelConfig, str]:

@@ -12,13 +12,14 @@ from r1jax.limits import DEVICES, forward_flops
 from r1jax.logprobs import CHUNK
 from r1jax.model import transformer
 from r1jax.model.config import ModelConfig
-from r1jax.plan import PlanOptions, activation_bytes, config_of, count, device_of, mesh_of, placed, whole
+from r1jax.plan import PlanOptions, activation_bytes, config_of, count, device_of, mesh_of, placed, teacher_of, whole
 from r1jax.reward_model import bucket
 from r1jax.sft import TuneRecipe, with_steps
 from r1jax.supervised import optimizer
 from r1jax.train_reward_model import RewardRecipe
 from r1jax.train_rl import adamw
 
+PARAMETERS = "parameters, float32"
 WAY_OUT = "take more devices, or fewer rows of one forward pass"
 
 
@@ -42,14 +43,21 @@ class TrainPlan(NamedTuple):
     step_tokens: float
     steps: int
     seconds: float
+    teaching: float = 0.0  # of a teacher that is asked before training begins, beside the parameters alone
 
     @property
     def peak(self) -> float:
-        return sum(self.held.values()) + sum(self.update.values())
+        whole = sum(self.held.values()) + sum(self.update.values())
+        return max(whole, self.held[PARAMETERS] + self.teaching)
 
 
-def tune(cfg: ModelConfig, recipe: TuneRecipe, mesh: str, options: TunePlanOptions) -> TrainPlan:
+def tune(
+    cfg: ModelConfig, recipe: TuneRecipe, mesh: str, options: TunePlanOptions, teacher: ModelConfig | None = None
+) -> TrainPlan:
     """The plan of fine-tuning on records.
+
+    Args:
+        teacher: whose likeliest tokens are kept first.
 
     Raises:
         ValueError: an unknown device or a mesh that cannot be read.
@@ -60,7 +68,8 @@ def tune(cfg: ModelConfig, recipe: TuneRecipe, mesh: str, options: TunePlanOptio
     inner = optimizer(with_steps(recipe, max(steps, recipe.warmup_steps + 1)))
     state = jax.eval_shape(inner.init, transformer.shapes(cfg))
     rows = recipe.micro_rows or recipe.batch_rows
-    return planned(cfg, mesh, options, state, rows, recipe.row_length, recipe.remat, mean, tokens, steps)
+    found = planned(cfg, mesh, options, state, rows, recipe.row_length, recipe.remat, mean, tokens, steps)
+    return found._replace(teaching=placed(transformer.shapes(teacher), found.mesh) * 2.0 if teacher else 0.0)
 
 
 def reward(cfg: ModelConfig, recipe: RewardRecipe, kind: str, mesh: str, options: PlanOptions) -> TrainPlan:
@@ -89,7 +98,7 @@ def planned(
     """
     device, abstract = device_of(options), mesh_of(mesh)
     held = {
-        "parameters, float32": placed(transformer.shapes(cfg), abstract) * 4.0,
+        PARAMETERS: placed(transformer.shapes(cfg), abstract) * 4.0,
         "optimizer's moments, float32": placed(state, abstract) * 4.0,
     }
     update = {
@@ -111,6 +120,7 @@ def text(found: TrainPlan, title: str) -> str:
     rows = [
         ("parameters", f"{count(transformer.shapes(found.cfg)):,}"),
         (f"memory of one device, of {device.memory / 1e9:.0f} GB", ""),
+        *([("  before    teacher, bfloat16", f"{found.teaching / 1e9:.2f} GB")] if found.teaching else []),
         *((f"  always    {part}", f"{size / 1e9:.2f} GB") for part, size in found.held.items()),
         *((f"  update    {part}", f"{size / 1e9:.2f} GB") for part, size in found.update.items()),
         ("  peak", f"{found.peak / 1e9:.2f} GB  {verdict}"),
@@ -124,14 +134,19 @@ def text(found: TrainPlan, title: str) -> str:
     return "\n".join([title, f"mesh {axes} = {found.mesh.size} x {found.device}", "", *table])
 
 
-def dry_tune(model: str, weights: str, recipe: TuneRecipe, mesh: str, options: TunePlanOptions, title: str) -> str:
+def dry_tune(
+    model: str, weights: str, recipe: TuneRecipe, mesh: str, options: TunePlanOptions, title: str, teacher: str = ""
+) -> str:
     """What `--dry-run` of fine-tuning prints.
+
+    Args:
+        teacher: see `plan.dry_run`.
 
     Raises:
         ValueError: see `tune` and `plan.config_of`.
     """
     cfg, name = config_of(model, weights)
-    return text(tune(cfg, recipe, mesh, options), f"{title}: {name}")
+    return text(tune(cfg, recipe, mesh, options, teacher_of(teacher)), f"{title}: {name}")
 
 
 def dry_reward(

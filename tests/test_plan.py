@@ -105,6 +105,14 @@ def test_the_shipped_base_and_a_directory_have_plans_too(tmp_path):
         plan(PRESETS["qwen3-8b"], command.numbers, "1x1", PlanOptions(device="abacus"))
 
 
+def test_a_teacher_that_is_asked_first_lies_beside_the_parameters_alone():
+    student, recipe, options = PRESETS["qwen2.5-1.5b"], STAGE_3, TunePlanOptions()
+    alone = tune(student, recipe, "1x1", options)
+    small, large = (tune(student, recipe, "1x1", options, PRESETS[name]) for name in ("qwen2.5-7b", "deepseek-v3"))
+    assert small.peak == alone.peak and small.teaching == 2 * 7_615_616_512
+    assert large.peak == large.held["parameters, float32"] + large.teaching > alone.peak
+
+
 def test_a_run_and_its_checkpoints_have_the_plan_of_its_shapes(tmp_path, cfg):
     command = parse(["--dry-run"], RECIPES, None)
     (tmp_path / "model.json").write_text(json.dumps(cfg.as_dict()))
@@ -152,6 +160,7 @@ def test_a_reward_model_has_a_plan_without_logits():
         ("r1_1_cold_start", []),
         ("r1_3_rejection_sft", []),
         ("distill", []),
+        ("distill", ["--teacher=qwen2.5-7b"]),
         ("distill", ["--by=rl"]),
         ("distill", ["--by=on_policy", "--teacher=qwen2.5-7b"]),
         ("train_reward_model", ["--kind=safety"]),

@@ -51,7 +51,8 @@ def verify(text: str, example: Mapping) -> Verdict:
     The answer is the last complete `<answer>` block after the last `</think>`, or the whole text
     where it has no tags. It may hold + - * /, parentheses, signs, the operators' Unicode and LaTeX
     forms, and end in `= target`. Anything else is wrong: powers, floor division, juxtaposition,
-    words, further numbers.
+    words, further numbers. The normal form is the expression: to a vote, two ways to the target
+    are two answers.
 
     Args:
         example: `numbers` and `target`, at the top or under `gold`; integers, decimals, or strings
