@@ -112,7 +112,7 @@ def evaluate(command: Command) -> dict:
     policy, params, parent = generate.load(command.model, command.weights, command.template, mesh)
     data = {each.name: {"sha256": fingerprint(each.examples), "rows": len(each.examples)} for each in loaded}
     lineage.check_parent(workdir, before, parent)
-    lineage.check_problems(workdir, before, data)
+    lineage.check_same(workdir, before, data, "problems")
     manifest = lineage.Manifest("evaluate", fields, command.seed, lineage.versions(), parent, data)
     if launch.is_main():
         lineage.write(workdir, manifest)

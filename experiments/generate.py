@@ -104,7 +104,7 @@ def generate(command: Command) -> Path:
     policy, params, parent = sft.load(command.model, command.weights, command.template, mesh)
     data = {"sha256": questions.fingerprint(examples), "counts": {"prompts": len(examples)}}
     lineage.check_parent(workdir, before, parent)
-    lineage.check_problems(workdir, before, data)
+    lineage.check_same(workdir, before, data, "problems")
     path = workdir / f"records.{command.to}"
     if edited(path, before):
         if lineage.differences(before.recipe, fields, MAY_CHANGE - {"filters"}):

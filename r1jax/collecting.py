@@ -38,7 +38,8 @@ def collected(
     launch.start(options.coordinator, options.processes, options.process_id)
     launch.keep_compilations()
     path = records.beside(options.workdir) / name
-    of = records.identity(getattr(settings, sampled), f"--{sampled}")
+    with behind(f"--{sampled}"):
+        of = records.identity(getattr(settings, sampled))
     with_ = settings_of(settings) | {
         "sampled": of, "base": records.identity(options.weights) or options.model,
         "seed": options.seed, "prompts": options.prompts, "template": options.template,

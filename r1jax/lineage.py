@@ -150,10 +150,11 @@ def check_parent(workdir: Path, before: Manifest | None, parent: Mapping[str, st
         raise ValueError(f"{workdir} began with {there}, not {here}. Restore those weights, or name a new directory")
 
 
-def check_problems(workdir: Path, before: Manifest | None, data: Mapping[str, Any]) -> None:
-    """Raises ValueError where what is sampled would go on with other problems than it began with."""
-    if before is not None and before.data != json.loads(json.dumps(dict(data))):
-        raise ValueError(f"{workdir} holds samples of other problems. Restore those, or name a new directory")
+def check_same(workdir: Path, before: Manifest | None, data: Mapping[str, Any], what: str) -> None:
+    """Raises ValueError where a run would go on with other data (`what` says of which kind) than it began with; where
+    they lie may change."""
+    if before is not None and without_paths(before.data) != without_paths(data):
+        raise ValueError(f"{workdir} began with other {what}. Restore them, or name a new directory")
 
 
 def files(*paths: str | Path) -> list[dict[str, str]]:

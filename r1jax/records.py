@@ -112,18 +112,15 @@ def beside(workdir: str | Path) -> Path:
     return Path(f"{str(workdir).rstrip('/')}_data")
 
 
-def identity(weights: str, flag: str = "--weights") -> str:
+def identity(weights: str) -> str:
     """What tells whether the weights at a path are still the same: of a run the sha256 of its newest checkpoint.
-
-    Args:
-        flag: what the user typed them behind, for the error.
 
     Raises:
         ValueError: there is nothing.
     """
     if not weights or (Path(weights) / "config.json").exists():
         return weights
-    return checkpoint.sha256(checkpoint.find(weights, flag=flag))
+    return checkpoint.sha256(checkpoint.find(weights))
 
 
 def claim(path: Path, settings: Mapping) -> bool:

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from r1jax import calibration, checkpoint, launch, lineage
 from r1jax.checks import require
-from r1jax.data.judged import KINDS, read, replies
+from r1jax.data.judged import KINDS, parted, read, replies
 from r1jax.data.prompts import fingerprint
 from r1jax.log import stream
 from r1jax.model import transformer
@@ -124,25 +124,6 @@ def judgements(recipe: RewardRecipe, kind: str, seed: int, data: str, sampled: s
     return tuple(made(seed, count, split) + judged(records, seed, count, split) for split, count in counts.items())
 
 
-def parted(items: Sequence[dict], held_out: int, seed: int) -> tuple[list[dict], list[dict]]:
-    """(items to train on, held-out items): whole problems, so that none is in both; a fifth of the items at most, but
-    one problem at least.
-
-    Raises:
-        ValueError: all items are of one problem.
-    """
-    of: dict[str, list[dict]] = {}
-    for item in items:
-        of.setdefault(item["problem"], []).append(item)
-    if len(of) < 2:
-        raise ValueError("--data judges one problem alone: what is measured must be of another. Give more")
-    problems, most, kept = list(of), min(held_out, len(items) // 5), []
-    for i in np.random.default_rng(seed).permutation(len(problems)):
-        if not kept or len(kept) + len(of[problems[i]]) <= most:
-            kept += of.pop(problems[i])
-    return [item for some in of.values() for item in some], kept
-
-
 def of_nano(record: Mapping) -> bool:
     """Whether a record answers a general prompt of the generator, which knows what is right; those of a file name
     nothing that it could."""
@@ -240,8 +221,7 @@ def train(recipe: RewardRecipe, options: RunOptions, kind: str, data: str = "", 
     counts = {"items": len(tokens), "too_long": len(items) - len(tokens), "held_out": len(held_out)}
     read_from = lineage.files(*(path for path in (data, sampled) if path))
     info = {"sha256": fingerprint([*items, *held_out]), "counts": counts, "files": read_from}
-    if before is not None and lineage.without_paths(before.data) != lineage.without_paths(info):
-        raise ValueError(f"{workdir} began with other judgements. Restore them, or name a new directory")
+    lineage.check_same(workdir, before, info, "judgements")
     cfg, params = with_head(policy.cfg, params, mesh)
     policy = Policy(cfg, policy.tokenizer, policy.template)
     optimizer = adamw(

@@ -69,8 +69,7 @@ def train(
             )
         }
     )
-    if before is not None and lineage.without_paths(before.data) != lineage.without_paths(data):
-        raise ValueError(f"{workdir} began with other records. Restore them, or name a new directory")
+    lineage.check_same(workdir, before, data, "records")
     problems = questions.held_out(options.eval_prompts, recipe.eval_problems)
     policy, params, parent = load_policy(options, mesh)
     lineage.check_parent(workdir, before, parent)

@@ -178,7 +178,6 @@ def test_a_refused_evaluation_leaves_what_is_there_and_one_of_moved_weights_goes
     flags, whole = files
     shutil.copytree(whole, tmp_path / "again")
     shutil.copytree(qwen, tmp_path / "moved")
-    shutil.copy(flags["benchmarks"].split(",")[-1], tmp_path / "competitions.jsonl")
 
     def there():
         return {path.name: path.read_bytes() for path in (tmp_path / "again").iterdir()}

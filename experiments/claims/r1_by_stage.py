@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import tyro
+
+from r1jax.report.stage_table import mean_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,22 +77,12 @@ def pooled(rows: Sequence[Mapping]) -> dict[str, dict[str, Cell]]:
             kept[f"  {row['group']}"] = [row["values"]]
     return {
         figure: {
-            result: mean([Cell(*(task[result][part] for part in Cell._fields)) for task in tasks])
+            result: Cell(*mean_of([tuple(task[result][part] for part in Cell._fields) for task in tasks]))
             for result in tasks[0]
             if all(result in task for task in tasks)
         }
         for figure, tasks in kept.items()
     }
-
-
-def mean(cells: Sequence[Cell]) -> Cell:
-    """Of several tasks, which are different problems: the half widths of their intervals add as squares."""
-    middle = sum(cell.mean for cell in cells) / len(cells)
-    down, up = (
-        math.sqrt(sum(width**2 for width in widths)) / len(cells)
-        for widths in ([cell.mean - cell.low for cell in cells], [cell.high - cell.mean for cell in cells])
-    )
-    return Cell(middle, middle - down, middle + up)
 
 
 def averaged(runs: Sequence[Table]) -> dict[str, dict[str, Cell]]:

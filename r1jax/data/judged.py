@@ -7,8 +7,10 @@ responses.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from r1jax.rewards.format import THINK, THINK_END
 
@@ -75,3 +77,22 @@ def replies(item: Mapping, kind: str) -> tuple[str, ...]:
     return (
         (completion_of(item["chosen"]), completion_of(item["rejected"])) if kind == "helpful" else (item["response"],)
     )
+
+
+def parted(items: Sequence[dict], held_out: int, seed: int) -> tuple[list[dict], list[dict]]:
+    """(items to train on, held-out items): whole problems, so that none is in both; a fifth of the items at most, but
+    one problem at least.
+
+    Raises:
+        ValueError: all items are of one problem.
+    """
+    of: dict[str, list[dict]] = {}
+    for item in items:
+        of.setdefault(item["problem"], []).append(item)
+    if len(of) < 2:
+        raise ValueError("--data judges one problem alone: what is measured must be of another. Give more")
+    problems, most, kept = list(of), min(held_out, len(items) // 5), []
+    for i in np.random.default_rng(seed).permutation(len(problems)):
+        if not kept or len(kept) + len(of[problems[i]]) <= most:
+            kept += of.pop(problems[i])
+    return [item for some in of.values() for item in some], kept

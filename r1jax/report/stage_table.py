@@ -67,13 +67,21 @@ def blocks_of(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
     return list(blocks.items())
 
 
+def mean_of(cells: Sequence[tuple[float, float, float]]) -> tuple[float, float, float]:
+    """The mean of (mean, low, high) over different problems: the half widths of their intervals add as squares."""
+    mean = math.fsum(middle for middle, _, _ in cells) / len(cells)
+    down, up = (
+        math.sqrt(math.fsum(width * width for width in widths)) / len(cells)
+        for widths in ([m - low for m, low, _ in cells], [high - m for m, _, high in cells])
+    )
+    return mean, mean - down, mean + up
+
+
 def mean_row(rows: Sequence[Row], ruled: Collection[str] = ()) -> Row | None:
     """The unweighted mean of a figure over its groups, for stages that have them all; None of fewer than two groups.
 
     Args:
         ruled: groups that a rule judges; what several of them have, the others are left out of.
-
-    The groups are different problems, so the half widths of their intervals add as squares.
     """
     rows = [row for row in rows if row.group in ruled] or rows
     if len(rows) < 2:
@@ -82,12 +90,7 @@ def mean_row(rows: Sequence[Row], ruled: Collection[str] = ()) -> Row | None:
     for name in rows[0].cells:
         mine = [row.cells[name] for row in rows if name in row.cells]
         if len(mine) == len(rows):
-            mean = math.fsum(cell.mean for cell in mine) / len(mine)
-            down, up = (
-                math.sqrt(math.fsum(d * d for d in widths)) / len(mine)
-                for widths in ([c.mean - c.low for c in mine], [c.high - c.mean for c in mine])
-            )
-            cells[name] = Cell(mean, mean - down, mean + up, sum(cell.n for cell in mine))
+            cells[name] = Cell(*mean_of([cell[:3] for cell in mine]), sum(cell.n for cell in mine))
     return Row(rows[0].figure, f"mean of {len(rows)} kinds", rows[0].unit, "", cells) if cells else None
 
 
