@@ -171,16 +171,16 @@ STAGES = (
     Stage("", "reward_helpful", "3_rejection_sft", 5, reward_model("helpful"), "helpful", records=GENERAL),
     Stage("", "reward_safety", "3_rejection_sft", 2, reward_model("safety"), "safety", records=GENERAL),
     Stage(
-        "R1", "4_all_scenarios_rl", "3_rejection_sft", 6, all_scenarios, "scenarios",
+        "R1", "4_all_scenarios_rl", "3_rejection_sft", 7, all_scenarios, "scenarios",
         reads=("reward_helpful", "reward_safety"),
     ),
     Stage(
         "Student", f"distill_{STUDENT}", "", 3, distil, "distilled", reads=("2_reasoning_rl",), records=REJECTION,
         model=STUDENT,
     ),
-    Stage("Student RL", f"distill_{STUDENT}_rl", "", 6, student_rl, "student_rl", "r1_zero", model=STUDENT),
+    Stage("Student RL", f"distill_{STUDENT}_rl", "", 8, student_rl, "student_rl", "r1_zero", model=STUDENT),
 )  # fmt: skip
-PLANNED = {stage.folder: stage.minutes for stage in STAGES} | {"evaluation": 7}
+PLANNED = {stage.folder: stage.minutes for stage in STAGES} | {"evaluation": 8}
 BASES = {"base": "nano", "Student base": STUDENT}
 NAMES = {  # of the results, in the order of the page, and their folders; a base has none
     name: folder
