@@ -6,7 +6,7 @@ Method:  stage 4's recipe at three times its rate on general prompts alone, the 
          few steps the same held-out prompts are answered, general and reasoning: their worth by the generator's truth,
          which no reward model sees, and their accuracy stand beside the reward that training earned in the steps since.
 Expect:  reward and worth rise at first, for the model knows what is right; then replies fill with the stock phrases
-         that please it
+         that please it. Not with every reward model: of two seeds one collapsed in 80 steps (BUILD_NOTES 8)
 Source:  Nature 2025, Fig. 6 (its reward rises while reasoning gets worse), and Methods: "preference-based rewards ...
          exclusively during the final 400 steps"
 """
