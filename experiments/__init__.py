@@ -1,1 +1,8 @@
-"""Recipes: each file reads as a methods paragraph and runs with `python -m experiments.NAME`."""
+"""Holds the recipes. Each file is a command: `python -m experiments.NAME` runs experiments/NAME.py."""
+
+import sys
+
+if sys.argv[:1] == ["-m"]:  # Python imports this package first when it starts such a command
+    from r1jax import interrupts
+
+    interrupts.remember()

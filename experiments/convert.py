@@ -1,117 +1,145 @@
-"""Weights from one form to another: a Hugging Face directory, or a run of r1jax.
+"""Converts weights between a Hugging Face directory and a run of r1jax.
 
 Run:     python -m experiments.convert --source=runs/r1_zero-… --target=exported             (serve it with vLLM)
          python -m experiments.convert --source=Qwen2.5-1.5B --target=imported --to=r1jax    (an Orbax checkpoint)
-         ... --dry-run                               (what would be written; nothing is read but headers)
-         ... --parity                                (read back, and compared with transformers if it is there)
-Cost:    one pass over the weights; memory of one model and one layer
-Expect:  parity of float32 weights below 1e-5, relative to the largest logit
+         ... --dry-run                               (prints what would be written; reads headers only)
+         ... --parity                                (reads the result back; compares it with transformers if installed)
+Cost:    one pass over the weights; memory for one model plus one layer
+Expect:  with float32 weights, logits within 1e-5 of transformers', relative to the largest logit
 """
 
 from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import sys
-from pathlib import Path
 from typing import Literal, NamedTuple
 
-import tyro
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
 
-from r1jax.run import RunOptions, explained
+from r1jax import cli, storage, weights
+from r1jax.model import presets, transformer
+from r1jax.model.attention import attend_full, causal
+from r1jax.model.config import ModelConfig
+from r1jax.recipes import RunOptions
+from r1jax.runs import checkpoint, manifests
+from r1jax.runs.policies import load_adapters, load_policy, write_policy
+from r1jax.runs.saver import Saver
+from r1jax.sharding import make_mesh
+from r1jax.weights import hub, peft
+from r1jax.weights.config_out import family_of
+from r1jax.weights.files import check, tensors
+
+ADAPTER = "adapter"  # folder in --target for the adapters of a LoRA run
+LOCAL = "weights are written as local files"  # why --target may be in no bucket
 
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """Weights from one form to another."""
+    """Converts weights between a Hugging Face directory and a run of r1jax."""
 
     source: str
-    """A Hugging Face directory, the directory of a run, or one of its checkpoints."""
+    """A Hugging Face directory, a GGUF file, OWNER/NAME of the Hugging Face Hub, a PEFT adapter, the directory of a
+    run, or one of its checkpoints."""
     target: str
     """A new directory."""
     to: Literal["hf", "r1jax"] = "hf"
-    """hf: safetensors that transformers and vLLM load. r1jax: a checkpoint as a run writes it."""
+    """hf: safetensors, which transformers and vLLM load; of a LoRA run also its adapter, as a PEFT directory in
+    TARGET/adapter. r1jax: a checkpoint like those of a run."""
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
-    """Of the safetensors written."""
+    """Number type of the safetensors."""
     shard_gb: float = 5.0
-    """Largest safetensors file."""
+    """Largest size of a safetensors file, in GB."""
     mesh: str = "auto"
-    """Where the weights lie while they pass through."""
+    """Mesh of devices that holds the weights during conversion: auto, AxB (fsdp=A, tensor=B), or named axes."""
     dry_run: bool = False
-    """Say what would be written, and stop."""
+    """Print what would be written, then stop."""
     parity: bool = False
-    """Read the target back, and compare it with what was written and with transformers."""
+    """Read the target back and compare it with the source and with transformers."""
 
 
 class Imported(NamedTuple):
-    """What an r1jax target's checkpoint holds."""
+    """The contents of the checkpoint in an r1jax target: parameters only, without an optimizer."""
 
     params: dict
 
 
 def main() -> None:
-    bare = {"--dry-run": "--dry-run=True", "--parity": "--parity=True"}
-    arguments = [bare.get(argument, argument) for argument in sys.argv[1:]]
-    command = tyro.cli(Command, args=arguments, description=__doc__, config=(tyro.conf.FlagConversionOff,))
-    try:
-        print(planned(command))
-        if not command.dry_run:
-            convert(command)
-    except (ValueError, OSError) as error:
-        sys.exit(explained(error))
+    cli.main(Command, run, __doc__)
 
 
-def planned(command: Command) -> str:
-    """What will be read and written, from headers and shapes alone.
+def run(command: Command) -> None:
+    """Prints the plan, then converts the weights unless --dry-run is given.
 
     Raises:
-        ValueError: nothing readable at --source, or a used --target.
+        ValueError: --source cannot be read, --target is not empty, or --parity finds a difference.
     """
-    import numpy as np
+    print(describe_plan(command))
+    if not command.dry_run:
+        convert(command)
 
-    from r1jax import checkpoint, presets, weights
-    from r1jax.weights.config_out import family_of
-    from r1jax.weights.files import check, tensors
 
-    target = Path(command.target)
+def describe_plan(command: Command) -> str:
+    """Returns a text that says what will be read and written. Reads only headers and shapes, not the weights.
+
+    Raises:
+        ValueError: --source cannot be read, or --target is not empty.
+    """
+    target = storage.require_local(command.target, "--target", LOCAL)
     if target.exists() and any(target.iterdir()):
         raise ValueError(f"--target={target} is not empty: name a new directory")
-    source = Path(command.source)
+    source = storage.path_of(hub.locate(command.source, "--source"), "--source")
+    adapter = beside = ""
+    if peft.is_peft(source):
+        config = peft.read_adapter_config(storage.fetch(source), "--source")
+        adapter = f", and the adapter {source} of rank {config.get('r')}"
+        source = storage.path_of(hub.locate(config["base_model_name_or_path"], "--source"), "--source")
     if (source / "config.json").exists():
-        cfg = weights.read_config(source)
-        held = tensors(source)
+        source = storage.fetch(source)
+        cfg = weights.read_config(source, flag="--source")
+        held = tensors(source, "--source")
         without_mtp = dataclasses.replace(cfg, mtp_layers=0)
         cfg = cfg if f"model.layers.{cfg.layers}.eh_proj.weight" in held else without_mtp
-        check(cfg, held, source)
+        check(cfg, held, source, "--source")
         what = f"{len(held)} tensors in {len({x.file for x in held.values()})} files"
     else:
-        with checkpoint.behind("--source"):
-            found = checkpoint.find(source)
-            cfg = checkpoint.read_model(found.parent.parent, source)
+        found = checkpoint.find(source, flag="--source")
+        cfg = checkpoint.read_model(found.parent.parent, source, "--source")
         what = f"checkpoint {found.name}"
+        manifest = manifests.read(found.parent.parent)
+        if command.to == "hf" and manifest and manifest.recipe.get("lora_rank"):
+            beside = f"\n{target / ADAPTER}: its LoRA adapter, as a PEFT directory"
     count = presets.count(cfg, mtp=True)
     size = count * (2 if command.dtype.endswith("16") else 4) if command.to == "hf" else count * 4
     files = f", about {int(np.ceil(size / (command.shard_gb * 1e9)))} files" if command.to == "hf" else ""
     written = command.dtype if command.to == "hf" else "float32"
-    read = f"{source}: {family_of(cfg)}, {count:,} parameters, {what}"
-    return f"{read}\n{target}: {command.to}, {written}, {size / 1e9:.2f} GB{files}"
+    read = f"{source}: {family_of(cfg)}, {count:,} parameters, {what}{adapter}"
+    return f"{read}\n{target}: {command.to}, {written}, {size / 1e9:.2f} GB{files}{beside}"
 
 
 def convert(command: Command) -> None:
-    import jax.numpy as jnp
+    """Reads the source and writes the target.
 
-    from r1jax import weights
-    from r1jax.run import load_policy, write_policy
-    from r1jax.saver import Saver
-    from r1jax.sharding import make_mesh
-
-    mesh, target = make_mesh(command.mesh), Path(command.target)
-    policy, params, _ = load_policy(RunOptions(weights=command.source), mesh)
+    With --parity, also reads the target back and compares it with the source.
+    """
+    mesh, target = make_mesh(command.mesh), storage.require_local(command.target, "--target", LOCAL)
+    policy, params, _ = load_policy(RunOptions(weights=command.source), mesh, flag="--source")
     if command.to == "hf":
         weights.export(
-            target, policy.cfg, params, jnp.dtype(command.dtype), tokenizer=policy.tokenizer,
+            target,
+            policy.cfg,
+            params,
+            jnp.dtype(command.dtype),
+            tokenizer=policy.tokenizer,
             shard_bytes=int(command.shard_gb * 1e9),
-        )  # fmt: skip
+        )
+        if adapters := load_adapters(command.source, mesh, "--source"):
+            try:
+                peft.export_adapter(target / ADAPTER, policy.cfg, *adapters)
+            except ValueError as error:
+                print(f"no {target / ADAPTER}: {error}")
     else:
         target.mkdir(parents=True, exist_ok=True)
         write_policy(target, policy)
@@ -124,27 +152,26 @@ def convert(command: Command) -> None:
             print(line)
 
 
-def parity(command: Command, cfg, params: dict, mesh) -> list[str]:
-    """Lines about how far the target is from the source.
+def parity(command: Command, cfg: ModelConfig, params: dict, mesh: Mesh) -> list[str]:
+    """Reads the target back and compares it with the source and with transformers. Returns the lines of the report.
+
+    Args:
+        cfg, params: the source's config and parameters.
 
     Raises:
-        ValueError: what was read back is not what was written.
+        ValueError: a tensor read back differs from the one written, or the logits differ from transformers' by more
+            than 1e-4 of the largest.
     """
-    import jax
-    import jax.numpy as jnp
-    import numpy as np
-
-    from r1jax.model import transformer
-    from r1jax.model.attention import attend_full, causal
-    from r1jax.run import load_policy
-
-    _, back, _ = load_policy(RunOptions(weights=command.target), mesh)
+    _, back, _ = load_policy(RunOptions(weights=command.target), mesh, flag="--target")
     number = jnp.dtype(command.dtype if command.to == "hf" else "float32")
     for (path, ours), theirs in zip(jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(back), strict=True):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         exact = ours if name.endswith("router/bias") else ours.astype(number).astype(jnp.float32)
         if not jnp.array_equal(exact, theirs):
-            raise ValueError(f"--parity: {name} of {command.target} is not what was written")
+            raise ValueError(
+                f"--parity: the tensor {name} in --target={command.target} differs from the tensor that was written. "
+                "Do not use this target. Convert again into another directory"
+            )
     lines = [f"parity: every tensor read back from {command.target} is the one written, bit for bit"]
     if command.to == "hf" and importlib.util.find_spec("torch") and importlib.util.find_spec("transformers"):
         import torch
@@ -166,7 +193,10 @@ def parity(command: Command, cfg, params: dict, mesh) -> list[str]:
         worst = float(abs(np.asarray(logits(back)) - theirs).max() / abs(theirs).max())
         lines.append(f"parity: logits differ from transformers by {worst:.1e} of the largest, in float32")
         if worst > 1e-4:
-            raise ValueError(f"--parity: {lines[-1]}")
+            raise ValueError(
+                f"--parity: logits differ from transformers by {worst:.1e} of the largest, which is more than 1e-4. "
+                f"r1jax does not support this model. Do not use --target={command.target}"
+            )
     return lines
 
 

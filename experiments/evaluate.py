@@ -1,191 +1,153 @@
-"""What a policy can do: k samples of each problem, judged: pass@k, cons@k, length, form, language, with intervals.
+"""Evaluates a policy on benchmarks: pass@k, cons@k, length, format and language over k samples of each problem.
 
 Source:  DeepSeek-AI 2025 (arXiv 2501.12948v2), appendix D.1; Chen et al. 2021 (arXiv 2107.03374) for pass@k
 Run:     python -m experiments.evaluate --weights=RUN --benchmarks=nano:reasoning,nano:general --template=r1
          python -m experiments.evaluate --weights=HF_DIR --benchmarks=math500.jsonl,aime24.jsonl --recipe=paper
          python -m experiments.evaluate --weights=HF_DIR --benchmarks=gsm8k_test.jsonl --template=chat
-Writes:  <workdir>/NAME.jsonl (every sample), results.json, manifest.json. The same command goes on where it was killed
-Expect:  the mean over problems of each figure, with its 95 % bootstrap interval over problems, for samples of one
-         problem are not independent
-Departs: 1. "right" is the announced answer by this package's verifiers, which compare more forms than a benchmark's own
-            script
-         2. a problem's k is one number for all benchmarks unless --samples=0, which takes the paper's
-         3. how cons@k breaks ties is not published: by a fair lot, as its expected value
-         4. LETTER in the prompt of multiple choice is one of the options there are, not always of ABCD
+Writes:  <workdir>/NAME.jsonl (every sample), results.json, manifest.json. If killed, the same command continues
+Expect:  the mean of each measured value over problems, with a 95 % bootstrap interval. The bootstrap resamples
+         problems, because the samples of one problem are not independent
+Departs: 1. this package's verifiers judge the final answer; they accept more forms than a benchmark's own script
+         2. k is the same for all benchmarks; --samples=0 takes the paper's k for each benchmark
+         3. how cons@k breaks ties is not published; we take the expected value under a random choice
+         4. in multiple choice prompts, LETTER is one of the problem's own options, not always one of ABCD
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import sys
-from pathlib import Path
 from typing import Annotated
 
-import tyro
+from rich import box
+from rich.console import Console
+from rich.table import Table
 
-from r1jax.command import by_recipe
-from r1jax.run import explained
-from r1jax.waves import Sampling
+from r1jax import cli, distributed
+from r1jax.data.questions import fingerprint
+from r1jax.data.readers import read_columns
+from r1jax.evaluation import benchmark
+from r1jax.evaluation.prompts import load
+from r1jax.prompts import fill
+from r1jax.recipes import CheckpointOptions, SamplingOptions
+from r1jax.rewards.isolate import Pool
+from r1jax.runs import manifests
+from r1jax.runs.files import write_atomically
+from r1jax.runs.run import Run
+from r1jax.sft_data import batch_sampling, generate
 
-PAPER = Sampling(
+PAPER = SamplingOptions(
     samples=0,  # "k = 64 for AIME and GPQA, 16 for MATH and Codeforces, 8 for LiveCodeBench"
     temperature=0.6,  # "a sampling temperature of 0.6"
     top_p=0.95,  # "a top-p value of 0.95"
-    top_k=0, min_p=0.0,
+    top_k=0,
+    min_p=0.0,
     max_tokens=32_768,  # "the maximum generation length to 32,768 tokens"
     wave_rows=256,
-)  # fmt: skip
+)
 NANO = dataclasses.replace(PAPER, samples=4, max_tokens=320, wave_rows=512)
 RECIPES = {"nano": NANO, "paper": PAPER}
+OPTIONS = CheckpointOptions()
 
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """An evaluation."""
+    """Evaluates a policy."""
 
-    sampling: Annotated[Sampling, tyro.conf.arg(name="")]
+    sampling: Annotated[SamplingOptions, cli.FLAT]
+    options: Annotated[CheckpointOptions, cli.FLAT] = OPTIONS
     benchmarks: str = "nano:reasoning"
-    """Files (jsonl, json, parquet) and mixes of the nano generator, with commas between them."""
-    weights: str = ""
-    """A run's directory, one of its checkpoints, or a Hugging Face directory. Default: the nano base."""
-    model: str = "nano"
-    """The base that ships with the package, when --weights is not given."""
+    """Files (jsonl, json, parquet) and mixes of the nano generator, separated by commas."""
     problems: int = 0
-    """Only the first so many of each; 0: all, of the generator 512."""
-    template: str = "r1"
-    """r1, r1_zero, chat (the tokenizer's own), or a text file that holds {question}."""
+    """Number of problems from each benchmark; 0: all problems of a file, or 512 of the nano generator."""
     instruct: bool = True
-    """Put the paper's instructions to the problems of a file: step by step, where the answer goes."""
-    seed: int = 0
-    """Of the noise and of the bootstrap."""
-    mesh: str = "auto"
-    """Devices: auto, AxB (fsdp=A, tensor=B), or data:2,fsdp:2,tensor:2,expert:1."""
-    workdir: str = ""
-    """Where samples and results are written. Default: a new directory below runs/."""
+    """Add the paper's instructions to the problems of a file: reason step by step, and where to put the answer."""
     recipe: str = "nano"
-    """Whose numbers are the defaults: nano or paper."""
-    coordinator: str | None = None
-    """host:port of process 0, where no cluster is detected."""
-    processes: int | None = None
-    """Number of processes; 1 runs alone even on a cluster."""
-    process_id: int | None = None
-    """This process's number, from 0."""
+    """Which defaults to use: nano or paper."""
 
 
-MAY_CHANGE = frozenset({
-    "weights",  # compared by their hash: they may lie elsewhere
-    "mesh", "workdir", "coordinator", "processes", "process_id",
-})  # fmt: skip
+COMMANDS = {name: Command(sampling, recipe=name) for name, sampling in RECIPES.items()}
 
 
 def evaluate(command: Command) -> dict:
-    """The figures of every benchmark by its name, as results.json holds them.
+    """Evaluates the policy. Returns the results of each benchmark by the benchmark's name, as in results.json.
 
     Raises:
-        ValueError: a flag, file or checkpoint that cannot be used; a --workdir with something else in it.
+        ValueError: a flag, file or checkpoint cannot be used, or --workdir holds another run.
     """
-    from r1jax import benchmark, generate, launch, lineage, waves
-    from r1jax.data import benchmarks
-    from r1jax.data.prompts import fingerprint
-    from r1jax.prompts import fill
-    from r1jax.rewards.isolate import Pool
-    from r1jax.run import new_workdir
-    from r1jax.sharding import make_mesh
-
-    launch.share_cpu(command.mesh)
-    launch.start(command.coordinator, command.processes, command.process_id)
-    launch.keep_compilations()
-    mesh = make_mesh(command.mesh)
-    waves.check(dataclasses.replace(command.sampling, samples=command.sampling.samples or 1))
-    workdir = Path(command.workdir or new_workdir("evaluate"))
-    fields = dataclasses.asdict(command)
-    before = lineage.check_resume(workdir, fields, True, MAY_CHANGE)
-    loaded = [
-        benchmarks.load(path, command.problems, command.instruct) for path in command.benchmarks.split(",") if path
-    ]
-    if not loaded or len({each.name for each in loaded}) < len(loaded):
-        raise ValueError(
-            f"--benchmarks={command.benchmarks} must name one or more, each by another name: "
-            "rename a file, or leave it to a run of its own"
-        )
-    policy, params, parent = generate.load(command.model, command.weights, command.template, mesh)
-    data = {each.name: {"sha256": fingerprint(each.examples), "rows": len(each.examples)} for each in loaded}
-    lineage.check_parent(workdir, before, parent)
-    lineage.check_same(workdir, before, data, "problems")
-    manifest = lineage.Manifest("evaluate", fields, command.seed, lineage.versions(), parent, data)
-    if launch.is_main():
-        lineage.write(workdir, manifest)
-    found: dict = {}
-    with Pool() as pool:
-        lines = benchmark.measured(pool, policy.style)
-        settings = {"source": parent["sha256"], "template": policy.template}
+    options = command.options
+    defaults = manifests.defaults_of(command, options)
+    with Run("evaluate", options, settings_of(command), defaults=defaults, resume=True) as run:
+        batch_sampling.check(dataclasses.replace(command.sampling, samples=command.sampling.samples or 1))
+        loaded = [
+            load(path, command.problems, command.instruct, read_columns(options.column))
+            for path in command.benchmarks.split(",")
+            if path
+        ]
+        if not loaded or len({each.name for each in loaded}) < len(loaded):
+            raise ValueError(
+                f"--benchmarks={command.benchmarks} must name at least one benchmark, and all files must have "
+                "different names. Rename a file, or evaluate it with another --workdir"
+            )
+        author = generate.load(options, run.mesh)
+        run.claim_parent(author.source)
+        run.claim({x.name: {"sha256": fingerprint(x.examples), "rows": len(x.examples)} for x in loaded}, "problems")
+        run.write_manifest()
+        pool, policy, found = run.enter(Pool()), author.policy, {}
+        settings = {"source": author.source["sha256"], "template": policy.template}
         for each in loaded:
             sampling = dataclasses.replace(command.sampling, samples=command.sampling.samples or each.samples)
             prompts = [fill(policy.template, problem) for problem in each.asked]
-            path = workdir / f"{each.name}.jsonl"
-            written = waves.in_waves(
-                policy,
-                params,
-                each.examples,
-                mesh,
-                sampling,
-                path,
-                lines,
-                seed=command.seed,
-                settings=settings,
-                prompts=prompts,
+            path = run.workdir / f"{each.name}.jsonl"
+            output = batch_sampling.Output(path, benchmark.make_lines(pool, policy.style), settings)
+            written = batch_sampling.sample_in_waves(
+                policy, author.params, each.examples, run.mesh, sampling, output, seed=options.seed, prompts=prompts
             )
-            found[each.name] = benchmark.figures(written, sampling.samples, command.seed)
-    if launch.is_main():
-        results = {
-            "parent": parent,
-            "template": command.template,
-            "seed": command.seed,
-            "sampling": asked(command),
-            "benchmarks": found,
-        }
-        lineage.write_atomically(workdir / "results.json", json.dumps(results, indent=1, ensure_ascii=False) + "\n")
-        lineage.write(workdir, dataclasses.replace(manifest, results={"base": None, "final": found}, status="complete"))
-        show(benchmark.shown(found))
-        print(f"\nmeans over problems in per cent with 95 % intervals; samples and results are in {workdir}")
+            found[each.name] = benchmark.figures(written, sampling.samples, options.seed)
+        if distributed.is_main():
+            results = {
+                "parent": author.source,
+                "template": options.template,
+                "seed": options.seed,
+                "sampling": describe_sampling(command),
+                "benchmarks": found,
+            }
+            text = json.dumps(results, indent=1, ensure_ascii=False) + "\n"
+            write_atomically(run.workdir / "results.json", text)
+        run.complete({"base": None, "final": found})
+        if distributed.is_main():
+            show(benchmark.format_table(found))
+            print(f"\nmeans over problems in per cent with 95 % intervals; samples and results are in {run.workdir}")
     return found
 
 
-def asked(command: Command) -> dict:
-    """What the figures depend on besides the policy: how it was sampled, but for the waves."""
+def settings_of(command: Command) -> dict:
+    """Returns the flags as the manifest stores them, in a dict.
+
+    The sampling flags are in an inner dict under "sampling".
+    """
+    fields = dataclasses.asdict(command)
+    return fields.pop("options") | fields
+
+
+def describe_sampling(command: Command) -> dict:
+    """Returns the sampling settings that the results depend on: all but `wave_rows`."""
     return {name: value for name, value in dataclasses.asdict(command.sampling).items() if name != "wave_rows"}
 
 
 def show(rows: list[list[str]]) -> None:
-    """The table on standard output."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
+    """Prints a table. `rows` holds the cells of each row; rows[0] is the header."""
     table = Table(box=box.SIMPLE)
     for i, title in enumerate(rows[0]):
         table.add_column(title, justify="left" if i == 0 else "right", no_wrap=True)
     for row in rows[1:]:
         table.add_row(*row)
     wide = 2 + sum(max(len(row[i]) for row in rows) + 3 for i in range(len(rows[0])))
-    Console(width=max(wide, 80), markup=False).print(table)  # a table that is cut off says nothing
-
-
-def parse(arguments: list[str]) -> Command:
-    """The command line. `--recipe` chooses the defaults; every other flag overrides one of them.
-
-    Raises:
-        ValueError: a recipe that is not there.
-    """
-    return by_recipe(Command, RECIPES, __doc__, arguments)
+    Console(width=max(wide, 80), markup=False).print(table)  # wide enough that no cell is cut off
 
 
 def main() -> None:
-    try:
-        evaluate(parse(sys.argv[1:]))
-    except (ValueError, OSError) as error:
-        sys.exit(explained(error))
+    cli.main(COMMANDS, evaluate, __doc__, resumes=True)
 
 
 if __name__ == "__main__":

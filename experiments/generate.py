@@ -1,157 +1,125 @@
-"""Records for supervised fine-tuning: n samples of each prompt from any checkpoint, judged and filtered.
+"""Makes records for supervised fine-tuning: samples a checkpoint n times per prompt, judges and filters the samples.
 
-Source:  DeepSeek-AI 2025 (arXiv 2501.12948), sections 2.3.1 and 2.3.3 (v2: B.3.2, B.3.3); how many samples of each
-         prompt is not published
+Source:  DeepSeek-AI 2025 (arXiv 2501.12948), sections 2.3.1 and 2.3.3 (v2: B.3.2, B.3.3); the number of samples
+         per prompt is not published
 Run:     python -m experiments.generate --weights=RUN --prompts=nano:reasoning --template=r1 --samples=8
          python -m experiments.generate --weights=HF_DIR --prompts=mine.jsonl --template=chat --to=parquet --mesh=8x8
-Writes:  <workdir>/samples.jsonl (every sample as it came), records.jsonl or .parquet (the same with keep and reason,
-         which people may edit), manifest.json. Several processes write samples-I-of-N.jsonl each and merge them at the
-         end. The same command goes on where it was killed
-Departs: 1. thresholds of repetition, language and length are not published; the defaults ask for a right answer, the
-            question's language and an end, and drop what repeats half of its 8-grams
+Writes:  <workdir>/samples.jsonl (every sample, unfiltered), records.jsonl or .parquet (the same with `keep` and
+         `reason`, which people may edit), manifest.json. With several processes each writes samples-I-of-N.jsonl, and
+         the files are merged at the end. If killed, the same command continues
+Departs: 1. thresholds of repetition, language and length are not published; the defaults keep right, finished answers
+            in the question's language, and drop completions that repeat half of their 8-grams
 """
 
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
-import tyro
+from r1jax import cli, distributed, storage
+from r1jax.data import questions
+from r1jax.data.readers import read_columns
+from r1jax.recipes import CheckpointOptions, SamplingOptions
+from r1jax.rewards.isolate import Pool
+from r1jax.runs import manifests
+from r1jax.runs.files import hash_files, write_atomically
+from r1jax.runs.manifests import Manifest
+from r1jax.runs.run import MAY_CHANGE, Run
+from r1jax.sft_data.batch_sampling import check
+from r1jax.sft_data.filters import Filters, apply_filters
+from r1jax.sft_data.generate import Route, load
+from r1jax.sft_data.generate import generate as sample_records
 
-from r1jax.rejection import Filters, filtered
-from r1jax.run import explained
-from r1jax.waves import Sampling
-
-if TYPE_CHECKING:
-    from r1jax.lineage import Manifest
-
-GENERATED = 512  # prompts of the generator where no number is asked for
-SAMPLING, FILTERS = Sampling(), Filters()
+GENERATED = 512  # prompts of the generator if --count is not given
+SAMPLING, FILTERS, OPTIONS = SamplingOptions(), Filters(), CheckpointOptions()
 
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """Samples of a checkpoint as SFT records."""
+    """Samples a checkpoint and writes SFT records."""
 
-    sampling: Annotated[Sampling, tyro.conf.arg(name="")] = SAMPLING
-    filters: Annotated[Filters, tyro.conf.arg(name="")] = FILTERS
-    weights: str = ""
-    """A run's directory, one of its checkpoints, or a Hugging Face directory. Default: the nano base."""
-    model: str = "nano"
-    """The base that ships with the package, when --weights is not given."""
+    sampling: Annotated[SamplingOptions, cli.FLAT] = SAMPLING
+    filters: Annotated[Filters, cli.FLAT] = FILTERS
+    options: Annotated[CheckpointOptions, cli.FLAT] = OPTIONS
     prompts: str = "nano:reasoning"
-    """jsonl or parquet rows {id, problem, gold, kind}, or nano:MIX of the generator."""
+    """jsonl or parquet file of rows {id, problem, gold, kind}, or nano:MIX for the generator."""
     count: int = 0
-    """Only so many prompts; 0: all, of the generator 512."""
-    template: str = "r1"
-    """r1, r1_zero, chat (the tokenizer's own), or a text file that holds {question}."""
+    """Number of prompts; 0: all prompts of a file, or 512 of the nano generator."""
     route: str = "rejection"
-    """What the records say about where they come from."""
+    """Value of the records' field `route`, which says how the records were made."""
     to: Literal["jsonl", "parquet"] = "jsonl"
-    """Form of the records; in parquet gold and source are JSON."""
-    seed: int = 0
-    """Of the generator's prompts and of the noise."""
-    mesh: str = "auto"
-    """Devices: auto, AxB (fsdp=A, tensor=B), or data:2,fsdp:2,tensor:2,expert:1."""
-    workdir: str = ""
-    """Where everything is written. Default: a new directory below runs/."""
-    coordinator: str | None = None
-    """host:port of process 0, where no cluster is detected."""
-    processes: int | None = None
-    """Number of processes; 1 runs alone even on a cluster."""
-    process_id: int | None = None
-    """This process's number, from 0."""
-
-
-MAY_CHANGE = frozenset({
-    "weights",  # compared by their hash: they may lie elsewhere
-    "filters", "to", "mesh", "workdir", "coordinator", "processes", "process_id",
-})  # fmt: skip
+    """File format of the records; parquet stores gold and source as JSON text."""
 
 
 def generate(command: Command) -> Path:
-    """The file of records.
+    """Samples, judges and filters the records, and writes them to a file. Returns the file's path.
 
     Raises:
-        ValueError: a flag, file or checkpoint that cannot be used; a --workdir with something else in it.
+        ValueError: a flag, file or checkpoint cannot be used, or --workdir holds another run.
     """
-    from r1jax import generate as sft
-    from r1jax import launch, lineage
-    from r1jax.data import prompts as questions
-    from r1jax.rewards.isolate import Pool
-    from r1jax.run import new_workdir
-    from r1jax.sharding import make_mesh
-    from r1jax.waves import check
-
-    launch.share_cpu(command.mesh)
-    launch.start(command.coordinator, command.processes, command.process_id)
-    launch.keep_compilations()
-    mesh = make_mesh(command.mesh)
-    check(command.sampling)
-    workdir = Path(command.workdir or new_workdir("generate"))
-    fields = dataclasses.asdict(command)
-    before = lineage.check_resume(workdir, fields, True, MAY_CHANGE)
-    if questions.generated(command.prompts) is None:
-        examples = questions.read(command.prompts, "--prompts")[: command.count or None]
-    else:
-        take, _ = questions.stream(command.prompts, command.seed)
-        examples = [take(i) for i in range(command.count or GENERATED)]
-    policy, params, parent = sft.load(command.model, command.weights, command.template, mesh)
-    data = {"sha256": questions.fingerprint(examples), "counts": {"prompts": len(examples)}}
-    lineage.check_parent(workdir, before, parent)
-    lineage.check_same(workdir, before, data, "problems")
-    path = workdir / f"records.{command.to}"
-    if edited(path, before):
-        if lineage.differences(before.recipe, fields, MAY_CHANGE - {"filters"}):
-            raise ValueError(
-                f"{path} was edited since it was written, and other filters would write it anew: "
-                "move it away, or name a new directory"
-            )
-        print(f"{path}: complete, and edited since: it stays as it is")
-        return path
-    manifest = lineage.Manifest("generate", fields, command.seed, lineage.versions(), parent, data)
-    if launch.is_main():
-        lineage.write(workdir, manifest)
-    with Pool() as pool:
-        records = sft.generate(
-            policy, params, examples, mesh, pool, command.sampling, workdir / "samples.jsonl",
-            seed=command.seed, route=command.route, source=parent,
-        )  # fmt: skip
-    if launch.is_main():
-        records = filtered(records, command.filters)
-        write(path, records)
-        counts = Counter(record["reason"] or "kept" for record in records)
-        results = {"base": None, "final": dict(counts), "records": lineage.files(path)}
-        lineage.write(workdir, dataclasses.replace(manifest, results=results, status="complete"))
-        for reason, number in counts.most_common():
-            print(f"{number:8d}  {reason}")
-        print(path)
+    options, fields = command.options, dataclasses.asdict(command)
+    fields |= fields.pop("options")
+    may_change = {"to", "filters"}
+    defaults = manifests.defaults_of(command, options)
+    with Run("generate", options, fields, may_change=may_change, defaults=defaults, resume=True) as run:
+        check(command.sampling)
+        if questions.generator_mix(command.prompts) is None:
+            examples = questions.read(command.prompts, "--prompts", columns=read_columns(options.column))[
+                : command.count or None
+            ]
+        else:
+            take, _ = questions.stream(command.prompts, options.seed)
+            examples = [take(i) for i in range(command.count or GENERATED)]
+        author = load(options, run.mesh)
+        run.claim_parent(author.source)
+        run.claim({"sha256": questions.fingerprint(examples), "counts": {"prompts": len(examples)}}, "problems")
+        path = run.workdir / f"records.{command.to}"
+        if was_edited(path, run.before):
+            if manifests.differences(run.before.recipe, fields, MAY_CHANGE | {"to"}):
+                raise ValueError(
+                    f"{path} was edited after an earlier command wrote it. This command has other flags, so it would "
+                    "overwrite the edits: move the file away, or name a new directory with --workdir"
+                )
+            print(f"{path}: complete, and edited since: it stays as it is")
+            return path
+        run.write_manifest()
+        route = Route(command.route, run.workdir / "samples.jsonl", options.seed)
+        records = sample_records(author, examples, run.mesh, run.enter(Pool()), command.sampling, route)
+        if distributed.is_main():
+            records = apply_filters(records, command.filters)
+            write(path, records)
+            counts = Counter(record["reason"] or "kept" for record in records)
+            run.complete({"base": None, "final": dict(counts), "records": hash_files(path)})
+            for reason, number in counts.most_common():
+                print(f"{number:8d}  {reason}")
+            print(path)
     return path
 
 
-def edited(path: Path, before: Manifest | None) -> bool:
-    """Whether records are there that are not those that were written."""
-    from r1jax.lineage import files
+def was_edited(path: Path, before: Manifest | None) -> bool:
+    """Returns whether the file of records was edited after this command wrote it.
 
+    Args:
+        path: the file of records.
+        before: the manifest of the earlier run, which holds the file's hash; None if there was no earlier run.
+    """
     if before is None or not path.exists():
         return False
     written = [file["sha256"] for file in before.results.get("records", []) if Path(file["path"]).name == path.name]
-    return bool(written) and files(path)[0]["sha256"] not in written
+    return bool(written) and hash_files(path)[0]["sha256"] not in written
 
 
 def write(path: Path, records: Sequence[Mapping]) -> None:
-    """All records, in one move.
+    """Writes all records to `path` atomically, in the format of its suffix.
 
     Raises:
-        ValueError: parquet without pyarrow.
+        ValueError: the format is parquet and pyarrow is not installed.
     """
-    from r1jax.lineage import write_atomically
-
     if path.suffix == ".jsonl":
         write_atomically(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
         return
@@ -164,16 +132,19 @@ def write(path: Path, records: Sequence[Mapping]) -> None:
         {name: json.dumps(x, ensure_ascii=False) if name in ("gold", "source") else x for name, x in record.items()}
         for record in records
     ]
+    table = pyarrow.Table.from_pylist(columns)
+    if storage.scheme_of(path):
+        held = io.BytesIO()
+        pyarrow.parquet.write_table(table, held)
+        path.write_bytes(held.getvalue())
+        return
     part = path.with_name(f".{path.name}.tmp")
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(columns), part)
+    pyarrow.parquet.write_table(table, part)
     part.replace(path)
 
 
 def main() -> None:
-    try:
-        generate(tyro.cli(Command, description=__doc__, config=(tyro.conf.FlagConversionOff,)))
-    except (ValueError, OSError) as error:
-        sys.exit(explained(error))
+    cli.main(Command, generate, __doc__, resumes=True)
 
 
 if __name__ == "__main__":

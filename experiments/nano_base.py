@@ -1,14 +1,14 @@
-"""Trains the nano tokenizer and base model from scratch, and measures what RL can lift.
+"""Trains the nano tokenizer and base model from scratch, and evaluates the base before any RL.
 
 Run:     python -m experiments.nano_base                  (the base that ships as r1jax/nano/weights/nano)
          ... --model=nano-small --steps=3000              (the student's, r1jax/nano/weights/nano-small)
-Cost:    see the card beside the weights; at most 90 minutes on 2 CPU cores
-Expect:  single steps and its own checks nearly always right, most countdown solutions stopping after one try
-Departs: DeepSeek-V3-Base was not trained on its own RL template; 12 % of the nano documents carry it, because a model
-         of this size cannot follow an instruction it has never seen.
+Cost:    at most 90 minutes on 2 CPU cores; card.json beside the weights has the measured time
+Expect:  single steps and self-checks are nearly always right; most solutions of countdown problems stop after one try
+Departs: DeepSeek-V3-Base was not trained on its own RL template; 12 % of the nano documents use it, because a model
+         of this size cannot follow an instruction that it has never seen.
 
-Stops and goes on: `--workdir=DIR --resume=True`. The result is `<workdir>/base/`, a Hugging Face directory (Qwen3
-shape).
+To resume a stopped run: `--workdir=DIR --resume=True`. The result is `<workdir>/base/`, a Hugging Face directory
+(Qwen3 shape).
 """
 
 from __future__ import annotations
@@ -16,15 +16,42 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-import sys
 import time
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-import tyro
+import jax
+import ml_dtypes
+import numpy as np
+from jax.sharding import Mesh
 
-from r1jax.run import explained
-from r1jax.supervised import SFTRecipe
+from r1jax import cli, storage, weights
+from r1jax.evaluation import nano_samples
+from r1jax.evaluation.completions import judge, summary
+from r1jax.model import transformer
+from r1jax.model.config import ModelConfig
+from r1jax.model.kernels.backends import attention_backend
+from r1jax.nano import corpus, tasks
+from r1jax.policy import Policy
+from r1jax.prompts import R1_ZERO
+from r1jax.recipes import PretrainRecipe, RunOptions
+from r1jax.rewards import rule
+from r1jax.rewards.isolate import Pool
+from r1jax.runs import manifests
+from r1jax.runs.hashing import file_sha256
+from r1jax.runs.run import Run
+from r1jax.runs.step_logger import Times
+from r1jax.sampling import sampler
+from r1jax.sampling.complete import Draws, complete
+from r1jax.sharding import compute_dtype, place, rows_in_turn
+from r1jax.tokenizers import sentencepiece
+from r1jax.tokenizers.sentencepiece import train_tokenizer
+from r1jax.training import supervised_batches
+from r1jax.training.logprobs import Network
+from r1jax.training.objectives import cross_entropy
+from r1jax.training.optimizers import optimizer
+from r1jax.training.step import Learner, start, update
+from r1jax.weights.bundled import TOKENIZER
 
 SHAPE = dict(heads=6, kv_heads=3, head_width=32, qk_norm=True, rope_theta=1e4, max_positions=1024)
 MODELS = {
@@ -33,164 +60,135 @@ MODELS = {
 }
 VOCABULARY = 768
 TOKENIZER_DOCUMENTS = 20_000
-RECIPE = SFTRecipe(
-    steps=5500, learning_rate=5e-3, final_learning_rate=2e-4, warmup_steps=150, optimizer="muon", weight_decay=0.05,
-    grad_clip=1.0, row_length=512, batch_rows=6, save_every=500,
-)  # fmt: skip
+RECIPE = PretrainRecipe(
+    steps=5500,
+    learning_rate=5e-3,
+    final_learning_rate=2e-4,
+    warmup_steps=150,
+    optimizer="muon",
+    weight_decay=0.05,
+    grad_clip=1.0,
+    row_length=512,
+    batch_rows=6,
+    save_every=500,
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """Train the nano base."""
+    """Trains the nano base."""
 
-    recipe: tyro.conf.OmitArgPrefixes[SFTRecipe] = RECIPE
+    recipe: Annotated[PretrainRecipe, cli.FLAT] = RECIPE
     model: Literal["nano", "nano-small"] = "nano"
-    """Which base: the policy's, or the smaller one of a student."""
+    """Which base to train: nano (for the policy), or nano-small (for a student of distillation)."""
     workdir: str = "runs/nano_base"
-    """Checkpoints and the result go here."""
+    """Directory for checkpoints and the result."""
     seed: int = 1
-    """Of the corpus and of the initial parameters."""
+    """Seed of the corpus and of the initial parameters."""
     mesh: str = "auto"
     """Devices: auto, AxB (fsdp=A, tensor=B), or data:..,fsdp:..,tensor:..,expert:.."""
     resume: bool = False
-    """Continue the run in workdir."""
+    """Continue the run in --workdir."""
 
 
 def main(command: Command) -> None:
-    import jax
-    import numpy as np
+    """Trains the base, writes it as a Hugging Face directory, and writes card.json with the results."""
+    recipe, seed = command.recipe, command.seed
+    options = RunOptions(workdir=command.workdir, mesh=command.mesh, seed=seed, resume=command.resume)
+    storage.require_local(command.workdir, "--workdir", "weights are written as local files")
+    defaults = manifests.defaults_of(command)
+    with Run("nano_base", options, dataclasses.asdict(command), defaults=defaults, has_report=False) as run:
+        run.claim({"tokenizer_documents": TOKENIZER_DOCUMENTS})
+        began = time.monotonic()
+        pieces = train_tokenizer((corpus.document(seed, -1 - i) for i in range(TOKENIZER_DOCUMENTS)), VOCABULARY)
+        cfg = ModelConfig(vocab_size=pieces.vocab_size, **MODELS[command.model])
 
-    from r1jax import checkpoint, launch, lineage, supervised, tokenizer
-    from r1jax.log import JsonLines, cut_back
-    from r1jax.model import transformer
-    from r1jax.model.attend_choice import attention_backend
-    from r1jax.model.config import ModelConfig
-    from r1jax.nano import corpus
-    from r1jax.progress import Progress
-    from r1jax.saver import Saver
-    from r1jax.sharding import abstract, compute_dtype, make_mesh, place, rows_in_turn
-    from r1jax.update import Learner, cross_entropy, start, update
+        def document(index: int) -> tuple[list[int], list[float]]:
+            tokens = [*pieces.encode(corpus.document(seed, index)), pieces.eos_id]
+            return tokens, [1.0] * len(tokens)
 
-    launch.share_cpu(command.mesh)
-    launch.start()
-    recipe, workdir, seed = command.recipe, Path(command.workdir), command.seed
-    fields = dataclasses.asdict(command)
-    allowed = {"workdir", "resume", "mesh"}
-    lineage.check_resume(workdir, fields, command.resume, allowed)
-    mesh = make_mesh(command.mesh)
-    began = time.monotonic()
-    pieces = tokenizer.train((corpus.document(seed, -1 - i) for i in range(TOKENIZER_DOCUMENTS)), VOCABULARY)
-    cfg = ModelConfig(vocab_size=pieces.vocab_size, **MODELS[command.model])
+        documents = supervised_batches.Documents(1 << 40, document, recipe.row_length)
+        data = supervised_batches.batches([documents], [1.0], recipe.row_length, recipe.batch_rows)
+        learner = make_learner(recipe, cfg, run.mesh)
+        state = run.restore(lambda: start(learner, transformer.init(cfg, jax.random.key(seed))))
+        spent = run.read_meta().get("seconds", 0.0)
+        if state is None:
+            state = start(learner, place(transformer.init(cfg, jax.random.key(seed)), run.mesh), run.mesh)
+        else:
+            data.set_state(run.read_meta()["data"])
 
-    def document(index: int) -> tuple[list[int], list[float]]:
-        tokens = [*pieces.encode(corpus.document(seed, index)), pieces.eos_id]
-        return tokens, [1.0] * len(tokens)
+        def save() -> None:
+            run.save(state, {"data": data.get_state(), "seconds": spent + time.monotonic() - began})
 
-    data = supervised.batches([supervised.Documents(1 << 40, document, recipe.row_length)], [1.0], recipe)
-    learner = Learner(
-        cfg, supervised.optimizer(recipe), cross_entropy, dtype=compute_dtype(mesh), remat="full",
+        run.begin(Policy(cfg, pieces, R1_ZERO), recipe.steps, shown=("loss", "perf/tokens_per_s"), keep=save)
+
+        def describe(figures: dict[str, float], times: Times) -> dict:
+            rate = recipe.batch_rows * recipe.row_length / times.seconds
+            return {name: figures[name] for name in ("loss", "grad_norm", "skipped")} | {"perf/tokens_per_s": rate}
+
+        while run.step < run.steps:
+            batch = supervised_batches.token_batches(next(data), run.mesh)
+            ready = run.watch(batch)
+            state, figures = update(learner, state, batch)
+            run.log(figures, describe, ready, batch)
+            if run.due(recipe.save_every, at_stop=True):
+                save()
+            run.stop_if_asked()
+        seconds = spent + time.monotonic() - began
+        export(run.workdir / "base", cfg, jax.tree.map(np.asarray, state.params), pieces)
+        scores = measure(run.workdir / "base", run.mesh)
+        counts = {
+            "parameters": jax.tree.reduce(lambda total, x: total + x.size, state.params, 0),
+            "tokens": recipe.steps * recipe.batch_rows * recipe.row_length,
+        }
+        write_card(run.workdir / "base", command, counts, seconds, scores)
+        run.results = {"base": None, "final": scores}
+        run.finish()
+        print(json.dumps(scores, indent=1, ensure_ascii=False))
+
+
+def make_learner(recipe: PretrainRecipe, cfg: ModelConfig, mesh: Mesh) -> Learner:
+    """Returns the learner: the network, the recipe's optimizer and the cross-entropy loss."""
+    network = Network(
+        cfg,
+        dtype=compute_dtype(mesh),
+        remat="full",
         row_shards=rows_in_turn(mesh),
-        attention=attention_backend(mesh, cfg), mesh=mesh,
-    )  # fmt: skip
-    manifest = lineage.Manifest(
-        "nano_base", fields, seed, lineage.versions(), data={"tokenizer_documents": TOKENIZER_DOCUMENTS}
+        attention=attention_backend(mesh, cfg),
+        mesh=mesh,
     )
-    last = checkpoint.latest(workdir / "checkpoints")
-    if last is None:
-        lineage.write(workdir, manifest)
-        state, spent = start(learner, place(transformer.init(cfg, jax.random.key(seed)), mesh), mesh), 0.0
-    else:
-        fresh = jax.eval_shape(lambda: start(learner, transformer.init(cfg, jax.random.key(seed))))
-        state = checkpoint.restore(workdir, abstract(fresh, mesh), last)
-        meta = checkpoint.read_meta(workdir, last)
-        data.set_state(meta["data"])
-        spent = meta["seconds"]
-        cut_back(workdir / "metrics.jsonl", last)
-    first = int(state.step)
-    losses: list[jax.Array] = []
-    with (
-        JsonLines(workdir / "metrics.jsonl") as metrics,
-        Saver(workdir / "checkpoints", keep=1) as saver,
-        launch.stop_requests() as stopping,
-        Progress(recipe.steps, first) as progress,
-    ):
-        for step in range(first + 1, recipe.steps + 1):
-            batches = supervised.token_batches(next(data), mesh)
-            state, figures = update(learner, state, batches)
-            losses.append(figures["loss"])
-            if step % 20 == 0 or step == recipe.steps:
-                loss = float(np.mean(jax.device_get(losses)))
-                losses.clear()
-                tokens = (step - first) * recipe.batch_rows * recipe.row_length
-                rate = tokens / (time.monotonic() - began)
-                metrics.write(
-                    {"step": step, "loss": loss, "grad_norm": figures["grad_norm"], "perf/tokens_per_s": rate}
-                )
-                progress.update(step, {"loss": loss, "tokens/s": rate})
-            stop = stopping()
-            if step % recipe.save_every == 0 or step == recipe.steps or stop:
-                seconds = spent + time.monotonic() - began
-                saver.save(step, state, {"data": data.get_state(), "seconds": seconds})
-            if stop:
-                sys.exit(f"stopped at step {step}; go on with --workdir={workdir} --resume=True")
-    seconds = spent + time.monotonic() - began
-    export(workdir / "base", cfg, jax.tree.map(np.asarray, state.params), pieces)
-    scores = measure(workdir / "base", mesh)
-    counted = jax.tree.reduce(lambda total, x: total + x.size, state.params, 0)
-    write_card(
-        workdir / "base",
-        command,
-        counted,
-        recipe.steps * recipe.batch_rows * recipe.row_length,
-        seconds,
-        lineage.versions(),
-        scores,
-    )
-    lineage.write(workdir, dataclasses.replace(manifest, results={"base": None, "final": scores}, status="complete"))
-    print(json.dumps(scores, indent=1, ensure_ascii=False))
+    return Learner(network, optimizer(recipe.descent), cross_entropy)
 
 
 def export(directory: Path, cfg, params: dict, pieces) -> None:
-    """The base as a Hugging Face directory in bfloat16."""
-    import ml_dtypes
+    """Writes the base as a Hugging Face directory in bfloat16. An existing `directory` is replaced.
 
-    from r1jax import weights
-
+    Args:
+        pieces: the base's tokenizer.
+    """
     shutil.rmtree(directory, ignore_errors=True)  # a resumed run writes its base again
     weights.export(directory, cfg, params, ml_dtypes.bfloat16, tokenizer=pieces)
 
 
 def measure(directory: Path, mesh, problems: int = 512, samples: int = 16) -> dict:
-    """The table before any RL, on held-out problems at temperature 1 under the R1-Zero template."""
-    import numpy as np
+    """Samples the base on held-out problems at temperature 1 with the R1-Zero template, and judges the completions.
 
-    from r1jax import sampler, tokenizer, weights
-    from r1jax.evaluate import judge, summary
-    from r1jax.nano import measure, tasks
-    from r1jax.nano.base import TOKENIZER
-    from r1jax.prompts import R1_ZERO
-    from r1jax.rewards import rule
-    from r1jax.rewards.isolate import Pool
-    from r1jax.rounds import complete
-    from r1jax.run import Policy
+    Returns a dict: the means of `completions.summary`, the measurements of `nano_samples.table`, and some completions
+    under "samples".
 
+    Args:
+        directory: the base's Hugging Face directory.
+        problems: number of problems.
+        samples: completions of each problem.
+    """
     cfg, params = weights.from_hf(directory, mesh)
-    policy = Policy(cfg, tokenizer.SentencePiece.load(directory / TOKENIZER), R1_ZERO)
+    policy = Policy(cfg, sentencepiece.SentencePiece.load(directory / TOKENIZER), R1_ZERO)
     examples = tasks.held_out(problems)
     ready, texts, lengths, stopped = sampler.sync(params, mesh), [], [], []
-    for start in range(0, problems, 64):  # a thousand rows at a time
-        rollout, some = complete(
-            policy,
-            ready,
-            examples[start : start + 64],
-            samples,
-            mesh,
-            seed=0,
-            round_=0,
-            temperature=1.0,
-            max_tokens=256,
-        )
-        texts += some
+    for first in range(0, problems, 64):  # a thousand rows at a time
+        some = examples[first : first + 64]
+        rollout, said = complete(policy, ready, some, Draws(samples, 0, 0), mesh, sampler.Sampling(256))
+        texts += said
         lengths.append(rollout.lengths)
         stopped.append(rollout.stopped)
     repeated = [example for example in examples for _ in range(samples)]
@@ -201,20 +199,26 @@ def measure(directory: Path, mesh, problems: int = 512, samples: int = 16) -> di
         {"problem": repeated[i]["problem"], "completion": texts[i], "right": bool(right.reshape(-1)[i])}
         for i in range(0, len(texts), len(texts) // 12)
     ]
-    return figures | measure.table(texts, examples, right)
+    return figures | nano_samples.table(texts, examples, right)
 
 
-def write_card(
-    directory: Path, command: Command, parameters: int, tokens: int, seconds: float, versions: dict, scores: dict
-) -> None:
-    """card.json: recipe, seed, hashes, scores."""
-    from r1jax.digest import file_sha256
+def write_card(directory: Path, command: Command, counts: dict[str, int], seconds: float, scores: dict) -> None:
+    """Writes card.json into the base's directory: recipe, seed, hashes of the files, scores, counts and training time.
 
+    Args:
+        counts: the numbers of parameters and of training tokens.
+        seconds: the training time.
+        scores: what `measure` returns.
+    """
     hashes = {path.name: file_sha256(path) for path in sorted(directory.iterdir()) if path.name != "card.json"}
     card = {
         "command": f"python -m experiments.nano_base --model={command.model} --steps={command.recipe.steps}",
-        "recipe": dataclasses.asdict(command.recipe), "seed": command.seed, "parameters": parameters, "tokens": tokens,
-        "minutes": round(seconds / 60, 1), "versions": versions, "sha256": hashes,
+        "recipe": dataclasses.asdict(command.recipe),
+        "seed": command.seed,
+        **counts,
+        "minutes": round(seconds / 60, 1),
+        "versions": manifests.versions(),
+        "sha256": hashes,
         "licence": "Apache-2.0; trained on generated text only",
         "phenomena": {
             "length": "most documents stop after one try or a guess; the few that go on are right more often",
@@ -229,12 +233,9 @@ def write_card(
             "help and harm": "one question in ten is general; replies are right, wrong, padded, refused or harmful",
         },
         "scores": scores,
-    }  # fmt: skip
+    }
     (directory / "card.json").write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Command, description=__doc__, config=(tyro.conf.FlagConversionOff,)))
-    except (ValueError, OSError) as error:
-        sys.exit(explained(error))
+    cli.main(Command, main, __doc__)

@@ -1,22 +1,22 @@
-"""R1, stage 1: a small readable data set, and supervised fine-tuning of the base on it (cold start).
+"""R1, stage 1, cold start: collects a small set of readable records and fine-tunes the base on it.
 
 Source:  DeepSeek-AI 2025, section 2.3.1 (routes); v2 B.3.2 (filters, rewriting, Listing 1), B.4.2 (numbers)
 Run:     python -m experiments.r1_1_cold_start --zero=RUN_OF_R1_ZERO
          ... --review=True             stops before training: edit cold_start.jsonl, then run again without it
          ... --rewriter=endpoint --endpoint.url=URL            another model rewrites; its key is in OPENAI_API_KEY
          ... --recipe=paper --weights=BASE --zero=RUN --prompts=FILE --worked-example=FILE --mesh=8x8
-Routes:  few_shot   a worked long chain of thought before the question, sampled from the base
-         detailed   a prompt that asks for detail, reflection and verification, sampled from the base
-         r1_zero    what R1-Zero writes, where it is readable
-Writes:  <workdir>_data/cold_start.jsonl (every record: raw, edited, keep, reason, who rewrote it); <workdir> is a run's
+Routes:  few_shot   samples the base after a worked example with a long chain of thought
+         detailed   samples the base with a prompt that asks for detail, reflection and verification
+         r1_zero    samples R1-Zero and keeps what is readable
+Writes:  <workdir>_data/cold_start.jsonl (every record: raw, edited, keep, reason, who rewrote it); <workdir>, the run's
          directory
-Departs: 1. the paper has thousands of records; nano has three hundred: with more of them it knows all that RL can teach
-         2. annotators: nano's are the generator, which translates and deletes and never solves; it is counted as a
-            rewriter of its own. Prompts from a file have none, and what the model rewrites badly is dropped
-         3. the base itself rewrites: rewriting is a task of its corpus, and its prompts are the corpus's
+Departs: 1. the paper has thousands of records; nano has three hundred, because more would leave nothing for RL to teach
+         2. nano's generator stands in for human annotators: it translates and deletes but never solves, and is counted
+            as a rewriter of its own. Prompts from a file have no annotator: a bad rewrite is dropped
+         3. the base itself rewrites, because its corpus contains rewriting with the same prompts
          4. a batch is 128 packed rows, not 128 records
-         5. not here: simple questions answered briefly (v2, Listing 3), tests of programs made by a model (Listing 2),
-            and the rewriting into a conversation, for which people wrote the examples
+         5. not implemented: brief answers to simple questions (v2, Listing 3), tests of programs written by a model
+            (Listing 2), and rewriting into a conversation, for which people wrote the examples
 """
 
 from __future__ import annotations
@@ -27,35 +27,65 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
-import tyro
+from experiments.stage import TuneCommand, main_collecting
+from r1jax import cli, storage, train_sft
+from r1jax.data import questions
+from r1jax.nano import corpus, tasks
+from r1jax.nano.corpus import USER
+from r1jax.nano.rewriting import in_one_language
+from r1jax.nano.solutions import solve
+from r1jax.prompts import DETAILED, NANO_DETAILED, R1_ZERO, fill
+from r1jax.recipes import RunOptions, SamplingOptions, SFTRecipe, TunePlanOptions
+from r1jax.rewards.isolate import Pool
+from r1jax.runs.policies import load_policy
+from r1jax.sft import documents
+from r1jax.sft_data import records, rewrite
+from r1jax.sft_data.collect import collect_once, make_writer
+from r1jax.sft_data.filters import Filters, apply_filters
+from r1jax.sft_data.generate import Author, Route, generate
+from r1jax.sft_data.llm import Endpoint
+from r1jax.sft_data.nano_annotator import nano_annotator
 
-from r1jax.plan_supervised import TunePlanOptions
-from r1jax.rejection import Filters
-from r1jax.run import RunOptions
-from r1jax.sft import TuneRecipe
-from r1jax.waves import Sampling
-from r1jax.writer import Endpoint
-
-PAPER = TuneRecipe(
+PAPER = SFTRecipe(
     epochs=2.0,  # "2-3 epochs"
     steps=0,
-    learning_rate=5e-5, final_learning_rate=5e-6,  # "a cosine decay learning rate scheduler, 5e-5 ... to 5e-6"
+    learning_rate=5e-5,
+    final_learning_rate=5e-6,  # "a cosine decay learning rate scheduler, 5e-5 ... to 5e-6"
     row_length=32_768,  # "the maximum context length is set to 32,768 tokens"
     batch_rows=128,  # "the batch size is 128"
-    warmup_steps=0, optimizer="adamw", weight_decay=0.0, grad_clip=1.0,  # not published
-    micro_rows=0, remat="full", held_out_problems=64, max_tokens=32_768,
-    eval_problems=512, eval_every=0, log_samples=64, save_every=200,
-)  # fmt: skip
+    warmup_steps=0,
+    optimizer="adamw",
+    weight_decay=0.0,
+    grad_clip=1.0,  # not published
+    micro_rows=0,
+    remat="full",
+    held_out_problems=64,
+    max_tokens=32_768,
+    eval_problems=512,
+    eval_every=0,
+    log_samples=64,
+    save_every=200,
+)
 NANO = dataclasses.replace(
-    PAPER, epochs=4.0, learning_rate=1e-3, final_learning_rate=1e-4, warmup_steps=5, row_length=512, batch_rows=8,
-    max_tokens=320, eval_problems=256, log_samples=16, save_every=50, held_out_problems=32,
-)  # fmt: skip
+    PAPER,
+    epochs=4.0,
+    learning_rate=1e-3,
+    final_learning_rate=1e-4,
+    warmup_steps=5,
+    row_length=512,
+    batch_rows=8,
+    max_tokens=320,
+    eval_problems=256,
+    log_samples=16,
+    save_every=50,
+    held_out_problems=32,
+)
 RECIPES = {"nano": NANO, "paper": PAPER}
-ROUTES = {"few_shot": "r1", "detailed": "r1_zero", "r1_zero": "r1_zero"}  # and the form each asks for
+ROUTES = {"few_shot": "r1", "detailed": "r1_zero", "r1_zero": "r1_zero"}  # route -> answer format its prompt asks for
 RECORDS = "cold_start.jsonl"
-REWRITTEN = 180  # tokens of a chain of thought that a base of nano's size copies without a slip
-OFFSET = 1 << 20  # questions of the stream that R1-Zero has not met
-READABLE = Filters(judged=True, least_language=0.0, most_each=2)  # mixed languages are mended, not dropped
+REWRITTEN = 180  # longest chain of thought, in tokens, that nano's base copies without a mistake
+OFFSET = 1 << 20  # index of the first question; R1-Zero uses lower ones
+READABLE = Filters(judged=True, least_language=0.0, most_each=2)  # mixed languages are rewritten, not dropped
 DONE = Filters(judged=True, form="r1", least_language=1.0)
 
 
@@ -65,30 +95,31 @@ NOWHERE = Endpoint()
 
 @dataclasses.dataclass(frozen=True)
 class Collecting:
-    """How many samples are drawn, and who rewrites them."""
+    """Settings of sampling and rewriting the records."""
 
     zero: str = ""
-    """Directory of the R1-Zero run."""
+    """Directory of the R1-Zero run that is sampled."""
     questions: int = 72
-    """Questions of each route."""
+    """Number of questions for each route."""
     samples: int = 4
-    """Completions of each question and route."""
+    """Completions for each question and route."""
     sample_tokens: int = 320
-    """A completion is cut here."""
+    """Most tokens in a sampled completion."""
     wave_rows: int = 512
-    """Completions that each process draws together; what they need of memory bounds it."""
+    """Completions that each process samples at once; memory limits it."""
     worked_example: str = ""
-    """Text file that stands before the questions of few_shot; nano's questions have the generator's."""
+    """Text file with the worked example for the route few_shot. For nano's questions the generator writes the
+    example."""
     rewriter: str = "base"
-    """Who rewrites: base, endpoint, or the directory of another checkpoint."""
+    """Which model rewrites: base, endpoint, or the directory of another checkpoint."""
     endpoint: Endpoint = NOWHERE
-    """Where another model answers, for --rewriter=endpoint."""
+    """The server that --rewriter=endpoint uses."""
     review: bool = False
-    """Stop once the records are written, so that people can edit them."""
+    """Stop after writing the records, so that people can edit them."""
 
 
 COLLECTING = Collecting()
-# "thousands of ... prompts", "multiple reasoning trajectories" of each; how many is not published
+# "thousands of ... prompts", "multiple reasoning trajectories" of each; the number is not published
 PAPER_COLLECTING = Collecting(questions=5_000, sample_tokens=32_768, wave_rows=64)
 
 
@@ -96,101 +127,97 @@ PLAN = TunePlanOptions(plan_records=5_000)  # "thousands of cold-start data"
 
 
 @dataclasses.dataclass(frozen=True)
-class Command:
-    """Cold start."""
+class Command(TuneCommand):
+    """Trains stage 1, the cold start."""
 
-    numbers: Annotated[TuneRecipe, tyro.conf.arg(name="")] = NANO
-    collecting: Annotated[Collecting, tyro.conf.arg(name="")] = COLLECTING
-    options: Annotated[RunOptions, tyro.conf.arg(name="")] = OPTIONS
-    plan: Annotated[TunePlanOptions, tyro.conf.arg(name="")] = PLAN
-    recipe: str = "nano"
-    """Whose numbers are the defaults: nano or paper."""
+    collecting: Annotated[Collecting, cli.FLAT] = COLLECTING
 
 
-def of_recipe(numbers: TuneRecipe, recipe: str) -> Command:
-    return Command(numbers, COLLECTING if recipe == "nano" else PAPER_COLLECTING, recipe=recipe)
+COMMANDS = cli.commands_by_recipe(Command, RECIPES, options=OPTIONS, plan=PLAN)
+COMMANDS["paper"] = dataclasses.replace(COMMANDS["paper"], collecting=PAPER_COLLECTING)
 
 
-def train(recipe: TuneRecipe, options: RunOptions, collecting: Collecting) -> Path | None:
-    """Collects the records unless they are there, then fine-tunes the base on those kept. None: it stops for a review.
+def train(recipe: SFTRecipe, options: RunOptions, collecting: Collecting) -> Path | None:
+    """Collects the records unless they exist, then fine-tunes the base on the records with keep=true.
+
+    Returns the working directory, or None if `collecting.review` stops the command so that people can edit the records.
 
     Raises:
-        ValueError: a flag, file or checkpoint that cannot be used.
+        ValueError: a flag, file or checkpoint cannot be used.
     """
-    from r1jax import records, sft, train_sft
-    from r1jax.collecting import collected
-
     if not collecting.zero:
-        raise ValueError("--zero=DIR is missing: the run of R1-Zero whose readable samples are one of the three routes")
-    found = collected(
+        raise ValueError("--zero=DIR is missing: name the directory of an R1-Zero run. The route r1_zero samples it")
+    found = collect_once(
         options, collecting, RECORDS, "zero", lambda mesh, home: collect(options, collecting, mesh, home)
     )
     if found is None:
         return None
-    data = records.described(found, records.beside(options.workdir) / RECORDS)
-    return train_sft.train(recipe, options, "r1_1_cold_start", [sft.Part(records.kept(found))], data)
+    data = records.make_manifest_entry(found, records.beside(options.workdir) / RECORDS)
+    return train_sft.train(recipe, options, "r1_1_cold_start", [documents.Part(records.select_kept(found))], data)
 
 
 def collect(options: RunOptions, collecting: Collecting, mesh, home: Path) -> list[dict]:
-    """Sampled by three routes, filtered, rewritten into R1's form, filtered again."""
-    from r1jax import rewrite
-    from r1jax.checkpoint import behind
-    from r1jax.collecting import writer
-    from r1jax.data import prompts as questions
-    from r1jax.generate import generate
-    from r1jax.rejection import filtered
-    from r1jax.rewards.isolate import Pool
-    from r1jax.run import load_policy
+    """Samples records by three routes, filters them, rewrites them into R1's form and filters again.
 
-    base = load_policy(options, mesh, frozen=True)
-    with behind("--zero"):
-        zero = load_policy(dataclasses.replace(options, weights=collecting.zero), mesh, frozen=True)
-    nano = questions.generated(options.prompts) is not None
-    sampling = Sampling(
+    Returns all records, including the dropped ones. Samples and rewrites are stored in `home`, so that a killed run
+    resumes.
+
+    Args:
+        options: the options of the stage's run; its weights are the base.
+    """
+    base = Author(*load_policy(options, mesh, frozen=True))
+    sampled = dataclasses.replace(options, weights=collecting.zero)
+    zero = Author(*load_policy(sampled, mesh, frozen=True, flag="--zero"))
+    nano = questions.generator_mix(options.prompts) is not None
+    sampling = SamplingOptions(
         samples=collecting.samples, max_tokens=collecting.sample_tokens, wave_rows=collecting.wave_rows
     )
     found = []
     with Pool() as pool:
-        for number, (route, style) in enumerate(ROUTES.items()):
+        for number, (name, style) in enumerate(ROUTES.items()):
             first = OFFSET + number * collecting.questions
-            examples = questions.distinct(options.prompts, options.seed, first, collecting.questions)
-            policy, params, source = zero if route == "r1_zero" else base
-            drawn = generate(
-                policy, params, examples, mesh, pool, sampling, home / f"{route}.jsonl",
-                seed=options.seed, route=route, source=source, style=style,
-                prompts=prompts_of(route, examples, nano, collecting.worked_example, options.seed),
-            )  # fmt: skip
-            found += filtered(drawn, dataclasses.replace(READABLE, form=style))
+            examples = questions.distinct_questions(options.prompts, options.seed, first, collecting.questions)
+            author = zero if name == "r1_zero" else base
+            prompts = prompts_of(name, examples, nano, collecting.worked_example, options.seed)
+            route = Route(name, home / f"{name}.jsonl", options.seed, style)
+            drawn = generate(author, examples, mesh, pool, sampling, route, prompts)
+            found += apply_filters(drawn, dataclasses.replace(READABLE, form=style))
         most = max(REWRITTEN + 40, collecting.sample_tokens)
-        model = writer(
+        model = make_writer(
             "--rewriter", collecting.rewriter, collecting.endpoint, options, mesh, most, collecting.wave_rows, base
-        )  # fmt: skip
+        )
         own = nano and collecting.rewriter != "endpoint"
-        tokens = base[0].tokenizer.encode
-        found = rewrite.rewritten(
-            found, model, rewrite.NANO if own else rewrite.PAPER, pool, home,
-            annotator=rewrite.generator(lambda row: ROUTES[row["route"]]) if nano else None,
+        tokens = base.policy.tokenizer.encode
+        found = rewrite.rewrite_records(
+            found,
+            model,
+            rewrite.NANO if own else rewrite.PAPER,
+            pool,
+            home,
+            annotator=nano_annotator(lambda row: ROUTES[row["route"]]) if nano else None,
             fits=lambda prompt: not own or len(tokens(prompt)) <= REWRITTEN + 80,
-        )  # fmt: skip
-    return filtered(found, DONE)
+        )
+    return apply_filters(found, DONE)
 
 
 def prompts_of(route: str, examples: Sequence[Mapping], nano: bool, worked: str, seed: int) -> list[str]:
-    """The whole prompts of a route.
+    """Returns the full prompt of each example for one route.
 
+    Args:
+        route: "few_shot", "detailed" or "r1_zero".
+        nano: whether nano's generator made the examples.
+        worked: the text file with the worked example, for few_shot on questions that are not nano's.
+        seed: seed of the worked examples that nano's generator writes.
     Raises:
         ValueError: --worked-example is missing or cannot be read.
     """
-    from r1jax.nano.corpus import USER
-    from r1jax.prompts import DETAILED, NANO_DETAILED, R1_ZERO, fill
-
     if route == "few_shot" and not nano:
         try:
-            before = Path(worked).read_text(encoding="utf-8").rstrip("\n") + "\n"
+            before = storage.path_of(worked, "--worked-example").read_text(encoding="utf-8").rstrip("\n") + "\n"
         except (OSError, UnicodeDecodeError) as error:
             raise ValueError(
                 f"--worked-example={worked} cannot be read ({error}). "
-                "Give a text file that holds a question and its long chain of thought, as a user and an assistant"
+                "Name a text file with a user's question and an assistant's answer, long chain of thought included"
             ) from error
         return [before + fill(USER, row["problem"]) for row in examples]
     if route == "few_shot":
@@ -200,12 +227,13 @@ def prompts_of(route: str, examples: Sequence[Mapping], nano: bool, worked: str,
 
 
 def worked_example(row: Mapping, seed: int) -> str:
-    """Another question of the same task and language with a long chain of thought, by the generator."""
-    from r1jax.nano import corpus, tasks
-    from r1jax.nano.rewriting import in_one_language
-    from r1jax.nano.solutions import solve
-    from r1jax.prompts import fill
+    """Returns a worked example for a nano question.
 
+    It is another question of the same task and language, with a long solution.
+
+    Args:
+        row: the question.
+    """
     rng = random.Random(f"worked {seed} {row['id']}")
     while True:
         other = tasks.draw(rng, "corpus", "corpus", row["task"])
@@ -216,9 +244,7 @@ def worked_example(row: Mapping, seed: int) -> str:
 
 
 def main() -> None:
-    from r1jax.command import fine_tune
-
-    fine_tune("R1, stage 1", "runs/r1_1_cold_start", of_recipe, RECIPES, __doc__, train)
+    main_collecting(COMMANDS, train, __doc__, "R1, stage 1", "runs/r1_1_cold_start")
 
 
 if __name__ == "__main__":

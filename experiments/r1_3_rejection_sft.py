@@ -1,17 +1,17 @@
-"""R1, stage 3: rejection sampling from the reasoning policy, general data, and fine-tuning of the base again.
+"""R1, stage 3: fine-tunes the base on rejection-sampled records of the reasoning policy, and on general records.
 
 Source:  DeepSeek-AI 2025, section 2.3.3; v2 B.3.3 (data, Listing 4), B.4.2 (numbers), Table 5 (counts)
 Run:     python -m experiments.r1_3_rejection_sft --reasoner=RUN_OF_STAGE_2
          ... --review=True             stops before training: edit rejection.jsonl, then run again without it
          ... --judge=endpoint --endpoint.url=URL --prompts=FILE
-                                       a model that reads their gold answer judges rows that no rule can judge
-Writes:  <workdir>_data/rejection.jsonl (every record: keep, and the reason where it is dropped); <workdir> is a run's
-         directory, whose parent is the base
-Departs: 1. the paper has 600k reasoning and 200k general records; its samples of a prompt, temperature and thresholds
-            are not published
-         2. general replies come from the base, several of each prompt, of which the generator keeps a right one: nano
-            has no DeepSeek-V3; each has an empty chain of thought, as the paper's simple queries. Another author's
-            (--general-weights) keep theirs
+                                       a model with the reference answer judges rows that no rule can judge
+Writes:  <workdir>_data/rejection.jsonl (every record, with `keep` and, if it is dropped, the `reason`); <workdir>, the
+         run's directory. The run starts from the base
+Departs: 1. the paper has 600k reasoning and 200k general records; samples per prompt, temperature and thresholds are
+            not published
+         2. nano has no DeepSeek-V3, so the base answers general prompts, several times each. One answer that the
+            generator knows to be right is kept. It gets an empty chain of thought, as the paper's simple queries do.
+            Replies of another model (--general-weights) keep their chain of thought
          3. a batch is 128 packed rows, not 128 records
 """
 
@@ -22,180 +22,188 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-import tyro
-
 from experiments.r1_1_cold_start import NANO as COLD_NANO
 from experiments.r1_1_cold_start import PAPER as COLD_PAPER
-from r1jax.plan_supervised import TunePlanOptions
-from r1jax.rejection import Filters
-from r1jax.run import RunOptions
-from r1jax.sft import TuneRecipe
-from r1jax.waves import Sampling
-from r1jax.writer import Endpoint
+from experiments.stage import TuneCommand, main_collecting
+from r1jax import cli, train_sft
+from r1jax.data import questions
+from r1jax.nano import general
+from r1jax.nano.corpus import USER
+from r1jax.prompts import fill
+from r1jax.recipes import RunOptions, SamplingOptions, SFTRecipe, TunePlanOptions
+from r1jax.rewards.format import reply_of, think
+from r1jax.rewards.isolate import Pool
+from r1jax.runs.policies import load_policy
+from r1jax.sft import documents
+from r1jax.sft_data import records
+from r1jax.sft_data.collect import collect_once, make_writer
+from r1jax.sft_data.filters import Filters, apply_filters
+from r1jax.sft_data.generate import Author, Route, generate
+from r1jax.sft_data.llm import Endpoint
+from r1jax.sft_data.rewrite import judge_with_reference
 
 PAPER = COLD_PAPER  # "2-3 epochs", 5e-5 -> 5e-6, 32,768, 128: one paragraph gives both stages their numbers
 NANO = dataclasses.replace(COLD_NANO, epochs=3.0)
 RECIPES = {"nano": NANO, "paper": PAPER}
 RECORDS = "rejection.jsonl"
-OFFSET = 1 << 21  # questions of the stream that no earlier stage has met
+OFFSET = 1 << 21  # index of the first question; earlier stages use lower ones
 REASONING = Filters(
     judged=True,  # "retain only the correct ones"
     form="r1",
-    least_language=1.0, code_blocks=False,  # "mixed languages, long paragraphs, and code blocks"
+    least_language=1.0,
+    code_blocks=False,  # "mixed languages, long paragraphs, and code blocks"
     most_each=2,
-)  # fmt: skip
+)
 GENERAL = Filters(least_language=0.0, most_each=1)
 
 
-LONGEST_REPLY = 64  # tokens of a reply to one of nano's general prompts
+LONGEST_REPLY = 64  # most tokens in a reply to one of nano's general prompts
 OPTIONS = RunOptions(template="r1", prompts="nano:reasoning", eval_prompts="nano:all")
 NOWHERE = Endpoint()
 
 
 @dataclasses.dataclass(frozen=True)
 class Collecting:
-    """How many samples are drawn, and of what."""
+    """Settings of sampling and filtering the records."""
 
     reasoner: str = ""
-    """Directory of the run of stage 2."""
+    """Directory of the stage 2 run, which is sampled for reasoning records."""
     questions: int = 1024
-    """Reasoning questions."""
+    """Number of reasoning questions."""
     samples: int = 4
-    """Completions of each."""
+    """Completions for each reasoning question."""
     general_prompts: str = "nano:general"
-    """Prompts of any kind that the general part answers."""
+    """Prompts of the general records: a file, or nano:MIX."""
     general_questions: int = 2048
-    """How many of them are drawn; the nano world has some 520."""
+    """Number of general prompts; nano has about 520 distinct general prompts."""
     general_samples: int = 16
-    """Completions of each."""
+    """Completions for each general prompt."""
     general_weights: str = ""
-    """Who answers them: another checkpoint than the base."""
+    """Checkpoint that answers the general prompts; empty: the base."""
     general_share: float = 0.25
-    """Share of general records in training ("600k" and "200k" in the paper); 0: no general part."""
+    """Share of training that goes to general records (the paper: 200k general, 600k reasoning); 0: no general
+    records."""
     sample_tokens: int = 320
-    """A completion is cut here, and what a judge says."""
+    """Most tokens in a completion, and in a judge's reply."""
     wave_rows: int = 512
-    """Completions that each process draws together; what they need of memory bounds it."""
+    """Completions that each process samples at once; memory limits it."""
     longest_paragraph: int = 400
-    """Characters of a paragraph of a chain of thought that is kept; 0: any."""
+    """A chain of thought with a paragraph longer than so many characters is dropped; 0: no limit."""
     judge: str = "none"
-    """Who judges rows without a rule by their reference answer: none, endpoint, or a checkpoint's directory."""
+    """Which model compares answers that have no verifier with the reference answer: none, endpoint, or a checkpoint's
+    directory."""
     endpoint: Endpoint = NOWHERE
-    """Where another model answers, for --judge=endpoint."""
+    """The server that --judge=endpoint uses."""
     review: bool = False
-    """Stop once the records are written, so that people can edit them."""
+    """Stop after writing the records, so that people can edit them."""
 
 
 COLLECTING = Collecting()
-# 600k and 200k records were kept in the paper; prompts, samples of each and thresholds are not published
+# the paper kept 600k and 200k records; it does not publish prompts, samples per prompt or thresholds
 PAPER_COLLECTING = Collecting(
-    questions=150_000, samples=8, general_prompts="", general_questions=200_000, general_samples=4,
-    sample_tokens=32_768, wave_rows=64, longest_paragraph=2_000,
-)  # fmt: skip
+    questions=150_000,
+    samples=8,
+    general_prompts="",
+    general_questions=200_000,
+    general_samples=4,
+    sample_tokens=32_768,
+    wave_rows=64,
+    longest_paragraph=2_000,
+)
 
 
 PLAN = TunePlanOptions(plan_records=800_000)  # "around 800k samples"
 
 
 @dataclasses.dataclass(frozen=True)
-class Command:
-    """Rejection sampling and fine-tuning."""
+class Command(TuneCommand):
+    """Trains stage 3: rejection sampling and fine-tuning."""
 
-    numbers: Annotated[TuneRecipe, tyro.conf.arg(name="")] = NANO
-    collecting: Annotated[Collecting, tyro.conf.arg(name="")] = COLLECTING
-    options: Annotated[RunOptions, tyro.conf.arg(name="")] = OPTIONS
-    plan: Annotated[TunePlanOptions, tyro.conf.arg(name="")] = PLAN
-    recipe: str = "nano"
-    """Whose numbers are the defaults: nano or paper."""
+    collecting: Annotated[Collecting, cli.FLAT] = COLLECTING
 
 
-def of_recipe(numbers: TuneRecipe, recipe: str) -> Command:
-    return Command(numbers, COLLECTING if recipe == "nano" else PAPER_COLLECTING, recipe=recipe)
+COMMANDS = cli.commands_by_recipe(Command, RECIPES, options=OPTIONS, plan=PLAN)
+COMMANDS["paper"] = dataclasses.replace(COMMANDS["paper"], collecting=PAPER_COLLECTING)
 
 
-def train(recipe: TuneRecipe, options: RunOptions, collecting: Collecting) -> Path | None:
-    """Collects the records unless they are there, then fine-tunes the base on those kept. None: it stops for a review.
+def train(recipe: SFTRecipe, options: RunOptions, collecting: Collecting) -> Path | None:
+    """Collects the records unless they exist, then fine-tunes the base on the records with keep=true.
+
+    Returns the working directory, or None if `collecting.review` stops the command so that people can edit the records.
 
     Raises:
-        ValueError: a flag, file or checkpoint that cannot be used.
+        ValueError: a flag, file or checkpoint cannot be used.
     """
-    from r1jax import records, sft, train_sft
-    from r1jax.collecting import collected
-
     share = collecting.general_share
     if not collecting.reasoner:
-        raise ValueError("--reasoner=DIR is missing: the run of stage 2 whose right answers are the data")
+        raise ValueError(
+            "--reasoner=DIR is missing: name the directory of stage 2, whose right answers become the records"
+        )
     if not 0 <= share < 1:
-        raise ValueError(f"--general-share={share} must be 0, which leaves general records out, or a share below 1")
+        raise ValueError(f"--general-share={share} must be at least 0 and below 1; 0 leaves general records out")
     if share and not collecting.general_prompts:
-        raise ValueError("--general-prompts=FILE is missing: what the general part answers. Or give --general-share=0")
-    found = collected(
+        raise ValueError(
+            "--general-prompts=FILE is missing: name a file of prompts for the general records, "
+            "or leave these records out with --general-share=0"
+        )
+    found = collect_once(
         options, collecting, RECORDS, "reasoner", lambda mesh, home: collect(options, collecting, mesh, home)
     )
     if found is None:
         return None
-    good = records.kept(found)
-    parts = [sft.Part([record for record in good if record["route"] != "general"], 1.0 - share)]
+    good = records.select_kept(found)
+    parts = [documents.Part([record for record in good if record["route"] != "general"], 1.0 - share)]
     if share:
-        parts.append(sft.Part([record for record in good if record["route"] == "general"], share))
-    data = records.described(found, records.beside(options.workdir) / RECORDS)
+        parts.append(documents.Part([record for record in good if record["route"] == "general"], share))
+    data = records.make_manifest_entry(found, records.beside(options.workdir) / RECORDS)
     return train_sft.train(recipe, options, "r1_3_rejection_sft", parts, data)
 
 
 def collect(options: RunOptions, collecting: Collecting, mesh, home: Path) -> list[dict]:
-    """Reasoning records of the reasoner and general ones of the base, filtered."""
-    from r1jax.checkpoint import behind
-    from r1jax.collecting import writer
-    from r1jax.data import prompts as questions
-    from r1jax.generate import generate
-    from r1jax.nano.corpus import USER
-    from r1jax.prompts import fill
-    from r1jax.rejection import filtered
-    from r1jax.rewards.isolate import Pool
-    from r1jax.rewrite import with_reference
-    from r1jax.run import load_policy
+    """Samples, judges and filters records: reasoning records by the stage 2 policy, and general records by the base.
 
-    reasoner = dataclasses.replace(options, weights=collecting.reasoner)
-    with behind("--reasoner"):
-        policy, params, source = load_policy(reasoner, mesh, frozen=True)
-    examples = questions.distinct(options.prompts, options.seed, OFFSET, collecting.questions)
+    Returns all records, including the dropped ones. Samples are stored in `home`, so that a killed run resumes.
+
+    Args:
+        options: the options of the stage's run; its weights are the base.
+    """
+    sampled = dataclasses.replace(options, weights=collecting.reasoner)
+    author = Author(*load_policy(sampled, mesh, frozen=True, flag="--reasoner"))
+    examples = questions.distinct_questions(options.prompts, options.seed, OFFSET, collecting.questions)
     rows = collecting.wave_rows
-    sampling = Sampling(samples=collecting.samples, max_tokens=collecting.sample_tokens, wave_rows=rows)
+    sampling = SamplingOptions(samples=collecting.samples, max_tokens=collecting.sample_tokens, wave_rows=rows)
     with Pool() as pool:
-        found = generate(
-            policy, params, examples, mesh, pool, sampling, home / "reasoning.jsonl",
-            seed=options.seed, route="rejection", source=source,
-        )  # fmt: skip
+        route = Route("rejection", home / "reasoning.jsonl", options.seed)
+        found = generate(author, examples, mesh, pool, sampling, route)
         if collecting.judge != "none":
             most = collecting.sample_tokens
-            judge = writer("--judge", collecting.judge, collecting.endpoint, options, mesh, most, rows)
-            found = with_reference(found, judge, home / "judged.jsonl")
-        found = filtered(found, dataclasses.replace(REASONING, longest_paragraph=collecting.longest_paragraph))
+            judge = make_writer("--judge", collecting.judge, collecting.endpoint, options, mesh, most, rows)
+            found = judge_with_reference(found, judge, home / "judged.jsonl")
+        found = apply_filters(found, dataclasses.replace(REASONING, longest_paragraph=collecting.longest_paragraph))
         if collecting.general_share:
-            author = dataclasses.replace(options, weights=collecting.general_weights or options.weights)
-            with behind("--general-weights" if collecting.general_weights else "--weights"):
-                policy, params, source = load_policy(author, mesh, frozen=True)
+            asked = dataclasses.replace(options, weights=collecting.general_weights or options.weights)
+            flag = "--general-weights" if collecting.general_weights else "--weights"
+            author = Author(*load_policy(asked, mesh, frozen=True, flag=flag))
             asked = (collecting.general_prompts, options.seed, OFFSET, collecting.general_questions)
-            examples = questions.distinct(*asked, flag="--general-prompts")
-            # The base answers in the corpus's own wrapper; a fine-tuned author in its template.
-            own = questions.generated(collecting.general_prompts) is not None and not collecting.general_weights
+            examples = questions.distinct_questions(*asked, flag="--general-prompts")
+            # The base is asked in the corpus's own wrapper, a fine-tuned model in its template.
+            own = questions.generator_mix(collecting.general_prompts) is not None and not collecting.general_weights
             most = min(LONGEST_REPLY, collecting.sample_tokens) if own else collecting.sample_tokens
-            sampling = Sampling(samples=collecting.general_samples, max_tokens=most, wave_rows=rows)
-            said = generate(
-                policy, params, examples, mesh, pool, sampling, home / "general.jsonl",
-                seed=options.seed, route="general", source=source,
-                prompts=[fill(USER if own else policy.template, row["problem"]) for row in examples],
-            )  # fmt: skip
-            found += filtered(best_first(plain(said, always=own)), GENERAL)
+            sampling = SamplingOptions(samples=collecting.general_samples, max_tokens=most, wave_rows=rows)
+            prompts = [fill(USER if own else author.policy.template, row["problem"]) for row in examples]
+            route = Route("general", home / "general.jsonl", options.seed)
+            said = generate(author, examples, mesh, pool, sampling, route, prompts)
+            found += apply_filters(sort_best_first(plain(said, always=own)), GENERAL)
     return found
 
 
 def plain(records: Sequence[dict], always: bool) -> list[dict]:
-    """General records in R1's form, with an empty chain of thought; unless always, an author who thinks is left as it
-    is."""
-    from r1jax.evaluate import reply_of
-    from r1jax.rewards.format import think
+    """Puts the response of each record into R1's form with an empty chain of thought.
 
+    Args:
+        always: if True, an existing chain of thought is removed. If False, a response with a chain of thought stays
+            unchanged.
+    """
     return [
         record
         if think(record["response"]) and not always
@@ -204,18 +212,17 @@ def plain(records: Sequence[dict], always: bool) -> list[dict]:
     ]
 
 
-def best_first(records: Sequence[dict]) -> list[dict]:
-    """The records of each prompt, the best before the others: right ones, of these those with fewest stock phrases."""
-    from r1jax.nano import general
+def sort_best_first(records: Sequence[dict]) -> list[dict]:
+    """Sorts the records of each prompt by quality. Right responses come first; then fewer stock phrases are better.
 
+    Prompts keep their order. A response is right if the record's verdict says so.
+    """
     place = {name: i for i, name in enumerate(dict.fromkeys(record["example"] for record in records))}
     return sorted(records, key=lambda r: (place[r["example"]], r["right"] is not True, general.fillers(r["response"])))
 
 
 def main() -> None:
-    from r1jax.command import fine_tune
-
-    fine_tune("R1, stage 3", "runs/r1_3_rejection_sft", of_recipe, RECIPES, __doc__, train)
+    main_collecting(COMMANDS, train, __doc__, "R1, stage 3", "runs/r1_3_rejection_sft")
 
 
 if __name__ == "__main__":

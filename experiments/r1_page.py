@@ -1,10 +1,13 @@
-"""What the page of `experiments.r1` shows besides the stages' own files: stages.json."""
+"""Writes stages.json, from which the report page of `experiments.r1` takes names, results, samples and minutes."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from r1jax import jsonl
+from r1jax.runs.files import write_atomically
 
 PAPER = {  # Nature 2025, Table 2, for the page
     "AIME24 pass@1": {"R1-Zero": 77.9, "Dev1": 59.0, "Dev2": 74.0, "Dev3": 78.1, "R1": 79.8},
@@ -14,12 +17,12 @@ PAPER = {  # Nature 2025, Table 2, for the page
     "IF-Eval": {"R1-Zero": 46.6, "Dev1": 71.7, "Dev2": 72.0, "Dev3": 78.1, "R1": 83.3},
 }
 FIGURES = ("pass@1", "format", "truncated", "language", "length", "helpful", "harmless", "padding")
-UNITS = {"length": "tokens", "padding": "per reply"}  # of figures that are no shares
-SAMPLES_SHOWN = 24  # problems of each task on the page
+UNITS = {"length": "tokens", "padding": "per reply"}  # units of the values that are not shares
+SAMPLES_SHOWN = 24  # problems per task on the page
 
 
 def read_minutes(home: Path) -> dict[str, float]:
-    """What each stage has cost so far."""
+    """Returns {folder: minutes that the stage has taken so far} from stages.json; {} if there is no such file."""
     path = home / "stages.json"
     if not path.exists():
         return {}
@@ -27,19 +30,22 @@ def read_minutes(home: Path) -> dict[str, float]:
 
 
 def write(
-    home: Path, seed: int, names: Mapping[str, str], tasks: Sequence[str], minutes: Mapping[str, float],
+    home: Path,
+    seed: int,
+    names: Mapping[str, str],
+    tasks: Sequence[str],
+    minutes: Mapping[str, float],
     planned: Mapping[str, float],
-) -> None:  # fmt: skip
-    """Writes stages.json.
+) -> None:
+    """Writes stages.json into `home`.
 
     Args:
-        names: of the results, in their order, and their folders; the base has none.
-        tasks: that were evaluated.
-        minutes, planned: that each stage cost, and should.
+        seed: the seed of the runs.
+        names: name of each base and trained policy -> its folder, in the order of the page; a base has an empty folder.
+        tasks: the tasks that were evaluated.
+        minutes, planned: minutes that each stage took, and minutes that it was planned to take, by folder.
     """
-    from r1jax.lineage import write_atomically
-
-    results = {name: read_results(evaluated(home, name, folder)) for name, folder in names.items()}
+    results = {name: read_results(find_evaluation(home, name, folder)) for name, folder in names.items()}
     table = []
     for task in tasks:
         for figure in FIGURES:
@@ -49,15 +55,23 @@ def write(
                 unit = UNITS.get(figure, "share")
                 table.append({"figure": figure, "group": task, "unit": unit, "values": values})
     document = {
-        "seed": seed, "budget": [{"stage": s, "minutes": m, "planned": planned.get(s)} for s, m in minutes.items()],
+        "seed": seed,
+        "budget": [{"stage": s, "minutes": m, "planned": planned.get(s)} for s, m in minutes.items()],
         "stages": [{"name": name, "folder": folder} for name, folder in names.items()],
-        "table": table, "paper": PAPER, "samples": samples(home, names, tasks),
-    }  # fmt: skip
+        "table": table,
+        "paper": PAPER,
+        "samples": samples(home, names, tasks),
+    }
     write_atomically(home / "stages.json", json.dumps(document, ensure_ascii=False) + "\n")
 
 
-def evaluated(home: Path, name: str, folder: str) -> Path:
-    """Where a result is measured; a base has no folder of its own."""
+def find_evaluation(home: Path, name: str, folder: str) -> Path:
+    """Returns the directory in which a policy was evaluated.
+
+    Args:
+        name: the policy's name on the page; used if the policy is a base, which has no folder.
+        folder: the folder of the stage that trained the policy; empty for a base.
+    """
     return home / "evaluation" / (folder or name.replace(" ", "_"))
 
 
@@ -67,14 +81,16 @@ def read_results(folder: Path) -> dict:
 
 
 def samples(home: Path, names: Mapping[str, str], tasks: Sequence[str]) -> list[dict]:
-    """The first problems of each task with what every stage wrote."""
-    from r1jax import log
+    """Returns the first `SAMPLES_SHOWN` problems of each task, with the completion of every policy.
 
+    Args:
+        names: name of each policy -> its folder.
+    """
     found: dict[str, dict] = {}
     for name, folder in names.items():
         for task in tasks:
-            path = evaluated(home, name, folder) / f"nano_{task}.jsonl"
-            first = [line for line in log.read(path) if line["sample"] == 0] if path.exists() else []
+            path = find_evaluation(home, name, folder) / f"nano_{task}.jsonl"
+            first = [line for line in jsonl.read(path) if line["sample"] == 0] if path.exists() else []
             for line in first[:SAMPLES_SHOWN]:
                 asked = {"id": line["id"], "problem": line["problem"], "kind": line["task"], "gold": line["gold"]}
                 entry = found.setdefault(line["id"], asked | {"completions": {}})

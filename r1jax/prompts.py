@@ -1,11 +1,11 @@
-"""Prompt templates, verbatim from the papers."""
+"""Defines prompt templates. A template that a paper prints is verbatim; the other templates are r1jax's own."""
 
 from __future__ import annotations
 
 import re
 
-# DeepSeek-AI 2025 (arXiv 2501.12948v1), Table 1, as one line. Only `{question}` is substituted. Whether anything
-# follows "Assistant:" is not published; nothing does here, and `<think>` is not prefilled: the policy has to open it.
+# DeepSeek-AI 2025 (arXiv 2501.12948v1), Table 1, as one line. Only `{question}` is substituted. The paper does not
+# say whether anything follows "Assistant:". Here nothing does: the policy has to write `<think>` itself.
 R1_ZERO = (
     "A conversation between User and Assistant. The user asks a question, and the Assistant solves it. "
     "The assistant first thinks about the reasoning process in the mind and then provides the user with the answer. "
@@ -13,11 +13,11 @@ R1_ZERO = (
     "i.e., <think> reasoning process here </think> <answer> answer here </answer>. User: {question} Assistant:"
 )
 
-# The chat template of the released models (README of deepseek-ai/DeepSeek-R1), beginning of sequence left out.
-# `<think>` is not prefilled, so that the format reward sees it opened.
+# The chat template of the released models (README of deepseek-ai/DeepSeek-R1), without the beginning-of-sequence token.
+# `<think>` is not prefilled, because the format reward checks that the policy writes it.
 R1 = "<｜User｜>{question}<｜Assistant｜>"
 
-# What the nano world's corpus calls the same requests; a model of its size reads no instruction it has never seen.
+# The wording of these requests in nano's corpus. A model of nano's size follows no instruction that it has not seen.
 NANO_DETAILED = "User: {question} Answer in detail, reflect and verify. Assistant:"
 NANO_TRANSLATE = (
     "Translate the thinking process to the same language as the question.\n"
@@ -25,15 +25,15 @@ NANO_TRANSLATE = (
 )
 NANO_SUMMARY = "Write a solution from the thought process.\nQuestion: {question}\nThinking: {thought}\nSolution:"
 
-# What real models are asked. The paper prints no prompt for its second route, "directly prompting models to generate
-# detailed answers with reflection and verification" (section 2.3.1): this one is ours.
+# The request to real models. The paper names this way of collecting cold-start data, "directly prompting models to
+# generate detailed answers with reflection and verification" (section 2.3.1), but prints no prompt: this one is ours.
 DETAILED = (
     "User: {question}\nAnswer in detail: think step by step between <think> and </think>, reflect on each step and "
     "verify the result, then give the final answer within <answer> </answer>. Put a mathematical answer in "
     "\\boxed{}.\nAssistant:"
 )
 
-# v2 B.3.2 prints the first sentence alone; how question and thoughts are handed over is ours.
+# v2 of the paper, section B.3.2, prints only the first sentence; the rest is ours.
 TRANSLATE = """Translate the thinking process to the same language as the question. Output the translation and \
 nothing else.
 ## Question
@@ -41,7 +41,7 @@ nothing else.
 ## Thought process
 {thought}"""
 
-# v2, Listing 1, verbatim; `{thought}` is its {thought_process}.
+# v2 of the paper, Listing 1, verbatim; `{thought}` is called {thought_process} there.
 SUMMARY = """## Question
 {question}
 ## Thought process
@@ -58,8 +58,8 @@ shown in the original.
 Your response should start with the solution right away, and do not include anything else. Your task is solely to \
 write the solution based on the provided thought process. Do not try to solve the question yourself."""
 
-# v2, Listing 4. A sentence between the two levels and the question is left out, and line breaks are ours: no copy we
-# could read has them whole.
+# v2 of the paper, Listing 4. One sentence between the two levels and the question is missing, and the line breaks are
+# ours, because no copy that we could read is complete.
 REFERENCE_JUDGE = """As an advanced reasoning problem evaluation assistant, your primary responsibility is to assess \
 the accuracy of provided answers. You will be presented with a reasoning-related question, its corresponding \
 reference answer, and an answer requiring evaluation.
@@ -84,13 +84,22 @@ Output the following content in **JSON** format, including two key:
 
 TEMPLATES = {"r1_zero": R1_ZERO, "r1": R1}
 
+# Values of --system-prompt by name. boxed: the system prompt of Qwen2.5-Math's model card, which Dr. GRPO and
+# SimpleRL-Zoo train with.
+SYSTEM_PROMPTS = {
+    "r1_zero": R1_ZERO.partition(" User: {question}")[0],
+    "boxed": "Please reason step by step, and put your final answer within \\boxed{}.",
+}
+
 
 def fill(template: str, question: str) -> str:
-    """The template with only the question put in; braces in either are left alone."""
+    """Returns the template with the question in place of {question}. Other braces stay as they are."""
     return template.replace("{question}", question)
 
 
 def fill_in(template: str, **fields: str) -> str:
-    """The template with several fields put in at once: what one holds is never taken for another; other braces are \
-left alone."""
+    """Returns the template with several fields filled in: {name} becomes the value of the argument `name`.
+
+    All other braces stay as they are. Braces inside the values stay too, because all fields are filled in at once.
+    """
     return re.sub(r"\{(" + "|".join(fields) + r")\}", lambda found: fields[found[1]], template)

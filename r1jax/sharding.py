@@ -1,8 +1,10 @@
-"""Where arrays lie: the mesh, a table for parameters, and rows.
+"""Makes the device mesh, and places parameters and rows on it.
 
-A mesh has the axes `data`, `fsdp`, `tensor`, `expert`. Parameters follow PARAM_RULES; optimizer
-moments follow the parameter whose path theirs ends with. Rows (sequences) lie over `data` and
-`fsdp` together.
+A mesh has the axes `data`, `fsdp`, `tensor` and `expert`. PARAM_RULES says how the parameters are sharded, by pairs
+(regular expression over paths, PartitionSpec). The optimizer's moments of a parameter are sharded like the parameter,
+because the path of the moments ends with the path of the parameter. Rows (sequences) are sharded over `data`, `fsdp`
+and `expert` together: a shard of experts asks its neighbours for their tokens, and computes everything else for its own
+rows only.
 """
 
 from __future__ import annotations
@@ -17,20 +19,24 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 
-from r1jax.model.config import ModelConfig
+from r1jax.distributed.launch import SHARED_UP_TO
 
 AXES = ("data", "fsdp", "tensor", "expert")
-ROWS = P(("data", "fsdp"))
+ROW_AXES = ("data", "fsdp", "expert")
+ROWS = P(ROW_AXES)
+
+EMBEDDING, UNEMBEDDING = P("tensor", "fsdp"), P("fsdp", "tensor")  # [V, D], [D, V]
 
 Rules = Sequence[tuple[str, P]]
 # Heads, F and V over `tensor`, D over `fsdp`, experts over `expert`; layers are never sharded.
 PARAM_RULES: Rules = (
-    (r"embed/embedding$", P("tensor", "fsdp")),
-    (r"unembed/kernel$", P("fsdp", "tensor")),
+    (r"embed/embedding$", EMBEDDING),
+    (r"unembed/kernel$", UNEMBEDDING),
     (r"attention/([qkv]|q_up|kv_up)/kernel$", P(None, "fsdp", "tensor")),
     (r"attention/(q|kv)_down/kernel$", P(None, "fsdp")),
     (r"attention/[qkv]/bias$", P(None, "tensor")),
@@ -44,28 +50,32 @@ PARAM_RULES: Rules = (
     (r"reward_head/kernel$", P("fsdp")),
     (r"norm/scale$", P()),
     (r"lora_[ab]$", P()),
-    (r"^waiting/", P()),  # rows carried over, on the host but for checkpoints
-    (r"ns_coeffs$", P()),  # of Muon: three numbers
+    (r"^waiting/", P()),  # carried-over rows, which are on the mesh only in checkpoints
+    (r"ns_coeffs$", P()),  # three coefficients of Muon
 )
 
 log = logging.getLogger(__name__)
 
 
-def make_mesh(spec: str = "auto", devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """The mesh that `--mesh=spec` names.
+def make_mesh(spec: str = "auto", devices: Sequence[jax.Device] | None = None, *, size: int = 0) -> Mesh:
+    """Makes the mesh that `--mesh=spec` describes.
 
     Args:
-        spec: "auto" (all devices on fsdp; CPUs, which share one memory, on data), "AxB" (fsdp=A, tensor=B), or the long
-            form "data:2,fsdp:2,tensor:2,expert:1", where an axis left out is 1.
-        devices: all of them by default. One process may use fewer, and is told so; several must
-            use all.
+        spec: "auto" (all devices on fsdp; CPU devices, which share memory, on data if the model is small), "AxB"
+            (fsdp=A, tensor=B), or axes by name, "data:2,fsdp:2,tensor:2,expert:1", where an axis that is left out has
+            size 1.
+        devices: the devices to choose from; by default all. A run of one process may use fewer devices than there are,
+            and logs a warning; several processes must use all devices.
+        size: approximate number of parameters of the model. CPU devices hold a model of more than `SHARED_UP_TO` only
+            once.
 
     Raises:
-        ValueError: the spec cannot be read, or there are too few devices; it says what to type.
+        ValueError: the spec cannot be parsed, or does not fit the devices. The message says what to type.
     """
     devices = list(jax.devices() if devices is None else devices)
     if spec == "auto":
-        spec = f"{'data' if devices[0].platform == 'cpu' else 'fsdp'}:{len(devices)}"
+        copied = devices[0].platform == "cpu" and size <= SHARED_UP_TO
+        spec = f"{'data' if copied else 'fsdp'}:{len(devices)}"
     sizes = mesh_sizes(spec)
     needed = math.prod(sizes)
     processes = len({d.process_index for d in devices})
@@ -74,18 +84,16 @@ def make_mesh(spec: str = "auto", devices: Sequence[jax.Device] | None = None) -
         rule = "" if needed > len(devices) else ", and each of them must take part"
         raise ValueError(
             f"--mesh={spec} needs {needed} device{'s' * (needed > 1)}; "
-            f"{sees} {len(devices)} ({devices[0].platform}){rule}. {way_out(needed, devices)}"
+            f"{sees} {len(devices)} ({devices[0].platform}){rule}. {suggest_mesh(needed, devices)}"
         )
     if needed < len(devices):
         log.warning("--mesh=%s uses the first %d of %d devices", spec, needed, len(devices))
     # jax.make_mesh alone gives Explicit axes, on which with_sharding_constraint does not reshard.
-    return jax.make_mesh(
-        sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices[:needed]
-    )
+    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices[:needed])
 
 
 def mesh_sizes(spec: str) -> tuple[int, ...]:
-    """Sizes of the four axes."""
+    """Returns the sizes of the four axes of a mesh spec (see `make_mesh`). Raises ValueError if it cannot be parsed."""
     if short := re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", spec, re.ASCII):
         return (1, int(short[1]), int(short[2]), 1)
     parts = [part.partition(":") for part in spec.split(",")]
@@ -100,8 +108,8 @@ def mesh_sizes(spec: str) -> tuple[int, ...]:
     return tuple(int(sizes.get(axis, "1")) for axis in AXES)
 
 
-def way_out(needed: int, devices: Sequence[jax.Device]) -> str:
-    """What to type instead of a mesh of `needed` devices."""
+def suggest_mesh(needed: int, devices: Sequence[jax.Device]) -> str:
+    """Returns a sentence for an error message: it suggests a mesh for `devices` where `needed` of them are wanted."""
     count = len(devices)
     fits = f"On {'one device' if count == 1 else f'these {count}'} use --mesh={count}x1"
     if devices[0].platform != "cpu" or len({d.process_index for d in devices}) > 1:
@@ -110,34 +118,36 @@ def way_out(needed: int, devices: Sequence[jax.Device]) -> str:
 
 
 def param_specs(tree: Any, mesh: Mesh, rules: Rules = PARAM_RULES) -> Any:
-    """The PartitionSpec of each array, as a tree.
+    """Returns the PartitionSpec of each array in `tree`, as a tree of the same structure.
 
-    The first rule counts whose regex is found in the '/'-joined path. Scalars are replicated. An
-    axis that does not divide a dimension leaves it whole, with one line of notice.
+    The first rule whose regular expression matches the '/'-joined path applies. Scalars are replicated. A dimension is
+    not sharded if the size of its mesh axis does not divide the size of the dimension. A warning then says so, once.
+
+    Args:
+        rules: (regular expression, PartitionSpec) pairs.
 
     Raises:
-        ValueError: no rule matches, or the rule has more axes than the array.
+        ValueError: no rule matches an array's path, or the rule has more axes than the array.
     """
-    return jax.tree_util.tree_map_with_path(
-        lambda path, x: fit(rule_for(path, x, rules), x.shape, mesh), tree
-    )
+    return jax.tree_util.tree_map_with_path(lambda path, x: fit(rule_for(path, x, rules), x.shape, mesh), tree)
 
 
 def shardings(tree: Any, mesh: Mesh, rules: Rules = PARAM_RULES) -> Any:
-    """`param_specs` on the mesh, as `out_shardings` want them."""
+    """Returns the NamedSharding of each array in `tree`, as a tree. Arguments as for `param_specs`."""
     return jax.tree.map(lambda spec: NamedSharding(mesh, spec), param_specs(tree, mesh, rules))
 
 
 def place(tree: Any, mesh: Mesh, rules: Rules = PARAM_RULES) -> Any:
-    """The same arrays on the mesh. One that lies there already is returned itself, not a copy."""
+    """Moves the arrays of `tree` onto the mesh, sharded by `rules`. Arrays that are there already are not copied."""
     return jax.device_put(tree, shardings(tree, mesh, rules))
 
 
 def abstract(tree: Any, mesh: Mesh, rules: Rules = PARAM_RULES) -> Any:
-    """Shapes, dtypes and places without values: what `checkpoint.restore` fills.
+    """Returns the shape, dtype and sharding of each array in `tree`, as a tree. `checkpoint.restore` takes such a tree.
 
     Args:
         tree: arrays, or their shapes from `jax.eval_shape`.
+        mesh, rules: as for `param_specs`.
     """
     return jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
@@ -147,10 +157,12 @@ def abstract(tree: Any, mesh: Mesh, rules: Rules = PARAM_RULES) -> Any:
 
 
 def decode_specs(weights: Any, mesh: Mesh) -> Any:
-    """Shardings of weights with unstacked layers, whole over the row axes: decoding gathers none.
+    """Returns the NamedSharding of each weight for decoding, as a tree.
+
+    Weights are sharded over `tensor` and `expert` only, so that decoding never gathers them over `data` or `fsdp`.
 
     Args:
-        weights: parameters, where each leaf below a `layers` has lost its layer axis.
+        weights: parameters with unstacked layers, so that leaves below `layers` have no layer axis.
     """
 
     def leaf(path: tuple, x: Any) -> NamedSharding:
@@ -163,90 +175,159 @@ def decode_specs(weights: Any, mesh: Mesh) -> Any:
 
 
 def rule_for(path: tuple, x: Any, rules: Rules) -> P:
+    """Returns the spec of the first rule that matches the path of array `x`. Raises ValueError if no rule matches."""
     name = name_of(path)
     if x.ndim == 0:
         return P()
     for pattern, spec in rules:
         if re.search(pattern, name):
             return spec
-    raise ValueError(
-        f"no sharding rule matches {name} {list(x.shape)}: add one to PARAM_RULES of r1jax.sharding"
-    )
+    raise ValueError(f"no sharding rule matches {name} {list(x.shape)}: add one to PARAM_RULES of r1jax.sharding")
 
 
 def name_of(path: tuple) -> str:
+    """Returns the keys of `path`, a key path of jax.tree_util, joined by '/'."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def fit(spec: P, shape: Sequence[int], mesh: Mesh) -> P:
-    """The spec without the axes that do not divide their dimension of `shape`."""
+    """Returns `spec` for an array of shape `shape`, without mesh axes whose size does not divide the array's dimension.
+
+    Raises:
+        ValueError: the spec has more axes than `shape`.
+    """
     if len(spec) > len(shape):
-        raise ValueError(f"{spec} has more axes than an array of shape {list(shape)}")
+        raise ValueError(
+            f"{spec} has more axes than an array of shape {list(shape)}: "
+            "correct the rule in PARAM_RULES of r1jax.sharding"
+        )
     kept = []
     for axis, dimension in zip(spec, shape, strict=False):
         names = () if axis is None else axis if isinstance(axis, tuple) else (axis,)
         size = math.prod(mesh.shape[name] for name in names)
         if dimension % size:
-            notice("*".join(names), size, dimension)
+            warn_unsharded("*".join(names), size, dimension)
             axis = None
         kept.append(axis)
     return P(*kept)
 
 
-@functools.cache  # each pair is worth one line in a run
-def notice(axis: str, size: int, dimension: int) -> None:
-    log.warning(
-        "--mesh: %s=%d does not divide a dimension of %d, which stays whole", axis, size, dimension
-    )
+def fit_split(spec: P, shape: Sequence[int], mesh: Mesh) -> P:
+    """Returns `fit` without the mesh axes of size 1, over which there is nothing to gather or to sum."""
+    return P(*(axis if axis and mesh.shape[axis] > 1 else None for axis in fit(spec, shape, mesh)))
+
+
+@functools.cache  # warns once for each axis and dimension
+def warn_unsharded(axis: str, size: int, dimension: int) -> None:
+    """Warns once that the mesh axis `axis` of size `size` does not divide a dimension of size `dimension`."""
+    log.warning("--mesh: %s=%d does not divide a dimension of %d, which stays whole", axis, size, dimension)
 
 
 def row_shards(mesh: Mesh) -> int:
-    """Shards that rows are cut into; a multiple of it can be sharded."""
-    return mesh.shape["data"] * mesh.shape["fsdp"]
+    """Returns the number of shards that rows are split into. The number of rows must be a multiple of this number."""
+    return math.prod(mesh.shape[axis] for axis in ROW_AXES)
+
+
+def pin_rows(x: jax.Array, mesh: Mesh | None) -> jax.Array:
+    """Constrains x [N, ..] to lie on the row shards of the mesh, whole along its other axes.
+
+    Without this, XLA may split the activations as it splits the parameters that they meet, along their width. Then
+    every device computes a slice of all rows, and results are summed over devices. x stays as it is without a mesh, or
+    if the number of row shards does not divide N.
+    """
+    if mesh is None or mesh.size == 1 or x.shape[0] % row_shards(mesh):
+        return x
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, ROWS))
 
 
 def rows_in_turn(mesh: Mesh) -> int | None:
-    """`row_shards` for `attend_full`: on CPUs rows go one after the other, on accelerators all at once."""
+    """Returns the argument `row_shards` of `Network`.
+
+    On CPUs it is `row_shards(mesh)`, with which attention processes the rows of a shard one after another. On
+    accelerators it is None: attention processes all rows at once.
+    """
     return row_shards(mesh) if mesh.devices.flat[0].platform == "cpu" else None
 
 
 def compute_dtype(mesh: Mesh) -> DTypeLike:
-    """What networks compute in: bfloat16 on accelerators, float32 on CPUs, which have no units for less."""
+    """Returns the dtype in which networks compute: bfloat16 on accelerators, float32 on CPUs."""
     return jnp.float32 if mesh.devices.flat[0].platform == "cpu" else jnp.bfloat16
 
 
-def local_shards(mesh: Mesh) -> int:
-    """Row shards that this process holds; others hold them too where `tensor` spans processes."""
-    me = jax.process_index()
-    mine = [index for index, device in np.ndenumerate(mesh.devices) if device.process_index == me]
-    return len({(data, fsdp) for data, fsdp, _, _ in mine})
+def row_holders(mesh: Mesh) -> list[list[int]]:
+    """Returns, for each row shard, the sorted numbers of the processes that hold it.
+
+    A shard has several holders if the axis `tensor` spans processes. A process may hold several shards.
+    """
+    return holders_of(np.vectorize(lambda device: device.process_index)(mesh.devices))
+
+
+def holders_of(processes: np.ndarray) -> list[list[int]]:
+    """Returns the result of `row_holders`, from the numbers of the devices' processes.
+
+    Args:
+        processes: [data, fsdp, tensor, expert] number of each device's process.
+    """
+    by_shard = np.moveaxis(processes, 2, 3).reshape(-1, processes.shape[2])
+    return [sorted(set(shard.tolist())) for shard in by_shard]
+
+
+def held_shards(mesh: Mesh) -> list[int]:
+    """Returns the sorted numbers of the row shards that this process holds."""
+    return [shard for shard, holders in enumerate(row_holders(mesh)) if jax.process_index() in holders]
 
 
 def shard_rows(tree: Any, mesh: Mesh) -> Any:
-    """Host arrays as global ones, rows over the mesh; each process passes its own, equally many."""
+    """Returns arrays whose rows are sharded over the mesh.
+
+    Args:
+        tree: host arrays [N, ...] of all rows, the same on all processes. N must be a multiple of `row_shards(mesh)`.
+    """
     sharding = NamedSharding(mesh, ROWS)
-    return jax.tree.map(
-        lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), tree
-    )
+
+    def one(x: np.ndarray) -> jax.Array:
+        x = np.asarray(x)
+        return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+    return jax.tree.map(one, tree)
 
 
-def local_rows(array: jax.Array, axis: int = 0) -> np.ndarray:
-    """This process's rows of a global array, in order: the inverse of `shard_rows`."""
+def shard_held_rows(tree: Any, mesh: Mesh) -> Any:
+    """Returns arrays whose rows are sharded over the mesh, from the rows that each process holds.
+
+    The inverse of `held_rows`.
+
+    Args:
+        tree: host arrays [n, ...] of the rows of this process's shards, in the order of `held_shards`. Every shard has
+            equally many rows. Processes that hold the same shard must pass the same rows for it.
+    """
+    sharding, here = NamedSharding(mesh, ROWS), held_shards(mesh)
+
+    def one(x: np.ndarray) -> jax.Array:
+        by_shard = np.asarray(x).reshape(len(here), -1, *x.shape[1:])
+        each = by_shard.shape[1]
+
+        def rows(index: tuple[slice, ...]) -> np.ndarray:
+            shard = (index[0].start or 0) // each if each else here[0]
+            return by_shard[here.index(shard)]
+
+        return jax.make_array_from_callback((each * row_shards(mesh), *x.shape[1:]), sharding, rows)
+
+    return jax.tree.map(one, tree)
+
+
+def held_rows(array: jax.Array, axis: int = 0) -> np.ndarray:
+    """Returns the rows that this process holds of an array sharded by rows, in the order of `held_shards`.
+
+    Args:
+        axis: the row axis.
+    """
     shards = {shard.index[axis].start or 0: shard.data for shard in array.addressable_shards}
     return np.concatenate([np.asarray(shards[start]) for start in sorted(shards)], axis=axis)
 
 
-def empty_cache(
-    cfg: ModelConfig, rows: int, slots: int, mesh: Mesh, dtype: DTypeLike
-) -> tuple[jax.Array, jax.Array | None]:
-    """Zero keys [N, K, E, S] and values [N, K, S, E] of one layer, K over `tensor`; latents [N, 1, E, S] and None.
-
-    Args:
-        rows: of this process; N is that of all.
-    """
-    total = rows // local_shards(mesh) * row_shards(mesh)
-    heads, width = (1, cfg.cache_width) if cfg.latent else (cfg.kv_heads, cfg.head_width)
-    where = NamedSharding(mesh, fit(P(*ROWS, None if cfg.latent else "tensor"), (total, heads), mesh))
-    with jax.enable_x64(dtype == jnp.float64):
-        k = jnp.zeros((total, heads, width, slots), dtype, device=where)
-        return k, None if cfg.latent else jnp.zeros((total, heads, slots, width), dtype, device=where)
+def fetch(array: jax.Array) -> np.ndarray:
+    """Returns a whole array on the host of every process. Every process must call this function."""
+    if array.is_fully_addressable or array.is_fully_replicated:
+        return np.asarray(array)
+    return multihost_utils.process_allgather(array, tiled=True)

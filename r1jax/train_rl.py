@@ -1,261 +1,348 @@
-"""The walk of reinforcement learning: prompts, rollouts, rewards, advantages, updates, checkpoints, evaluation.
+"""Trains a policy by reinforcement learning. In `train`, each step of the paper's algorithm is one call.
 
-`train` is the loop; everything it calls is a function of another file. Every process decodes, scores and logs its own
-rows; process 0 writes the files.
+Shapes: B questions of a round, G completions of each, N = B·G rows, T completion slots, R packed rows of S slots. Each
+process scores n of the N rows. Process 0 writes the files.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.sharding import Mesh
 
-from r1jax import carry, checkpoint, launch, lineage, log, lora, report
-from r1jax.alarms import Alarms
-from r1jax.checks import check, check_data, check_row_length, questions_of
-from r1jax.data import prompts as questions
-from r1jax.examine import examine
-from r1jax.ledger import Ledger, Sampled
-from r1jax.metrics import round_rows, sample_lines
-from r1jax.model.attend_choice import attention_backend
+from r1jax.evaluation import completions
+from r1jax.evaluation.completions import Earned
+from r1jax.evaluation.during_training import Examination, examine
+from r1jax.losses import LOSSES, Objective, dual_clip
+from r1jax.model import lora
 from r1jax.model.config import ModelConfig
-from r1jax.pace import Pace
-from r1jax.progress import Progress
-from r1jax.recipe import RLRecipe
+from r1jax.model.kernels.backends import attention_backend
+from r1jax.model.lora import merge
+from r1jax.model.packed_rows import PackedRows
+from r1jax.planning.utilization import Pace
+from r1jax.policy import Policy
+from r1jax.recipes import RLRecipe, RunOptions
+from r1jax.rewards import custom
 from r1jax.rewards.isolate import Pool
-from r1jax.rounds import Reward, Scorer, minibatches, parts, roll, rule_reward
-from r1jax.run import Logs, Policy, RunOptions, load_policy, new_workdir, write_policy
-from r1jax.saver import Saver, remove
-from r1jax.sharding import abstract, compute_dtype, make_mesh, rows_in_turn
-from r1jax.update import Learner, TrainState, grpo_objective, merge, start, update
+from r1jax.rewards.penalties import Penalties, add_penalties
+from r1jax.rl import partial_rollouts
+from r1jax.rl.advantages import charge_kl, compute_advantages
+from r1jax.rl.checks import check, check_terms, fit_questions, open_questions
+from r1jax.rl.first_round import explain_first, first_lines
+from r1jax.rl.memory import choose_wave_rows
+from r1jax.rl.metrics import SHOWN, RoundLog, sample_lines
+from r1jax.rl.minibatches import Layout, RefLogprobs, add_old_logprobs, add_ref_logprobs, pack_minibatches
+from r1jax.rl.refill import RefilledRounds
+from r1jax.rl.rounds import (
+    Reward,
+    RoundDraws,
+    Sample,
+    Setting,
+    WholeRounds,
+    gather_scores,
+    make_rule_reward,
+    rollouts,
+)
+from r1jax.runs import manifests
+from r1jax.runs.health import Alarms
+from r1jax.runs.run import Run, every
+from r1jax.sampling.sampler import Sampling
+from r1jax.sharding import compute_dtype, rows_in_turn
+from r1jax.training.logprobs import Network
+from r1jax.training.objectives import Terms, grpo_objective
+from r1jax.training.optimizers import optimizer
+from r1jax.training.step import Learner, TrainState, score, start, update
 
-MAY_CHANGE = frozenset({
-    "steps", "mesh", "eval_every", "save_every", "log_samples", "workdir", "weights", "resume", "coordinator",
-    "processes", "process_id", "track",
-})  # fmt: skip
-GENERATED = 256  # questions of the generator whose length is looked at before a run begins
-ADAPTERS = 0xADA7  # fresh adapters are a function of the seed
+MAY_CHANGE = frozenset({"steps", "log_samples", "wave_rows", "reward", "decontaminate"})  # the last two: by hashes
+HELD_OUT = (
+    "accuracy",
+    "no_answer",
+    "format",
+    "length",
+    "reflective_words",
+    "reward/mean",
+)  # values of an evaluation that are printed on screen
 
-
-MakeReward = Callable[[RLRecipe, Policy], Reward]
-MakeReferee = Callable[[Learner, Policy], Scorer]
-
-
-@functools.cache
-def adamw(
-    learning_rate: float, warmup_steps: int, grad_clip: float, b1: float, b2: float, weight_decay: float
-) -> optax.GradientTransformation:
-    """AdamW behind a clip by global norm, with a linear warm-up. Cached: equal recipes share their compiled updates."""
-    schedule = optax.linear_schedule(0.0, learning_rate, warmup_steps) if warmup_steps else learning_rate
-    return optax.chain(optax.clip_by_global_norm(grad_clip), optax.adamw(schedule, b1, b2, weight_decay=weight_decay))
-
-
-def learner(recipe: RLRecipe, cfg: ModelConfig, mesh: Mesh) -> Learner:
-    """The compiled side of a recipe."""
-    r = recipe
-    optimizer = adamw(r.learning_rate, r.warmup_steps, r.grad_clip, r.adam_b1, r.adam_b2, r.weight_decay)
-    objective = grpo_objective(
-        r.clip_eps, r.kl_coef, clip_eps_high=r.clip_eps_high or r.clip_eps, by_sequence=r.loss == "sequence",
-        tis_cap=r.tis_cap,
-    )
-    return Learner(
-        cfg, optimizer, objective, r.temperature, compute_dtype(mesh), remat=r.remat, row_shards=rows_in_turn(mesh),
-        balance_rate=r.balance_rate, attention=attention_backend(mesh, cfg, compared=True), mesh=mesh,
-    )  # fmt: skip
-
-
-def every(interval: int, before: int, after: int) -> bool:
-    """Whether a multiple of the interval lies in (before, after]."""
-    return interval > 0 and after // interval > before // interval
-
-
-def logged_warnings(workdir: Path, alarms: Alarms) -> list[dict]:
-    """The warnings of the steps in the log, which bring `alarms` to where they were: a resumed run warns as an unbroken
-    one."""
-    path = workdir / "metrics.jsonl"
-    lines = log.read(path) if launch.is_main() and path.exists() else []
-    return [{"step": line["step"], "text": text} for line in lines for text in alarms.check(line)]
-
-
-def resume_point(workdir: Path, minibatches: int, steps: int) -> int | None:
-    """The newest checkpoint a longer run can go on from: one at the end of a round. Later ones are removed."""
-    last = checkpoint.latest(workdir / "checkpoints")
-    while last is not None and last % minibatches and last < steps:
-        remove(workdir / "checkpoints", last)
-        last = checkpoint.latest(workdir / "checkpoints")
-    return last
+MakeReward = Callable[[Policy], Reward]
+MakeReferee = Callable[[Network, Policy], RefLogprobs]
 
 
 def train(
-    recipe: RLRecipe, options: RunOptions, stage: str, make_reward: MakeReward = rule_reward,
-    rewarded: Mapping[str, Any] | None = None, make_referee: MakeReferee | None = None,
+    recipe: RLRecipe,
+    options: RunOptions,
+    stage: str,
+    make_reward: MakeReward | None = None,
+    rewarded: Mapping[str, Any] | None = None,
+    make_referee: MakeReferee | None = None,
 ) -> Path:
-    """The whole walk. Returns the working directory; see the README for what it holds.
+    """Trains a policy by GRPO or another loss of `LOSSES`. Returns the working directory; the README lists its files.
 
     Args:
-        make_reward: what completions earn.
-        rewarded: what else `make_reward` and `make_referee` depend on, for the manifest: "sources", checkpoints
-            {path, sha256} by name, and numbers.
-        make_referee: what the KL term holds the policy to; none: earlier parameters of its own.
+        recipe: the hyperparameters.
+        options: flags of the run.
+        stage: name of the stage, for the manifest and the default working directory.
+        make_reward: a function `policy -> reward` that makes the reward of the stage. None takes the rule reward,
+            weighted by the recipe, or the reward of --reward.
+        rewarded: the inputs of `make_reward` and `make_referee` besides the flags, for the manifest. "sources" holds
+            {name: checkpoints {"path", "sha256"}}. All other entries are numbers.
+        make_referee: makes the function of the reference log-probabilities. None: the reference is an earlier policy.
 
     Raises:
-        ValueError: a flag, file or checkpoint that cannot be used.
-        FloatingPointError: more than `max_skips` non-finite updates in a row; the last one's batch is in the working
-            directory.
+        ValueError: a flag, file or checkpoint cannot be used.
+        FloatingPointError: more than `max_skips` updates in a row were not finite. The last batch is in `workdir`.
     """
-    launch.share_cpu(options.mesh)
-    launch.start(options.coordinator, options.processes, options.process_id)
-    launch.keep_compilations()
-    workdir = Path(options.workdir or new_workdir(stage))
-    mesh = make_mesh(options.mesh)
-    check(recipe, mesh)
-    fields = dataclasses.asdict(recipe) | dataclasses.asdict(options)
-    before = lineage.check_resume(workdir, fields, options.resume, MAY_CHANGE)
-    take, data = questions.stream(options.prompts, options.seed)
-    ask, late = questions_of(recipe, options, take)
-    data |= late | dict(rewarded or {})
-    held_out = questions.held_out(options.eval_prompts, recipe.eval_problems)
-    check_data(workdir, options, before, data)
-    policy, params, parent = load_policy(options, mesh, frozen=recipe.lora_rank > 0)
-    lineage.check_parent(workdir, before, parent)
-    if recipe.lora_rank:
-        key = jax.random.fold_in(jax.random.key(options.seed), ADAPTERS)
-        params = lora.attach(params, recipe.lora_rank, recipe.lora_alpha, recipe.lora_targets, mesh, key)
-    params, frozen = lora.partition(params)
+    fields, defaults = dataclasses.asdict(recipe) | dataclasses.asdict(options), manifests.defaults_of(recipe, options)
+    with Run(stage, options, fields, may_change=MAY_CHANGE, defaults=defaults) as run:
+        check(recipe, run.mesh)
+        terms = read_terms(recipe, options, stage, make_reward)
+        found = open_questions(run, recipe, custom.describe_terms(terms) | dict(rewarded or {}))
+        policy, params, frozen = load_trained(run, recipe)
+        ask, held_out, *_ = fit_questions(run, recipe, policy, found)
+        learner, objective = make_learner(recipe, policy.cfg, run.mesh, options.exact), objective_of(recipe)
+        reward, earned, task = choose_reward(recipe, policy, terms, make_reward)
+        referee = make_referee(learner.network, policy) if make_referee else None
+        state, reference, waiting = restore_or_start(run, recipe, learner, params, own_reference=referee is None)
+        if run.is_complete(recipe.steps):
+            return run.workdir
+        pool = run.enter(Pool())
+        draws = draws_of(recipe, options.seed, choose_wave_rows(recipe, policy.cfg, run.mesh), learner.network)
+        sample = make_sample(recipe, Setting(policy, run.mesh, pool, ask, draws), waiting, task)
+        layout, penalties = layout_of(recipe, run.mesh), penalties_of(recipe)
+        pace = Pace.of(policy.cfg, run.mesh, learner.network.attention)
+        numbers = dict(max_skips=recipe.max_skips, alarms=alarms_of(recipe, terms), detail=describe(learner.network))
 
-    def whole(trained: dict) -> dict:
-        return merge(trained, frozen)
+        def save() -> None:
+            run.save(partial_rollouts.make_checkpoint_state(state, reference, sample.waiting, run.mesh))
 
+        run.begin(policy, recipe.steps, shown=("reward/mean", *SHOWN) if terms else SHOWN, keep=save, **numbers)
+        run.say(*first_lines(recipe, options, policy, objective, ask(0, 0)["problem"]))
+
+        def params_now() -> dict:
+            return merge(state.params, frozen)
+
+        def ref_logprobs(rows: PackedRows) -> jax.Array:
+            return referee(rows) if referee else score(learner.network, merge(reference, frozen), rows)[0]
+
+        def evaluate() -> dict:
+            how = Examination(options.seed, recipe.max_tokens, earned=earned, wave_rows=draws.sampling.wave_rows)
+            return examine(policy, params_now(), held_out, run.mesh, pool, how)[0]
+
+        if run.owes_evaluation:
+            run.evaluate(evaluate, shown=HELD_OUT)
+        rounds = range(run.step // recipe.minibatches, -(-recipe.steps // recipe.minibatches))
+        for round_ in rollouts(sample, params_now, rounds):  # B questions, rollout [N, T]
+            scores = reward(round_.verdicts, round_.texts, round_.repeated, round_.step)  # of this process's n texts
+            scores = add_penalties(scores, round_.texts, round_.rollout.lengths[round_.rollout.own], penalties)  # [n]
+            scores = gather_scores(scores, round_.rollout)  # total, valid [N]
+            advantages = compute_advantages(scores, round_.rollout, objective, parts_of(recipe))  # [N]
+            round_ = round_._replace(scores=scores, advantages=advantages)
+            run.say(*explain_first(round_, policy, {} if terms or make_reward else weights_of(recipe)))
+            lines = RoundLog(round_, recipe.minibatches, pace, layout.all_rows, all_parameters=frozen is None)
+            minibatches = pack_minibatches(round_, recipe.minibatches, objective, layout, recipe.max_tokens)  # [R, S]
+            minibatches = add_old_logprobs(learner.network, params_now(), minibatches, recipe.old_logp, layout.numbered)
+            if recipe.kl_coef:
+                minibatches = add_ref_logprobs(ref_logprobs, minibatches)
+                minibatches, round_ = charge_kl(minibatches, round_, objective, layout, recipe.kl_coef)
+            for part, minibatch in enumerate(minibatches[: recipe.steps - run.step]):
+                ready = run.watch(minibatch)
+                state, figures = update(learner, state, minibatch, frozen)  # one optimizer step
+                run.log(figures, lines.describe(part), ready, minibatch)
+                if every(recipe.ref_every, run.step - 1, run.step):
+                    reference = jax.tree.map(jnp.copy, state.params)  # a copy, because the update donates the state
+            run.write_samples(sample_lines(run.step, round_, options.seed, recipe.log_samples, policy.template))
+            if run.due(recipe.eval_every):
+                run.evaluate(evaluate, shown=HELD_OUT)
+            ends_in_next_round = 0 < recipe.steps - run.step < recipe.minibatches  # a longer run continues from here
+            if run.due(recipe.save_every, at_stop=True) or ends_in_next_round:
+                save()
+            run.stop_if_asked()
+        return run.finish()
+
+
+def read_terms(
+    recipe: RLRecipe, options: RunOptions, stage: str, make_reward: MakeReward | None
+) -> Sequence[custom.Term]:
+    """Returns the weighted functions that --reward adds up. `make_reward`: the stage's own reward; None if it has none.
+
+    Raises:
+        ValueError: --reward is given to a stage that has its own reward, a function cannot be loaded, or a flag of the
+            recipe does not go with the reward.
+    """
+    terms = custom.read(options.reward)
+    if terms and make_reward:
+        raise ValueError(
+            f"--reward={' '.join(options.reward)} cannot replace the reward of {stage}. Leave --reward out"
+        )
+    check_terms(recipe, own=bool(terms) or make_reward is not None)
+    return terms
+
+
+def choose_reward(
+    recipe: RLRecipe, policy: Policy, terms: Sequence[custom.Term], make_reward: MakeReward | None
+) -> tuple[Reward, Earned, Reward]:
+    """Chooses the run's reward: the reward of --reward if given, else the stage's own reward, else the rule reward.
+
+    Args:
+        policy: the policy, for which the stage's reward is made.
+        terms: the weighted functions of --reward, from `read_terms`.
+        make_reward: makes the stage's own reward; None if the stage has none.
+
+    Returns:
+        The reward; the function with which evaluations measure the same reward and penalties on held-out problems; and
+        the task reward, by which --refill compares a group's completions (accuracy alone for the rule reward).
+    """
+    own = custom.make_reward(terms, policy.style) if terms else None
+    reward = own or (make_reward(policy) if make_reward else make_rule_reward(weights_of(recipe), policy.style))
+    task = reward if own or make_reward else make_rule_reward({"accuracy": 1.0}, policy.style)
+    return reward, functools.partial(completions.earned, reward=own, penalties=penalties_of(recipe)), task
+
+
+def weights_of(recipe: RLRecipe) -> dict[str, float]:
+    """Returns {name: weight} of the parts of the rule reward."""
+    return {"accuracy": recipe.accuracy_weight, "format": recipe.format_weight, "language": recipe.language_weight}
+
+
+def shares_of(recipe: RLRecipe) -> dict[str, float]:
+    """Returns {name: weight} of all parts of the rule reward and of the penalties."""
+    return weights_of(recipe) | {"overlong": recipe.overlong_weight, "repetition": recipe.repetition_weight}
+
+
+def parts_of(recipe: RLRecipe) -> dict[str, float] | None:
+    """Returns `shares_of(recipe)`, the parts that --per-reward normalises one by one; None without --per-reward."""
+    return shares_of(recipe) if recipe.per_reward else None
+
+
+def alarms_of(recipe: RLRecipe, terms: Sequence[custom.Term]) -> Alarms:
+    """Returns the warnings to check after each step. `terms`: the weighted functions of --reward."""
+    return Alarms(rewarded=any((*shares_of(recipe).values(), *terms)), kl=recipe.kl_coef > 0)
+
+
+def objective_of(recipe: RLRecipe) -> Objective:
+    """Returns the loss of --loss, with the bound of --dual-clip."""
+    objective = LOSSES[recipe.loss]
+    return objective._replace(surrogate=dual_clip(recipe.dual_clip)) if recipe.dual_clip else objective
+
+
+def penalties_of(recipe: RLRecipe) -> Penalties:
+    """Returns the penalties, for long or repetitive completions, that are added to whatever reward the run has."""
+    r = recipe
+    return Penalties(r.max_tokens, r.overlong_weight, r.overlong_cache, r.repetition_weight, r.repetition_ngram)
+
+
+def layout_of(recipe: RLRecipe, mesh: Mesh) -> Layout:
+    """Returns how updates pack completions and place them on the mesh."""
+    r = recipe
+    every_row = bool(r.kl_coef or r.balance_rate or r.entropy_coef)
+    numbered = r.kl == "k1_reward" and r.kl_coef > 0
+    return Layout(r.row_length, r.batch_rows, mesh, every_row, numbered=numbered, mask_truncated=r.mask_truncated)
+
+
+def draws_of(recipe: RLRecipe, seed: int, wave_rows: int = 0, trainer: Network | None = None) -> RoundDraws:
+    """Returns the size and the sampling settings of a round.
+
+    Args:
+        seed: seed of the sampling noise.
+        wave_rows: most rows that all processes sample at once; 0 for all rows.
+        trainer: the network of the trainer, whose attention backend the sampler takes too; None for the default.
+    """
+    r, attention = recipe, trainer.attention if trainer else None
+    sampling = Sampling(r.max_tokens, r.temperature, attention=attention, replay=r.replay_routes, wave_rows=wave_rows)
+    return RoundDraws(recipe.questions_per_round, recipe.group_size, recipe.minibatches, seed, sampling)
+
+
+def make_sample(recipe: RLRecipe, setting: Setting, waiting: partial_rollouts.Waiting | None, task: Reward) -> Sample:
+    """Makes the function that samples a round. With --carry-over, a round may end with unfinished rows; with --refill,
+    it samples further questions in place of groups of equal task reward.
+
+    Args:
+        setting: what sampling needs besides the parameters.
+        waiting: unfinished groups from a checkpoint; None without --carry-over.
+        task: the reward by which --refill compares the completions of a group.
+    """
+    if recipe.refill > 1:
+        return RefilledRounds(setting, task, recipe.refill)
+    return (
+        partial_rollouts.PartialRounds(setting, recipe.carry_over, waiting)
+        if recipe.carry_over
+        else WholeRounds(setting)
+    )
+
+
+def load_trained(run: Run, recipe: RLRecipe) -> tuple[Policy, dict, dict | None]:
+    """Loads the policy of --weights or --model, with new LoRA adapters if --lora-rank is given. Returns (policy,
+    trained parameters, frozen parameters). The last is None if all parameters are trained.
+
+    Raises:
+        ValueError: the checkpoint cannot be used, or --replay-routes is given and the model has no experts.
+    """
+    policy, params = run.load_policy(frozen=recipe.lora_rank > 0)
     if recipe.replay_routes and not policy.cfg.experts:
-        raise ValueError("--replay-routes=True needs a model with experts; leave it out")
-    rows = range(data["counts"].get("rows", GENERATED))
-    check_row_length(recipe, policy, (ask(i, step) for i in rows for step in (0, recipe.late_from)))
-    ours = learner(recipe, policy.cfg, mesh)
-    referee = make_referee(ours, policy) if make_referee else None
-
-    def referred(params: dict) -> dict:
-        return {} if referee else jax.tree.map(jnp.copy, params)  # an alias would be donated away
-
-    manifest = lineage.Manifest(stage, fields, options.seed, lineage.versions(), parent, data)
-    last = resume_point(workdir, recipe.minibatches, recipe.steps)
-    waiting = carry.nobody(recipe) if recipe.carry_over else None
-    if last is None:
-        state, reference = start(ours, params, mesh), referred(params)
-    else:
-        fresh = jax.eval_shape(lambda p: carry.held(start(ours, p), referred(p), waiting, mesh), params)
-        found = checkpoint.restore(workdir, abstract(fresh, mesh), last)
-        state, reference = TrainState(*found[:3]), found.reference
-        waiting = jax.tree.map(np.asarray, found.waiting) if recipe.carry_over else None
-        manifest = dataclasses.replace(before, recipe=fields, status="running")
-    if last is not None and last >= recipe.steps:
-        if last == recipe.steps and before.status != "complete" and launch.is_main():  # killed on its last lines
-            lineage.write(workdir, dataclasses.replace(manifest, status="complete"))
-            report.write(workdir)
-        print(
-            f"{workdir} is complete: {last} steps of --steps={recipe.steps}. Raise --steps to go on; "
-            f"the report is {workdir / 'report.html'}"
+        raise ValueError(
+            "--replay-routes=True needs a model with experts, and this model has none; leave --replay-routes out"
         )
-        return workdir
-    if launch.is_main():
-        workdir.mkdir(parents=True, exist_ok=True)
-        lineage.write(workdir, manifest)
-        write_policy(workdir, policy)
-    rewards = (recipe.accuracy_weight, recipe.format_weight, recipe.language_weight)
-    logs, alarms = Logs(workdir, -1 if last is None else last, options, fields), Alarms(rewarded=any(rewards))
-    manifest = dataclasses.replace(manifest, warnings=logged_warnings(workdir, alarms))
-    reward = make_reward(recipe, policy)
-    judged = dict(seed=options.seed, max_tokens=recipe.max_tokens)
-    with (
-        Pool() as pool,
-        Saver(workdir / "checkpoints") as saver,
-        launch.stop_requests() as stopping,
-        Progress(recipe.steps, last or 0) as progress,
-        Ledger(
-            workdir, recipe, logs, alarms, progress, Pace.of(policy.cfg, mesh), manifest.warnings, whole=frozen is None
-        ) as ledger,
-        jax.set_mesh(mesh) if policy.cfg.experts else contextlib.nullcontext(),  # experts read it
-    ):
-        def evaluated(step: int) -> dict:
-            progress.say(f"step {step}: evaluating on {len(held_out)} held-out problems")
-            line = {"step": step} | examine(policy, whole(state.params), held_out, mesh, pool, **judged)[0]
-            logs.write("eval", line)
-            names = ("accuracy", "format", "length", "reflective_words")
-            shown = ", ".join(f"{name} {line[name]:.3f}" for name in names if line[name] is not None)
-            progress.say(f"step {step}: held-out {shown}")
-            return line
+    adapters = (recipe.lora_rank, recipe.lora_alpha, recipe.lora_targets)
+    return policy, *lora.prepare(params, *adapters, run.mesh, run.options.seed)
 
-        progress.say(
-            f"{workdir}: {stage}, {recipe.steps} steps on {mesh.devices.size} x {mesh.devices.flat[0].device_kind}, "
-            f"mesh {dict(mesh.shape)}, {jnp.dtype(ours.dtype)}, attention {ours.attention}"
-        )
-        results = dict(manifest.results)
-        if last is None:
-            results["base"] = evaluated(0)
-        step = last or 0
-        while step < recipe.steps:
-            began, first = time.monotonic(), step
-            if step > 0 and recipe.steps - step < recipe.minibatches:
-                ledger.settle()
-                logs.sync()
-                # The run ends inside this round; a longer one will go on from the round's beginning.
-                saver.save(step, carry.held(state, reference, waiting, mesh), {"round": step // recipe.minibatches})
-            number = step // recipe.minibatches
-            setting = (number, options.seed, mesh, pool, reward)
-            if waiting is not None:
-                round_, waiting = carry.roll(recipe, policy, whole(state.params), ask, waiting, *setting)
-            else:
-                index = number * recipe.questions_per_round + np.arange(recipe.questions_per_round)
-                mine = [ask(int(i), step) for i in index[jax.process_index() :: jax.process_count()]]
-                round_ = roll(recipe, policy, whole(state.params), mine, *setting)
-            rows = round_rows(round_, recipe.group_size, step)
-            drawn = round_.drawn or (rows["prompt"][:: recipe.group_size], rows["length"])
-            sampled = Sampled(*drawn, began, time.monotonic())
-            of_step = parts(recipe, len(rows["total"]) // recipe.group_size)
-            against = referee or (ours, whole(reference))
-            batches = minibatches(recipe, round_, ours, whole(state.params), against, mesh)
-            for part, batch in enumerate(batches[: recipe.steps - step]):
-                ready = ledger.ready(batch)
-                state, figures = update(ours, state, batch, frozen)
-                step += 1
-                ledger.enter(step, sampled, {k: v[of_step[part]] for k, v in rows.items()}, batch, ready, figures)
-                if every(recipe.ref_every, step - 1, step):
-                    reference = referred(state.params)
-            told = (options.seed, recipe.log_samples, recipe.group_size, policy.template)
-            for line in sample_lines(step, number, round_, *told):
-                logs.write("samples", line)
-            done, stop = step >= recipe.steps, stopping()
-            evaluating = every(recipe.eval_every, first, step) or done
-            saving = every(recipe.save_every, first, step) or done or stop
-            if evaluating or saving:
-                ledger.settle()
-            if evaluating:
-                results["final"] = evaluated(step)
-            if saving:
-                logs.sync()
-                if launch.is_main():  # before the checkpoint: a run that goes on from it finds its results here
-                    lineage.write(workdir, dataclasses.replace(manifest, results=results, warnings=ledger.warnings))
-                saver.save(step, carry.held(state, reference, waiting, mesh), {"round": number + 1})
-                if launch.is_main():
-                    report.write(workdir)
-            if stop and not done:
-                saver.wait()
-                raise SystemExit(
-                    f"stopped at step {step}; go on with --workdir={workdir} --resume=True and the same flags"
-                )
-        saver.wait()
-        if launch.is_main():
-            last_words = dict(results=results, warnings=ledger.warnings, status="complete")
-            lineage.write(workdir, dataclasses.replace(manifest, **last_words))
-            progress.say(f"report: {report.write(workdir)}")
-    logs.close()
-    return workdir
+
+def restore_or_start(
+    run: Run, recipe: RLRecipe, learner: Learner, params: dict, *, own_reference: bool
+) -> tuple[TrainState, dict, partial_rollouts.Waiting | None]:
+    """Restores the newest checkpoint, or starts afresh if there is none. Returns (train state, parameters of the
+    reference policy, unfinished groups). The last is None without --carry-over.
+
+    Args:
+        params: the trained parameters to start from.
+        own_reference: whether the reference policy is an earlier copy of the policy. If not, the second value is {}.
+    """
+    waiting = None
+    if recipe.carry_over:
+        waiting = partial_rollouts.make_room(recipe.carry_over, recipe.group_size, recipe.max_tokens)
+
+    def copy(params: dict) -> dict:
+        return jax.tree.map(jnp.copy, params) if own_reference else {}  # a copy, because the update donates the state
+
+    def fresh(params: dict) -> partial_rollouts.RLState | partial_rollouts.PartialState:
+        return partial_rollouts.make_checkpoint_state(start(learner, params), copy(params), waiting, run.mesh)
+
+    found = run.restore_round(recipe.minibatches, recipe.steps, fresh, params)
+    if found is None:
+        return start(learner, params, run.mesh), copy(params), waiting
+    waiting = jax.tree.map(np.asarray, found.waiting) if recipe.carry_over else None
+    return TrainState(*found[:3]), found.reference, waiting
+
+
+def describe(network: Network) -> str:
+    """Returns how the network computes, for the first line on screen, and the reason if it could be more exact."""
+    if jax.default_backend() != "cpu" or network.attention == "exact":
+        return network.detail
+    return f"{network.detail}: float64 would be slower for a model of this size, --exact=True takes it"
+
+
+def make_learner(recipe: RLRecipe, cfg: ModelConfig, mesh: Mesh, exact: bool | None = None) -> Learner:
+    """Makes the network, optimizer and loss of a recipe. `exact`: see `attention_backend`."""
+    r, in_reward = recipe, recipe.kl == "k1_reward"
+    loss = grpo_objective(
+        r.clip_eps,
+        0.0 if in_reward else r.kl_coef,
+        clip_eps_high=r.clip_eps_high or r.clip_eps,
+        objective=objective_of(r),
+        terms=Terms("k3" if in_reward else r.kl, r.entropy_coef, r.off_policy_bound, r.tis_cap, r.tis_by),
+    )
+    network = Network(
+        cfg,
+        r.temperature,
+        compute_dtype(mesh),
+        remat=r.remat,
+        row_shards=rows_in_turn(mesh),
+        attention=attention_backend(mesh, cfg, compared=True, exact=exact),
+        mesh=mesh,
+        entropy_gradient=r.entropy_coef != 0,
+    )
+    return Learner(network, optimizer(r.descent), loss, r.balance_rate)

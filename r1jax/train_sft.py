@@ -1,90 +1,223 @@
-"""The walk of supervised fine-tuning: records, packed rows, updates, held-out loss, evaluation, checkpoints."""
+"""Runs supervised fine-tuning: reads records, packs rows, updates the policy, measures the held-out loss, and saves
+checkpoints.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import time
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-import jax
+from jax.sharding import Mesh
 
-from r1jax import checkpoint, launch, lineage, report, teacher
-from r1jax.data import prompts as questions
-from r1jax.examine import examine
-from r1jax.model.attend_choice import attention_backend
-from r1jax.progress import Progress
+from r1jax import storage
+from r1jax.data import questions
+from r1jax.evaluation.during_training import Examination, examine
+from r1jax.model import lora
+from r1jax.model.config import ModelConfig
+from r1jax.model.kernels.backends import attention_backend
+from r1jax.model.lora import merge
+from r1jax.policy import Policy
+from r1jax.recipes import PretrainRecipe, RunOptions, SFTRecipe
 from r1jax.rewards.isolate import Pool
-from r1jax.run import Logs, RunOptions, load_policy, new_workdir, write_policy
-from r1jax.saver import Saver
-from r1jax.sft import Part, TuneRecipe, check, document, kept_out, loss_on, steps_of
-from r1jax.sharding import abstract, compute_dtype, make_mesh, rows_in_turn
-from r1jax.supervised import Documents, batches, optimizer, token_batches
-from r1jax.train_rl import every
-from r1jax.update import Learner, cross_entropy, soft_cross_entropy, start, update
+from r1jax.rewards.kinds import GENERAL
+from r1jax.rewards.language import spoken
+from r1jax.rl.checks import refuse_rewards
+from r1jax.runs import manifests, templates
+from r1jax.runs.run import Run
+from r1jax.runs.step_logger import Times
+from r1jax.runs.templates import CHAT, Asked, read_template
+from r1jax.sft import teacher_logits
+from r1jax.sft.conversations import encode_conversation
+from r1jax.sft.documents import Part, check, choose_held_out, document, measure_loss, resolve_steps
+from r1jax.sharding import compute_dtype, rows_in_turn
+from r1jax.training.logprobs import Network
+from r1jax.training.objectives import cross_entropy, soft_cross_entropy
+from r1jax.training.optimizers import optimizer
+from r1jax.training.step import Learner, start, update
+from r1jax.training.supervised_batches import Documents, batches, token_batches
 
-MAX_SKIPS = 3  # updates in a row that were not finite
-MAY_CHANGE = frozenset({
-    "mesh", "eval_every", "save_every", "workdir", "weights", "resume", "coordinator", "processes", "process_id",
-    "track",
-})  # fmt: skip
+HELD_OUT = ("loss", "accuracy", "format", "language", "length")  # values of an evaluation that are printed on screen
 
 
 def train(
-    recipe: TuneRecipe, options: RunOptions, stage: str, parts: Sequence[Part], data: Mapping,
-    teaching: teacher.Teaching = teacher.NOBODY,
+    recipe: SFTRecipe,
+    options: RunOptions,
+    stage: str,
+    parts: Sequence[Part],
+    data: Mapping,
+    teaching: teacher_logits.Teaching = teacher_logits.NOBODY,
 ) -> Path:
     """Fine-tunes the policy of `options` on records. Returns the working directory, which has the layout of an RL run.
 
     Args:
-        parts: records to train on as they stand, mixed by their shares.
-        data: what the manifest says about them; their sha256 and number are added.
-        teaching: whose likeliest tokens are learned beside those of the records.
+        recipe: the hyperparameters.
+        options: flags of the run.
+        stage: name of the stage, for the manifest and the default working directory.
+        parts: sets of records to train on. A part's `share` says how often its records are drawn.
+        data: the manifest's entry for the records, to which the numbers of records, shares and sha256 are added.
+        teaching: a teacher, whose likeliest tokens are learned in addition to the records' tokens; by default none.
 
     Raises:
-        ValueError: a flag, record or checkpoint that cannot be used.
-        FloatingPointError: several updates in a row that were not finite.
-    """  # fmt: skip
-    launch.share_cpu(options.mesh)
-    launch.start(options.coordinator, options.processes, options.process_id)
-    launch.keep_compilations()
-    workdir, mesh = Path(options.workdir or new_workdir(stage)), make_mesh(options.mesh)
-    check(recipe, mesh)
-    parts = [part for part in parts if part.records]
-    if not parts:
-        raise ValueError(
-            "there is no record to train on: every one was dropped. Read their reasons in the records file"
-        )
-    shares = [part.share or len(part.records) for part in parts]
+        ValueError: a flag, record or checkpoint cannot be used.
+        FloatingPointError: several updates in a row were not finite.
+    """
+    refuse_rewards(options, "fine-tuning learns from records")
     fields = dataclasses.asdict(recipe) | dataclasses.asdict(options) | dataclasses.asdict(teaching)
-    before = lineage.check_resume(workdir, fields, options.resume, MAY_CHANGE)
-    known = {"records": [len(part.records) for part in parts], "shares": shares}
-    data = (
-        dict(data)
-        | known
-        | {
-            "sha256": questions.fingerprint(
-                {name: r[name] for name in ("id", "problem", "response")} for p in parts for r in p.records
+    with Run(stage, options, fields, defaults=manifests.defaults_of(recipe, options, teaching)) as run:
+        check(recipe, run.mesh)
+        parts = [part for part in parts if part.records]
+        if not parts:
+            raise ValueError(
+                "no record to train on: all have keep=false. Each record states its reason; "
+                "loosen the filters, or set keep to true"
             )
-        }
-    )
-    lineage.check_same(workdir, before, data, "records")
-    problems = questions.held_out(options.eval_prompts, recipe.eval_problems)
-    policy, params, parent = load_policy(options, mesh)
-    lineage.check_parent(workdir, before, parent)
-    out, tokens = kept_out(parts, recipe.held_out_problems), 0
+        run.claim(dict(data) | describe_records(parts), "records")
+        problems = questions.held_out(options.eval_prompts, recipe.eval_problems) if options.eval_prompts else None
+        policy, params = run.load_policy(frozen=recipe.lora_rank > 0)
+        params, frozen = split_trained(recipe, run, params)
+        lessons = prepare(recipe, run, parts, policy, teaching)
+        problems = ask_unseen(lessons.held_out[: recipe.eval_problems]) if problems is None else problems
+        learner = make_learner(lessons.numbers, recipe.remat, policy.cfg, run.mesh, soft=lessons.taught is not None)
+        stream = batches(lessons.trained, lessons.shares, recipe.row_length, recipe.batch_rows, options.seed)
+        state = run.restore(lambda p: start(learner, p), params)
+        if state is None:
+            state = start(learner, params, run.mesh)
+        else:
+            stream.set_state(run.read_meta()["data"])
+        if run.is_complete(lessons.numbers.steps):
+            return run.workdir
+        pool = run.enter(Pool())
 
+        def save() -> None:
+            run.save(state, {"data": stream.get_state()})
+
+        run.begin(policy, lessons.numbers.steps, detail=lessons.said, keep=save)
+        run.say(templates.describe(policy, options, parts[0].records[0]["problem"]))
+
+        def evaluate() -> dict:
+            how = Examination(options.seed, recipe.max_tokens, recipe.log_samples)
+            whole, line = merge(state.params, frozen), {}
+            if problems:
+                line, shown = examine(policy, whole, problems, run.mesh, pool, how)
+                run.write_samples({"step": run.step} | sample for sample in shown)
+            unseen = lessons.unseen
+            if not len(unseen):
+                return line
+            slots = dict(rows=recipe.micro_rows or recipe.batch_rows, row_length=recipe.row_length)
+            return {"loss": measure_loss(unseen, learner.network, whole, run.mesh, **slots)} | line
+
+        def describe(figures: dict[str, float], times: Times) -> dict:
+            return {
+                "loss": figures["loss"],
+                "grad_norm": figures["grad_norm"],
+                "update/skipped": figures["skipped"],
+                "perf/step_s": times.seconds,
+                "perf/tokens_per_s": recipe.batch_rows * recipe.row_length / times.seconds,
+            }
+
+        if run.owes_evaluation:
+            run.evaluate(evaluate, HELD_OUT)
+        while run.step < run.steps:
+            batch = token_batches(next(stream), run.mesh, recipe.micro_rows, lessons.targets)
+            ready = run.watch(batch)
+            state, figures = update(learner, state, batch, frozen)
+            run.log(figures, describe, ready, batch)
+            if run.due(recipe.eval_every):
+                run.evaluate(evaluate, HELD_OUT)
+            if run.due(recipe.save_every, at_stop=True):
+                save()
+            run.stop_if_asked()
+        return run.finish()
+
+
+def describe_records(parts: Sequence[Part]) -> dict:
+    """Returns the manifest's entry for the records: {"records": number for each part, "shares": share of each part,
+    "sha256": hash of all records}.
+    """
+    names = ("id", "problem", "response", "messages")
+    rows = ({name: r[name] for name in names if name in r} for part in parts for r in part.records)
+    return {
+        "records": [len(part.records) for part in parts],
+        "shares": [part.share or len(part.records) for part in parts],
+        "sha256": questions.fingerprint(rows),
+    }
+
+
+class Lessons(NamedTuple):
+    """Tokenized records, ready for training.
+
+    Attributes:
+        trained: for each part, its documents (tokenized records) to train on.
+        shares: for each part, how often its documents are drawn, relative to the other parts.
+        unseen: documents of the problems that are held out.
+        tokens: number of tokens in the training documents.
+        numbers: the hyperparameters, with the number of steps filled in.
+        taught: the likeliest tokens of --teacher at each token of the documents; None without a teacher.
+        held_out: the records of the problems that are held out.
+        dropped: number of conversations left out, because they are longer than a row.
+    """
+
+    trained: Sequence[Documents]
+    shares: Sequence[float]
+    unseen: Documents
+    tokens: int
+    numbers: PretrainRecipe
+    taught: teacher_logits.Likeliest | None
+    held_out: Sequence[Mapping]
+    dropped: int
+
+    @property
+    def targets(self):
+        """The teacher's function `Likeliest.targets`, which returns the target tokens of a batch.
+
+        None without --teacher.
+        """
+        return self.taught and self.taught.targets
+
+    @property
+    def said(self) -> str:
+        """How many records and tokens there are, in words, for the first line on screen."""
+        count = sum(map(len, self.trained))
+        long = f", {self.dropped} longer than --row-length dropped" if self.dropped else ""
+        return f"{count} records of {self.tokens} tokens ({len(self.unseen)} more kept out{long})"
+
+
+def prepare(
+    recipe: SFTRecipe, run: Run, parts: Sequence[Part], policy: Policy, teaching: teacher_logits.Teaching
+) -> Lessons:
+    """Splits off held-out problems, and tokenizes every training record once. With a teacher, computes the teacher's
+    likeliest tokens.
+
+    Args:
+        parts: sets of records to train on.
+        policy: the policy, whose template and tokenizer are used.
+        teaching: the teacher, or `teacher_logits.NOBODY`.
+
+    Raises:
+        ValueError: a record is too long, or the teacher cannot be used.
+    """
+    asked = read_template(run.options, policy.tokenizer)
+    whole, parts = parts, [drop_long(part, policy, recipe.row_length, asked, run.options) for part in parts]
+    dropped = sum(len(a.records) - len(b.records) for a, b in zip(whole, parts, strict=True))
+    out = choose_held_out(parts, recipe.held_out_problems)
     lessons = [[record for record in part.records if record["problem"] not in out] for part in parts]
     taught = None
     if teaching.teacher:
-        taught = teacher.of(
-            teaching, policy, [record for some in lessons for record in some], recipe.row_length, options, mesh,
-            Path(f"{workdir}_teacher"),
-        )  # fmt: skip
+        records = [record for some in lessons for record in some]
+        beside = storage.require_local(
+            f"{run.workdir}_teacher", "--workdir", "the tokens of --teacher are kept in a local array beside the run"
+        )
+        taught = teacher_logits.find_top_tokens(
+            teaching, policy, records, recipe.row_length, run.options, run.mesh, beside
+        )
 
-    def documents(records: list[Mapping], taught: teacher.Likeliest | None = None) -> Documents:
+    def documents(records: list[Mapping], taught: teacher_logits.Likeliest | None = None) -> Documents:
         def make(i: int) -> tuple[list[int], list[float]]:
+            if "messages" in records[i]:
+                return encode_record(records[i], policy, asked, run.options)
             return document(records[i], policy, recipe.row_length)
 
         def first(i: int) -> int:
@@ -92,111 +225,85 @@ def train(
 
         return Documents(len(records), make, recipe.row_length, first if taught else None)
 
-    trained = [documents(some, taught) for some in lessons]
-    shares, trained = zip(
-        *((share, some) for share, some in zip(shares, trained, strict=True) if len(some)), strict=True
-    )
-    unseen = documents([record for part in parts for record in part.records if record["problem"] in out])
+    shares = [part.share or len(part.records) for part in parts]
+    kept = [(share, documents(some, taught)) for share, some in zip(shares, lessons, strict=True) if some]
+    shares, trained = zip(*kept, strict=True)
+    held_out = [record for part in parts for record in part.records if record["problem"] in out]
+    unseen = documents(held_out)
     tokens = sum(
         len(some[i]["tokens"]) for some in trained for i in range(len(some))
-    )  # reads each record: one that is too long ends it here
-    whole = steps_of(recipe, tokens)
-    ours = Learner(
-        policy.cfg, optimizer(whole), soft_cross_entropy if taught else cross_entropy,
-        dtype=compute_dtype(mesh), remat=recipe.remat, row_shards=rows_in_turn(mesh),
-        attention=attention_backend(mesh, policy.cfg), mesh=mesh,
-    )  # fmt: skip
-    stream = batches(trained, shares, whole, options.seed)
-    manifest = lineage.Manifest(stage, fields, options.seed, lineage.versions(), parent, data)
-    last = checkpoint.latest(workdir / "checkpoints")
-    if last is None:
-        state = start(ours, params, mesh)
-    else:
-        state = checkpoint.restore(workdir, abstract(jax.eval_shape(lambda p: start(ours, p), params), mesh), last)
-        stream.set_state(checkpoint.read_meta(workdir, last)["data"])
-        manifest = dataclasses.replace(before, recipe=fields, status="running")
-    if last == whole.steps:
-        if before.status != "complete" and launch.is_main():  # killed on its last lines
-            lineage.write(workdir, dataclasses.replace(manifest, status="complete"))
-            report.write(workdir)
-        print(f"{workdir} is complete: {last} steps; the report is {workdir / 'report.html'}")
-        return workdir
-    if launch.is_main():
-        workdir.mkdir(parents=True, exist_ok=True)
-        lineage.write(workdir, manifest)
-        write_policy(workdir, policy)
-    logs = Logs(workdir, -1 if last is None else last, options, fields)
-    results, samples = dict(manifest.results), recipe.log_samples
-    with (
-        Pool() as pool,
-        Saver(workdir / "checkpoints") as saver,
-        launch.stop_requests() as stopping,
-        Progress(whole.steps, last or 0) as progress,
-        jax.set_mesh(mesh)
-        if policy.cfg.experts
-        else contextlib.nullcontext(),  # experts read it where they are visited
-    ):
+    )  # tokenizes each record, so that a long one fails here
+    return Lessons(trained, shares, unseen, tokens, resolve_steps(recipe, tokens), taught, held_out, dropped)
 
-        def evaluated(step: int) -> dict:
-            progress.say(f"step {step}: evaluating on {len(problems)} held-out problems")
-            line, shown = examine(
-                policy, state.params, problems, mesh, pool,
-                seed=options.seed, max_tokens=recipe.max_tokens, samples=samples,
-            )  # fmt: skip
-            loss = {"loss": loss_on(unseen, recipe, ours, state.params, mesh)} if len(unseen) else {}
-            line = {"step": step} | loss | line
-            logs.write("eval", line)
-            for sample in shown:
-                logs.write("samples", {"step": step} | sample)
-            said = ", ".join(
-                f"{k} {line[k]:.3f}"
-                for k in ("loss", "accuracy", "format", "language", "length")
-                if line.get(k) is not None
-            )
-            progress.say(f"step {step}: held-out {said}")
-            return line
 
-        progress.say(
-            f"{workdir}: {stage}, {sum(map(len, trained))} records of {tokens} tokens ({len(unseen)} more kept out), "
-            f"{whole.steps} steps on mesh {dict(mesh.shape)}"
-        )
-        if last is None:
-            results["base"] = evaluated(0)
-        skipped = 0
-        for step in range((last or 0) + 1, whole.steps + 1):
-            began = time.monotonic()
-            state, figures = update(
-                ours, state, token_batches(next(stream), mesh, recipe.micro_rows, taught and taught.targets)
+def encode_record(record: Mapping, policy: Policy, asked: Asked, options: RunOptions) -> tuple[list[int], list[float]]:
+    """Returns the token ids and loss weights of a conversation.
+
+    Any template can write one question with its reply. Other conversations need a chat template.
+
+    Raises:
+        ValueError: the template cannot write the conversation. The message names the conversation's id.
+    """
+    roles = [message["role"] for message in record["messages"]]
+    try:
+        if asked.name == CHAT:
+            return encode_conversation(record["messages"], policy.tokenizer, options.system_prompt)
+        if roles != ["user", "assistant"]:
+            raise ValueError(
+                f"it has the turns {', '.join(roles)}, which --template={asked.name} cannot write. Use a model with a "
+                "chat template, or conversations of one question and one reply"
             )
-            figures = {k: float(v) for k, v in jax.device_get(figures).items() if k != "weight"}
-            seconds = time.monotonic() - began
-            logs.write("metrics", {
-                "step": step, "loss": figures["loss"], "grad_norm": figures["grad_norm"],
-                "update/skipped": figures["skipped"],
-                "perf/step_s": seconds, "perf/tokens_per_s": recipe.batch_rows * recipe.row_length / seconds,
-            })  # fmt: skip
-            progress.update(step, {"loss": figures["loss"]})
-            skipped = skipped + 1 if figures["skipped"] else 0
-            if skipped > MAX_SKIPS:
-                raise FloatingPointError(
-                    f"{skipped} updates in a row were not finite, up to step {step}. Lower --learning-rate"
-                )
-            done, stop = step == whole.steps, stopping()
-            if every(recipe.eval_every, step - 1, step) or done:
-                results["final"] = evaluated(step)
-            if every(recipe.save_every, step - 1, step) or done or stop:
-                logs.sync()
-                if launch.is_main():  # before the checkpoint: a run that goes on from it finds its results here
-                    lineage.write(workdir, dataclasses.replace(manifest, results=results))
-                saver.save(step, state, {"data": stream.get_state()})
-            if stop and not done:
-                saver.wait()
-                raise SystemExit(
-                    f"stopped at step {step}; go on with --workdir={workdir} --resume=True and the same flags"
-                )
-        saver.wait()
-        if launch.is_main():
-            lineage.write(workdir, dataclasses.replace(manifest, results=results, status="complete"))
-            progress.say(f"report: {report.write(workdir)}")
-    logs.close()
-    return workdir
+    except ValueError as error:
+        raise ValueError(f"--data: conversation {record['id']}: {error}") from error
+    return document(record, policy, sys.maxsize)
+
+
+def drop_long(part: Part, policy: Policy, row_length: int, asked: Asked, options: RunOptions) -> Part:
+    """Returns the part without conversations of more than `row_length` tokens. Keeps records that are not
+    conversations.
+
+    Raises:
+        ValueError: all records of the part are longer.
+    """
+    kept = [
+        record
+        for record in part.records
+        if "messages" not in record or len(encode_record(record, policy, asked, options)[0]) <= row_length
+    ]
+    if not kept:
+        raise ValueError(f"--row-length={row_length} is shorter than every conversation: raise it")
+    return part._replace(records=kept)
+
+
+def ask_unseen(records: Sequence[Mapping]) -> list[dict]:
+    """Returns the first questions of held-out conversations as questions that no verifier grades."""
+    asked = [dict(id=record["id"], problem=record["problem"], gold=None, kind=GENERAL) for record in records]
+    return [row | {"language": spoken(row["problem"])} for row in asked]
+
+
+def split_trained(recipe: SFTRecipe, run: Run, params: dict) -> tuple[dict, dict | None]:
+    """Returns (trained parameters, frozen parameters). With --lora-rank, the trained parameters are new LoRA adapters,
+    and all others are frozen. Otherwise returns (all parameters, None).
+    """
+    if not recipe.lora_rank:
+        return params, None
+    adapters = (recipe.lora_rank, recipe.lora_alpha, recipe.lora_targets)
+    return lora.prepare(params, *adapters, run.mesh, run.options.seed)
+
+
+def make_learner(numbers: PretrainRecipe, remat: str, cfg: ModelConfig, mesh: Mesh, *, soft: bool) -> Learner:
+    """Makes the network, optimizer and loss of a recipe.
+
+    Args:
+        soft: whether the loss is also computed against the teacher's likeliest tokens.
+        remat: what the backward pass recomputes, which is none, dots or full.
+    """
+    network = Network(
+        cfg,
+        dtype=compute_dtype(mesh),
+        remat=remat,
+        row_shards=rows_in_turn(mesh),
+        attention=attention_backend(mesh, cfg),
+        mesh=mesh,
+    )
+    return Learner(network, optimizer(numbers.descent), soft_cross_entropy if soft else cross_entropy)

@@ -20,11 +20,16 @@ from jaxtyping import install_import_hook
 # Before anything touches a device.
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
-jax.config.update("jax_cpu_enable_async_dispatch", False)  # as in `launch.share_cpu`
+jax.config.update("jax_cpu_enable_async_dispatch", False)  # as in `distributed.share_cpu`
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# The files whose signatures carry shapes. Elsewhere the checks would cost minutes and check nothing about arrays.
-ARRAYS = ("model", "logprobs", "rollout", "decode", "sampler", "update", "train_sft", "weights")
-install_import_hook([f"r1jax.{name}" for name in ARRAYS], "beartype.beartype")
+# The modules whose signatures carry shapes. Elsewhere the checks would cost minutes and check nothing about arrays.
+ROOT = Path(__file__).parents[1]
+SHAPED = [
+    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for path in sorted((ROOT / "r1jax").rglob("*.py"))
+    if "\nfrom jaxtyping import" in path.read_text(encoding="utf-8")
+]
+install_import_hook(SHAPED, "beartype.beartype")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -38,7 +43,7 @@ def room_for_programs():
 
 @pytest.fixture(scope="session")
 def tokenizer():
-    from r1jax.tokenizer import Bytes
+    from r1jax.tokenizers.bytes import Bytes
 
     return Bytes()
 
@@ -49,15 +54,22 @@ def cfg(tokenizer):
     from r1jax.model.config import ModelConfig
 
     return ModelConfig(
-        vocab_size=tokenizer.vocab_size + 1, width=32, layers=2, heads=4, kv_heads=2, head_width=8, mlp_width=64,
-        rope_theta=1e4, qk_norm=True,
-    )  # fmt: skip
+        vocab_size=tokenizer.vocab_size + 1,
+        width=32,
+        layers=2,
+        heads=4,
+        kv_heads=2,
+        head_width=8,
+        mlp_width=64,
+        rope_theta=1e4,
+        qk_norm=True,
+    )
 
 
 @pytest.fixture(scope="session")
 def params(cfg):
     """Random, but sure of itself: fresh weights give flat logits, on which no temperature shows."""
-    from tiny import sharp
+    from support.tiny import sharp
 
     return sharp(cfg, seed=0)
 
@@ -81,9 +93,8 @@ def eight():
 @pytest.fixture(scope="session")
 def rolled(cfg, params, one):
     """A rollout of four prompts, four completions each, at temperature 0.7."""
-    from tiny import draw, keys, prompts
-
-    from r1jax.sampler import sync
+    from r1jax.sampling.sampler import sync
+    from support.tiny import draw, keys, prompts
 
     return draw(cfg, sync(params, one), one, prompts(), keys(4))
 
@@ -91,14 +102,14 @@ def rolled(cfg, params, one):
 @pytest.fixture(scope="session")
 def walk(tmp_path_factory):
     """The R1-Zero command on a base of two layers."""
-    from walk import Walk
+    from support.walk import Walk
 
     return Walk(tmp_path_factory.mktemp("walk"))
 
 
 @pytest.fixture(scope="session")
 def zero(walk, tmp_path_factory):
-    """A run whose policy is sure of itself: see `test_stages.sure`."""
-    from test_stages import sure
+    """A run whose policy is sure of itself: see `support.tuning.sure`."""
+    from support.tuning import sure
 
     return sure(walk.base, tmp_path_factory.mktemp("zero"))

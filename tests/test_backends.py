@@ -8,16 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tiny import draw, keys, prompts, sharp
 
-from r1jax.logprobs import packed_logprobs
-from r1jax.model import attend_choice, attend_gpu, attend_gpu_decode, attend_tpu
-from r1jax.model.attend_choice import attend_packed, attention_backend, disagreement, own_einsum
 from r1jax.model.attention import How
-from r1jax.rollout import PackedRows, pack, visible
-from r1jax.sampler import sync
+from r1jax.model.kernels import backends, gpu_decode, gpu_packed, tpu_splash
+from r1jax.model.kernels.backends import attend_packed, attention_backend, disagreement, own_einsum
+from r1jax.model.packed_rows import PackedRows, visible
+from r1jax.sampling.sampler import sync
 from r1jax.sharding import compute_dtype, make_mesh
-from r1jax.update import Learner, TokenBatch, accumulate, cross_entropy
+from r1jax.training.logprobs import Network, Reading, packed_logprobs
+from r1jax.training.objectives import cross_entropy
+from r1jax.training.packing import TokenBatch, pack
+from r1jax.training.step import Learner, accumulate
+from support.tiny import draw, keys, prompts, sharp
 
 KERNELS = ("pallas", "splash", "cudnn")  # the last by XLA's implementation of the same call
 SLOTS = 150  # no multiple of any block
@@ -84,7 +86,7 @@ def test_the_ranges_of_blocks_hold_every_readable_pair_and_skip_other_completion
     first, end, own, last = (
         x[..., None]
         for x in np.moveaxis(
-            np.asarray(attend_gpu.key_ranges(*map(jnp.asarray, (packed.group, packed.segment)), block)), -1, 0
+            np.asarray(gpu_packed.key_ranges(*map(jnp.asarray, (packed.group, packed.segment)), block)), -1, 0
         )
     )
     loaded = (at >= first) & (at < end) | (at >= own) & (at < last)
@@ -96,7 +98,7 @@ def test_the_ranges_of_blocks_hold_every_readable_pair_and_skip_other_completion
     begin, stop = (
         x[:, None, :]
         for x in np.moveaxis(
-            np.asarray(attend_gpu.query_ranges(*map(jnp.asarray, (packed.group, packed.segment)), block)), -1, 0
+            np.asarray(gpu_packed.query_ranges(*map(jnp.asarray, (packed.group, packed.segment)), block)), -1, 0
         )
     )
     asked_by = (at[None, :, None] >= begin) & (at[None, :, None] < stop)
@@ -120,13 +122,11 @@ def test_the_decode_kernel_stops_at_each_rows_length(length):
     k, v = rng.standard_normal((3, 2, 16, slots), np.float32), rng.standard_normal((3, 2, slots, 16), np.float32)
     want = own_einsum(*map(jnp.asarray, (q, k, v)), jnp.asarray(length))
     beyond = np.arange(slots) >= np.asarray(length)[:, None]
-    far = (
-        -(-(np.asarray(length)) // attend_gpu_decode.SLOTS) * attend_gpu_decode.SLOTS
-    )  # blocks that hold no slot of the row
+    far = -(-(np.asarray(length)) // gpu_decode.SLOTS) * gpu_decode.SLOTS  # blocks that hold no slot of the row
     k, v = k.copy(), v.copy()
     for i, start in enumerate(far):
         k[i, :, :, start:], v[i, :, start:] = np.nan, np.nan
-    out, total, top = attend_gpu_decode.own_sums(*map(jnp.asarray, (q, k, v)), jnp.asarray(length))
+    out, total, top = gpu_decode.own_sums(*map(jnp.asarray, (q, k, v)), jnp.asarray(length))
     some = np.asarray(length) > 0
     assert beyond.any() or max(length) == slots
     np.testing.assert_allclose((out / total)[some], (want[0] / want[1])[some], atol=1e-5)
@@ -148,7 +148,13 @@ def test_an_update_through_a_kernel_has_the_gradient_of_one_through_xla(cfg, row
     tokens = jnp.asarray(np.random.default_rng(2).integers(3, 250, rows.tokens.shape))
     batch = TokenBatch(rows._replace(tokens=tokens), (rows.segment > 0).astype(jnp.float32))
     want, got = (
-        accumulate(Learner(cfg, optax.sgd(1.0), cross_entropy, attention=name, remat="dots"), params, None, None, batch)
+        accumulate(
+            Learner(Network(cfg, attention=name, remat="dots"), optax.sgd(1.0), cross_entropy),
+            params,
+            None,
+            None,
+            batch,
+        )
         for name in ("xla", "pallas")
     )
     np.testing.assert_allclose(got.metrics["loss"], want.metrics["loss"], rtol=1e-5)
@@ -175,20 +181,23 @@ def test_cpus_get_xla_in_float32(cfg, one):
 def test_an_accelerators_first_choice_that_agrees_is_taken(cfg, one, monkeypatch, caplog):
     """A CPU told to prefer a kernel takes it for layers it has, and tells why not for others."""
     wide = dataclasses.replace(cfg, head_width=32)
-    monkeypatch.setitem(attend_choice.PREFERRED, "cpu", ("pallas",))
+    monkeypatch.setitem(backends.PREFERRED, "cpu", ("pallas",))
     attention_backend.cache_clear()
     assert attention_backend(one, wide) == "pallas"
     assert attention_backend(one, cfg) == "xla" and "width 8" in caplog.text
     assert attention_backend(one, dataclasses.replace(wide, attention_cap=30.0)) == "xla"
     attention_backend.cache_clear()
+    monkeypatch.setattr(backends, "gather_json", lambda name: [name, "cudnn"])
+    assert attention_backend(one, wide) == "xla" and "would choose cudnn and pallas" in caplog.text
+    attention_backend.cache_clear()
 
 
 def test_a_kernel_that_computes_something_else_is_found_out(cfg, monkeypatch):
     wide = dataclasses.replace(cfg, head_width=32)
-    whole = attend_gpu.readable
-    monkeypatch.setattr(attend_gpu, "readable", lambda *a: whole(*a) & (a[4][:, None] != a[5][None, :]))  # not itself
+    whole = gpu_packed.readable
+    monkeypatch.setattr(gpu_packed, "readable", lambda *a: whole(*a) & (a[4][:, None] != a[5][None, :]))  # not itself
     assert disagreement("pallas", wide).startswith("values differ")
-    monkeypatch.setattr(attend_gpu, "readable", lambda *a: 1 / 0)
+    monkeypatch.setattr(gpu_packed, "readable", lambda *a: 1 / 0)
     assert disagreement("pallas", wide).startswith("ZeroDivisionError")
 
 
@@ -206,13 +215,13 @@ def test_kernels_lower_for_their_machines(width, monkeypatch):
 
         return jax.jit(jax.grad(total, (0, 1, 2))).trace(q, k, k, *args).lower(lowering_platforms=(platform,)).as_text()
 
-    assert lowered(attend_gpu.packed_attention, "cuda", ids, ids).count("packed_attention_dkv") > 0
-    assert lowered(attend_tpu.splash, "tpu", mask).count("tpu_custom_call") == 3
+    assert lowered(gpu_packed.packed_attention, "cuda", ids, ids).count("packed_attention_dkv") > 0
+    assert lowered(tpu_splash.splash, "tpu", mask).count("tpu_custom_call") == 3
     cache = [
         jax.ShapeDtypeStruct(shape, jnp.bfloat16)
         for shape in ((8, 2, 6, width), (8, 2, width, 512), (8, 2, 512, width))
     ]
-    traced = jax.jit(attend_gpu_decode.own_sums).trace(*cache, jax.ShapeDtypeStruct((8,), jnp.int32))
+    traced = jax.jit(gpu_decode.own_sums).trace(*cache, jax.ShapeDtypeStruct((8,), jnp.int32))
     assert "decode_attention" in traced.lower(lowering_platforms=("cuda",)).as_text()
 
 
@@ -222,7 +231,7 @@ def test_bfloat16_computes_with_float32_masters(cfg, one, rows):
     tokens = jnp.asarray(np.random.default_rng(2).integers(3, 250, rows.tokens.shape))
     batch = TokenBatch(rows._replace(tokens=tokens), (rows.segment > 0).astype(jnp.float32))
     exact, rounded = (
-        jax.jit(lambda p, dtype=dtype: packed_logprobs(cfg, p, batch.rows, dtype=dtype)[0])(params)
+        jax.jit(lambda p, dtype=dtype: packed_logprobs(cfg, p, batch.rows, 1.0, Reading(dtype))[0])(params)
         for dtype in (jnp.float32, jnp.bfloat16)
     )
     counts = np.asarray(batch.weight) > 0
@@ -230,7 +239,9 @@ def test_bfloat16_computes_with_float32_masters(cfg, one, rows):
     gap = np.abs(np.asarray(rounded - exact))[counts]
     # 8 bits of mantissa: each of some ten roundings on the way to a logit of a few nats errs by 2^-9 of it.
     assert 0 < gap.mean() < 0.1
-    sums = accumulate(Learner(cfg, optax.sgd(1.0), cross_entropy, dtype=jnp.bfloat16), params, None, None, batch)
+    sums = accumulate(
+        Learner(Network(cfg, dtype=jnp.bfloat16), optax.sgd(1.0), cross_entropy), params, None, None, batch
+    )
     assert {x.dtype for x in jax.tree.leaves(sums.grads)} == {jnp.dtype("float32")}
     weights = sync(params, one, jnp.bfloat16)
     assert {x.dtype for x in jax.tree.leaves(weights)} == {jnp.dtype("bfloat16")}

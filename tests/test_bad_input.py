@@ -6,9 +6,9 @@ import resource
 import shutil
 
 import pytest
-from walk import ended, files, outcome
 
-from r1jax import checkpoint
+from r1jax.runs import checkpoint
+from support.walk import ended, files, outcome
 
 GOOD = '{"id": "a", "problem": "Which is A? A 1", "gold": "A", "kind": "choice"}\n'
 
@@ -37,7 +37,9 @@ def used(walk, tmp_path):
         pytest.param({"mesh": "16x8"}, ["--mesh=16x8", "needs 128 devices", "--mesh=8x1"], id="devices"),
         pytest.param({"weights": "/nowhere/at/all"}, ["--weights=/nowhere/at/all", "there is nothing"], id="weights"),
         pytest.param({"weights": "", "model": "nan0"}, ["--model=nan0", "--weights"], id="model"),
-        pytest.param({"minibatches": 3}, ["--questions-per-round=2", "--minibatches=3", "multiple"], id="minibatches"),
+        pytest.param(
+            {"minibatches": 3}, ["--questions-per-round=2", "must be at least --minibatches=3"], id="minibatches"
+        ),
         pytest.param({"group_size": 1}, ["--group-size=1", "at least 2"], id="group"),
         pytest.param({"steps": 0}, ["--steps=0", "at least 1"], id="steps"),
         pytest.param({"temperature": 0.0}, ["--temperature=0.0", "above 0"], id="temperature"),
@@ -124,10 +126,10 @@ def test_a_directory_that_holds_something_else_is_left_alone(walk, tmp_path, cap
 def test_other_questions_under_the_same_name_are_not_continued_with(walk, tmp_path, capsys):
     path = tmp_path / "rows.jsonl"
     path.write_text(GOOD)
-    workdir = walk.here(tmp_path / "run", steps=2, prompts=path)
+    workdir = walk.here(tmp_path / "run", steps=2, prompts=path, eval_prompts=path)
     before = files(workdir)
     path.write_text(GOOD.replace("A 1", "A 2"))
-    said = walk.refused(capsys, workdir, resume=True, steps=4, prompts=path)
+    said = walk.refused(capsys, workdir, resume=True, steps=4, prompts=path, eval_prompts=path)
     assert f"--prompts={path}" in said and files(workdir) == before
 
 
@@ -147,7 +149,11 @@ def test_a_damaged_checkpoint_is_refused_by_name_and_the_one_before_serves(walk,
     damage(workdir / "checkpoints" / "6", how)
     before = files(workdir)
     said = walk.refused(capsys, workdir, resume=True, steps=8)
-    assert str(workdir / "checkpoints" / "6") in said and "damaged or truncated" in said and "move it away" in said
+    assert (
+        str(workdir / "checkpoints" / "6") in said
+        and "damaged or truncated" in said
+        and "move the corrupt one away" in said
+    )
     assert files(workdir) == before
 
     said = walk.refused(capsys, tmp_path / "child", weights=workdir)

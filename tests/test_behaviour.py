@@ -2,7 +2,7 @@
 
 import pytest
 
-from r1jax.behaviour import REFLECTIVE_WORDS, REFLECTIVE_WORDS_ZH, reflective_words
+from r1jax.evaluation.completions import REFLECTIVE_WORDS, REFLECTIVE_WORDS_ZH, reflective_words
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """Every benchmark runs at a toy size and says what it must; facts it finds on the way hold. No time is asserted."""
 
-import importlib
+import importlib.util
 import json
 import subprocess
 import sys
@@ -11,7 +11,8 @@ import pytest
 from experiments.bench import __main__ as command
 from experiments.bench.copies import copies
 from experiments.bench.decode import summary
-from experiments.bench.measure import Options, Spent, line, middle, rounded, spread, turns
+from experiments.bench.iteration import reward_completions
+from experiments.bench.measure import Options, Spent, line, middle, round_floats, spread, time_in_turn
 from experiments.bench.shapes import long_tailed
 from experiments.bench.worker import Side, take_turns
 
@@ -39,12 +40,18 @@ FACTS = {
     "packing": ["loss and gradients equal to 1e-5"],
     "copies": ["decode reuses what it is given", "apply reuses what it is given"],
 }
+# What each peer that goals name needs to run.
+PEERS = {"tunix": ("tunix",), "transformers": ("transformers", "torch"), "TRL": ("trl",)}
 
 
 def check(found: dict, name: str) -> None:
+    """Every goal is decided, but for those against a peer that this interpreter lacks."""
     assert found.keys() >= FIELDS
     assert found["name"] == name and found["value"] > 0
-    assert all(met in (True, False, None) for met in found["goals"].values()) and found["goals"]
+    lacking = [peer for peer, needed in PEERS.items() if not all(map(importlib.util.find_spec, needed))]
+    undecided = {goal for goal in found["goals"] if any(peer in goal for peer in lacking)}
+    assert {goal for goal, met in found["goals"].items() if met is None} == undecided and found["goals"]
+    assert all(isinstance(met, bool) for goal, met in found["goals"].items() if goal not in undecided)
     assert {"python", "jax", "r1jax"} <= found["versions"].keys()
     assert json.loads(json.dumps(found)) == found
     assert command.table([found | {"id": "C0"}]).count("\n") == 2
@@ -79,9 +86,13 @@ def test_the_command_prints_one_line_of_json():
     check({k: v for k, v in json.loads(done.stdout).items() if k != "id"}, "drawing")
 
 
+def test_the_peer_s_reward_of_an_iteration_is_1_for_a_right_answer_and_its_share_of_even_numbers():
+    assert reward_completions(["2 4 7", "2 4 8", ""], ["7", "7", "7"]) == pytest.approx([1 + 2 / 3, 1.0, 0.0])
+
+
 def test_a_name_that_is_none_is_told_the_others():
     done = subprocess.run([sys.executable, "-m", "experiments.bench", "abacus"], capture_output=True, text=True)
-    assert done.returncode == 1 and "name one of decode, fraction, tail" in done.stderr and not done.stdout
+    assert done.returncode == 1 and "'abacus' is unknown: name one of decode" in done.stderr and not done.stdout
 
 
 def test_a_peer_that_is_not_installed_is_missing_and_leaves_its_goals_open():
@@ -116,7 +127,7 @@ def test_a_side_that_breaks_is_an_error_with_its_words_not_missing():
 
 def test_sides_take_turns_after_two_calls_that_are_dropped():
     called = []
-    spent = turns({"a": lambda: called.append("a"), "b": lambda: called.append("b")}, 3)
+    spent = time_in_turn({"a": lambda: called.append("a"), "b": lambda: called.append("b")}, 3)
     assert "".join(called) == "abab" + "ababab"
     assert [len(each) for each in spent.values()] == [3, 3]
 
@@ -128,9 +139,13 @@ def test_the_median_stands_with_the_range_of_the_repeats():
 
 
 def test_floats_are_cut_to_four_digits_and_nothing_else_is_touched():
-    assert rounded({"a": 1.23456, "b": [np.pi], "c": 123456, "d": "x", "e": None}) == {
-        "a": 1.235, "b": [3.142], "c": 123456, "d": "x", "e": None,
-    }  # fmt: skip
+    assert round_floats({"a": 1.23456, "b": [np.pi], "c": 123456, "d": "x", "e": None}) == {
+        "a": 1.235,
+        "b": [3.142],
+        "c": 123456,
+        "d": "x",
+        "e": None,
+    }
     assert line("x", 1.0, "s", baseline="missing")["baseline"] == "missing"
 
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from experiments.evaluate import show
-from r1jax.benchmark import announced, by_problem, figures, measured, shown
+from r1jax.evaluation.benchmark import by_problem, extract_final_answer, figures, format_table, make_lines
 from r1jax.rewards.isolate import Pool
-from r1jax.waves import Wave
+from r1jax.sampling.complete import Wave
 
 SUM = {"id": "a", "problem": "What is 3+4?", "kind": "math", "gold": "7", "language": "en"}
 PICK = {"id": "b", "problem": "Which is it? A) this B) that", "kind": "choice", "gold": "B", "language": "en"}
@@ -22,7 +22,7 @@ def judged(pool, *pairs, style="r1"):
     texts, examples = zip(*pairs, strict=True)
     n = len(texts)
     wave = Wave(list(examples), [0] * n, list(texts), np.arange(1, n + 1), np.ones(n, bool))
-    return measured(pool, style)(wave)
+    return make_lines(pool, style)(wave)
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def judged(pool, *pairs, style="r1"):
     ],
 )
 def test_the_announced_answer(text, kind, expected):
-    assert announced(text, kind) == expected
+    assert extract_final_answer(text, kind) == expected
 
 
 def test_a_right_answer_counts_in_any_form_and_the_form_apart(pool):
@@ -79,10 +79,15 @@ def line(right, answer, length=10, **more):
 
 
 LINES = [
-    line(True, "7", 4), line(True, "7", 6), line(False, "8", 20), line(False, None, 30),  # the majority is right
-    line(False, "1", task="compare"), line(False, "1", task="compare"),
-    line(True, "2", task="compare"), line(False, "3", task="compare"),
-]  # fmt: skip
+    line(True, "7", 4),
+    line(True, "7", 6),
+    line(False, "8", 20),
+    line(False, None, 30),  # the majority is right
+    line(False, "1", task="compare"),
+    line(False, "1", task="compare"),
+    line(True, "2", task="compare"),
+    line(False, "3", task="compare"),
+]
 
 
 def test_what_two_problems_come_to_is_what_a_hand_finds():
@@ -126,7 +131,7 @@ def test_no_figure_of_the_table_is_cut_off(capsys):
 
 
 def test_the_table_has_a_row_for_every_benchmark_and_task_and_no_empty_column():
-    rows = shown({"mine": figures(LINES, 4, seed=0)})
+    rows = format_table({"mine": figures(LINES, 4, seed=0)})
     assert rows[0] == [
         "benchmark",
         "problems",
@@ -138,6 +143,7 @@ def test_the_table_has_a_row_for_every_benchmark_and_task_and_no_empty_column():
         "format",
         "tokens",
         "cut off",
+        "no answer",
     ]
     assert [row[0] for row in rows[1:]] == ["mine", "  chain", "  compare"]
     assert rows[1][1:4] == ["2", "4", "37.5 [25.0, 50.0]"]

@@ -3,7 +3,16 @@
 import numpy as np
 import pytest
 
-from r1jax.calibration import auc, calibration_error, correlation, of_labels, of_pairs, platt, sigmoid, standard
+from r1jax.reward_models.calibration import (
+    auc,
+    calibration_error,
+    correlation,
+    of_labels,
+    of_pairs,
+    platt,
+    sigmoid,
+    standard,
+)
 
 
 def test_standard_values_have_mean_zero_and_deviation_one():
@@ -36,6 +45,7 @@ def test_auc_counts_ordered_couples_and_half_of_ties():
     # (3 > 1), (3 > 3 is a tie), (0 < 1), (0 < 3): 1.5 of 4
     assert auc(np.asarray([3.0, 0.0, 1.0, 3.0]), np.asarray([True, True, False, False])) == 0.375
     assert auc(np.asarray([1.0]), np.asarray([True])) is None
+    assert auc(np.ones(5), np.asarray([True, True, False, False, False])) == 0.5
 
 
 def test_calibration_error_weighs_the_gap_of_each_bin():

@@ -5,21 +5,29 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_resume import crashed
-from tiny import draw, keys, prompts
-from walk import Walk, ended, lines, outcome, wait_until
 
-from r1jax import checkpoint, decode, sampler
-from r1jax.cohorts import join, split
-from r1jax.rounds import members
-from r1jax.sampler import sync
+from r1jax.rl.minibatches import rows_of
+from r1jax.runs import checkpoint
+from r1jax.sampling import programs, sampler
+from r1jax.sampling.cohorts import join, split
+from r1jax.sampling.sampler import Partial, Sizes, sync
+from support.crash import crashed
+from support.tiny import draw, keys, prompts
+from support.walk import Walk, ended, lines, outcome, wait_until
+
+# Chunks, ladders and caches so small that few rows move along all of them.
+SMALL = Sizes(chunk=4, least_rows=1, exact_rows=1, least_slots=8, least_carried=8)
 
 
-def small(monkeypatch, chunk: int = 4) -> None:
-    """Chunks, ladders and caches so small that few rows move along all of them."""
-    monkeypatch.setattr(sampler, "CHUNK", chunk)
-    for name, value in (("LEAST_ROWS", 1), ("EXACT_ROWS", 1), ("LEAST_SLOTS", 8), ("LEAST_CARRIED", 8)):
-        monkeypatch.setattr(sampler, name, value)
+def look_often(patch: pytest.MonkeyPatch, chunk: int) -> None:
+    """Waves of a whole run look after `chunk` tokens who has ended, so that few rows are left at some look."""
+    sample = sampler.sample
+
+    def often(cfg, weights, prompts, keys, mesh, sampling, *more):
+        sampling = sampling._replace(sizes=sampling.sizes._replace(chunk=chunk))
+        return sample(cfg, weights, prompts, keys, mesh, sampling, *more)
+
+    patch.setattr(sampler, "sample", often)
 
 
 def test_rows_are_split_by_cohort_within_each_shard():
@@ -34,25 +42,26 @@ def test_rows_are_split_by_cohort_within_each_shard():
 def test_a_row_carried_over_has_the_tokens_and_logprobs_of_one_that_was_not(
     cfg, params, mesh, attention, rolled, request, monkeypatch
 ):
-    mesh, heard, shrunk, shrink = request.getfixturevalue(mesh), [], [], decode.shrink
+    mesh, heard, shrunk, shrink = request.getfixturevalue(mesh), [], [], programs.shrink
 
     def watched(rows, *args, **options):
         shrunk.extend(k.dtype for k, _ in rows.carried)
         return shrink(rows, *args, **options)
 
-    small(monkeypatch)
-    monkeypatch.setattr(decode, "shrink", watched)
-    weights, how = sync(params, mesh), {"attention": attention}
-    order = (3, 0, 1, 2)  # of the first two most rows are long, of the last two few enough for a shrink on every shard
+    monkeypatch.setattr(programs, "shrink", watched)
+    weights, how = sync(params, mesh), {"attention": attention, "sizes": SMALL}
+    order = (3, 0, 1, 2)  # of the first two most rows are long, of the last two few enough for a shrink
     asked, row_keys = [prompts()[i] for i in order], keys(4, order)
-    rows = members(np.asarray(order), 4)
+    rows = rows_of(np.asarray(order), 4)
     want = rolled._replace(**{name: getattr(rolled, name)[rows] for name in rolled._fields[1:5]})
-    first = draw(cfg, weights, mesh, asked[:2], row_keys[:8], leave=5, **how)
+    first = draw(cfg, weights, mesh, asked[:2], row_keys[:8], partial=Partial(leave=5), **how)
     carried = np.flatnonzero(first.unfinished)
     assert len(carried) == 5 and (first.lengths[carried] == 9).all()
     shrunk.clear()
-    both = draw(cfg, weights, mesh, asked[2:], row_keys, before=first, finished=heard.extend, **how)
-    assert set(shrunk) == {np.dtype("float64" if attention == "exact" else "float32")}
+    both = draw(cfg, weights, mesh, asked[2:], row_keys, heard.extend, Partial(first), **how)
+    # On eight shards each has one new row, of which none can be dropped.
+    kept = np.dtype("float64" if attention == "exact" else "float32")
+    assert set(shrunk) == ({kept} if mesh.size == 1 else set())
     assert both.prompts == asked
     for name in ("tokens", "lengths", "stopped"):
         np.testing.assert_array_equal(getattr(both, name), getattr(want, name))
@@ -65,23 +74,23 @@ def test_a_row_carried_over_has_the_tokens_and_logprobs_of_one_that_was_not(
         np.testing.assert_array_equal(tokens, both.tokens[row, : both.lengths[row]])
 
 
-def test_a_row_may_be_carried_over_again_and_again(cfg, params, one, rolled, monkeypatch):
-    small(monkeypatch, chunk=1)
-    weights, waves = sync(params, one), 0
-    got = draw(cfg, weights, one, prompts()[:1], keys(4)[:4], leave=3)
+def test_a_row_may_be_carried_over_again_and_again(cfg, params, one, rolled):
+    weights, waves, sizes = sync(params, one), 0, SMALL._replace(chunk=1)
+    got = draw(cfg, weights, one, prompts()[:1], keys(4)[:4], partial=Partial(leave=3), sizes=sizes)
     while got.unfinished.any():
         # Another prompt in each wave, of which nobody waits for the last rows either.
-        wave = draw(cfg, weights, one, prompts()[1:2], keys(4)[:8], before=got, leave=2 + int(got.unfinished.sum()))
+        partial = Partial(got, leave=2 + int(got.unfinished.sum()))
+        wave = draw(cfg, weights, one, prompts()[1:2], keys(4)[:8], partial=partial, sizes=sizes)
         got, waves = got._replace(**{name: getattr(wave, name)[:4] for name in wave._fields[1:5]}), waves + 1
     assert waves > 1
     np.testing.assert_array_equal(got.tokens, rolled.tokens[:4])
     np.testing.assert_allclose(got.logp, rolled.logp[:4], atol=2e-5)
 
 
-def test_a_wave_ends_when_few_enough_rows_are_left(cfg, params, one, rolled, monkeypatch):
-    monkeypatch.setattr(sampler, "CHUNK", 1)
+def test_a_wave_ends_when_few_enough_rows_are_left(cfg, params, one, rolled):
     for leave in (0, 1, 5):
-        got = draw(cfg, sync(params, one), one, prompts(), keys(4), leave=leave)
+        partial, sizes = Partial(leave=leave), Sizes(chunk=1)
+        got = draw(cfg, sync(params, one), one, prompts(), keys(4), partial=partial, sizes=sizes)
         assert got.unfinished.sum() <= leave
         # One step earlier there were more: rows that end at the last step were all unfinished before it.
         last = got.lengths.max()
@@ -94,15 +103,14 @@ FLAGS = dict(questions_per_round=4, carry_over=3, max_tokens=40, log_samples=64)
 
 @pytest.fixture
 def often(monkeypatch):
-    """Waves look often who has ended, so that few rows are left at some look."""
-    monkeypatch.setattr(sampler, "CHUNK", 4)
+    look_often(monkeypatch, 4)
 
 
 @pytest.fixture(scope="module")
 def run(walk, tmp_path_factory) -> Path:
     """A finished run in which groups waited. Read only."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sampler, "CHUNK", 4)
+        look_often(patch, 4)
         return carrying(walk, tmp_path_factory.mktemp("carried") / "run")
 
 
@@ -161,7 +169,7 @@ def test_under_a_policy_that_does_not_change_carrying_over_changes_no_completion
 
 @pytest.mark.parametrize("minibatches", [1, 2])
 def test_a_run_goes_on_with_the_rows_its_checkpoint_holds(walk, tmp_path, monkeypatch, minibatches):
-    monkeypatch.setattr(sampler, "CHUNK", 1)  # every wave ends as soon as it may
+    look_often(monkeypatch, 1)  # every wave ends as soon as it may
     flags = FLAGS | {"minibatches": minibatches, "carry_over": 4 - minibatches, "max_tokens": 64}
     whole = walk.here(tmp_path / "whole", **flags)
     assert lines(whole, "metrics")[3]["group/waiting"] > 0

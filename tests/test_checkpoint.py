@@ -17,12 +17,12 @@ import optax
 import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
-from two_processes import ROOT, results, start
 
-from r1jax.checkpoint import find, latest, read_meta, restore, restore_params, sha256
-from r1jax.digest import params_sha256
-from r1jax.saver import Saver
+from r1jax.runs.checkpoint import find, latest, read_meta, restore, restore_params, sha256
+from r1jax.runs.hashing import params_sha256
+from r1jax.runs.saver import Saver, try_writing
 from r1jax.sharding import abstract, make_mesh, place
+from support.two_processes import ROOT, results, start
 
 
 class TrainState(NamedTuple):
@@ -37,13 +37,9 @@ def fresh(mesh: str = "4x2", width: int = 64, seed: int = 0) -> TrainState:
     kernel = {"kernel": rng.standard_normal((2, width, 128)).astype(np.float32)}
     params = {
         "embed": {"embedding": rng.standard_normal((16, width)).astype(np.float32)},
-        "layers": [
-            {"mlp": {"gate": kernel}, "mlp_norm": {"scale": np.ones((2, width), np.float32)}}
-        ],
+        "layers": [{"mlp": {"gate": kernel}, "mlp_norm": {"scale": np.ones((2, width), np.float32)}}],
     }
-    opt_state = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3)).init(
-        jax.tree.map(jnp.asarray, params)
-    )
+    opt_state = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3)).init(jax.tree.map(jnp.asarray, params))
     state = TrainState(jnp.int32(7), params, opt_state, jax.random.key(seed))
     return place(state, make_mesh(mesh))
 
@@ -121,12 +117,11 @@ def test_every_save_happens_though_one_is_running(tmp_path, state):
     assert sorted(int(p.name) for p in tmp_path.iterdir()) == [1, 2, 3]
 
 
-def test_the_newest_and_the_multiples_are_kept(tmp_path, state):
-    with Saver(tmp_path, keep=2, keep_every=4) as saver:
+def test_the_newest_are_kept(tmp_path, state):
+    with Saver(tmp_path, keep=2) as saver:
         for step in (2, 4, 6, 8, 9):
             saver.save(step, {"params": state.params["embed"]})
-    # 8 and 9 are the newest two; 4 and 8 are multiples of 4.
-    assert sorted(int(p.name) for p in tmp_path.iterdir()) == [4, 8, 9]
+    assert sorted(int(p.name) for p in tmp_path.iterdir()) == [8, 9]
 
 
 def test_saving_a_step_again_keeps_it_and_an_earlier_step_is_refused(tmp_path, state):
@@ -153,9 +148,13 @@ def test_what_a_crash_left_is_no_checkpoint_and_is_cleared_by_the_next_writer(co
 
 def test_a_killed_writer_leaves_the_last_committed_checkpoint(tmp_path, state):
     script = """
-import os, signal, sys, time
-import numpy as np, jax
-from r1jax.saver import Saver
+import os
+import signal
+import sys
+import time
+import numpy as np
+import jax
+from r1jax.runs.saver import Saver, try_writing
 table = np.random.default_rng(0).standard_normal((4096, 2048)).astype(np.float32)
 params = {"embed": {"embedding": jax.device_put(table)}}
 saver = Saver(sys.argv[1], keep=1)
@@ -174,9 +173,7 @@ os.kill(os.getpid(), signal.SIGKILL)  # in the middle of writing 32 MB
     assert latest(tmp_path) == 1 and any(p.name.startswith("2.") for p in tmp_path.iterdir())
     target = {
         "embed": {
-            "embedding": jax.ShapeDtypeStruct(
-                (4096, 2048), jnp.float32, sharding=NamedSharding(make_mesh("8x1"), P())
-            )
+            "embedding": jax.ShapeDtypeStruct((4096, 2048), jnp.float32, sharding=NamedSharding(make_mesh("8x1"), P()))
         }
     }
     want = np.random.default_rng(0).standard_normal((4096, 2048)).astype(np.float32)
@@ -188,11 +185,7 @@ def test_any_damaged_file_is_noticed_and_named(copied, state, change):
     target = abstract(state, make_mesh("4x2"))
     one = copied / "checkpoints" / "20"
     # Without the commit marker it is no checkpoint; the checksums say nothing of themselves.
-    files = [
-        p
-        for p in one.rglob("*")
-        if p.is_file() and not (p.parent == one and p.suffix in (".txt", ".json"))
-    ]
+    files = [p for p in one.rglob("*") if p.is_file() and not (p.parent == one and p.suffix in (".txt", ".json"))]
     assert len(files) > 5
     for file in files:
         whole = file.read_bytes()
@@ -202,9 +195,7 @@ def test_any_damaged_file_is_noticed_and_named(copied, state, change):
             file.write_bytes(whole[: len(whole) // 2])
         else:
             file.unlink()
-        with pytest.raises(
-            ValueError, match=r"is corrupt: .* Other checkpoints beside it: 10"
-        ) as error:
+        with pytest.raises(ValueError, match=r"is corrupt: .* Other checkpoints beside it: 10") as error:
             restore(copied, target)
         assert file.relative_to(one).as_posix() in str(error.value)
         file.write_bytes(whole)
@@ -224,10 +215,8 @@ def test_another_model_is_refused_by_the_array_that_differs(saved, state):
     wide = abstract(jax.eval_shape(lambda: fresh(width=32)), make_mesh("4x2"))
     with pytest.raises(ValueError) as error:
         restore(saved, wide)
-    assert "float32[16, 64] there and float32[16, 32] here" in str(
-        error.value
-    ) and "--model" in str(error.value)
-    with pytest.raises(ValueError, match=r"--weights: .* is of another model"):
+    assert "float32[16, 64] there and float32[16, 32] here" in str(error.value) and "--model" in str(error.value)
+    with pytest.raises(ValueError, match=r"--weights: .* belongs to another model"):
         restore_params(saved, wide.params)
     more = {**wide.params, "reward_head": {"kernel": jax.ShapeDtypeStruct((64, 1), jnp.float32)}}
     with pytest.raises(ValueError, match=r"and \d more"):
@@ -269,7 +258,7 @@ def test_the_sha256_depends_on_the_parameters_alone(saved, state, tmp_path):
 
 
 def test_the_sha256_of_large_arrays_is_that_of_their_pieces(monkeypatch, state, saved):
-    monkeypatch.setattr("r1jax.digest.PIECE_BYTES", 1000)  # two rows of [.., 64] floats at a time
+    monkeypatch.setattr("r1jax.runs.hashing.PIECE_BYTES", 1000)  # two rows of [.., 64] floats at a time
     assert sha256(saved) == params_sha256(state.params)
     monkeypatch.undo()
     assert sha256(saved) == params_sha256(state.params)
@@ -286,8 +275,10 @@ def files_no_larger_than(size: int):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_full_disk_is_reported_and_earlier_checkpoints_stay_whole(tmp_path, state):
-    full = pytest.raises(OSError, match=r"full at the checkpoint of step 2; .* is that of step 1")
+def test_a_full_disk_is_reported_and_earlier_checkpoints_stay_whole(tmp_path, state, caplog):
+    full = pytest.raises(
+        OSError, match=r"full: the checkpoint of step 2 is incomplete. The checkpoint of step 1 is complete"
+    )
     with full as error, Saver(tmp_path, keep=1) as saver:
         saver.save(1, state)
         saver.wait()
@@ -295,15 +286,26 @@ def test_a_full_disk_is_reported_and_earlier_checkpoints_stay_whole(tmp_path, st
             saver.save(2, state)
             saver.wait()
     assert error.value.filename == str(tmp_path)
+    assert "Traceback" not in caplog.text  # Orbax logs a thousand lines
     # The space of the failed one is free again.
     assert [p.name for p in tmp_path.iterdir()] == ["1"]
     assert_same(restore(tmp_path, abstract(state, make_mesh("4x2"))), state)
 
 
+def test_a_directory_that_cannot_be_written_is_an_error_at_once(tmp_path):
+    (tmp_path / "checkpoints").write_text("a file")
+    with pytest.raises(OSError, match="checkpoints"):
+        try_writing(tmp_path / "checkpoints")
+    try_writing(tmp_path / "new")
+    assert not list((tmp_path / "new").iterdir())
+
+
 def tiny_disk(path: Path) -> bool:
-    return sys.platform == "linux" and subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", path], capture_output=True
-    ).returncode == 0  # fmt: skip
+    return (
+        sys.platform == "linux"
+        and subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", path], capture_output=True).returncode
+        == 0
+    )
 
 
 def test_a_really_full_disk_is_reported_and_earlier_checkpoints_stay_whole(tmp_path, state):
@@ -315,7 +317,7 @@ def test_a_really_full_disk_is_reported_and_earlier_checkpoints_stay_whole(tmp_p
             for step in range(1, 9):
                 saver.save(step, state)
         newest = latest(tmp_path / "checkpoints")
-        assert f"the newest whole one is that of step {newest}." in str(error.value)
+        assert f"The checkpoint of step {newest} is complete." in str(error.value)
         assert_same(restore(tmp_path, abstract(state, make_mesh("4x2"))), state)
     finally:
         subprocess.run(["umount", "-l", tmp_path], check=True)
@@ -328,9 +330,7 @@ def test_two_processes_save_one_checkpoint_and_restore_it(tmp_path):
     # One process reads what two wrote.
     tree = {"embed": {"embedding": np.arange(64.0, dtype=np.float32).reshape(8, 8)}}
     assert sha256(tmp_path) == first["sha256"] == params_sha256(tree)
-    assert_same(
-        restore_params(tmp_path, abstract(place(tree, make_mesh("8x1")), make_mesh("8x1"))), tree
-    )
+    assert_same(restore_params(tmp_path, abstract(place(tree, make_mesh("8x1")), make_mesh("8x1"))), tree)
     assert sorted(p.name for p in (tmp_path / "checkpoints" / "2").glob("checksums*")) == [
         "checksums_0.json",
         "checksums_1.json",

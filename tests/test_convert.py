@@ -2,16 +2,17 @@
 
 import json
 
-import families
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from test_tokenizer_json import write
-from walk import lines
 
 from experiments import convert
-from r1jax.run import RunOptions, load_policy
+from r1jax.recipes import RunOptions
+from r1jax.runs.policies import load_policy
 from r1jax.sharding import make_mesh
+from support import families
+from support.byte_pairs import write_tokenizer
+from support.walk import lines
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +23,7 @@ def hub(tmp_path_factory):
     model.resize_token_embeddings(340)
     families.randomise(model)
     model.save_pretrained(directory, max_shard_size="30KB")
-    write(directory, generation={"eos_token_id": [3, 4]}, chat_template="{{ messages[0].content }}")
+    write_tokenizer(directory, generation={"eos_token_id": [3, 4]}, chat_template="{{ messages[0].content }}")
     return directory
 
 
@@ -72,8 +73,35 @@ def test_a_tokenizer_too_big_for_its_model_is_refused(hub, tmp_path):
         (tmp_path / file.name).write_bytes(file.read_bytes())
     config = json.loads((hub / "config.json").read_text()) | {"vocab_size": 300}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match=rf"--weights={tmp_path}: the tokenizer has \d+ tokens, the model 300"):
+    with pytest.raises(ValueError, match=rf"--weights={tmp_path}: the tokenizer has \d+ tokens, but the model has 300"):
         load_policy(RunOptions(weights=str(tmp_path)), make_mesh("1x1"))
+
+
+def first_shard(directory):
+    return sorted(directory.glob("*.safetensors"))[0]
+
+
+@pytest.mark.parametrize(
+    "damage, said",
+    [
+        (lambda at: (at / "config.json").unlink(), "no committed checkpoint"),
+        (lambda at: (at / "config.json").write_text("{"), "config.json cannot be read"),
+        (lambda at: (at / "config.json").write_text('{"architectures": ["NewForCausalLM"]}'), "NewForCausalLM"),
+        (lambda at: (at / "tokenizer.json").unlink(), "tokenizer"),
+        (lambda at: (at / "model.safetensors.index.json").write_text("{"), "index.json cannot be read"),
+        (lambda at: first_shard(at).unlink(), "is missing"),
+        (lambda at: first_shard(at).write_bytes(first_shard(at).read_bytes()[:-1]), "is it cut short?"),
+    ],
+)
+def test_what_is_wrong_with_weights_is_said_of_the_flag_that_named_them(damage, said, hub, tmp_path):
+    for file in hub.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    damage(tmp_path)
+    for flag in ("--weights", "--teacher"):
+        with pytest.raises(ValueError) as error:
+            load_policy(RunOptions(weights=str(tmp_path)), make_mesh("1x1"), flag=flag)
+        assert str(error.value).startswith(f"{flag}={tmp_path}") and said in str(error.value)
+        assert ("--weights" in str(error.value)) == (flag == "--weights")
 
 
 def test_a_named_model_needs_weights_of_its_shapes(hub):

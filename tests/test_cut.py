@@ -5,16 +5,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
-from tiny import HEAT, dense_logp, draw, in_rows, keys, prompts
 
-from r1jax import decode
-from r1jax.decode import Cut
-from r1jax.sampler import sync
+from r1jax.sampling import drawing, programs
+from r1jax.sampling.drawing import Cut
+from r1jax.sampling.sampler import sync
+from support.tiny import HEAT, dense_logp, draw, in_rows, keys, prompts
 
 CUTS = [
-    Cut(top_k=1), Cut(top_k=5), Cut(top_k=10_000), Cut(top_p=0.7), Cut(top_p=1e-6), Cut(min_p=0.1), Cut(min_p=1.0),
-    Cut(top_k=9, top_p=0.6), Cut(top_k=12, top_p=0.9, min_p=0.2),
-]  # fmt: skip
+    Cut(top_k=1),
+    Cut(top_k=5),
+    Cut(top_k=10_000),
+    Cut(top_p=0.7),
+    Cut(top_p=1e-6),
+    Cut(min_p=0.1),
+    Cut(min_p=1.0),
+    Cut(top_k=9, top_p=0.6),
+    Cut(top_k=12, top_p=0.9, min_p=0.2),
+]
 
 
 def left(logits, cut):
@@ -34,11 +41,21 @@ def left(logits, cut):
     return kept & (np.exp(logits - logits.max()) >= cut.min_p), margin
 
 
+def kept_of(logits, cut, shards=1):
+    """Which tokens a cut keeps, in blocks of two."""
+    mass = jnp.exp(jnp.asarray(logits) - jnp.asarray(logits).max(-1, keepdims=True))
+    floors = jax.jit(drawing.find_floors, static_argnums=(1, 2))(mass.reshape(len(mass), -1, 2), cut, shards)
+    return np.asarray(mass >= floors[:, None])
+
+
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
 @pytest.mark.parametrize("cut", CUTS)
 @pytest.mark.parametrize("vocab", [8, 50, 260])
-def test_a_cut_leaves_the_tokens_of_the_definition(vocab, cut):
+def test_a_cut_leaves_the_tokens_of_the_definition(vocab, cut, backend, monkeypatch):
+    """With rows searched one after another, as on CPUs, and all at once, as elsewhere."""
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
     logits = np.float32(2 * np.random.default_rng(vocab).standard_normal((64, vocab)))
-    got = np.asarray(decode.allowed(jnp.asarray(logits), cut))
+    got = kept_of(logits, cut, shards=4)
     judged = [left(row.astype(np.float64), cut) for row in logits]
     clear = np.asarray([margin > 1e-5 for _, margin in judged])  # float32 sums may fall on either side of a nearer edge
     assert clear.mean() > 0.9
@@ -60,22 +77,50 @@ def test_a_cut_leaves_the_tokens_of_the_definition(vocab, cut):
 )
 def test_four_tokens_worked_by_hand(cut, kept):
     logits = np.log(np.float32([[0.3, 0.4, 0.2, 0.1]]))
-    np.testing.assert_array_equal(decode.allowed(jnp.asarray(logits), cut), np.bool_([kept]))
+    np.testing.assert_array_equal(kept_of(logits, cut), np.bool_([kept]))
 
 
 def test_tokens_as_likely_as_the_last_one_kept_are_kept():
-    logits = np.float32([[1, 3, 1, 0, 1]])
-    np.testing.assert_array_equal(decode.allowed(jnp.asarray(logits), Cut(top_k=2)), np.bool_([[1, 1, 1, 0, 1]]))
+    logits = np.float32([[1, 3, 1, 0, 1, 0]])
+    for cut in (Cut(top_k=2), Cut(top_p=0.8)):  # 3 has a share of 0.64, each 1 of 0.09
+        np.testing.assert_array_equal(kept_of(logits, cut), np.bool_([[1, 1, 1, 0, 1, 0]]))
+
+
+@pytest.mark.parametrize("top_p", [1e-6, 0.3, 0.95, 0.999, 1 - 1e-7])
+@pytest.mark.parametrize("form", ["peaked", "wide", "equal", "of two values", "one"])
+def test_the_nucleus_of_a_large_vocabulary_is_that_of_a_sort_in_float64(form, top_p):
+    vocab, rng = 20_000, np.random.default_rng(0)
+    noise = rng.standard_normal(vocab)
+    logits = {
+        "peaked": -2 * np.log1p(rng.permutation(vocab)) + 0.5 * noise,
+        "wide": 1.7 * noise,
+        "equal": np.zeros(vocab),
+        "of two values": np.where(noise > 1.5, 3.0, 0.0),
+        "one": np.where(np.arange(vocab) == 7, 0.0, -200.0),
+    }[form].astype(np.float32)
+    mass = np.exp(logits - logits.max())  # the same float32 numbers for both
+    found = jax.jit(lambda x: drawing.find_floors(x.reshape(1, -1, 100), Cut(top_p=top_p)))(mass)[0]
+    falling = -np.sort(-mass.astype(np.float64))
+    before = np.cumsum(falling) - falling
+    near = np.abs(before - top_p * falling.sum()) < 2e-6 * falling.sum()  # float32 sums may fall on either side
+    last = np.flatnonzero(before < top_p * falling.sum())[-1]
+    allowed = {falling[last], *falling[near], *falling[np.flatnonzero(near) - 1]}
+    least = mass[mass >= found].min()
+    assert any(np.float32(x) == least for x in allowed), (least, falling[last])
 
 
 @pytest.mark.parametrize("cut", [Cut(top_k=6), Cut(top_p=0.8), Cut(min_p=0.01), Cut(top_k=20, top_p=0.85, min_p=0.05)])
 def test_what_is_left_is_drawn_as_often_as_its_share_and_reported_under_the_full_softmax(cut):
     n, vocab, tau = 40_000, 260, 0.8
     logits = np.float32(2 * np.random.default_rng(3).standard_normal(vocab))
-    token, logp = jax.jit(decode.draw, static_argnames=("greedy", "cut"))(
-        jnp.broadcast_to(logits, (n, vocab)), jax.random.split(jax.random.key(9), n), jnp.int32(5), jnp.float32(tau),
-        greedy=False, cut=cut,
-    )  # fmt: skip
+    token, logp = jax.jit(drawing.draw, static_argnames=("greedy", "cut"))(
+        jnp.broadcast_to(logits, (n, vocab)),
+        jax.random.split(jax.random.key(9), n),
+        jnp.int32(5),
+        jnp.float32(tau),
+        greedy=False,
+        cut=cut,
+    )
     scaled = logits.astype(np.float64) / tau
     p = np.exp(scaled - np.logaddexp.reduce(scaled))
     kept, margin = left(scaled, cut)
@@ -98,7 +143,7 @@ def test_a_draw_never_falls_on_a_token_without_mass_between_tokens_that_have_som
     some = rng.random(logits.shape) < 0.05
     some[:, 100] = True
     logits[some] = rng.standard_normal(some.sum())
-    token, logp = jax.jit(decode.draw, static_argnames="greedy")(
+    token, logp = jax.jit(drawing.draw, static_argnames="greedy")(
         logits, jax.random.split(jax.random.key(0), 4096), jnp.int32(0), jnp.float32(1.0), greedy=False
     )
     assert some[np.arange(4096), np.asarray(token)].all()
@@ -111,7 +156,7 @@ def test_the_place_a_point_reaches_has_mass(where):
     mass = jnp.float32([[0, 0.5, 0, 0.5, 0]])
     cumulative = jnp.float32([[0, 0.5, 0.5 + 2**-24, 1 - 2**-24, 1 - 2**-24]])
     point, want = {"first place": (0.0, 1), "last place": (0.5, 3), "past the end": (1.0, 3)}[where]
-    assert decode.reached(cumulative, mass, jnp.float32([point]))[0] == want
+    assert drawing.invert_cdf(cumulative, mass, jnp.float32([point]))[0] == want
 
 
 def test_the_likeliest_token_alone_is_greedy_with_the_log_probability_at_the_temperature(cfg, params, one):
@@ -124,9 +169,9 @@ def test_the_likeliest_token_alone_is_greedy_with_the_log_probability_at_the_tem
         slots = len(prompts()[i]) - 1 + np.arange(length)
         np.testing.assert_allclose(got.logp[i, :length], table[i, slots].max(-1), atol=2e-5)
     # To greedy a cut is nothing: no program of its own.
-    size = decode.decode._cache_size()
+    size = programs.decode._cache_size()
     draw(cfg, weights, one, prompts(), keys(1), temperature=0.0, top_p=0.5)
-    assert decode.decode._cache_size() == size
+    assert programs.decode._cache_size() == size
 
 
 def test_a_cut_holds_at_every_token_and_on_a_mesh_of_eight(cfg, params, one, eight):

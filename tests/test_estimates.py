@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from r1jax.estimates import cons_at_k, interval, pass_at_k
+from r1jax.evaluation.statistics import cons_at_k, interval, pass_at_k
 
 
 @pytest.mark.parametrize(
@@ -80,9 +80,10 @@ def test_an_interval_leaves_out_problems_without_a_value_and_repeats_itself():
     assert interval(values, 5) == interval(values[[0, 2, 3]], 5)
     assert interval(np.full(3, np.nan), 5) is None
     assert interval(np.ones(4), 5) == (1.0, 1.0)
+    assert interval(np.asarray([np.nan, 0.25]), 5) == (0.25, 0.25)
 
 
 def test_blocks_of_draws_do_not_change_how_many_there_are(monkeypatch):
-    monkeypatch.setattr("r1jax.estimates.BLOCK", 100)
+    monkeypatch.setattr("r1jax.evaluation.statistics.BLOCK", 100)
     low, high = interval(np.repeat([1.0, 0.0], 50), seed=0, resamples=999)
     assert 0.35 < low < 0.5 < high < 0.65  # standard error 0.05

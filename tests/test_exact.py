@@ -5,13 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from r1jax import rounds, sampler
-from r1jax.logprobs import packed_logprobs
 from r1jax.model.layers import RMSNorm, inverse_rms
 from r1jax.nano import tasks
-from r1jax.rollout import gather, pack
-from r1jax.run import RunOptions, load_policy
+from r1jax.recipes import RunOptions
+from r1jax.runs.policies import load_policy
+from r1jax.sampling import sampler
+from r1jax.sampling.complete import Draws, complete
 from r1jax.sharding import make_mesh
+from r1jax.training.logprobs import Reading, packed_logprobs
+from r1jax.training.packing import gather, pack
 
 EPS = 1e-6
 
@@ -55,23 +57,18 @@ def test_sampler_and_trainer_agree_on_the_shipped_base_to_the_last_rounding_of_a
     examples = [tasks.prompt(0, index) for index in range(16)]
     largest = {}
     for attention in ("exact", "xla"):
-        rollout, _ = rounds.complete(
+        rollout, _ = complete(
             policy,
             sampler.sync(params, mesh),
             examples,
-            8,
+            Draws(8, seed=0, round_=0),
             mesh,
-            seed=0,
-            round_=0,
-            temperature=1.0,
-            max_tokens=96,
-            attention=attention,
+            sampler.Sampling(96, attention=attention),
         )
         completions = [(i // 8, rollout.tokens[i, : rollout.lengths[i]]) for i in range(128)]
         rows, places = pack(rollout.prompts, completions, 256)
-        score = jax.jit(
-            lambda p, r, attention=attention: packed_logprobs(policy.cfg, p, r, row_shards=1, attention=attention)[0]
-        )
+        reading = Reading(row_shards=1, attention=attention)
+        score = jax.jit(lambda p, r, reading=reading: packed_logprobs(policy.cfg, p, r, 1.0, reading)[0])
         scored = gather(np.asarray(score(params, rows)), places, [len(c) for _, c in completions])
         largest[attention] = max(np.abs(s - rollout.logp[i, : len(s)]).max() for i, s in enumerate(scored))
     assert largest["exact"] <= 2e-6 < largest["xla"], largest
@@ -82,9 +79,9 @@ def test_rows_alone_have_the_bits_that_they_have_among_many():
     mesh = make_mesh("1x1")
     policy, params, _ = load_policy(RunOptions(), mesh)
     weights = sampler.sync(params, mesh)
-    setting = dict(seed=0, round_=0, temperature=1.0, max_tokens=40, attention="exact")
+    setting = Draws(1, seed=0, round_=0), mesh, sampler.Sampling(40, attention="exact")
     examples = [tasks.prompt(0, index) for index in range(64)]
-    many, few = (rounds.complete(policy, weights, some, 1, mesh, **setting)[0] for some in (examples, examples[:2]))
+    many, few = (complete(policy, weights, some, *setting)[0] for some in (examples, examples[:2]))
     np.testing.assert_array_equal(few.tokens, many.tokens[:2])
     np.testing.assert_array_equal(few.logp[:, 1:], many.logp[:2, 1:])
     np.testing.assert_allclose(few.logp, many.logp[:2], atol=1e-6)  # of the first, the log of the sum is float32
@@ -96,10 +93,10 @@ def test_a_short_beginning_that_prompts_share_has_the_bits_that_it_has_where_the
     policy, params, _ = load_policy(RunOptions(), mesh)
     policy = policy._replace(template="{question}")
     weights = sampler.sync(params, mesh)
-    setting = dict(seed=0, round_=0, temperature=1.0, max_tokens=24, attention="exact")
+    setting = Draws(1, seed=0, round_=0), mesh, sampler.Sampling(24, attention="exact")
     others = [tasks.prompt(0, index) for index in range(64)]
     alike = [example | {"problem": "3+4=7 " * 6 + str(i)} for i, example in enumerate(others[:2])]
-    few, many = (rounds.complete(policy, weights, some, 1, mesh, **setting)[0] for some in (alike, alike + others[2:]))
+    few, many = (complete(policy, weights, some, *setting)[0] for some in (alike, alike + others[2:]))
     assert 16 <= sampler.shared_prefix(few.prompts) < 64 and sampler.shared_prefix(many.prompts) == 0
     np.testing.assert_array_equal(few.tokens, many.tokens[:2])
     np.testing.assert_array_equal(few.logp[:, 1:], many.logp[:2, 1:])

@@ -2,20 +2,21 @@
 
 import json
 
-import families
 import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
-from families import FAMILIES, TOKENS, torch, transformers
 from safetensors.numpy import load_file
-from tiny import hidden
 
-from r1jax import sampler
 from r1jax.model import transformer
 from r1jax.model.attention import attend_full, causal
+from r1jax.sampling import sampler
+from r1jax.sampling.keys import row_keys
 from r1jax.weights import export, from_hf, read_config
+from support import families
+from support.families import FAMILIES, TOKENS, torch, transformers
+from support.tiny import hidden
 
 STEPS = 64
 NEVER = (10**6,)
@@ -49,9 +50,13 @@ def test_greedy_decoding_is_that_of_transformers_and_reports_its_logprobs(saved,
         model.generation_config.eos_token_id = None
         want = model.generate(torch.from_numpy(TOKENS), max_new_tokens=STEPS, do_sample=False, pad_token_id=0).numpy()
     rollout = sampler.sample(
-        cfg, sampler.sync(params, one), TOKENS.tolist(), sampler.row_keys(0, 0, [0, 1], [0, 0]), one,
-        max_tokens=STEPS, temperature=0.0, stop_ids=NEVER, pad_id=0,
-    )  # fmt: skip
+        cfg,
+        sampler.sync(params, one),
+        TOKENS.tolist(),
+        row_keys(0, 0, [0, 1], [0, 0]),
+        one,
+        sampler.Sampling(STEPS, temperature=0.0, stop_ids=NEVER),
+    )
     np.testing.assert_array_equal(rollout.tokens, want[:, TOKENS.shape[1] :])
     logits = families.logits(model, want).astype(np.float64)[:, TOKENS.shape[1] - 1 : -1]
     logp = logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)

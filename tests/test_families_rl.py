@@ -2,22 +2,25 @@
 
 import functools
 
-import families
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from r1jax import sampler
-from r1jax.grpo import group_advantages
-from r1jax.logprobs import packed_logprobs
+from r1jax.losses import group_advantages
 from r1jax.model.attention import attend_full
+from r1jax.model.packed_rows import PackedRows, visible
 from r1jax.model.transformer import forward
-from r1jax.rollout import Minibatch, PackedRows, gather, pack, spread, spread_routes, visible
+from r1jax.sampling import sampler
+from r1jax.sampling.keys import row_keys
 from r1jax.sharding import make_mesh, shard_rows
-from r1jax.update import Learner, grpo_objective, start, update
+from r1jax.training.logprobs import Network, packed_logprobs
+from r1jax.training.objectives import grpo_objective
+from r1jax.training.packing import Minibatch, gather, pack, spread, spread_routes
+from r1jax.training.step import Learner, start, update
 from r1jax.weights import from_hf
+from support import families
 
 ROUNDS, GROUP, TOKENS, ROW = 2, 4, 12, 48
 SGD = optax.sgd(0.3)  # one for all: learners of equal parts share their programs
@@ -30,16 +33,20 @@ def run(directory, spec):
     mesh = make_mesh(spec)
     with jax.set_mesh(mesh):
         cfg, params = from_hf(directory, mesh)
-        learner = Learner(cfg, SGD, grpo_objective(0.2, 1e-3), 1.0)
+        learner = Learner(Network(cfg), SGD, grpo_objective(0.2, 1e-3))
         state, reference = start(learner, params, mesh), jax.tree.map(jnp.copy, params)
         drawn, gaps = [], []
         for number in range(ROUNDS):
             ids = np.repeat(np.arange(4), GROUP)
-            keys = sampler.row_keys(5, number, ids, np.tile(np.arange(GROUP), 4))
+            keys = row_keys(5, number, ids, np.tile(np.arange(GROUP), 4))
             rollout = sampler.sample(
-                cfg, sampler.sync(state.params, mesh), PROMPTS, keys, mesh,
-                max_tokens=TOKENS, temperature=1.0, stop_ids=STOPS, pad_id=0,
-            )  # fmt: skip
+                cfg,
+                sampler.sync(state.params, mesh),
+                PROMPTS,
+                keys,
+                mesh,
+                sampler.Sampling(TOKENS, stop_ids=STOPS),
+            )
             batch = minibatch(learner, reference, rollout, mesh)
             state, figures = update(learner, state, [batch])
             drawn.append(rollout.tokens)
@@ -49,7 +56,7 @@ def run(directory, spec):
 
 def minibatch(learner, reference, rollout, mesh):
     """The rollout packed into eight rows; a completion is rewarded for small tokens."""
-    from r1jax.update import score
+    from r1jax.training.step import score
 
     rewards = np.asarray(
         [np.mean(row[:n] < 34) for row, n in zip(rollout.tokens, rollout.lengths, strict=True)], np.float32
@@ -67,7 +74,7 @@ def minibatch(learner, reference, rollout, mesh):
     }
     rows, arrays = jax.tree.map(lambda x: np.pad(x, ((0, -len(x) % 8), (0, 0))), (rows, arrays))
     rows, arrays = shard_rows((rows, arrays), mesh)
-    ref = score(learner, reference, PackedRows(*rows))[0]
+    ref = score(learner.network, reference, PackedRows(*rows))[0]
     return Minibatch(PackedRows(*rows), arrays["weight"], arrays["advantage"], arrays["logp"], None, ref)
 
 
@@ -115,11 +122,15 @@ def deepseek(tmp_path_factory, one):
 
 def replayed(cfg, params, mesh, dtype):
     """|sampler's log-prob - trainer's| of every sampled token, without its routes and with them; and both routes."""
-    keys = sampler.row_keys(1, 0, np.repeat(np.arange(4), GROUP), np.tile(np.arange(GROUP), 4))
+    keys = row_keys(1, 0, np.repeat(np.arange(4), GROUP), np.tile(np.arange(GROUP), 4))
     rollout = sampler.sample(
-        cfg, sampler.sync(params, mesh, dtype), PROMPTS, keys, mesh,
-        max_tokens=24, temperature=1.0, stop_ids=(10**6,), pad_id=0, dtype=dtype, replay=True,
-    )  # fmt: skip
+        cfg,
+        sampler.sync(params, mesh, dtype),
+        PROMPTS,
+        keys,
+        mesh,
+        sampler.Sampling(24, stop_ids=(10**6,), dtype=dtype, replay=True),
+    )
     rows, places = pack(rollout.prompts, [(i // GROUP, row) for i, row in enumerate(rollout.tokens)], 64)
     routes = spread_routes(rollout, [(i // GROUP, i) for i in range(16)], rows, places)
     gaps = []

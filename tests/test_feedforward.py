@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from r1jax.model.config import Experts, ModelConfig
-from r1jax.model.feedforward import MoE, choose, imbalance, loads, rebalanced
+from r1jax.model.feedforward import MoE, choose, imbalance, loads, rebalance
 
 EXPERTS = Experts(6, 2, 5, scores="sigmoid", normalise=True, scale=1.5)
 CFG = ModelConfig(vocab_size=9, width=8, layers=1, heads=2, kv_heads=1, head_width=4, mlp_width=7, experts=EXPERTS)
@@ -99,7 +99,7 @@ def test_experts_outside_the_best_groups_are_not_chosen(scores, kept, chosen):
 
 def test_balancing_lowers_the_bias_of_busy_experts_and_evens_the_load(moe):
     params, x = moe
-    np.testing.assert_allclose(rebalanced(jnp.zeros(3), jnp.asarray([5.0, 1.0, 3.0]), 0.01), [-0.01, 0.01, 0.0])
+    np.testing.assert_allclose(rebalance(jnp.zeros(3), jnp.asarray([5.0, 1.0, 3.0]), 0.01), [-0.01, 0.01, 0.0])
     x = jax.random.normal(jax.random.key(1), (1, 600, 8))
 
     @jax.jit
@@ -110,6 +110,6 @@ def test_balancing_lowers_the_bias_of_busy_experts_and_evens_the_load(moe):
     bias = jnp.linspace(-0.3, 0.3, 6)
     before = float(imbalance(load(bias)))
     for _ in range(100):
-        bias = rebalanced(bias, load(bias), 0.02)
+        bias = rebalance(bias, load(bias), 0.02)
     assert before > 1.5
     assert float(imbalance(load(bias))) < 1.1

@@ -3,10 +3,12 @@
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import pytest
 
-from experiments.bench.gpu import Command, measure
+from experiments.bench.gpu import measure
+from experiments.bench.gpu_common import Command
 
 
 @pytest.fixture(scope="module")
@@ -44,14 +46,19 @@ def test_sampler_and_trainer_agree(lines):
     assert gap["entropy_per_token"] > 1  # of log 64 = 4.2: the model was not certain of anything
 
 
-def test_baselines_by_torch_give_a_rate_or_say_what_is_missing(tmp_path):
+def test_baselines_by_torch_give_a_rate_where_it_is_installed_and_else_name_what_is_missing():
     from experiments.bench.gpu_peers import torch_line
     from experiments.bench.shapes import TOY
 
     command = Command(toy=True, repeats=1, torch_python=sys.executable)
+    lacking = [name for name in ("torch", "transformers") if find_spec(name) is None]
     for kind, sizes in (("generate", dict(batch=2, prompt=8, tokens=4)), ("train", dict(rows=2, length=16))):
         line = torch_line(command, kind, TOY, **sizes)
-        assert line["value"] > 0 if "missing" not in line else line["value"] is None
+        assert line["unit"] == "tokens/s"
+        if lacking:
+            assert line["value"] is None and lacking[0] in line["missing"]
+        else:
+            assert line["value"] > 0 and line["versions"].keys() == {"torch", "transformers"} and "missing" not in line
 
 
 def test_what_is_done_is_not_measured_again_and_a_line_cut_off_is(command, lines):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from r1jax.grpo import group_advantages, grpo_loss, policy_loss
+from r1jax.losses import group_advantages, grpo_loss, policy_loss
 
 EQUAL = (0.1, 0.3, 0.7, 1.1)
 

@@ -52,4 +52,4 @@ def test_every_public_name_resolves_where_it_says_it_lives():
 def test_no_public_name_is_that_of_a_module():
     """Importing the module would put it in the place of the name."""
     modules = {path.stem for path in Path(r1jax.__file__).parent.glob("*.py")}
-    assert "update" in modules and not modules & set(r1jax.__all__)
+    assert "grpo" in modules and not modules & set(r1jax.__all__)

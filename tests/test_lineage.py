@@ -4,10 +4,11 @@ import dataclasses
 import json
 
 import pytest
-from two_processes import results, start
 
-from r1jax import lineage
-from r1jax.lineage import Manifest, check_resume, read, versions, write
+from r1jax.runs import manifests
+from r1jax.runs.files import hash_files
+from r1jax.runs.manifests import Manifest, check_resume, read, versions, write
+from support.two_processes import results, start
 
 RECIPE = {
     "steps": 100,
@@ -21,9 +22,7 @@ ALLOWED = {"steps", "save_every", "mesh"}
 
 
 def manifest(**changes) -> Manifest:
-    return dataclasses.replace(
-        Manifest("r1_zero", dict(RECIPE), seed=3, versions={"jax": "0"}), **changes
-    )
+    return dataclasses.replace(Manifest("r1_zero", dict(RECIPE), seed=3, versions={"jax": "0"}), **changes)
 
 
 def test_a_manifest_reads_back_as_it_was_written(tmp_path):
@@ -64,7 +63,7 @@ def test_a_failed_write_leaves_the_old_manifest(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(lineage.os, "fsync", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError):
         write(tmp_path, manifest(status="complete"))
     monkeypatch.undo()
@@ -144,21 +143,21 @@ def test_no_process_writes_before_all_have_looked(tmp_path):
 def test_a_run_goes_on_from_the_same_weights_wherever_they_lie(tmp_path):
     before = manifest()
     before = dataclasses.replace(before, parent={"path": "there", "sha256": "a" * 64})
-    lineage.check_parent(tmp_path, before, {"path": "here", "sha256": "a" * 64})
-    lineage.check_parent(tmp_path, None, {"path": "here", "sha256": "b" * 64})
+    manifests.check_parent(tmp_path, before, {"path": "here", "sha256": "a" * 64})
+    manifests.check_parent(tmp_path, None, {"path": "here", "sha256": "b" * 64})
     with pytest.raises(ValueError, match=r"began with there \(aaaaaaaaaaaa\), not here \(bbbbbbbbbbbb\)"):
-        lineage.check_parent(tmp_path, before, {"path": "here", "sha256": "b" * 64})
+        manifests.check_parent(tmp_path, before, {"path": "here", "sha256": "b" * 64})
     with pytest.raises(ValueError, match="not none"):
-        lineage.check_parent(tmp_path, before, None)
+        manifests.check_parent(tmp_path, before, None)
 
 
 def test_data_is_compared_without_the_places_of_its_sources(tmp_path):
     (tmp_path / "a").write_text("text")
     (tmp_path / "b").write_text("text")
     told = [
-        {"rows": 1, "files": lineage.files(tmp_path / name), "sources": {"x": [{"path": name, "sha256": "1"}]}}
+        {"rows": 1, "files": hash_files(tmp_path / name), "sources": {"x": [{"path": name, "sha256": "1"}]}}
         for name in "ab"
     ]
-    assert told[0] != told[1] and lineage.without_paths(told[0]) == lineage.without_paths(told[1])
+    assert told[0] != told[1] and manifests.without_paths(told[0]) == manifests.without_paths(told[1])
     (tmp_path / "b").write_text("other text")
-    assert lineage.files(tmp_path / "b")[0]["sha256"] != told[1]["files"][0]["sha256"]
+    assert hash_files(tmp_path / "b")[0]["sha256"] != told[1]["files"][0]["sha256"]

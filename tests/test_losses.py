@@ -7,94 +7,22 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tiny import HEAT, prompts
 
 from experiments.r1_zero import NANO
-from r1jax.checks import check
-from r1jax.grpo import LOSSES, group_advantages, policy_loss, row_weights, truncated_importance
+from r1jax.losses import LOSSES, group_advantages, policy_loss, row_weights, truncated_importance
+from r1jax.model.packed_rows import number_runs
 from r1jax.rewards.rule import Scores
-from r1jax.rollout import numbered, pack
-from r1jax.rounds import Round, micro_batches
-from r1jax.update import Learner, accumulate, grpo_objective
+from r1jax.rl.checks import check
+from r1jax.rl.minibatches import pack_minibatches
+from r1jax.rl.rounds import Round
+from r1jax.train_rl import layout_of
+from r1jax.training.logprobs import Network
+from r1jax.training.objectives import Terms, grpo_objective
+from r1jax.training.packing import pack
+from r1jax.training.step import Learner, accumulate
+from support.tiny import HEAT, prompts
 
 SGD = optax.sgd(1.0)  # one for all: learners of equal parts share their programs
-LOW, HIGH, BETA, CAP, T = 0.2, 0.28, 0.04, 1.1, 12
-
-
-def minibatch(seed=0, n=6, t=9):
-    """Log-probabilities of four policies, rewards and a mask of completions of every length, float64."""
-    rng = np.random.default_rng(seed)
-    logp, old, ref, drawn = -2.0 + 0.4 * rng.standard_normal((4, n, t))
-    mask = np.arange(t) < np.asarray([1, 4, 9, 2, 7, 5])[:n, None]
-    return logp, old, ref, drawn, rng.choice([0.0, 1.0, 2.0], n), mask
-
-
-def published(loss, logp, old, ref, drawn, rewards, mask, cap):
-    """The objective of one group, completion by completion and token by token, as the papers print it; negated."""
-    centred = rewards - rewards.mean()
-    advantages = centred if loss == "dr_grpo" else centred / rewards.std()  # Dr. GRPO section 3.2
-    total = 0.0
-    for i, a in enumerate(advantages):
-        slots = np.flatnonzero(mask[i])
-        of_row = 0.0
-        for t in slots:
-            ratio = np.exp(logp[i, t] - old[i, t])
-            if loss == "sequence":  # GSPO eq. 7
-                ratio = np.exp(sum(logp[i, s] - old[i, s] for s in slots) / len(slots))
-            surrogate = min(ratio * a, min(max(ratio, 1 - LOW), 1 + HIGH) * a)
-            if cap:
-                surrogate *= min(np.exp(old[i, t] - drawn[i, t]), cap)
-            gap = ref[i, t] - logp[i, t]
-            of_row += surrogate - BETA * (np.exp(gap) - gap - 1)
-        total += {
-            "grpo": of_row / len(slots) / len(rewards),  # DeepSeekMath eq. 3
-            "sequence": of_row / len(slots) / len(rewards),  # GSPO eq. 5: each of |o| equal terms, over |o|
-            "dr_grpo": of_row / T / len(rewards),  # Dr. GRPO listing 1: a token sum over the generation budget
-            "dapo": of_row / mask.sum(),  # DAPO eq. 8
-        }[loss]
-    return -total
-
-
-def arguments(loss, logp, old, ref, drawn, rewards, mask, cap):
-    """What `policy_loss` is given for it."""
-    lengths = mask.sum(-1).astype(np.float64)
-    weight = (
-        row_weights(loss, lengths, lengths > 0, rows=len(mask), tokens=int(mask.sum()), max_tokens=T)[:, None] * mask
-    )
-    advantages = np.asarray(group_advantages(rewards[None], scaled=loss != "dr_grpo"))[0]
-    more = {}
-    if loss == "sequence":
-        more["sequence"] = np.broadcast_to(np.where(mask, 0, 3), mask.shape)
-    if cap:
-        more["correction"] = truncated_importance(np.float32(old), np.float32(drawn), cap)
-    args = [np.float32(x) for x in (logp, old, ref, np.broadcast_to(advantages[:, None], mask.shape), weight)]
-    return args, dict(clip_eps=LOW, kl_coef=BETA, clip_eps_high=HIGH, **more)
-
-
-@pytest.mark.parametrize("cap", [0.0, CAP])
-@pytest.mark.parametrize("loss", LOSSES)
-def test_every_loss_and_its_gradient_are_the_published_formula(loss, cap):
-    batch = minibatch()
-    mask = batch[-1]
-    args, options = arguments(loss, *batch, cap)
-    value, slope = jax.value_and_grad(lambda x: policy_loss(x, *args[1:], **options)[0])(args[0])
-    np.testing.assert_allclose(value, published(loss, *batch, cap), rtol=1e-5)
-    for i, t in [(1, 2), (2, 8), (4, 0), (4, 6)]:  # central differences of the formula, exact to 1e-8 in float64
-        step = np.zeros_like(batch[0])
-        step[i, t] = 1e-5
-        up, down = (published(loss, batch[0] + s * step, *batch[1:], cap) for s in (1, -1))
-        np.testing.assert_allclose(slope[i, t], (up - down) / 2e-5, rtol=1e-4, atol=1e-6)
-    assert not slope[~mask].any()
-
-
-def test_the_test_minibatch_clips_from_above_between_the_two_epsilons_and_truncates():
-    logp, old, _, drawn, rewards, mask = minibatch()
-    ratio = np.exp(logp - old)[mask]
-    advantage = np.broadcast_to((rewards - rewards.mean())[:, None], mask.shape)[mask]
-    assert ((ratio > 1 + HIGH) & (advantage > 0)).any()
-    assert ((ratio < 1 - LOW) & (advantage < 0)).any()
-    correction = np.exp(old - drawn)[mask]
-    assert (correction > CAP).any() and (correction < CAP).any()
 
 
 def test_weights_worked_by_hand():
@@ -102,9 +30,16 @@ def test_weights_worked_by_hand():
     lengths, valid = np.float64([1, 3, 5]), np.bool_([1, 1, 0])
     weights = {loss: row_weights(loss, lengths, valid, rows=2, tokens=4, max_tokens=8).tolist() for loss in LOSSES}
     assert weights == {
-        "grpo": [1 / 2, 1 / 6, 0], "sequence": [1 / 2, 1 / 6, 0], "dr_grpo": [1 / 16, 1 / 16, 0],
+        "grpo": [1 / 2, 1 / 6, 0],
+        "sequence": [1 / 2, 1 / 6, 0],
+        "sequence_token": [1 / 2, 1 / 6, 0],
+        "rloo": [1 / 2, 1 / 2, 0],
+        "cispo": [1 / 4, 1 / 4, 0],
+        "reinforce_pp": [1 / 4, 1 / 4, 0],
+        "reinforce_pp_baseline": [1 / 4, 1 / 4, 0],
+        "dr_grpo": [1 / 16, 1 / 16, 0],
         "dapo": [1 / 4, 1 / 4, 0],
-    }  # fmt: skip
+    }
     with pytest.raises(ValueError, match="--loss=ppo must be one of grpo, dr_grpo, dapo, sequence"):
         row_weights("ppo", lengths, valid, rows=2, tokens=4, max_tokens=8)
 
@@ -152,7 +87,7 @@ def test_completions_of_a_packed_row_are_numbered_from_the_left():
     rows, _ = pack(
         [[1, 2, 3, 4], [5, 6, 7]], [(0, np.arange(10, 17)), (0, np.arange(20, 27)), (1, np.arange(30, 36))], 28
     )
-    got = np.asarray(numbered(jax.tree.map(jnp.asarray, rows)))
+    got = np.asarray(number_runs(jax.tree.map(jnp.asarray, rows)))
     assert got[0].tolist() == [0] * 4 + [1] * 7 + [2] * 7 + [3] * 3 + [4] * 6 + [5]
 
 
@@ -165,12 +100,24 @@ def rounded(rollout, advantages, valid=None):
     """A round that earned these advantages."""
     valid = np.ones(16, bool) if valid is None else valid
     return Round(
-        [], rollout._replace(prompts=prompts()), [""] * 16, Scores(np.zeros(16), valid, {}, []), np.float32(advantages)
+        [],
+        rollout._replace(prompts=prompts()),
+        [""] * 16,
+        np.arange(4),
+        Scores(np.zeros(16), valid, {}, []),
+        np.float32(advantages),
     )
 
 
+def packed(round_, mesh, **changed):
+    """The micro-batches of the one optimizer step of a round."""
+    recipe = dataclasses.replace(RECIPE, **changed)
+    objective, layout = LOSSES[recipe.loss], layout_of(recipe, mesh)
+    return pack_minibatches(round_, 1, objective, layout, recipe.max_tokens)[0]
+
+
 def gradient(cfg, params, batches, **objective):
-    learner = Learner(cfg, SGD, grpo_objective(0.2, 0.0, **objective), HEAT)
+    learner = Learner(Network(cfg, HEAT), SGD, grpo_objective(0.2, 0.0, **objective))
     sums = None
     for batch in batches:
         sums = accumulate(learner, params, None, sums, batch)
@@ -183,46 +130,29 @@ def test_rows_of_zero_advantage_are_left_out_of_the_update_and_stay_in_the_norma
     advantages[[0, 1, 2, 3, 9]] = 0.0  # a whole group, a single row, and one without a verdict
     valid = np.arange(16) != 9
     round_ = rounded(rolled, advantages, valid)
-    members = np.arange(16)
-    recipe = dataclasses.replace(RECIPE, loss=loss)
-    scorer = Learner(cfg, SGD, grpo_objective(0.2, 0.0), HEAT)
-    few = micro_batches(recipe, round_, members, scorer, params, (scorer, params), one, first=True)
+    few = packed(round_, one, loss=loss)
     # A balanced load counts every token, so that all rows stay: an all but zero rate is the same loss on all rows.
-    many = micro_batches(
-        dataclasses.replace(recipe, balance_rate=1e-9), round_, members, scorer, params, (scorer, params), one,
-        first=True,
-    )  # fmt: skip
+    many = packed(round_, one, loss=loss, balance_rate=1e-9)
 
     def slots(batches):
         return sum(int((np.asarray(b.rows.segment) > 0).sum()) for b in batches)
 
     assert slots(many) == rolled.lengths.sum()
     assert slots(few) == rolled.lengths[advantages != 0].sum()
-    got, want = (gradient(cfg, params, batches, by_sequence=loss == "sequence").grads for batches in (few, many))
+    got, want = (gradient(cfg, params, batches, objective=LOSSES[loss]).grads for batches in (few, many))
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5 * float(abs(b).max()), rtol=0)
 
 
 @pytest.mark.parametrize("why", [{"kl_coef": 0.001}, {"balance_rate": 0.001}])
-def test_no_row_is_left_out_where_it_could_move_the_policy(cfg, params, one, rolled, why):
-    scorer = Learner(cfg, SGD, grpo_objective(0.2, 0.0), HEAT)
-    (whole,) = [
-        sum(int((np.asarray(b.weight) > 0).sum()) for b in batches)
-        for batches in [
-            micro_batches(
-                dataclasses.replace(RECIPE, **why), rounded(rolled, np.zeros(16)), np.arange(16), scorer,
-                params, (scorer, params), one, first=True,
-            )
-        ]
-    ]  # fmt: skip
+def test_no_row_is_left_out_where_it_could_move_the_policy(one, rolled, why):
+    batches = packed(rounded(rolled, np.zeros(16)), one, **why)
+    whole = sum(int((np.asarray(b.weight) > 0).sum()) for b in batches)
     assert whole == rolled.lengths.sum()
 
 
 def test_a_minibatch_whose_advantages_are_all_zero_is_one_batch_of_padding_and_no_gradient(cfg, params, one, rolled):
-    scorer = Learner(cfg, SGD, grpo_objective(0.2, 0.0), HEAT)
-    (batch,) = micro_batches(
-        RECIPE, rounded(rolled, np.zeros(16)), np.arange(16), scorer, params, (scorer, params), one, first=True
-    )
+    (batch,) = packed(rounded(rolled, np.zeros(16)), one)
     assert not np.any(batch.weight)
     sums = gradient(cfg, params, [batch])
     assert all(not np.any(g) for g in jax.tree.leaves(sums.grads))
@@ -232,12 +162,9 @@ def test_a_minibatch_whose_advantages_are_all_zero_is_one_batch_of_padding_and_n
 def test_truncated_importance_weighs_the_update_by_what_the_sampler_got_wrong(cfg, params, one, rolled):
     # A sampler that says each token was e^−0.5 as likely: π_old/π_sampler = 1.65 everywhere, or 1.2 where that is the
     # cap.
-    scorer = Learner(cfg, SGD, grpo_objective(0.2, 0.0), HEAT)
     off = rolled._replace(logp=rolled.logp - 0.5)
-    batches = micro_batches(
-        RECIPE, rounded(off, np.linspace(-1, 1, 16)), np.arange(16), scorer, params, (scorer, params), one, first=True
-    )
-    plain, loose, tight = (gradient(cfg, params, batches, tis_cap=cap) for cap in (0.0, 2.0, 1.2))
+    batches = packed(rounded(off, np.linspace(-1, 1, 16)), one)
+    plain, loose, tight = (gradient(cfg, params, batches, terms=Terms(tis_cap=cap)) for cap in (0.0, 2.0, 1.2))
     for a, b, c in zip(*(jax.tree.leaves(x.grads) for x in (plain, loose, tight)), strict=True):
         np.testing.assert_allclose(b, np.exp(0.5) * np.asarray(a), atol=2e-5 * float(abs(b).max()), rtol=0)
         np.testing.assert_allclose(c, 1.2 * np.asarray(a), atol=2e-5 * float(abs(c).max()), rtol=0)

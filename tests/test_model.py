@@ -6,16 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import dense_logp, hidden, prompts, sharp
 
-from r1jax import decode
-from r1jax.model import transformer
+from r1jax.model import prefill, transformer
 from r1jax.model.attention import QUERY_BLOCK, How, attend_full
-from r1jax.model.cache import attend_decode
+from r1jax.model.cache import attend_decode, empty_cache
 from r1jax.model.config import Experts, Latent, ModelConfig, RopeScaling
 from r1jax.model.rope import rope, rotate
-from r1jax.sampler import sync
-from r1jax.sharding import empty_cache
+from r1jax.sampling import programs
+from r1jax.sampling.sampler import sync
+from support.tiny import dense_logp, hidden, prompts, sharp
 
 
 def attention(q, k, v, mask):
@@ -113,21 +112,55 @@ VARIANTS = {
     "qwen2": dict(qk_norm=False, qkv_bias=True, tie_embeddings=False),
     "one key head, llama": dict(qk_norm=False, kv_heads=1),
     "gemma": dict(
-        windows=(5, 0), local_rope_theta=1e2, rope_scaling=RopeScaling("linear", 2.0), attention_cap=3.0, logit_cap=9.0,
-        norm_plus_one=True, post_norms=True, embed_scale=32**0.5, query_scale=0.4, activation="gelu_tanh",
+        windows=(5, 0),
+        local_rope_theta=1e2,
+        rope_scaling=RopeScaling("linear", 2.0),
+        attention_cap=3.0,
+        logit_cap=9.0,
+        norm_plus_one=True,
+        post_norms=True,
+        embed_scale=32**0.5,
+        query_scale=0.4,
+        activation="gelu_tanh",
     ),
     "deepseek": dict(
-        qk_norm=False, kv_heads=4, head_width=14, tie_embeddings=False, latent=Latent(12, 6, 8, 10, q_rank=20),
+        qk_norm=False,
+        kv_heads=4,
+        head_width=14,
+        tie_embeddings=False,
+        latent=Latent(12, 6, 8, 10, q_rank=20),
         rope_scaling=RopeScaling("yarn", 4.0, 16, mscale=1.0, mscale_all_dim=0.7),
         experts=Experts(
-            8, 3, 16, shared=1, dense_layers=1, scores="sigmoid", normalise=True, scale=2.5, groups=4, groups_kept=2,
+            8,
+            3,
+            16,
+            shared=1,
+            dense_layers=1,
+            scores="sigmoid",
+            normalise=True,
+            scale=2.5,
+            groups=4,
+            groups_kept=2,
         ),
     ),
-}  # fmt: skip
+}
 
 
+@pytest.fixture
+def cut(request, monkeypatch):
+    """Prefill as it is, or with prompts and keys cut into blocks that fit neither their number nor their lengths."""
+    if request.param:
+        monkeypatch.setattr(prefill, "BLOCK", 12)
+        monkeypatch.setattr(prefill, "TOKENS", 64)
+        programs.prefill.clear_cache()
+    yield
+    if request.param:
+        programs.prefill.clear_cache()
+
+
+@pytest.mark.parametrize("cut", [False, True], indirect=True, ids=["whole", "in blocks"])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_decoding_with_the_cache_gives_the_logprobs_of_one_full_forward(cfg, one, variant):
+def test_decoding_with_the_cache_gives_the_logprobs_of_one_full_forward(cfg, one, variant, cut):
     """Shared prefix, ragged prompts, two rows a prompt, then tokens one by one: every level of the cache at once.
 
     The full forward expands DeepSeek's latents, the cached ones absorb them.
@@ -140,15 +173,15 @@ def test_decoding_with_the_cache_gives_the_logprobs_of_one_full_forward(cfg, one
     forced = rng.integers(3, 250, (len(asked) * group, steps))
     weights = sync(params, one)
 
-    shared = decode.prefill(
-        cfg, weights, jnp.asarray([asked[0][:prefix]]), jnp.asarray([prefix]), [], 0, dtype=jnp.float32
-    )[0]  # fmt: skip
+    shared = programs.prefill(
+        cfg, weights, jnp.asarray([asked[0][:prefix]]), jnp.asarray([prefix]), [], dtype=jnp.float32
+    )[0]
     rest = [p[prefix:] for p in asked]
     padded = np.zeros((len(rest), 32), np.int32)
     for row, tokens in zip(padded, rest, strict=True):
         row[: len(tokens)] = tokens
     lengths = np.asarray([len(p) for p in rest], np.int32)
-    own, logits, _ = decode.prefill(cfg, weights, padded, lengths, [shared], prefix, dtype=jnp.float32)
+    own, logits, _ = programs.prefill(cfg, weights, padded, lengths, [shared], dtype=jnp.float32)
 
     @jax.jit
     def feed(cache, clock, tokens):

@@ -8,19 +8,28 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbclient import NotebookClient
-from two_processes import CLUSTER_VARIABLES
+
+from support.two_processes import CLUSTER_VARIABLES
 
 ROOT = Path(__file__).resolve().parent.parent
 STORED = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SMALL = {
     "ablation": {
-        "SEEDS": (0,), "STEPS": 2, "ROWS": 8, "MINIBATCHES": 1, "MAX_TOKENS": 32, "EVAL_EVERY": 0, "EVAL_PROBLEMS": 4,
+        "SEEDS": (0,),
+        "STEPS": 2,
+        "ROWS": 8,
+        "MINIBATCHES": 1,
+        "MAX_TOKENS": 32,
+        "EVAL_EVERY": 0,
+        "EVAL_PROBLEMS": 4,
         "CENTRE": {"group_size": 4, "clip_eps": 10.0, "kl_coef": 0.001},
         "VALUES": {"group_size": (2, 4), "clip_eps": (10.0,)},  # the last two are one recipe
     },
     "grpo_by_hand": {"GROUP_SIZES": (2, 16), "DRAWS": 1000},
+    "other_project": {"QUESTIONS": 2, "GROUP_SIZE": 4, "WIDTH": 8, "ROUNDS": 2},
+    "verifiers": {"FORMS": ("1/2", "0.5", "3"), "TRIES": 2},
     "walk": {"QUESTIONS": 2, "GROUP_SIZE": 4, "MAX_TOKENS": 48, "ROW_LENGTH": 256, "BATCH_ROWS": 2},
-}  # fmt: skip
+}
 MACHINE = re.compile(r"(?<![\w<])/(?:opt|tmp|home|root|work|usr|var|mnt|content|private|Users)/|[A-Z]:\\Users")
 
 
@@ -36,8 +45,12 @@ def figures(book: nbformat.NotebookNode) -> list[int]:
 def with_settings(book: nbformat.NotebookNode, settings: dict) -> nbformat.NotebookNode:
     """The notebook with these settings put in the place of its own, as a cell behind the one tagged `parameters`."""
     (at,) = [i for i, cell in enumerate(book.cells) if "parameters" in cell.metadata.get("tags", ())]
-    own = {target.id for node in ast.walk(ast.parse(book.cells[at].source)) for target in ast.walk(node)
-           if isinstance(target, ast.Name) and isinstance(target.ctx, ast.Store)}  # fmt: skip
+    own = {
+        target.id
+        for node in ast.walk(ast.parse(book.cells[at].source))
+        for target in ast.walk(node)
+        if isinstance(target, ast.Name) and isinstance(target.ctx, ast.Store)
+    }
     assert settings.keys() <= own, f"the notebook does not set {settings.keys() - own}"
     cell = nbformat.v4.new_code_cell("\n".join(f"{name} = {value!r}" for name, value in settings.items()))
     book.cells.insert(at + 1, cell)
@@ -81,9 +94,10 @@ def test_a_notebook_runs_with_small_settings_and_leaves_nothing_behind(path, tmp
     stored = nbformat.read(path, 4)
     book = with_settings(nbformat.read(path, 4), SMALL[path.stem])
     env = {k: v for k, v in os.environ.items() if k != "MPLBACKEND" and not k.startswith(CLUSTER_VARIABLES)} | {
-        "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": str(ROOT),
+        "JAX_PLATFORMS": "cpu",
         "JAX_COMPILATION_CACHE_DIR": os.environ["JAX_COMPILATION_CACHE_DIR"],
-    }  # fmt: skip
+    }
     client = NotebookClient(book, timeout=1500, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}})
     client.execute(env=env)  # CellExecutionError where a cell fails
     drawn = figures(book)

@@ -8,16 +8,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from walk import FLAGS, MODEL
 
 from experiments import distill, nano_base
-from r1jax import checkpoint, log, on_policy
+from r1jax import jsonl
 from r1jax.model import transformer
 from r1jax.model.config import ModelConfig
-from r1jax.rollout import Minibatch
-from r1jax.run import RunOptions, load_policy
+from r1jax.recipes import RunOptions
+from r1jax.rl import on_policy_distillation
+from r1jax.runs import checkpoint
+from r1jax.runs.policies import load_policy
 from r1jax.sharding import make_mesh
-from r1jax.update import grpo_objective
+from r1jax.training.objectives import minibatch_loss
+from r1jax.training.packing import Minibatch
+from support.walk import FLAGS, MODEL
 
 RECIPE = dataclasses.replace(
     distill.NANO_ON_POLICY, **{k: v for k, v in FLAGS.items() if k != "mesh"}, warmup_steps=0, learning_rate=3e-3
@@ -27,16 +30,19 @@ RECIPE = dataclasses.replace(
 def test_the_expected_gradient_is_that_of_the_divergence_from_the_teacher():
     rng = np.random.default_rng(0)
     student, teacher = (x - np.log(np.exp(x).sum()) for x in rng.standard_normal((2, 7)))
-    objective = grpo_objective(0.2, distill.NANO_ON_POLICY.kl_coef)
 
     def loss(logits):  # every token once, as often as the student samples it
         logp = jax.nn.log_softmax(logits)[None]
         zeros = jnp.zeros_like(logp)
         batch = Minibatch(
-            None, weight=jnp.exp(student)[None], advantage=zeros, rollout_logp=jnp.float32(student)[None],
-            old_logp=jnp.float32(student)[None], ref_logp=jnp.float32(teacher)[None],
-        )  # fmt: skip
-        return objective(logp, zeros, batch)[0]
+            None,
+            weight=jnp.exp(student)[None],
+            advantage=zeros,
+            rollout_logp=jnp.float32(student)[None],
+            old_logp=jnp.float32(student)[None],
+            ref_logp=jnp.float32(teacher)[None],
+        )
+        return minibatch_loss(logp, zeros, batch, clip_eps=0.2, kl_coef=distill.NANO_ON_POLICY.kl_coef)[0]
 
     found = jax.grad(loss)(jnp.float32(student))
     np.testing.assert_allclose(found, np.exp(student) - np.exp(teacher), atol=1e-6)  # of sum p_teacher log p_student
@@ -66,7 +72,7 @@ def small(walk, tmp_path_factory):
 def test_a_student_comes_nearer_to_its_teacher_and_goes_on_where_it_stopped(walk, spoiled, tmp_path):
     options = RunOptions(workdir=str(tmp_path / "run"), weights=str(spoiled), template="r1_zero", mesh="1x1")
     whole = distill.on_policy(RECIPE, options, str(walk.base))
-    lines = log.read(whole / "metrics.jsonl")
+    lines = jsonl.read(whole / "metrics.jsonl")
     assert lines[0]["kl"] > 0.01 and lines[-1]["kl"] < 0.7 * lines[0]["kl"]
     told = json.loads((whole / "manifest.json").read_text())
     assert told["stage"] == "distill_on_policy" and told["status"] == "complete"
@@ -83,14 +89,16 @@ def test_a_student_comes_nearer_to_its_teacher_and_goes_on_where_it_stopped(walk
 
 def test_a_student_may_be_of_another_shape(walk, small, tmp_path):
     options = RunOptions(workdir=str(tmp_path / "run"), weights=str(small), template="r1_zero", mesh="1x1")
-    first = log.read(distill.on_policy(dataclasses.replace(RECIPE, steps=1), options, str(walk.base)) / "metrics.jsonl")
+    first = jsonl.read(
+        distill.on_policy(dataclasses.replace(RECIPE, steps=1), options, str(walk.base)) / "metrics.jsonl"
+    )
     assert first[0]["kl"] > 1 and first[0]["grad_norm"] > 0
 
 
 def test_who_is_its_own_teacher_has_nothing_to_learn(walk, tmp_path):
     options = RunOptions(workdir=str(tmp_path / "run"), weights=str(walk.base), template="r1_zero", mesh="1x1")
     recipe = dataclasses.replace(RECIPE, steps=1)
-    first = log.read(distill.on_policy(recipe, options, str(walk.base)) / "metrics.jsonl")[0]
+    first = jsonl.read(distill.on_policy(recipe, options, str(walk.base)) / "metrics.jsonl")[0]
     assert first["kl"] < 1e-9 and first["grad_norm"] < 1e-4
 
 
@@ -104,7 +112,7 @@ def test_a_teacher_of_other_tokens_is_refused(walk):
 
     other = policy._replace(tokenizer=Backwards(policy.tokenizer.model))
     with pytest.raises(ValueError, match="--teacher=DIR has other tokens than the student"):
-        on_policy.referee(other, params, "DIR", mesh)(None, policy)
+        on_policy_distillation.make_referee(other, params, "DIR", mesh)(None, policy)
 
 
 @pytest.mark.parametrize(

@@ -3,28 +3,29 @@
 import jax
 import numpy as np
 import pytest
-from walk import lines, outcome
 
-from r1jax import limits, log, pace
+from r1jax import jsonl
+from r1jax.planning import roofline, utilization
 from r1jax.sharding import make_mesh
+from support.walk import lines, outcome
 
 # 1 GFLOP/s, and a memory that is never waited for.
-SLOW = limits.Device(0.0, 1e18, 1e9)
+SLOW = roofline.Device(0.0, 1e18, 1e9)
 
 
 def test_devices_that_hold_a_policy_together_count_as_one(cfg, monkeypatch):
-    monkeypatch.setattr(pace, "ceiling", lambda devices: limits.Device(1e9, 2e9, 3e9, ((1, 1e9), (8, 2e9))))
-    found = pace.Pace.of(cfg, make_mesh("4x2"))
-    assert found.device == limits.Device(2e9, 4e9, 6e9, ((1, 2e9), (8, 4e9)))
+    monkeypatch.setattr(utilization, "ceiling", lambda devices: roofline.Device(1e9, 2e9, 3e9, ((1, 1e9), (8, 2e9))))
+    found = utilization.Pace.of(cfg, make_mesh("4x2"))
+    assert found.device == roofline.Device(2e9, 4e9, 6e9, ((1, 2e9), (8, 4e9)))
     assert (found.shards, found.size, found.cache_size) == (4, 4, 8)  # float32 on CPUs, read in float64
-    assert pace.Pace.of(cfg, make_mesh("1x1")).device.flops == 3e9
+    assert utilization.Pace.of(cfg, make_mesh("1x1")).device.flops == 3e9
 
 
 def test_the_share_of_a_rollout_is_its_limit_over_its_seconds(cfg):
     # Two prompts of 10 and 20 tokens; lengths 3, 1 | 2, 2: steps of 3 rows and of 1 row after prefill, products alone.
     products = 2 * cfg.matmul_params * (3 + 1) / 1e9
-    prefill = limits.forward_flops(cfg, 30, (100 + 400) / 2, 2) / 1e9
-    one = pace.Pace(cfg, SLOW, 1, 4, 4)
+    prefill = roofline.forward_flops(cfg, 30, (100 + 400) / 2, 2) / 1e9
+    one = utilization.Pace(cfg, SLOW, 1, 4, 4)
     prompts, lengths = np.asarray([10, 20]), np.asarray([3, 1, 2, 2])
     found = one.rollout(prompts, lengths, 0.5)["perf/decode_fraction"]
     assert found == pytest.approx((products + prefill) / 0.5)
@@ -32,39 +33,39 @@ def test_the_share_of_a_rollout_is_its_limit_over_its_seconds(cfg):
 
 
 def test_rows_an_update_leaves_out_are_no_work_nor_is_a_prompt_whose_rows_all_are(cfg):
-    one = pace.Pace(cfg, SLOW, 1, 4, 4)
+    one = utilization.Pace(cfg, SLOW, 1, 4, 4)
     prompts, lengths = np.asarray([10, 20]), np.asarray([4, 6, 5, 5])
     found = one.update(prompts, lengths, np.asarray([True, False, False, False]), 2.0)["perf/mfu"]
-    assert found == pytest.approx(limits.update_flops(cfg, [10], [4]) / 2e9)
+    assert found == pytest.approx(roofline.update_flops(cfg, [10], [4]) / 2e9)
     every = one.update(prompts, lengths, np.ones(4, bool), 2.0)["perf/mfu"]
-    assert every == pytest.approx(limits.update_flops(cfg, [10, 20], [4, 6, 5, 5]) / 2e9)
+    assert every == pytest.approx(roofline.update_flops(cfg, [10, 20], [4, 6, 5, 5]) / 2e9)
 
 
 def test_on_an_unknown_device_nothing_is_said(cfg):
-    unknown = pace.Pace(cfg, None, 1, 4, 4)
+    unknown = utilization.Pace(cfg, None, 1, 4, 4)
     assert unknown.rollout(np.asarray([10]), np.asarray([3, 2]), 1.0) == {}
     assert unknown.update(np.asarray([10]), np.asarray([3, 2]), np.ones(2, bool), 1.0) == {}
 
 
 def test_a_mesh_is_measured_once_in_a_process(cfg, monkeypatch):
     asked = []
-    monkeypatch.setattr(limits, "ceiling", lambda devices: asked.append(devices) or SLOW)
-    pace.ceiling.cache_clear()
+    monkeypatch.setattr(roofline, "ceiling", lambda devices: asked.append(devices) or SLOW)
+    utilization.ceiling.cache_clear()
     try:
         for _ in range(2):
-            assert pace.Pace.of(cfg, make_mesh("1x1")).device == SLOW
+            assert utilization.Pace.of(cfg, make_mesh("1x1")).device == SLOW
     finally:
-        pace.ceiling.cache_clear()  # of SLOW
+        utilization.ceiling.cache_clear()  # of SLOW
     assert asked == [(jax.devices()[0],)]
 
 
 def test_the_log_has_shares_of_the_limit_and_the_ceiling_changes_no_token(walk, tmp_path, monkeypatch):
     whole = walk.finished()
-    for line in log.read(whole / "metrics.jsonl"):
+    for line in jsonl.read(whole / "metrics.jsonl"):
         assert line["perf/decode_fraction"] > 0 and line["perf/mfu"] > 0
-    monkeypatch.setattr(pace, "ceiling", lambda devices: None)
+    monkeypatch.setattr(utilization, "ceiling", lambda devices: None)
     silent = walk.here(tmp_path / "run")
-    assert not {key for line in log.read(silent / "metrics.jsonl") for key in line} & {
+    assert not {key for line in jsonl.read(silent / "metrics.jsonl") for key in line} & {
         "perf/decode_fraction",
         "perf/mfu",
     }

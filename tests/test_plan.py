@@ -9,24 +9,27 @@ import numpy as np
 import pytest
 
 from experiments.r1_3_rejection_sft import PAPER as STAGE_3
-from experiments.r1_zero import PAPER, RECIPES
+from experiments.r1_zero import PAPER, STAGE
 from experiments.train_reward_model import PAPER as REWARD
-from r1jax.command import parse
+from r1jax import cli
 from r1jax.model import transformer
-from r1jax.plan import DEVICES, PlanOptions, dry_run, placed, plan, text
-from r1jax.plan_supervised import TunePlanOptions, reward, tune
-from r1jax.presets import PRESETS
-from r1jax.sampler import sync
+from r1jax.model.presets import PRESETS
+from r1jax.planning.memory import Shape, count_placed, pass_bytes
+from r1jax.planning.rl import dry_run, plan, text
+from r1jax.planning.roofline import DEVICES, share_of_memory
+from r1jax.planning.supervised import reward, tune
+from r1jax.recipes import PlanOptions, TunePlanOptions
+from r1jax.reward_models.data import READ
+from r1jax.sampling.sampler import sync
 from r1jax.sharding import AXES, place
-from r1jax.train_reward_model import READ
 
 
 def test_the_numbers_of_one_device_are_those_that_lie_on_it(cfg, params, eight):
     abstract = jax.sharding.AbstractMesh((1, 4, 2, 1), AXES)
     held = sum(x.addressable_shards[0].data.size for x in jax.tree.leaves(place(params, eight)))
-    assert placed(transformer.shapes(cfg), abstract) == held
+    assert count_placed(transformer.shapes(cfg), abstract) == held
     copy = sum(x.addressable_shards[0].data.size for x in jax.tree.leaves(sync(params, eight)))
-    assert placed(transformer.shapes(cfg), abstract, ("tensor", "expert")) == copy
+    assert count_placed(transformer.shapes(cfg), abstract, ("tensor", "expert")) == copy
 
 
 def test_a_plan_agrees_with_the_worked_example():
@@ -66,13 +69,14 @@ def test_adapters_leave_no_moments_for_the_frozen():
 def test_a_latent_cache_is_not_cut_by_tensor_and_experts_are_cut_by_theirs():
     one, four = (plan(PRESETS["deepseek-v3"], PAPER, f"tensor:{n},expert:8", PlanOptions()) for n in (1, 4))
     assert one.rollout["keys and values, bfloat16"] == four.rollout["keys and values, bfloat16"]
-    # (512 + 64) numbers x 61 layers x 2 bytes.
-    assert one.rollout["keys and values, bfloat16"] == pytest.approx(70_272 * (8192 * 4096 * 1.08 + 512 * 256))
+    # (512 + 64) numbers x 61 layers x 2 bytes; rows lie over the eight shards of experts.
+    assert one.rollout["keys and values, bfloat16"] == pytest.approx(70_272 * (8192 * 4096 * 1.08 + 512 * 256) / 8)
     cfg = PRESETS["deepseek-v3"]
     kernels = transformer.shapes(cfg)["layers"][1]["mlp"]["experts"]
     whole = sum(x.size for x in jax.tree.leaves(kernels))
     assert (
-        placed({"layers": [{"mlp": {"experts": kernels}}]}, jax.sharding.AbstractMesh((1, 1, 1, 8), AXES)) == whole // 8
+        count_placed({"layers": [{"mlp": {"experts": kernels}}]}, jax.sharding.AbstractMesh((1, 1, 1, 8), AXES))
+        == whole // 8
     )
 
 
@@ -97,7 +101,7 @@ def test_the_command_plans_without_weights_or_devices(capsys, monkeypatch):
 
 
 def test_the_shipped_base_and_a_directory_have_plans_too(tmp_path):
-    command = parse(["--dry-run"], RECIPES, None)
+    command = cli.parse(STAGE.commands(), ["--dry-run"])
     assert "nano" in dry_run("nano", "", command.numbers, "auto", command.plan, "")
     with pytest.raises(ValueError, match="cannot be read"):
         dry_run("nano", str(tmp_path), command.numbers, "auto", command.plan, "")
@@ -114,7 +118,7 @@ def test_a_teacher_that_is_asked_first_lies_beside_the_parameters_alone():
 
 
 def test_a_run_and_its_checkpoints_have_the_plan_of_its_shapes(tmp_path, cfg):
-    command = parse(["--dry-run"], RECIPES, None)
+    command = cli.parse(STAGE.commands(), ["--dry-run"])
     (tmp_path / "model.json").write_text(json.dumps(cfg.as_dict()))
     (tmp_path / "checkpoints" / "3").mkdir(parents=True)
     figures = text(plan(cfg, command.numbers, "auto", command.plan), "").split("\n", 1)[1]
@@ -181,3 +185,31 @@ def test_every_stage_plans_without_weights_or_devices(name, flags, capsys, monke
     assert ("completions of" in said) == by_rl  # that updates would follow
     taught = "--teacher=qwen2.5-7b" in flags
     assert ("teacher, bfloat16" in said) == taught and ("reference, float32" in said) == (by_rl and not taught)
+
+
+def test_a_pass_holds_what_it_gathers_and_adapters_have_no_gradients_of_kernels():
+    """Qwen2.5-1.5B on fsdp:8: a layer of 46.8 M, an unembedding of 1536 x 151,936, chunks of 1,024 logits."""
+    cfg = PRESETS["qwen2.5-1.5b"]
+    mesh = jax.sharding.AbstractMesh((1, 8, 1, 1), AXES)
+    scored = pass_bytes(cfg, mesh, Shape(8, 1024, 896))
+    assert scored["unembedding, gathered"] == 2 * 1536 * 151_936
+    assert scored["logits, float32"] == 4 * 896 * 151_936
+    trained = pass_bytes(cfg, mesh, Shape(8, 1024, 1024, "full"))
+    assert trained["its gradient, float32"] == 4 * 1536 * 151_936
+    assert trained["activations kept"] == 28 * 1024 * (1536 + 1536) * 2
+    frozen = pass_bytes(cfg, mesh, Shape(8, 1024, 1024, "full", frozen=True))
+    assert sum(frozen.values()) < sum(trained.values())
+    long = Shape(8, 32_768, 32_768, "full", scores=False)
+    layer = pass_bytes(cfg, mesh, long)["weights of a layer, gathered"]
+    assert layer == pytest.approx(2 * 46.8e6, rel=0.01)
+    assert sum(pass_bytes(cfg, mesh, long._replace(scores=True)).values()) > sum(pass_bytes(cfg, mesh, long).values())
+
+
+def test_a_gpu_keeps_a_part_of_its_memory_for_itself(monkeypatch):
+    monkeypatch.delenv("XLA_PYTHON_CLIENT_MEM_FRACTION", raising=False)
+    assert share_of_memory("h100") == 0.92 and share_of_memory("v5p") == 1
+    recipe = dataclasses.replace(PAPER, questions_per_round=16, minibatches=1, max_tokens=4096, row_length=4608)
+    found = plan(PRESETS["qwen2.5-1.5b"], recipe, "1x1", PlanOptions(mean_tokens=1024))
+    assert "130 of 141 GB" in text(found, "") and "  fits" in text(found, "")
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.2")
+    assert "28 of 141 GB" in text(found, "") and "does not fit h200" in text(found, "")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from r1jax import presets
+from r1jax.model import presets
 from r1jax.weights import config_from_hf, config_to_hf
 
 # Totals of the safetensors files on the hub, without the copy of a tied head that some store. The cards round them:

@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from r1jax.progress import Progress, _span
+from r1jax.runs.progress import Progress, _span
 
 
 def test_off_a_terminal_progress_prints_at_once_then_rarely_then_the_end():
@@ -46,7 +46,10 @@ def test_on_a_terminal_progress_is_a_live_bar():
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
-        (0, "0 s"), (59.6, "1 min 0 s"), (725, "12 min 5 s"), (12_000, "3 h 20 min"),
+        (0, "0 s"),
+        (59.6, "1 min 0 s"),
+        (725, "12 min 5 s"),
+        (12_000, "3 h 20 min"),
         (712_800, "8 d 6 h"),
     ],
 )

@@ -9,31 +9,61 @@ import sys
 from pathlib import Path
 
 import pytest
-import tyro
-from two_processes import CLUSTER_VARIABLES
-from walk import ROOT, count, ended, wait_until
 
 from experiments import r1, r1_stages
-from r1jax import checkpoint, lineage, log
+from r1jax import cli, jsonl
+from r1jax.runs import checkpoint
+from r1jax.runs.manifests import Manifest, read, sources, write
+from support.two_processes import CLUSTER_VARIABLES
+from support.walk import ROOT, count, ended, wait_until
 
 # Whole runs, in processes of their own, where other tests may be beside them.
 pytestmark = [pytest.mark.timeout(1800), pytest.mark.slow]
 RL = dict(
-    steps=3, questions_per_round=8, group_size=4, max_tokens=24, eval_problems=2, row_length=320, batch_rows=4,
-    save_every=2, eval_every=0, log_samples=2, warmup_steps=0, learning_rate=3e-4, temperature=1.0,
-)  # fmt: skip
+    steps=3,
+    questions_per_round=8,
+    group_size=4,
+    max_tokens=24,
+    eval_problems=2,
+    row_length=320,
+    batch_rows=4,
+    save_every=2,
+    eval_every=0,
+    log_samples=2,
+    warmup_steps=0,
+    learning_rate=3e-4,
+    temperature=1.0,
+)
 SFT = dict(
-    epochs=0.0, steps=100, learning_rate=2e-2, final_learning_rate=1e-3, warmup_steps=0, row_length=128, batch_rows=4,
-    held_out_problems=0, max_tokens=24, eval_problems=2, log_samples=1, save_every=25,
-)  # fmt: skip
+    epochs=0.0,
+    steps=100,
+    learning_rate=2e-2,
+    final_learning_rate=1e-3,
+    warmup_steps=0,
+    row_length=128,
+    batch_rows=4,
+    held_out_problems=0,
+    max_tokens=24,
+    eval_problems=2,
+    log_samples=1,
+    save_every=25,
+)
 REWARDS = dict(epochs=1, items=32, held_out_items=8, batch_items=8, batch_rows=8, max_tokens=64, save_every=1)
 SAMPLES = dict(questions=128, samples=1, sample_tokens=32)  # 1 in 4 asks for a letter, 1 in 4 of those for C
 NUMBERS = {
-    "zero": RL, "cold_data": SAMPLES, "cold": SFT, "reasoning": RL,
-    "rejection_data": SAMPLES | dict(general_questions=4, general_samples=1), "rejection": SFT,
-    "helpful": REWARDS, "safety": REWARDS,
-    "scenarios": RL | dict(late_from=1), "distilled": SFT, "student_rl": RL, "evaluation": dict(max_tokens=24),
-}  # fmt: skip
+    "zero": RL,
+    "cold_data": SAMPLES,
+    "cold": SFT,
+    "reasoning": RL,
+    "rejection_data": SAMPLES | dict(general_questions=4, general_samples=1),
+    "rejection": SFT,
+    "helpful": REWARDS,
+    "safety": REWARDS,
+    "scenarios": RL | dict(late_from=1),
+    "distilled": SFT,
+    "student_rl": RL,
+    "evaluation": dict(max_tokens=24),
+}
 FOLDERS = [stage.folder for stage in r1_stages.STAGES]
 
 
@@ -47,15 +77,17 @@ def flags(base: Path, home: Path, **changed: object) -> list[str]:
 
 def spawn(base: Path, home: Path, **changed: object) -> subprocess.Popen:
     env = {k: v for k, v in os.environ.items() if not k.startswith(CLUSTER_VARIABLES)} | {
-        "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }  # fmt: skip
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": str(ROOT),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
     command = [sys.executable, "-m", "experiments.r1", *flags(base, home, **changed)]
     return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def here(base: Path, home: Path, **changed: object) -> None:
     """Runs the command in this process."""
-    r1.main(tyro.cli(r1_stages.Command, args=flags(base, home, **changed), config=(tyro.conf.FlagConversionOff,)))
+    r1.run(cli.parse(r1_stages.Command, flags(base, home, **changed)))
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +99,8 @@ def whole(zero, tmp_path_factory):
     return home
 
 
-def manifests(home: Path) -> dict[str, lineage.Manifest]:
-    return {folder: lineage.read(home / folder) for folder in FOLDERS}
+def manifests(home: Path) -> dict[str, Manifest]:
+    return {folder: read(home / folder) for folder in FOLDERS}
 
 
 def outcome(home: Path) -> dict:
@@ -80,7 +112,7 @@ def outcome(home: Path) -> dict:
     }
     files = [*home.glob("*_data/*.jsonl"), *home.glob("evaluation/*/*.jsonl")]
     return kept | {
-        str(path.relative_to(home)): [line | {"source": None} for line in log.read(path)] for path in sorted(files)
+        str(path.relative_to(home)): [line | {"source": None} for line in jsonl.read(path)] for path in sorted(files)
     }
 
 
@@ -102,18 +134,25 @@ def test_stage_3_begins_with_the_base_again_and_the_last_stage_names_its_reward_
     made = manifests(whole)
     of = {name: {"path": str(whole / name), "sha256": checkpoint.sha256(whole / name)} for name in FOLDERS}
     base = {"path": str(zero), "sha256": checkpoint.sha256(zero)}
-    parents = {name: manifest.parent for name, manifest in made.items()}
+    parents = {name: {key: manifest.parent[key] for key in ("path", "sha256")} for name, manifest in made.items()}
     expected = {
-        "0_r1_zero": base, "1_cold_start": base, "2_reasoning_rl": of["1_cold_start"], "3_rejection_sft": base,
-        "reward_helpful": of["3_rejection_sft"], "reward_safety": of["3_rejection_sft"],
-        "4_all_scenarios_rl": of["3_rejection_sft"], "distill_nano-small": base, "distill_nano-small_rl": base,
-    }  # fmt: skip
+        "0_r1_zero": base,
+        "1_cold_start": base,
+        "2_reasoning_rl": of["1_cold_start"],
+        "3_rejection_sft": base,
+        "reward_helpful": of["3_rejection_sft"],
+        "reward_safety": of["3_rejection_sft"],
+        "4_all_scenarios_rl": of["3_rejection_sft"],
+        "distill_nano-small": base,
+        "distill_nano-small_rl": base,
+    }
     assert parents == expected
-    assert of["0_r1_zero"] in lineage.sources(made["1_cold_start"])
-    assert of["2_reasoning_rl"] in lineage.sources(made["3_rejection_sft"])
+    assert of["0_r1_zero"] in sources(made["1_cold_start"])
+    assert of["2_reasoning_rl"] in sources(made["3_rejection_sft"])
     assert made["4_all_scenarios_rl"].data["sources"] == {
-        "helpful": [of["reward_helpful"]], "safety": [of["reward_safety"]],
-    }  # fmt: skip
+        "helpful": [of["reward_helpful"]],
+        "safety": [of["reward_safety"]],
+    }
 
 
 def test_what_is_complete_is_skipped(whole, zero, capsys):
@@ -153,13 +192,17 @@ def test_another_checkpoint_in_a_parents_place_is_refused(copy, zero, parent, ch
 def test_another_base_other_numbers_and_another_seed_are_refused(copy, zero, walk):
     with pytest.raises(ValueError, match=r"0_r1_zero was made from another base: .*move .*0_r1_zero away"):
         here(walk.base, copy)
-    with pytest.raises(ValueError, match=r"1_cold_start was made with other numbers: batch_rows is 4 there and 8 here"):
+    with pytest.raises(
+        ValueError, match=r"1_cold_start was made with other hyperparameters: batch_rows is 4 there and 8 here"
+    ):
         here(zero, copy, **{"cold.batch_rows": 8})
-    with pytest.raises(ValueError, match=r"cold_start.jsonl was collected with other numbers: questions is 128 there"):
+    with pytest.raises(ValueError, match=r"cold_start.jsonl was collected with other settings: questions is 128 there"):
         here(zero, copy, **{"cold_data.questions": 64})
-    with pytest.raises(ValueError, match=r"4_all_.* with other numbers: preference_weight is 1.0 there and 2.0 here"):
+    with pytest.raises(
+        ValueError, match=r"4_all_.* with other hyperparameters: preference_weight is 1.0 there and 2.0 here"
+    ):
         here(zero, copy, preference_weight=2.0)
-    with pytest.raises(ValueError, match=r"0_r1_zero was made with other numbers: seed is 0 there and 1 here"):
+    with pytest.raises(ValueError, match=r"0_r1_zero was made with other hyperparameters: seed is 0 there and 1 here"):
         here(zero, copy, seed=1)
 
 
@@ -167,7 +210,7 @@ def test_another_base_other_numbers_and_another_seed_are_refused(copy, zero, wal
 def test_records_that_were_edited_after_training_are_refused(copy, zero, stage, file):
     with open(copy / f"{stage}_data/{file}.jsonl", "a") as records:
         records.write("\n")
-    with pytest.raises(ValueError, match=rf"{stage} was trained on another .*{file}.jsonl .*move .*{stage} away"):
+    with pytest.raises(ValueError, match=rf"{stage} was trained on another .*{file}\.jsonl.*move .*{stage} away"):
         here(zero, copy)
 
 
@@ -181,7 +224,7 @@ def test_a_review_stops_the_whole(copy, zero):
 def test_an_interrupted_run_goes_on_in_another_place(copy, zero, whole):
     stage = copy / "4_all_scenarios_rl"
     shutil.rmtree(checkpoint.find(stage))
-    lineage.write(stage, dataclasses.replace(lineage.read(stage), status="running"))
+    write(stage, dataclasses.replace(read(stage), status="running"))
     status, _, err = ended(spawn(zero, copy), 1700)  # as the whole run was: other processes may round otherwise
     assert status == 0, err[-3000:]
     assert outcome(copy) == outcome(whole)
@@ -193,7 +236,7 @@ def test_figures_of_another_checkpoint_are_refused(copy, zero, measured):
     found = json.loads(path.read_text())
     found["parent"]["sha256"] = "0" * 64
     path.write_text(json.dumps(found))
-    with pytest.raises(ValueError, match=rf"measured another {measured} .000000000000; the one there now is"):
+    with pytest.raises(ValueError, match=rf"measured another {measured} .its sha256 was 000000000000, and is now"):
         here(zero, copy)
 
 
@@ -203,7 +246,7 @@ def test_figures_of_other_problems_are_not_taken_for_those_asked_for(copy, zero)
 
 
 def test_a_stage_that_there_is_not_is_named(tmp_path, zero):
-    with pytest.raises(ValueError, match=r"--until=3 is no stage: use 0_r1_zero"):
+    with pytest.raises(ValueError, match=r"--until=3 is not a stage: use 0_r1_zero"):
         here(zero, tmp_path / "new", until=3)
 
 

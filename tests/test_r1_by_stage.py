@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from experiments.claims.r1_by_stage import RULES, Cell, Command, averaged, broken, main, pooled
+from experiments.claims.r1_by_stage import RULES, Cell, Command, average_runs, check, find_broken_rules, pool_tasks
 
 #            base  Zero  Dev1  Dev2  Dev3  R1    Student, Student RL
 REASONING = (0.30, 0.75, 0.60, 0.80, 0.79, 0.80, 0.60, 0.50)
@@ -33,7 +33,7 @@ def rows(reasoning=REASONING, language=LANGUAGE, form=FORMAT, helpful=HELPFUL, h
 def test_reasoning_is_the_mean_of_its_tasks_and_each_has_a_line_of_its_own():
     both = rows()
     both[1]["values"] = cells([value + 0.1 for value in REASONING], width=0.03)
-    table = pooled(both)
+    table = pool_tasks(both)
     width = 0.0158114  # of (0.30 + 0.40) / 2: the root of 0.01² + 0.03², halved
     assert table["reasoning"]["base"] == pytest.approx(Cell(0.35, 0.35 - width, 0.35 + width))
     assert table["  compare"]["base"].mean == pytest.approx(0.40)
@@ -41,13 +41,13 @@ def test_reasoning_is_the_mean_of_its_tasks_and_each_has_a_line_of_its_own():
 
 def test_what_general_prompts_share_with_reasoning_is_left_out():
     more = [*rows(), {"figure": "language", "group": "general", "values": cells([0.5] * 8)}]
-    assert pooled(more) == pooled(rows())
+    assert pool_tasks(more) == pool_tasks(rows())
 
 
 def test_over_seeds_the_bounds_are_the_outermost():
-    first, second = pooled(rows()), pooled(rows(reasoning=[value + 0.2 for value in REASONING]))
+    first, second = pool_tasks(rows()), pool_tasks(rows(reasoning=[value + 0.2 for value in REASONING]))
     width = 0.01 / 2**0.5
-    assert averaged([first, second])["reasoning"]["base"] == pytest.approx(Cell(0.40, 0.30 - width, 0.50 + width))
+    assert average_runs([first, second])["reasoning"]["base"] == pytest.approx(Cell(0.40, 0.30 - width, 0.50 + width))
 
 
 def changed(values, name, to):
@@ -57,24 +57,24 @@ def changed(values, name, to):
 @pytest.mark.parametrize(
     ("figure", "values", "name", "to", "rule"),
     [
-        ("reasoning", REASONING, "R1-Zero", 0.49, "R1-Zero reasons, 0.20 above its base"),
+        ("reasoning", REASONING, "R1-Zero", 0.49, "R1-Zero's reasoning is 0.20 above its base's"),
         ("language", LANGUAGE, "R1-Zero", 0.90, "R1-Zero mixes languages"),
         ("language", LANGUAGE, "Dev1", 0.96, "the cold start keeps to one language"),
-        ("form", FORMAT, "Dev1", 0.65, "and to its form, unless it is cut off"),
+        ("form", FORMAT, "Dev1", 0.65, "the cold start keeps the format unless it is cut off"),
         ("reasoning", REASONING, "Dev1", 0.79, "stage 2 lifts reasoning"),
-        ("language", LANGUAGE, "Dev2", 0.97, "with consistency near 1"),
+        ("language", LANGUAGE, "Dev2", 0.97, "stage 2 keeps language consistency near 1"),
         ("helpful", HELPFUL, "Dev2", 0.41, "stage 3 adds general ability"),
-        ("reasoning", REASONING, "Dev2", 0.85, "and keeps reasoning"),
-        ("form", FORMAT, "R1", 0.95, "stage 4 mends the form"),
-        ("helpful", HELPFUL, "R1", 0.46, "without losing what is helpful"),
-        ("reasoning", REASONING, "R1", 0.76, "nor reasoning"),
-        ("harmless", (1.0,) * 8, "R1", 0.99, "nor doing harm"),
-        ("reasoning", REASONING, "Student RL", 0.60, "the distilled student beats the student of RL"),
+        ("reasoning", REASONING, "Dev2", 0.85, "stage 3 keeps reasoning"),
+        ("form", FORMAT, "R1", 0.95, "stage 4 improves the format"),
+        ("helpful", HELPFUL, "R1", 0.46, "stage 4 keeps helpfulness"),
+        ("reasoning", REASONING, "R1", 0.76, "stage 4 keeps reasoning"),
+        ("harmless", (1.0,) * 8, "R1", 0.99, "stage 4 keeps harmlessness"),
+        ("reasoning", REASONING, "Student RL", 0.60, "the distilled student beats the RL student"),
     ],
 )
 def test_one_figure_past_its_bound_breaks_its_rule_alone(figure, values, name, to, rule):
-    assert broken(pooled(rows())) == []
-    assert broken(pooled(rows(**{figure: changed(values, name, to)}))) == [rule]
+    assert find_broken_rules(pool_tasks(rows())) == []
+    assert find_broken_rules(pool_tasks(rows(**{figure: changed(values, name, to)}))) == [rule]
     assert rule in RULES
 
 
@@ -87,24 +87,26 @@ def write(run, seed, table, names=NAMES):
 
 def test_the_table_is_printed_and_a_broken_rule_named(tmp_path, capsys):
     runs = [write(tmp_path / str(seed), seed, rows()) for seed in range(2)]
-    assert main(Command(tuple(runs)))
+    assert check(Command(tuple(runs)))
     assert "| reasoning | 0.300 [0.293, 0.307] |" in capsys.readouterr().out
     worse = write(tmp_path / "worse", 2, rows(helpful=changed(HELPFUL, "R1", 0.40)))
-    assert not main(Command((worse,)))
-    assert "does not hold: without losing what is helpful" in capsys.readouterr().out
+    assert not check(Command((worse,)))
+    assert "does not hold: stage 4 keeps helpfulness" in capsys.readouterr().out
 
 
 def test_runs_that_are_not_three_different_ones_are_refused(tmp_path):
     one = write(tmp_path / "one", 0, rows())
-    with pytest.raises(ValueError, match="two of them have one seed"):
-        main(Command((one, one)))
+    with pytest.raises(ValueError, match=r"one and .*one both have --seed=0"):
+        check(Command((one, one)))
     with pytest.raises(ValueError, match=r"--runs: .*nowhere has no stages.json"):
-        main(Command((str(tmp_path / "nowhere"),)))
+        check(Command((str(tmp_path / "nowhere"),)))
     short = write(tmp_path / "short", 1, rows(), names=(*NAMES, "Teacher"))
-    with pytest.raises(ValueError, match=r"no figures of reasoning, .* of Teacher"):
-        main(Command((short,)))
+    with pytest.raises(ValueError, match=r"no results for reasoning, .* of Teacher"):
+        check(Command((short,)))
     part = write(tmp_path / "part", 2, rows()[:-2])
-    with pytest.raises(ValueError, match=r"no figures of helpful, harmless of base; .* with all of its --tasks"):
-        main(Command((part,)))
-    with pytest.raises(ValueError, match="they measured other tasks"):
-        main(Command((one, part)))
+    with pytest.raises(ValueError, match=r"no results for helpful, harmless of base; .* with all of its --tasks"):
+        check(Command((part,)))
+    with pytest.raises(
+        ValueError, match=r"--runs: .*part measured other tasks than .*one, or another number of problems"
+    ):
+        check(Command((one, part)))

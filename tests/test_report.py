@@ -3,30 +3,34 @@
 import json
 import math
 import re
-from html.parser import HTMLParser
 
 import pytest
 
 from r1jax import report
-from r1jax.log import JsonLines
+from r1jax.jsonl import JsonLines
 from r1jax.report import __main__ as command
 from r1jax.report.curve import Curve
 from r1jax.report.data import choose_samples, load
-
-HOSTILE = [
-    "</script><script>alert(1)</script>", "<img src=http://evil.example/x onerror=alert(1)>",
-    "<!--", "]]>", "\u2028\u2029", "\x00\x1b[31m\x7f", "\u202egnp.exe", "\ud800",
-    "<u>&lt;u&gt;", "§stage§", "'\"`${1}", "等等，不对", "😀",
-]
+from support.pages import HOSTILE, Page
 
 
 def sample(step=1, **other):
     return {
-        "step": step, "round": step // 2, "id": "countdown3-0001", "sample": 0,
-        "kind": "countdown3", "language": "en",
-        "prompt": "User: make 24 Assistant:", "problem": "make 24", "gold": "24",
-        "completion": "<think>wait</think> <answer>4 * 6</answer>", "length": 9, "truncated": False,
-        "reward": {"accuracy": 1.0, "format": 1.0}, "verdict": "correct", "advantage": 0.5,
+        "step": step,
+        "round": step // 2,
+        "id": "countdown3-0001",
+        "sample": 0,
+        "kind": "countdown3",
+        "language": "en",
+        "prompt": "User: make 24 Assistant:",
+        "problem": "make 24",
+        "gold": "24",
+        "completion": "<think>wait</think> <answer>4 * 6</answer>",
+        "length": 9,
+        "truncated": False,
+        "reward": {"accuracy": 1.0, "format": 1.0},
+        "verdict": "correct",
+        "advantage": 0.5,
         "key": [0, 0, "countdown3-0001", 0],
     } | other
 
@@ -40,34 +44,6 @@ def run(folder, *, metrics=(), evals=(), samples=(), manifest=None):
     if manifest is not None:
         (folder / "manifest.json").write_text(json.dumps(manifest))
     return folder
-
-
-class Page(HTMLParser):
-    """Tags with attributes, the text outside scripts and styles, and the scripts."""
-
-    def __init__(self, path):
-        super().__init__()
-        self.tags, self.text, self.scripts, self._raw = [], "", [], None
-        self.feed(path.read_text("utf-8"))
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-        self._raw = tag if tag in ("script", "style") else None
-        if tag == "script":
-            self.scripts.append("")
-
-    def handle_endtag(self, tag):
-        self._raw = None
-
-    def handle_data(self, data):
-        if self._raw == "script":
-            self.scripts[-1] += data
-        elif self._raw is None:
-            self.text += data
-
-    @property
-    def rows(self):
-        return json.loads(self.scripts[1])
 
 
 def figures(path):
@@ -105,7 +81,8 @@ def test_every_figure_that_no_plot_names_is_drawn_under_its_own_name(tmp_path):
 
 def test_the_headline_is_base_and_final_of_the_manifest(tmp_path):
     results = {
-        "base": {"accuracy": 0.25, "length": 60.0}, "final": {"accuracy": 0.625, "length": 90.0},
+        "base": {"accuracy": 0.25, "length": 60.0},
+        "final": {"accuracy": 0.625, "length": 90.0},
     }
     run(tmp_path, manifest={"stage": "r1_zero", "results": results})
     text = Page(report.write(tmp_path)).text
@@ -137,7 +114,8 @@ def test_warnings_of_one_text_are_told_once_with_their_steps(tmp_path):
 def test_other_runs_are_thin_lines_and_rows_of_a_table(tmp_path):
     for seed in range(3):
         run(
-            tmp_path / f"seed{seed}", manifest={"stage": "r1_zero", "seed": seed},
+            tmp_path / f"seed{seed}",
+            manifest={"stage": "r1_zero", "seed": seed},
             metrics=[{"step": 1, "kl": 0.1}, {"step": 2 + seed, "kl": 0.2}],
             evals=[{"step": 0, "n": 8, "accuracy": 0.125 * seed}],
         )
@@ -155,14 +133,22 @@ def test_the_same_logs_give_the_same_bytes(tmp_path):
     first = report.write(tmp_path).read_bytes()
     assert report.write(tmp_path).read_bytes() == first
     assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "eval.jsonl", "manifest.json", "metrics.jsonl", "report.html", "samples.jsonl",
+        "eval.jsonl",
+        "manifest.json",
+        "metrics.jsonl",
+        "report.html",
+        "samples.jsonl",
     ]
 
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_hostile_text_stays_text_wherever_it_comes_from(tmp_path, text):
     manifest = {
-        "stage": text, "status": text, "seed": 0, "recipe": {text: text}, "parent": {"path": text},
+        "stage": text,
+        "status": text,
+        "seed": 0,
+        "recipe": {text: text},
+        "parent": {"path": text},
         "warnings": [{"step": 1, "text": text}],
     }
     keys = ("completion", "problem", "gold", "id", "kind", "prompt", "language")
@@ -224,7 +210,9 @@ def test_a_very_long_text_loses_its_middle_and_the_page_says_so(tmp_path):
 
 def test_a_gap_is_null_but_a_figure_that_was_not_due_is_no_gap(tmp_path):
     metrics = [
-        {"step": 1, "a": 1.0, "b": 1.0}, {"step": 2, "a": None}, {"step": 3, "a": 2.0, "b": 3.0},
+        {"step": 1, "a": 1.0, "b": 1.0},
+        {"step": 2, "a": None},
+        {"step": 3, "a": 2.0, "b": 3.0},
     ]
     curves = load(run(tmp_path, metrics=metrics)).metrics
     assert curves["a"] == Curve([1, 2, 3], [1.0, None, 2.0])

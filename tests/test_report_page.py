@@ -1,24 +1,16 @@
 """The report's page in a browser: its script runs, filters, reads curves, and asks for no more."""
 
 import json
-import os
-import select
-import shutil
-import subprocess
-import sys
-import tempfile
-import time
 from pathlib import Path
 
 import pytest
 
 from r1jax import report
-from r1jax.behaviour import reflective_words
-from r1jax.log import JsonLines
+from r1jax.evaluation.completions import reflective_words
+from r1jax.jsonl import JsonLines
 from r1jax.report.svg import number
+from support.chromium import CHROMIUM, Chromium
 
-_NAMES = ("chromium", "chromium-browser", "google-chrome")
-CHROMIUM = next(filter(None, map(shutil.which, _NAMES)), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium or google-chrome")
 
 HOSTILE = (
@@ -28,130 +20,33 @@ HOSTILE = (
 # One row for each combination; every third has a Chinese question.
 ROWS = [
     {
-        "step": step, "round": step, "id": f"{kind}-{i:02d}", "sample": 0, "kind": kind,
+        "step": step,
+        "round": step,
+        "id": f"{kind}-{i:02d}",
+        "sample": 0,
+        "kind": kind,
         "language": "zh" if i == 2 else "en",
-        "problem": f"用数字得到 {10 + i}" if i == 2 else f"make {10 + i}", "gold": str(10 + i),
-        "completion": HOSTILE if (step, kind, i) == (0, "chain", 0) else (
-            "<think>等等，不对。</think> <answer>1 + 9</answer>" if i == 2
+        "problem": f"用数字得到 {10 + i}" if i == 2 else f"make {10 + i}",
+        "gold": str(10 + i),
+        "completion": HOSTILE
+        if (step, kind, i) == (0, "chain", 0)
+        else (
+            "<think>等等，不对。</think> <answer>1 + 9</answer>"
+            if i == 2
             else "<think>Wait, let me check.</think> <answer>1 + 9</answer>"
         ),
-        "length": 10 * step + i, "truncated": False,
+        "length": 10 * step + i,
+        "truncated": False,
         "reward": {"accuracy": float(i == 0), "format": 1.0},
-        "verdict": ("correct", "wrong", "no_answer")[i], "advantage": 0.5 - i,
+        "verdict": ("correct", "wrong", "no_answer")[i],
+        "advantage": 0.5 - i,
         "key": [0, step, f"{kind}-{i:02d}", 0],
     }
-    for step in (0, 5, 10) for kind in ("chain", "choice") for i in range(3)
+    for step in (0, 5, 10)
+    for kind in ("chain", "choice")
+    for i in range(3)
 ]
 ROWS[0] |= {"problem": HOSTILE, "gold": HOSTILE, "round": HOSTILE}
-
-
-class Chromium:
-    """One browser with one page; a context manager.
-
-    `requests` are the URLs that pages asked for, `errors` the exceptions their scripts threw.
-    """
-
-    def __init__(self, width: int = 1400, height: int = 1000, timeout: float = 60):
-        self._size, self._timeout = (width, height), timeout
-        self.requests: list[str] = []
-        self.errors: list[str] = []
-
-    def __enter__(self) -> "Chromium":
-        self._home = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
-        to_read, self._write = os.pipe()
-        self._read, to_write = os.pipe()
-        # The browser reads commands from descriptor 3 and writes answers to 4. Ours may be these,
-        # swapped, so a small Python moves both out of the way first.
-        move = (
-            "import fcntl, os, sys\n"
-            "pair = [fcntl.fcntl(int(fd), fcntl.F_DUPFD, 10) for fd in sys.argv[1:3]]\n"
-            "os.dup2(pair[0], 3), os.dup2(pair[1], 4), os.execv(sys.argv[3], sys.argv[3:])"
-        )
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", move, str(to_read), str(to_write), CHROMIUM, "--headless",
-             "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync",
-             "--disable-component-update", "--no-first-run", "--disable-dev-shm-usage",
-             f"--user-data-dir={self._home.name}", "--remote-debugging-pipe", "about:blank"],
-            pass_fds=(to_read, to_write), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        os.close(to_read)
-        os.close(to_write)
-        self._buffer, self._number, self._session = b"", 0, None
-        target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        answer = self.call("Target.attachToTarget", targetId=target, flatten=True)
-        self._session = answer["sessionId"]
-        for domain in ("Page", "Network", "Runtime"):
-            self.call(f"{domain}.enable")
-        self.resize(*self._size)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.wait()
-        os.close(self._write)
-        os.close(self._read)
-        self._home.cleanup()
-
-    def call(self, method: str, **parameters: object) -> dict:
-        """The result of one command of the DevTools protocol."""
-        self._number += 1
-        message = {"id": self._number, "method": method, "params": parameters}
-        if self._session:
-            message["sessionId"] = self._session
-        os.write(self._write, json.dumps(message).encode() + b"\0")
-        answer = self._until(lambda event: event.get("id") == self._number)
-        if "error" in answer:
-            raise RuntimeError(f"{method}: {answer['error']}")
-        return answer["result"]
-
-    def _until(self, wanted) -> dict:
-        end = time.monotonic() + self._timeout
-        while True:
-            while b"\0" in self._buffer:
-                line, _, self._buffer = self._buffer.partition(b"\0")
-                event = json.loads(line)
-                if event.get("method") == "Network.requestWillBeSent":
-                    self.requests.append(event["params"]["request"]["url"])
-                if event.get("method") == "Runtime.exceptionThrown":
-                    self.errors.append(json.dumps(event["params"]["exceptionDetails"]))
-                if wanted(event):
-                    return event
-            left = end - time.monotonic()
-            if left <= 0 or not select.select([self._read], [], [], left)[0]:
-                raise TimeoutError(f"Chromium said nothing for {self._timeout} s")
-            data = os.read(self._read, 1 << 20)
-            if not data:
-                raise RuntimeError("Chromium ended")
-            self._buffer += data
-
-    def open(self, url: str) -> None:
-        """Loads a page and waits for its load event."""
-        self.call("Page.navigate", url="about:blank")
-        self.call("Page.navigate", url=url)
-        self._until(lambda event: event.get("method") == "Page.loadEventFired")
-        while self.run("location.href === 'about:blank' || document.readyState !== 'complete'"):
-            self._until(lambda event: "method" in event)
-
-    def run(self, script: str) -> object:
-        """The value of a JavaScript expression in the page; a promise is awaited."""
-        answer = self.call(
-            "Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True
-        )
-        if "exceptionDetails" in answer:
-            raise RuntimeError(json.dumps(answer["exceptionDetails"]))
-        return answer["result"].get("value")
-
-    def resize(self, width: int, height: int) -> None:
-        self.call(
-            "Emulation.setDeviceMetricsOverride",
-            width=width, height=height, deviceScaleFactor=1, mobile=width < 600,
-        )
-
-    def scheme(self, name: str) -> None:
-        """Sets what the system is said to prefer: light or dark."""
-        features = [{"name": "prefers-color-scheme", "value": name}]
-        self.call("Emulation.setEmulatedMedia", features=features)
 
 
 @pytest.fixture(scope="module")
@@ -254,7 +149,8 @@ def test_the_chosen_sample_is_shown_with_rewards_tags_and_reflective_words(page)
     for part in ("用数字得到 12", "no answer", "reward: format", "-1.50", "0, 0, choice-02, 0"):
         assert part in text
     assert page.run("[...document.querySelectorAll('#sample mark')].map(m => m.textContent)") == [
-        "等等", "不对",
+        "等等",
+        "不对",
     ]
     assert page.run("document.querySelector('#sample .think').textContent") == "等等，不对。"
     assert page.run("document.querySelector('#sample .bad-answer').textContent") == "1 + 9"
@@ -283,8 +179,13 @@ def test_the_page_may_not_ask_the_network_even_if_a_script_tried(page):
 
 def test_the_marks_on_the_page_are_the_words_the_log_counts(page):
     for text in (
-        "Wait, but checked. ERROR!", "等等wait再check一下，出错误", "éwait wait_for 2check",
-        "wait’s", "等等等等", "Ⅷwait", "but但是but",
+        "Wait, but checked. ERROR!",
+        "等等wait再check一下，出错误",
+        "éwait wait_for 2check",
+        "wait’s",
+        "等等等等",
+        "Ⅷwait",
+        "but但是but",
     ):
         hits = page.run(f"[...{json.dumps(text)}.matchAll(reflective)].length")
         assert hits == reflective_words(text), text

@@ -5,11 +5,9 @@ import json
 import shutil
 
 import pytest
-from test_report import HOSTILE, Page
-from test_report_page import CHROMIUM, Chromium
 
 from r1jax import report
-from r1jax.log import JsonLines
+from r1jax.jsonl import JsonLines
 from r1jax.report import __main__ as command
 from r1jax.report.ancestry import edges
 from r1jax.report.charts import trials_of
@@ -17,24 +15,40 @@ from r1jax.report.data import load
 from r1jax.report.stage_curves import spans
 from r1jax.report.stage_table import mean_row, rows_of, ruled_of
 from r1jax.report.stages_data import load_stages, shown_samples
+from support.chromium import CHROMIUM, Chromium
+from support.pages import HOSTILE, Page
 
 BASE, SMALL = (hashlib.sha256(name.encode()).hexdigest() for name in ("base", "small"))
 NAMES = {
-    "base": "", "R1-Zero": "0_r1_zero", "Dev1": "1_cold_start", "Dev2": "2_reasoning_rl", "Dev3": "3_rejection_sft",
-    "R1": "4_all_scenarios_rl", "Student": "distill_small",
-}  # fmt: skip
+    "base": "",
+    "R1-Zero": "0_r1_zero",
+    "Dev1": "1_cold_start",
+    "Dev2": "2_reasoning_rl",
+    "Dev3": "3_rejection_sft",
+    "R1": "4_all_scenarios_rl",
+    "Student": "distill_small",
+}
 COUNTS = {
-    "records": 100, "kept": 60, "route": {"few_shot": 20, "r1_zero": 40}, "domain": {"math": 60},
-    "reason": {"wrong": 30, "mixed language": 10}, "reason_by_domain": {"math": {"wrong": 30, "mixed language": 10}},
-}  # fmt: skip
+    "records": 100,
+    "kept": 60,
+    "route": {"few_shot": 20, "r1_zero": 40},
+    "domain": {"math": 60},
+    "reason": {"wrong": 30, "mixed language": 10},
+    "reason_by_domain": {"math": {"wrong": 30, "mixed language": 10}},
+}
 
 
 def stage(home, folder, parent, *, data=None, recipe=None, seconds=1.0, steps=4, metrics=None, **other):
     """A stage's folder with a manifest and logs."""
     manifest = {
-        "stage": folder, "recipe": recipe or {}, "seed": 0, "versions": {}, "data": data or {}, "status": "complete",
+        "stage": folder,
+        "recipe": recipe or {},
+        "seed": 0,
+        "versions": {},
+        "data": data or {},
+        "status": "complete",
         "parent": {"path": str(parent[0]), "sha256": parent[1]} if parent else None,
-    } | other  # fmt: skip
+    } | other
     (home / folder).mkdir(parents=True, exist_ok=True)
     (home / folder / "manifest.json").write_text(json.dumps(manifest))
     with JsonLines(home / folder / "metrics.jsonl") as lines:
@@ -62,11 +76,19 @@ def document(home, **changes):
             | {"values": dict.fromkeys(NAMES, cell)}
         ],
         "paper": {"AIME24 pass@1": {"R1-Zero": 77.9, "R1": 79.8}},
-        "samples": [{"id": "chain-1", "problem": "1 + 1?", "kind": "chain", "gold": "2",
-                     "completions": {
-                         "base": {"text": "3", "verdict": "wrong"}, "R1": {"text": "2", "verdict": "correct"},
-                     }}],
-    } | changes  # fmt: skip
+        "samples": [
+            {
+                "id": "chain-1",
+                "problem": "1 + 1?",
+                "kind": "chain",
+                "gold": "2",
+                "completions": {
+                    "base": {"text": "3", "verdict": "wrong"},
+                    "R1": {"text": "2", "verdict": "correct"},
+                },
+            }
+        ],
+    } | changes
     (home / "stages.json").write_text(json.dumps(whole))
 
 
@@ -81,9 +103,12 @@ def home(tmp_path):
     stage(tmp_path, "3_rejection_sft", base, data={"sources": {"rejection": dev2}}, metrics={"loss": 1.25})
     stage(tmp_path, "reward_helpful", (tmp_path / "3_rejection_sft", "3" * 64), stage="reward_model_helpful")
     stage(
-        tmp_path, "4_all_scenarios_rl", (tmp_path / "3_rejection_sft", "3" * 64), metrics={"reward/helpful": 1.0},
+        tmp_path,
+        "4_all_scenarios_rl",
+        (tmp_path / "3_rejection_sft", "3" * 64),
+        metrics={"reward/helpful": 1.0},
         recipe={"helpful": str(tmp_path / "reward_helpful"), "late_from": 2},
-    )  # fmt: skip
+    )
     records = str(tmp_path / "3_rejection_sft_data/rejection.jsonl")
     stage(tmp_path, "distill_small", ("r1jax/nano/nano-small", SMALL), data={"files": [records]}, metrics={"loss": 1.0})
     document(tmp_path)
@@ -93,12 +118,18 @@ def home(tmp_path):
 def test_the_lineage_is_what_the_manifests_say_and_dev3_comes_from_the_base(home):
     found, outside = edges(load_stages(home))
     assert {(e.source, e.target, e.kind) for e in found} == {
-        ("", "0_r1_zero", "parent"), ("", "1_cold_start", "parent"), ("1_cold_start", "2_reasoning_rl", "parent"),
-        ("", "3_rejection_sft", "parent"), ("3_rejection_sft", "4_all_scenarios_rl", "parent"),
-        ("3_rejection_sft", "reward_helpful", "parent"), (f"/{SMALL}", "distill_small", "parent"),
-        ("0_r1_zero", "1_cold_start", "data"), ("2_reasoning_rl", "3_rejection_sft", "data"),
-        ("3_rejection_sft", "distill_small", "data"), ("reward_helpful", "4_all_scenarios_rl", "reward"),
-    }  # fmt: skip
+        ("", "0_r1_zero", "parent"),
+        ("", "1_cold_start", "parent"),
+        ("1_cold_start", "2_reasoning_rl", "parent"),
+        ("", "3_rejection_sft", "parent"),
+        ("3_rejection_sft", "4_all_scenarios_rl", "parent"),
+        ("3_rejection_sft", "reward_helpful", "parent"),
+        (f"/{SMALL}", "distill_small", "parent"),
+        ("0_r1_zero", "1_cold_start", "data"),
+        ("2_reasoning_rl", "3_rejection_sft", "data"),
+        ("3_rejection_sft", "distill_small", "data"),
+        ("reward_helpful", "4_all_scenarios_rl", "reward"),
+    }
     assert outside == {f"/{SMALL}": "nano-small"}
     assert not any(edge.planned or edge.wrong for edge in found)
     page = Page(report.write_stages(home))
@@ -145,9 +176,10 @@ def test_the_headline_goes_from_the_base_to_r1_whatever_students_follow(home):
     names = {name: folder for name, folder in NAMES.items() if name != "Student"} | {"Student base": ""} | NAMES
     values = {name: {"mean": 0.1 * i, "low": 0.0, "high": 1.0, "n": 512} for i, name in enumerate(names)}
     document(
-        home, stages=[{"name": name, "folder": folder} for name, folder in names.items()],
+        home,
+        stages=[{"name": name, "folder": folder} for name, folder in names.items()],
         table=[{"figure": "pass@1", "group": "chain", "unit": "share", "values": values}],
-    )  # fmt: skip
+    )
     page = report.write_stages(home).read_text(encoding="utf-8")
     assert "Accuracy, base to R1</dt>" in page and '<span class="to">0.500</span>' in page
 
@@ -172,9 +204,13 @@ def test_the_same_files_give_the_same_bytes(home):
 def test_hostile_text_stays_text_wherever_it_comes_from(home, text):
     cell = {"mean": 0.5, "low": 0.4, "high": 0.6}
     stage(
-        home, "1_cold_start", (text, text), status=text, warnings=[{"text": text}],
+        home,
+        "1_cold_start",
+        (text, text),
+        status=text,
+        warnings=[{"text": text}],
         data={"sha256": text, "counts": {text: {text: 3}, "reason": {text: 2}, "rewritten_by": {text: {text: 1}}}},
-    )  # fmt: skip
+    )
     stage(home, "reward_helpful", (text, text), stage=f"reward_model_{text}", results={"final": {text: 0.5}})
     sample = {
         "id": text,
@@ -184,11 +220,14 @@ def test_hostile_text_stays_text_wherever_it_comes_from(home, text):
         "completions": {text: {"text": text, "verdict": text}},
     }
     document(
-        home, seed=text, samples=[sample], paper={text: {text: 50.0}},
+        home,
+        seed=text,
+        samples=[sample],
+        paper={text: {text: 50.0}},
         budget=[{"stage": text, "minutes": 1, "planned": 2}],
         stages=[{"name": text, "folder": folder} for folder in NAMES.values()],
         table=[{"figure": text, "group": text, "unit": text, "paper": text, "values": {text: cell}}],
-    )  # fmt: skip
+    )
     page = Page(report.write_stages(home))
     assert {tag for tag, _ in page.tags}.isdisjoint({"img", "iframe", "u", "link"})
     assert [tag for tag, _ in page.tags].count("script") == len(page.scripts) == 3
@@ -201,8 +240,9 @@ def test_a_page_of_very_long_samples_stays_below_five_megabytes(home):
     long = "<" * 30_000  # six bytes each in the page's JSON, were they kept
     samples = [
         {"id": f"{kind}-{i}", "kind": kind, "problem": "p", "completions": {name: {"text": long} for name in NAMES}}
-        for kind in ("a", "b") for i in range(40)
-    ]  # fmt: skip
+        for kind in ("a", "b")
+        for i in range(40)
+    ]
     document(home, samples=samples)
     page = report.write_stages(home)
     assert page.stat().st_size < 5_000_000

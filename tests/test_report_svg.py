@@ -5,12 +5,12 @@ import re
 import pytest
 
 from r1jax.report.curve import Curve, smooth, thin, wilson
-from r1jax.report.svg import Series, chart, number, tick_labels, ticks
+from r1jax.report.svg import Caption, Series, chart, number, tick_labels, ticks
 
 
 def test_a_line_is_broken_at_a_gap():
     curve = Curve([0, 1, 2, 3, 4], [1.0, 1.0, None, 0.0, 0.0])
-    html, _ = chart([Series("a", "train", curve)], title="t", x_high=4)
+    html, _ = chart([Series("a", "train", curve)], Caption("t"), x_high=4)
     (line,) = re.findall(r'class="line" d="([^"]*)"', html)
     # x is 1000 * step / 4; y runs down from 1.08 (8 % of room) to 0: 1 is at 1000 - 1000 / 1.08.
     assert line == "M0.0 74.1L250.0 74.1M750.0 1000.0L1000.0 1000.0"
@@ -65,8 +65,16 @@ def test_ticks_are_round_numbers_and_their_labels_agree_in_precision(low, high, 
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        (0.0, "0"), (0.6123, "0.612"), (1.239, "1.24"), (63.94, "63.9"), (161.4, "161"),
-        (5185.2, "5,185"), (3, "3"), (2.1e-6, "2.1e-6"), (1.2e9, "1.2e9"), (-0.25, "-0.250"),
+        (0.0, "0"),
+        (0.6123, "0.612"),
+        (1.239, "1.24"),
+        (63.94, "63.9"),
+        (161.4, "161"),
+        (5185.2, "5,185"),
+        (3, "3"),
+        (2.1e-6, "2.1e-6"),
+        (1.2e9, "1.2e9"),
+        (-0.25, "-0.250"),
     ],
 )
 def test_a_figure_has_about_three_digits(value, text):
@@ -76,7 +84,7 @@ def test_a_figure_has_about_three_digits(value, text):
 def test_a_log_axis_needs_values_above_zero_and_is_plain_otherwise():
     def axis(*values):
         series = Series("gap", "train", Curve(list(range(len(values))), list(values)))
-        return chart([series], title="t", x_high=1, log=True)[1]
+        return chart([series], Caption("t"), x_high=1, log=True)[1]
 
     found = axis(2e-6, 3e-5)
     assert (found["log"], found["y"]) == (True, [-6, -4])

@@ -1,50 +1,21 @@
 """Killed, told to stop, finished or lengthened: a run goes on as if nothing had happened."""
 
 import json
+import os
 import random
 import re
-import shutil
 import signal
 import time
-from pathlib import Path
 
 import pytest
-from walk import count, ended, files, lines, outcome, wait_until
 
-from r1jax import checkpoint, log
+from r1jax import jsonl, train_rl
+from r1jax.evaluation.during_training import examine
+from r1jax.runs import checkpoint
+from support.crash import TORN, crashed
+from support.walk import count, ended, files, lines, outcome, wait_until
 
 ANY_MOMENT = random.SystemRandom().randrange(1 << 30)
-TORN = b'{"step": 6, "reward/mean": 0.2'
-
-
-def crashed(whole: Path, into: Path, last: int | None, written: int, *, uncommitted: bool = False) -> Path:
-    """What a finished run's directory was at an earlier moment: the moment of a crash.
-
-    Args:
-        last: the newest checkpoint then; None before the first.
-        written: the last step in the logs, each of which ends in a torn line.
-        uncommitted: whether the next checkpoint was half written.
-    """
-    shutil.copytree(whole, into)
-    for path in (into / "checkpoints").iterdir():
-        if last is None or int(path.name) > last:
-            if uncommitted:
-                (path / "commit_success.txt").unlink()
-            else:
-                shutil.rmtree(path)
-    for name in ("metrics", "samples", "eval"):
-        path = into / f"{name}.jsonl"
-        kept = [line for line in path.read_bytes().splitlines(keepends=True) if json.loads(line)["step"] <= written]
-        path.write_bytes(b"".join(kept) + TORN)
-    manifest = json.loads((into / "manifest.json").read_text())
-    manifest |= {"status": "running", "warnings": [w for w in manifest["warnings"] if w["step"] <= written]}
-    if last is None:
-        manifest["results"] = {"base": None, "final": None}
-    elif last < 6:
-        manifest["results"]["final"] = None  # the manifest is written before the checkpoint
-    (into / "manifest.json").write_text(json.dumps(manifest))
-    (into / "report.html").unlink()
-    return into
 
 
 @pytest.mark.parametrize(
@@ -78,10 +49,10 @@ def test_a_run_goes_on_over_the_end_of_an_epoch(walk, tmp_path):
     rows = [{"id": f"q{i}", "problem": f"Which is A? A {i}", "gold": "A", "kind": "choice"} for i in range(4)]
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    whole = walk.here(tmp_path / "whole", prompts=path)
+    whole = walk.here(tmp_path / "whole", prompts=path, eval_prompts=path)
     for last, written in ((4, 5), (None, 3)):
         workdir = crashed(whole, tmp_path / f"run-{last}", last, written)
-        walk.here(workdir, prompts=path, resume=True)
+        walk.here(workdir, prompts=path, eval_prompts=path, resume=True)
         assert outcome(workdir) == outcome(whole)
 
 
@@ -135,6 +106,49 @@ def test_sigterm_saves_the_round_and_says_how_to_go_on(walk, tmp_path):
     assert outcome(workdir) == outcome(walk.here(tmp_path / "whole", steps=step + 2, **flags))
 
 
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_a_signal_while_a_round_is_sampled_saves_the_step_before_it_at_once(walk, tmp_path, number, code):
+    workdir = tmp_path / "run"
+    flags = {"questions_per_round": 64, "group_size": 16, "save_every": 1000, "eval_every": 1000, "steps": 2}
+    process = walk.spawn(workdir, **flags)
+    wait_until(lambda: count(workdir, "eval") > 0, process)
+    time.sleep(0.3)
+    process.send_signal(number)
+    status, _, err = ended(process)
+    assert status == code and "Traceback" not in err, err[-3000:]
+    step = int(re.search(r"stopped at step (\d+)", err)[1])
+    assert checkpoint.latest(workdir / "checkpoints") == step == count(workdir, "metrics") < 2
+    assert (workdir / "report.html").exists()
+    walk.here(workdir, resume=True, **flags)
+    assert outcome(workdir) == outcome(walk.finished(**flags))
+
+
+@pytest.mark.parametrize("call, step", [(2, 3), (3, 6)])
+def test_a_signal_while_the_policy_is_evaluated_leaves_the_evaluation_to_the_resumed_run(
+    walk, tmp_path, monkeypatch, call, step
+):
+    whole, flags = walk.finished(), {}
+    run, calls = tmp_path / "run", []
+
+    def examine_or_stop(*arguments):
+        calls.append(1)
+        if len(calls) == call:  # the first is that of the base
+            os.kill(os.getpid(), signal.SIGTERM)
+        return examine(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_rl, "examine", examine_or_stop)
+        with pytest.raises(SystemExit) as left:
+            walk.here(run, **flags)
+    assert left.value.code == 75
+    assert checkpoint.latest(run / "checkpoints") == step
+    assert [line["step"] for line in lines(run, "eval")] == list(range(0, step, 3))
+    with open(run / "eval.jsonl", "a") as log:  # as of a resumed run that was killed after its evaluation
+        log.write(json.dumps({"step": step, "reward": 0.0}) + "\n")
+    walk.here(run, resume=True, **flags)
+    assert outcome(run) == outcome(whole)
+
+
 def test_a_finished_run_says_so_and_is_left_alone(walk, capsys):
     workdir = walk.finished()
     before = files(workdir)
@@ -167,7 +181,7 @@ def test_a_torn_last_line_is_dropped_and_the_lines_before_keep_their_bytes(walk,
     walk.here(workdir, resume=True)
     after = (workdir / "metrics.jsonl").read_bytes().splitlines()
     assert after[:4] == before[:4]
-    assert [line["step"] for line in log.read(workdir / "metrics.jsonl")] == [1, 2, 3, 4, 5, 6]
+    assert [line["step"] for line in jsonl.read(workdir / "metrics.jsonl")] == [1, 2, 3, 4, 5, 6]
 
 
 def test_intervals_may_change_and_the_numbers_of_the_recipe_may_not(walk, tmp_path, capsys):

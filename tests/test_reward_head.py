@@ -1,15 +1,15 @@
 """Reward models: one number for a text, by the same import path, against transformers' ForSequenceClassification."""
 
-import families
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from families import TOKENS, torch, transformers
-from tiny import hidden
 
 from r1jax.model import transformer
 from r1jax.weights import export, from_hf
+from support import families
+from support.families import TOKENS, torch, transformers
+from support.tiny import hidden
 
 
 def our_rewards(cfg, params):

@@ -9,29 +9,31 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tiny import hidden, sharp
 
-from r1jax import reward_model
 from r1jax.model.attention import causal
-from r1jax.reward_model import (
+from r1jax.reward_models.data import micro_batches
+from r1jax.reward_models.model import (
     Judged,
     RewardModel,
     Texts,
     bucket,
     helpful_input,
+    judged_loss,
     padded,
     pairwise,
     pointwise,
+    rewarded,
+    rewards,
     safety_input,
     score,
     summary_of,
     tokenized,
-    update,
     with_head,
-)  # fmt: skip
+)
 from r1jax.sharding import place, shard_rows
-from r1jax.train_reward_model import micro_batches
-from r1jax.update import Learner, start
+from r1jax.training.logprobs import Network
+from r1jax.training.step import Learner, accumulate, start, update
+from support.tiny import hidden, sharp
 
 OPEN, CLOSE = "<think>", "</think>"
 
@@ -111,9 +113,9 @@ def test_a_reward_depends_on_neither_company_nor_mesh_and_each_bucket_is_one_pro
     lengths = sorted((len(tokenized(model.tokenizer, text)) for text in texts), reverse=True)
     longest = {bucket(length) for length in lengths[::4]}  # of each four that are read together
     assert longest == {32, 64, 96, 128}
-    before = reward_model.rewarded._cache_size()
+    before = rewarded._cache_size()
     together = score(model, texts, one, together=4)
-    assert reward_model.rewarded._cache_size() - before == len(longest)
+    assert rewarded._cache_size() - before == len(longest)
     assert len(set(together)) == len(texts)
     alone = np.concatenate([score(model, [text], one, together=4) for text in texts[:4]])
     np.testing.assert_allclose(together[:4], alone, rtol=1e-4, atol=1e-5)
@@ -165,7 +167,7 @@ def test_a_head_of_zeros_rewards_nothing_and_learns_from_its_first_step(cfg, par
     np.testing.assert_array_equal(score(RewardModel(head_cfg, with_zeros, tokenizer), ["a", "b"], one), 0.0)
     batch = judged([1.0, 1.0], [1.0, 1.0])._replace(texts=padded([[5, 6], [7, 8]], 2, 32))
     texts = Texts(*map(jnp.asarray, batch.texts))
-    grads = jax.grad(lambda p: pairwise(reward_model.rewards(head_cfg, p, texts), batch)[0])(with_zeros)
+    grads = jax.grad(lambda p: pairwise(rewards(head_cfg, p, texts), batch)[0])(with_zeros)
     assert np.abs(grads["reward_head"]["kernel"]).max() > 0
     assert np.abs(grads["embed"]["embedding"]).max() == 0  # behind zeros nothing is felt yet
 
@@ -188,7 +190,7 @@ def trained(learner, state, tokens, mesh, *, steps, size, batch_rows):
 def test_bradley_terry_learns_what_tells_pairs_apart(head_cfg, one, tokenizer):
     from r1jax.model import transformer
 
-    learner = Learner(head_cfg, optax.adam(5e-3), pairwise, remat="none")
+    learner = Learner(Network(head_cfg, remat="none"), optax.adam(5e-3), judged_loss(pairwise))
     state = start(learner, place(transformer.init(head_cfg, jax.random.key(0)), one), one)
     state, figures = trained(learner, state, toy(tokenizer, 400, 0), one, steps=150, size=16, batch_rows=32)
     assert figures["loss"] < np.log(2) / 2
@@ -201,7 +203,7 @@ def test_bradley_terry_learns_what_tells_pairs_apart(head_cfg, one, tokenizer):
 def test_micro_batches_and_meshes_change_nothing(model, one, eight, tokenizer):
     tokens = toy(tokenizer, 7, 2)  # the last micro-batch is not full
     tokens[3][0] = tokenized(tokenizer, "z" * 90)  # and one has another bucket
-    learner = Learner(model.cfg, optax.sgd(0.1), pairwise, remat="full")
+    learner = Learner(Network(model.cfg, remat="full"), optax.sgd(0.1), judged_loss(pairwise))
     outcomes = []
     for mesh, batch_rows in ((one, 16), (one, 4), (eight, 8)):
         state = start(learner, place(jax.tree.map(jnp.copy, model.params), mesh), mesh)
@@ -218,8 +220,6 @@ def test_rows_that_fill_a_batch_pull_at_nothing(model, one, tokenizer):
     garbage = np.asarray(batch.texts.tokens).copy()
     garbage[6:] = 77
     other = batch._replace(texts=Texts(*shard_rows(Texts(garbage, np.asarray(batch.texts.last)), one)))
-    learner = Learner(model.cfg, optax.sgd(0.1), pairwise, remat="none")
-    sums = [
-        reward_model.accumulate(learner, model.params, reward_model.nothing(model.params), b) for b in (batch, other)
-    ]
+    learner = Learner(Network(model.cfg, remat="none"), optax.sgd(0.1), judged_loss(pairwise))
+    sums = [accumulate(learner, model.params, None, None, b) for b in (batch, other)]
     jax.tree.map(np.testing.assert_array_equal, *sums)

@@ -4,11 +4,19 @@ import time
 
 import pytest
 
-from r1jax import rewrite
 from r1jax.nano import programs
 from r1jax.rewards.isolate import Pool
-from r1jax.rewrite import adds_nothing, computations, correctness, fault_of_thought, rewritten, with_reference
-from r1jax.writer import Writer
+from r1jax.sft_data import rewrite
+from r1jax.sft_data.llm import Writer
+from r1jax.sft_data.nano_annotator import nano_annotator
+from r1jax.sft_data.rewrite import (
+    adds_nothing,
+    computations,
+    correctness,
+    fault_of_thought,
+    judge_with_reference,
+    rewrite_records,
+)
 
 RAW = "try 3+4=7,7*2=14 20? no\n等等,试 3*4=12,12+2=14 so 14"
 
@@ -64,10 +72,20 @@ def test_an_edit_that_states_a_comparison_the_other_way_round_adds_a_step():
 def record(number: int, thought: str, **changed) -> dict:
     whole = f" <think> {thought} </think> <answer> 14 </answer>"
     return {
-        "id": f"r/{number}", "example": f"q{number}", "kind": "math", "task": "chain", "language": "en", "gold": "14",
-        "problem": "What is (3+4)*2?", "response": whole, "raw": whole, "route": "r1_zero", "keep": True, "reason": "",
+        "id": f"r/{number}",
+        "example": f"q{number}",
+        "kind": "math",
+        "task": "chain",
+        "language": "en",
+        "gold": "14",
+        "problem": "What is (3+4)*2?",
+        "response": whole,
+        "raw": whole,
+        "route": "r1_zero",
+        "keep": True,
+        "reason": "",
         "rewritten_by": None,
-    } | changed  # fmt: skip
+    } | changed
 
 
 CLEAN = "3+4=7,7*2=14 so 14"
@@ -97,7 +115,9 @@ def pool():
 def test_a_mixed_thought_is_translated_and_every_record_gets_a_solution(pool, tmp_path):
     model = scripted(CLEAN, GOOD)
     dropped = record(2, CLEAN, keep=False, reason="wrong")
-    one, two, three = rewritten([record(0, CLEAN), record(1, MIXED), dropped], model, rewrite.NANO, pool, tmp_path)
+    one, two, three = rewrite_records(
+        [record(0, CLEAN), record(1, MIXED), dropped], model, rewrite.NANO, pool, tmp_path
+    )
     assert one["response"] == two["response"] == f" <think> {CLEAN} </think> {GOOD}"
     assert one["rewritten_by"] == two["rewritten_by"] == "model" and one["raw"] == record(0, CLEAN)["raw"]
     assert three == dropped
@@ -124,10 +144,10 @@ def test_a_mixed_thought_is_translated_and_every_record_gets_a_solution(pool, tm
 )
 def test_a_bad_solution_is_dropped_with_its_reason_or_the_annotators_is_taken(pool, tmp_path, solution, why):
     model = scripted(CLEAN, solution)
-    (found,) = rewritten([record(0, CLEAN)], model, rewrite.NANO, pool, tmp_path)
+    (found,) = rewrite_records([record(0, CLEAN)], model, rewrite.NANO, pool, tmp_path)
     assert (found["keep"], found["reason"]) == (False, why)
-    people = rewrite.generator("r1_zero")
-    (found,) = rewritten([record(0, CLEAN)], model, rewrite.NANO, pool, tmp_path, annotator=people)
+    people = nano_annotator("r1_zero")
+    (found,) = rewrite_records([record(0, CLEAN)], model, rewrite.NANO, pool, tmp_path, annotator=people)
     assert found["keep"] and found["rewritten_by"] == "annotator"
     assert found["response"] == f" <think> {CLEAN} </think> 3+4=7, 7*2=14. The answer is \\boxed{{14}}."
     assert found["edits"]["solution"] == {"by": "annotator", "prompt": None}
@@ -135,10 +155,10 @@ def test_a_bad_solution_is_dropped_with_its_reason_or_the_annotators_is_taken(po
 
 def test_a_bad_translation_is_dropped_with_its_reason_or_the_annotators_is_taken(pool, tmp_path):
     model = scripted("3+4=7,7*2=14,14/2=7 so 14", GOOD)
-    (found,) = rewritten([record(0, MIXED)], model, rewrite.NANO, pool, tmp_path)
+    (found,) = rewrite_records([record(0, MIXED)], model, rewrite.NANO, pool, tmp_path)
     assert (found["keep"], found["reason"]) == (False, "rewriting added a step")
-    (found,) = rewritten(
-        [record(0, MIXED)], model, rewrite.NANO, pool, tmp_path, annotator=rewrite.generator("r1_zero")
+    (found,) = rewrite_records(
+        [record(0, MIXED)], model, rewrite.NANO, pool, tmp_path, annotator=nano_annotator("r1_zero")
     )
     assert found["keep"] and found["rewritten_by"] == "annotator+model"
     assert found["response"] == f" <think> {CLEAN} </think> {GOOD}"
@@ -146,8 +166,8 @@ def test_a_bad_translation_is_dropped_with_its_reason_or_the_annotators_is_taken
 
 def test_a_model_is_not_asked_what_is_too_long_for_it(pool, tmp_path):
     model = scripted(CLEAN, GOOD)
-    people = rewrite.generator("r1_zero")
-    (found,) = rewritten(
+    people = nano_annotator("r1_zero")
+    (found,) = rewrite_records(
         [record(0, CLEAN)], model, rewrite.NANO, pool, tmp_path, annotator=people, fits=lambda prompt: False
     )
     assert found["rewritten_by"] == "annotator" and model.answers.asked == []
@@ -171,28 +191,33 @@ def test_an_answer_that_the_thought_does_not_come_to_is_found(thought, answer, k
 
 
 def test_a_right_answer_after_a_thought_that_concludes_otherwise_is_dropped(pool, tmp_path):
-    people = rewrite.generator("r1_zero")
+    people = nano_annotator("r1_zero")
     some = [record(0, "3+4=7,7*2=15 so 15")]
-    (found,) = rewritten(some, scripted("", ""), rewrite.NANO, pool, tmp_path, annotator=people)
+    (found,) = rewrite_records(some, scripted("", ""), rewrite.NANO, pool, tmp_path, annotator=people)
     assert (found["keep"], found["reason"]) == (False, "the thought concludes otherwise")
 
 
 def test_an_annotator_keeps_the_program_that_was_sampled(pool, tmp_path):
     asked = programs.Program("x", 3, 5)
     row = record(
-        0, "try x*3+5 2*3=6,6+5=11 11? yes", kind="code", task="program",
+        0,
+        "try x*3+5 2*3=6,6+5=11 11? yes",
+        kind="code",
+        task="program",
         problem="Write Python f(x): x times 3 plus 5. f(2)=11",
         gold={"entry": "f", "tests": [[[2], 11], [[4], 17]]},
-    )  # fmt: skip
+    )
     row["response"] = row["response"].replace("<answer> 14 </answer>", f"<answer> {programs.text(asked)} </answer>")
-    (found,) = rewritten([row], scripted("", ""), rewrite.NANO, pool, tmp_path, annotator=rewrite.generator("r1_zero"))
+    (found,) = rewrite_records(
+        [row], scripted("", ""), rewrite.NANO, pool, tmp_path, annotator=nano_annotator("r1_zero")
+    )
     assert found["keep"], found["reason"]
     assert found["response"].endswith("</think> ```python\ndef f(x): return x*3+5\n```")
 
 
 def test_nothing_to_rewrite_asks_nobody(pool, tmp_path):
     model = scripted("", "")
-    assert rewritten([], model, rewrite.NANO, pool, tmp_path) == []
+    assert rewrite_records([], model, rewrite.NANO, pool, tmp_path) == []
     assert model.answers.asked == []
 
 
@@ -228,7 +253,7 @@ def test_records_without_a_rule_are_judged_by_a_model_that_reads_the_reference(t
         {"id": "4", "problem": "How?", "gold": {"right": ["so"]}, "response": "x", "right": None},
         {"id": "5", "problem": "When?", "gold": "now", "response": "<think> on", "right": None, "truncated": True},
     ]
-    found = with_reference(rows, Writer("judge", answers), tmp_path / "judged.jsonl")
+    found = judge_with_reference(rows, Writer("judge", answers), tmp_path / "judged.jsonl")
     assert [row["right"] for row in found] == [True, True, None, None, None]
     assert found[0]["judged_by"] == "judge" and "judged_by" not in found[2]
     assert len(asked) == 2 and "## Reference Answer\nTuring\n## Answer to be Evaluated\nAlan Turing\n" in asked[0]

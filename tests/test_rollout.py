@@ -5,7 +5,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from r1jax.rollout import Rollout, gather, pack, spread, visible
+from r1jax.model.packed_rows import visible
+from r1jax.sampling.rollout import Rollout
+from r1jax.training.packing import gather, pack, spread
 
 
 @st.composite

@@ -5,11 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
-from tiny import HEAT, STOPS, dense_logp, draw, in_rows, keys, laid, prompts
 
-from r1jax import decode, sampler
-from r1jax.sampler import row_keys, sync
+from r1jax.sampling import drawing, programs, sampler
+from r1jax.sampling.keys import row_keys
+from r1jax.sampling.sampler import Sizes, sync
 from r1jax.sharding import make_mesh
+from support.tiny import HEAT, STOPS, dense_logp, draw, in_rows, keys, laid, prompts
 
 
 def assert_same(got, want, rows=slice(None)):
@@ -61,23 +62,21 @@ def test_neither_the_slot_nor_the_neighbours_matter(cfg, params, one, rolled):
 
 def test_neither_chunks_nor_compaction_nor_growth_matter(cfg, params, one, rolled, monkeypatch):
     shrunk, grown = [], []
-    shrink, grow = decode.shrink, decode.grow
-    monkeypatch.setattr(decode, "shrink", lambda *a, **k: shrunk.append(1) or shrink(*a, **k))
-    monkeypatch.setattr(decode, "grow", lambda *a, **k: grown.append(1) or grow(*a, **k))
-    for name, value in (("CHUNK", 4), ("LEAST_ROWS", 1), ("LEAST_SLOTS", 8)):
-        monkeypatch.setattr(sampler, name, value)
-    got = draw(cfg, sync(params, one), one, prompts(), keys(4))
+    shrink, grow = programs.shrink, programs.grow
+    monkeypatch.setattr(programs, "shrink", lambda *a, **k: shrunk.append(1) or shrink(*a, **k))
+    monkeypatch.setattr(programs, "grow", lambda *a, **k: grown.append(1) or grow(*a, **k))
+    sizes = Sizes(chunk=4, least_rows=1, least_slots=8)
+    got = draw(cfg, sync(params, one), one, prompts(), keys(4), sizes=sizes)
     assert_same(got, rolled)
     assert shrunk
     assert grown
 
 
 @pytest.mark.parametrize("chunk", [7, 64])
-def test_any_size_of_chunk_without_compaction_gives_the_same_tokens(cfg, params, one, rolled, monkeypatch, chunk):
+def test_any_size_of_chunk_without_compaction_gives_the_same_tokens(cfg, params, one, rolled, chunk):
     # 7 divides neither the slots nor the longest completion; 64 is more than a completion may have.
-    monkeypatch.setattr(sampler, "CHUNK", chunk)
-    monkeypatch.setattr(sampler, "LEAST_ROWS", 1024)
-    assert_same(draw(cfg, sync(params, one), one, prompts(), keys(4)), rolled)
+    sizes = Sizes(chunk=chunk, least_rows=1024)
+    assert_same(draw(cfg, sync(params, one), one, prompts(), keys(4), sizes=sizes), rolled)
 
 
 def test_another_round_seed_or_sample_is_other_noise_and_the_same_is_the_same():
@@ -120,7 +119,7 @@ def test_the_two_level_draw_has_the_distribution_of_the_softmax(vocab):
     logits[[1, -1]] = -np.inf  # impossible tokens, one at the end
     n, tau = 40_000, 0.8
     row_key = jax.random.split(jax.random.key(vocab), n)
-    token, logp = jax.jit(decode.draw, static_argnames="greedy")(
+    token, logp = jax.jit(drawing.draw, static_argnames="greedy")(
         jnp.broadcast_to(logits, (n, vocab)), row_key, jnp.int32(5), jnp.float32(tau), greedy=False
     )
     p = np.exp(logits.astype(np.float64) / tau)
@@ -135,10 +134,9 @@ def test_the_two_level_draw_has_the_distribution_of_the_softmax(vocab):
     np.testing.assert_allclose(logp, np.log(p)[np.asarray(token)], atol=1e-5)
 
 
-def test_rows_are_handed_on_once_each_as_they_end_and_truncated_ones_last(cfg, params, eight, rolled, monkeypatch):
+def test_rows_are_handed_on_once_each_as_they_end_and_truncated_ones_last(cfg, params, eight, rolled):
     heard = []
-    monkeypatch.setattr(sampler, "CHUNK", 8)
-    got = draw(cfg, sync(params, eight), eight, prompts()[:3], keys(4)[:12], finished=heard.append)
+    got = draw(cfg, sync(params, eight), eight, prompts()[:3], keys(4)[:12], heard.append, sizes=Sizes(chunk=8))
     assert_same(got, rolled, slice(0, 12))
     rows = [row for batch in heard for row, _ in batch]
     assert sorted(rows) == list(range(12))  # the rows that fill the shards are nobody's
@@ -155,11 +153,13 @@ def test_rows_are_handed_on_once_each_as_they_end_and_truncated_ones_last(cfg, p
 def test_two_hundred_thousand_draws_have_the_chi_square_of_chance():
     # Per degree of freedom it is 1 ± √(2/511) = 1 ± 0.063.
     logits = np.float32(np.random.default_rng(1).standard_normal(512))
-    token, _ = jax.jit(decode.draw, static_argnames="greedy")(
-        jnp.broadcast_to(logits, (200_000, 512)), jax.random.split(jax.random.key(1), 200_000), jnp.int32(0),
+    token, _ = jax.jit(drawing.draw, static_argnames="greedy")(
+        jnp.broadcast_to(logits, (200_000, 512)),
+        jax.random.split(jax.random.key(1), 200_000),
+        jnp.int32(0),
         jnp.float32(1.0),
         greedy=False,
-    )  # fmt: skip
+    )
     share = np.exp(logits.astype(np.float64))
     expected = 200_000 * share / share.sum()
     assert 0.8 < np.sum((np.bincount(token, minlength=512) - expected) ** 2 / expected) / 511 < 1.2
@@ -170,7 +170,7 @@ def test_a_draw_at_the_very_edge_of_the_mass_is_a_token_that_has_some():
     logits = np.full((4096, 50), -200.0, np.float32)
     logits[:, 20] = 0.0
     row_key = jax.random.split(jax.random.key(0), 4096)
-    token, logp = jax.jit(decode.draw, static_argnames="greedy")(
+    token, logp = jax.jit(drawing.draw, static_argnames="greedy")(
         logits, row_key, jnp.int32(0), jnp.float32(1.0), greedy=False
     )
     assert (np.asarray(token) == 20).all()
@@ -179,18 +179,18 @@ def test_a_draw_at_the_very_edge_of_the_mass_is_a_token_that_has_some():
 
 def test_a_mesh_of_eight_samples_the_tokens_of_one_device(cfg, params, eight, rolled, monkeypatch):
     caches = []
-    chunk = decode.decode
+    chunk = programs.decode
 
     def watched(*args, **kwargs):
         rows, out = chunk(*args, **kwargs)
         caches.extend(laid(x) for pair in rows.cache for x in pair)
         return rows, out
 
-    monkeypatch.setattr(decode, "decode", watched)
+    monkeypatch.setattr(programs, "decode", watched)
     got = draw(cfg, sync(params, eight), eight, prompts(), keys(4))
     assert_same(got, rolled)
-    # After every chunk: rows over data (of size 1, which jit leaves out) and fsdp, the two key heads over tensor.
-    assert set(caches) <= {(("data", "fsdp"), "tensor"), ("fsdp", "tensor")} and caches
+    # After every chunk: rows over data, fsdp and expert (jit leaves out axes of size 1), the two key heads over tensor.
+    assert set(caches) <= {(("data", "fsdp", "expert"), "tensor"), ("fsdp", "tensor")} and caches
 
 
 def test_two_devices_sample_the_tokens_of_one(cfg, params, rolled):
@@ -213,11 +213,11 @@ def test_the_policy_for_decoding_is_whole_over_the_row_axes(cfg, params, eight):
 
 
 def test_a_second_round_compiles_nothing(cfg, params, one, rolled):
-    programs = (sampler.sync, decode.prefill, decode.first, decode.decode)
+    jitted = (sampler.sync, programs.prefill, programs.first, programs.decode)
     draw(cfg, sync(params, one), one, prompts(), keys(4))  # programs of `rolled` may have been given back since
-    before = [program._cache_size() for program in programs]
+    before = [program._cache_size() for program in jitted]
     again = draw(cfg, sync(params, one), one, prompts(), keys(4))
-    assert [program._cache_size() for program in programs] == before
+    assert [program._cache_size() for program in jitted] == before
     np.testing.assert_array_equal(again.logp, rolled.logp)
 
 
@@ -225,5 +225,5 @@ def test_a_second_round_compiles_nothing(cfg, params, one, rolled):
     ("asked", "count", "stops"), [([[1]], 1, ()), ([], 0, (1,)), ([[1], []], 2, (1,)), ([[1], [2]], 3, (1,))]
 )
 def test_what_cannot_be_sampled_is_an_error(cfg, params, one, asked, count, stops):
-    with pytest.raises(ValueError, match="stop ids and whole groups of non-empty prompts"):
+    with pytest.raises(ValueError, match="stop ids, prompts that are not empty, and the same number of keys"):
         draw(cfg, sync(params, one), one, asked, keys(4)[:count], stop_ids=stops)

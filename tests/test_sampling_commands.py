@@ -9,16 +9,17 @@ import sys
 from pathlib import Path
 from unittest import mock
 
-import families
 import pytest
 import tokenizers
-from families import transformers
 from tokenizers import decoders, models, pre_tokenizers, trainers
-from two_processes import CLUSTER_VARIABLES
-from walk import ROOT, count, ended, wait_until
 
 from experiments import evaluate, generate
-from r1jax.log import read
+from r1jax import cli
+from r1jax.jsonl import read
+from support import families
+from support.families import transformers
+from support.two_processes import CLUSTER_VARIABLES
+from support.walk import ROOT, count, ended, wait_until
 
 CASES = Path(__file__).resolve().parent / "cases" / "benchmarks"
 PROGRAM = {
@@ -30,12 +31,22 @@ PROGRAM = {
 CHOICE = {"id": "big", "question": "Which is largest?", "choices": ["3", "9", "5", "1"], "answer": "B"}
 # The keys of the AIME and AMC files and of OlympiadBench's text-only mathematics; the problems are our own.
 COMPETITIONS = [
-    {"id": "aime-0", "problem": "Find the least $n > 100$ that $7$ divides.", "answer": "105", "url": "https://example.org"},
     {
-        "id": "olympiad-0", "problem": "How long is the hypotenuse over $3$ and $4$ cm?", "answer": ["$5$"],
-        "answer_type": "Numerical", "unit": "cm", "error": None, "multiple": False,
+        "id": "aime-0",
+        "problem": "Find the least $n > 100$ that $7$ divides.",
+        "answer": "105",
+        "url": "https://example.org",
     },
-]  # fmt: skip
+    {
+        "id": "olympiad-0",
+        "problem": "How long is the hypotenuse over $3$ and $4$ cm?",
+        "answer": ["$5$"],
+        "answer_type": "Numerical",
+        "unit": "cm",
+        "error": None,
+        "multiple": False,
+    },
+]
 CHAT = "{{ bos_token }}<user>{{ messages[0].content }}<assistant>"
 
 
@@ -69,8 +80,10 @@ def run(module, **flags):
 def spawn(module, **flags) -> subprocess.Popen:
     """The command in a process of its own."""
     env = {k: v for k, v in os.environ.items() if not k.startswith(CLUSTER_VARIABLES)} | {
-        "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "8", "PYTHONPATH": str(ROOT),
-    }  # fmt: skip
+        "JAX_PLATFORMS": "cpu",
+        "JAX_NUM_CPU_DEVICES": "8",
+        "PYTHONPATH": str(ROOT),
+    }
     command = [sys.executable, "-m", module, *(f"--{name.replace('_', '-')}={value}" for name, value in flags.items())]
     return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -90,9 +103,15 @@ def files(qwen, tmp_path_factory):
     paths = [CASES / "gsm8k_sample.jsonl", CASES / "math500_sample.jsonl"]
     paths += [home / "others.jsonl", home / "competitions.jsonl"]
     flags = dict(
-        weights=qwen, benchmarks=",".join(map(str, paths)), problems=2, samples=2, max_tokens=4, wave_rows=4,
-        mesh="1x1", template="chat",
-    )  # fmt: skip
+        weights=qwen,
+        benchmarks=",".join(map(str, paths)),
+        problems=2,
+        samples=2,
+        max_tokens=4,
+        wave_rows=4,
+        mesh="1x1",
+        template="chat",
+    )
     run(evaluate, **flags, workdir=home / "whole")
     return flags, home / "whole"
 
@@ -101,8 +120,11 @@ def test_a_file_of_every_kind_is_evaluated_from_the_command_line(files):
     _, home = files
     results = json.loads((home / "results.json").read_text())
     assert {name: (found["n"], found["samples"]) for name, found in results["benchmarks"].items()} == {
-        "gsm8k_sample": (2, 2), "math500_sample": (2, 2), "others": (2, 2), "competitions": (2, 2),
-    }  # fmt: skip
+        "gsm8k_sample": (2, 2),
+        "math500_sample": (2, 2),
+        "others": (2, 2),
+        "competitions": (2, 2),
+    }
     by_task = results["benchmarks"]["others"]["by_task"]
     assert {name: found["n"] for name, found in by_task.items()} == {
         "choice": 1,
@@ -199,7 +221,7 @@ def test_a_refused_evaluation_leaves_what_is_there_and_one_of_moved_weights_goes
     [
         ({"benchmarks": "nowhere.jsonl"}, "--benchmarks=nowhere.jsonl cannot be read"),
         ({"benchmarks": "nano:maths"}, "names no mix of the nano generator"),
-        ({"benchmarks": ","}, "must name one or more"),
+        ({"benchmarks": ","}, "must name at least one benchmark"),
         ({"weights": "nowhere"}, "--weights=nowhere"),
         ({"temperature": -1}, "--temperature=-1.0 must be 0"),
         ({"samples": -1}, "--samples=-1 must be at least 1"),
@@ -213,7 +235,7 @@ def test_a_flag_that_cannot_be_used_is_named(files, tmp_path, changed, words):
 
 
 def test_the_papers_numbers_are_defaults_of_the_recipe_paper():
-    command = evaluate.parse(["--recipe=paper", "--max-tokens=100"])
+    command = cli.parse(evaluate.COMMANDS, ["--recipe=paper", "--max-tokens=100"])
     numbers = command.sampling
     assert (numbers.samples, numbers.temperature, numbers.top_p, numbers.max_tokens) == (0, 0.6, 0.95, 100)
     assert evaluate.PAPER.max_tokens == 32_768
@@ -221,9 +243,17 @@ def test_the_papers_numbers_are_defaults_of_the_recipe_paper():
 
 def test_the_nano_world_is_evaluated_with_its_own_truth(walk, tmp_path, capsys):
     run(
-        evaluate, weights=walk.base, benchmarks="nano:compare,nano:general", problems=4, samples=2, max_tokens=24,
-        wave_rows=8, template="r1_zero", mesh="1x1", workdir=tmp_path / "new",
-    )  # fmt: skip
+        evaluate,
+        weights=walk.base,
+        benchmarks="nano:compare,nano:general",
+        problems=4,
+        samples=2,
+        max_tokens=24,
+        wave_rows=8,
+        template="r1_zero",
+        mesh="1x1",
+        workdir=tmp_path / "new",
+    )
     found = json.loads((tmp_path / "new" / "results.json").read_text())["benchmarks"]
     assert found["nano_compare"]["n"] == 4 and {"pass@1", "cons@2", "language"} <= set(found["nano_compare"])
     assert {"helpful", "harmless", "padding"} <= set(found["nano_general"]) and "pass@1" not in found["nano_general"]
@@ -232,9 +262,16 @@ def test_the_nano_world_is_evaluated_with_its_own_truth(walk, tmp_path, capsys):
 
 def test_records_carry_what_a_review_needs_and_the_filters_their_reasons(walk, tmp_path):
     flags = dict(
-        weights=walk.base, prompts="nano:compare", count=4, samples=4, max_tokens=24, wave_rows=8, template="r1_zero",
-        mesh="1x1", workdir=tmp_path / "new",
-    )  # fmt: skip
+        weights=walk.base,
+        prompts="nano:compare",
+        count=4,
+        samples=4,
+        max_tokens=24,
+        wave_rows=8,
+        template="r1_zero",
+        mesh="1x1",
+        workdir=tmp_path / "new",
+    )
     run(generate, **flags)
     records = read(tmp_path / "new" / "records.jsonl")
     assert len(records) == 16 and len({record["id"] for record in records}) == 16
@@ -268,16 +305,25 @@ def test_records_carry_what_a_review_needs_and_the_filters_their_reasons(walk, t
 
 def test_records_that_people_edited_stay_as_they_are(walk, tmp_path, capsys):
     flags = dict(
-        weights=walk.base, prompts="nano:compare", count=2, samples=2, max_tokens=24, wave_rows=8, template="r1_zero",
-        mesh="1x1", workdir=tmp_path / "new",
-    )  # fmt: skip
+        weights=walk.base,
+        prompts="nano:compare",
+        count=2,
+        samples=2,
+        max_tokens=24,
+        wave_rows=8,
+        template="r1_zero",
+        mesh="1x1",
+        workdir=tmp_path / "new",
+    )
     run(generate, **flags)
     path = tmp_path / "new" / "records.jsonl"
     edited = path.read_text().replace('"reason": "', '"reason": "a person says: ')
     path.write_text(edited)
     run(generate, **flags)
     assert path.read_text() == edited and "edited since" in capsys.readouterr().out
-    assert "other filters would write it anew" in refused(generate, **flags | {"right": False})
+    assert "This command has other flags, so it would overwrite the edits" in refused(
+        generate, **flags | {"right": False}
+    )
     assert path.read_text() == edited
     path.unlink()
     run(generate, **flags)
@@ -287,9 +333,18 @@ def test_records_that_people_edited_stay_as_they_are(walk, tmp_path, capsys):
 def test_records_whose_sampling_was_killed_are_those_of_one_that_was_not(qwen, tmp_path):
     pytest.importorskip("pyarrow")
     flags = dict(
-        weights=qwen, prompts="nano:compare", count=16, samples=2, max_tokens=4, wave_rows=4, template="chat",
-        mesh="1x1", right=False, finished=False, least_language=0,
-    )  # fmt: skip
+        weights=qwen,
+        prompts="nano:compare",
+        count=16,
+        samples=2,
+        max_tokens=4,
+        wave_rows=4,
+        template="chat",
+        mesh="1x1",
+        right=False,
+        finished=False,
+        least_language=0,
+    )
     process = spawn("experiments.generate", **flags, workdir=tmp_path / "killed")
     wait_until(lambda: count(tmp_path / "killed", "samples") > 0, process)
     process.kill()

@@ -10,25 +10,22 @@ from jax.sharding import PartitionSpec as P
 
 from r1jax import sharding
 from r1jax.model import transformer
-from r1jax.model.config import ModelConfig
+from r1jax.model.cache import empty_cache
 from r1jax.sharding import (
     abstract,
     decode_specs,
-    empty_cache,
+    fetch,
     fit,
-    local_rows,
-    local_shards,
+    held_rows,
+    held_shards,
     make_mesh,
     param_specs,
     place,
     row_shards,
+    shard_held_rows,
     shard_rows,
 )
-
-CONFIG = ModelConfig(
-    vocab_size=64, width=16, layers=2, heads=4, kv_heads=2, head_width=8, mlp_width=32,
-    qkv_bias=True, qk_norm=True, tie_embeddings=False,
-)  # fmt: skip
+from support.tiny import CONFIG
 
 
 @pytest.fixture(scope="module")
@@ -122,9 +119,18 @@ def test_every_parameter_of_the_dense_model_has_its_place(params):
 
 def test_experts_lie_over_the_expert_axis():
     # [L, X, D, F] and [L, X, F, D]
-    tree = {"layers": [{"mlp": {"experts": {
-        "gate": {"kernel": np.zeros((2, 4, 8, 16))}, "down": {"kernel": np.zeros((2, 4, 16, 8))},
-    }}}]}  # fmt: skip
+    tree = {
+        "layers": [
+            {
+                "mlp": {
+                    "experts": {
+                        "gate": {"kernel": np.zeros((2, 4, 8, 16))},
+                        "down": {"kernel": np.zeros((2, 4, 16, 8))},
+                    }
+                }
+            }
+        ]
+    }
     specs = param_specs(tree, make_mesh("fsdp:2,tensor:2,expert:2"))["layers"][0]["mlp"]["experts"]
     assert specs["gate"]["kernel"] == P(None, "expert", "fsdp", "tensor")
     assert specs["down"]["kernel"] == P(None, "expert", "tensor", "fsdp")
@@ -149,7 +155,7 @@ def test_moments_lie_where_their_parameters_lie_and_counters_everywhere(params):
 
 
 def test_an_axis_that_does_not_divide_leaves_the_dimension_whole_with_one_notice(caplog):
-    sharding.notice.cache_clear()
+    sharding.warn_unsharded.cache_clear()
     mesh = make_mesh("fsdp:2,tensor:4")
     kernel = {"kernel": np.zeros((2, 16, 6, 8))}  # 6 heads over tensor=4
     tree = {
@@ -158,15 +164,11 @@ def test_an_axis_that_does_not_divide_leaves_the_dimension_whole_with_one_notice
     }
     specs = param_specs(tree, mesh)
     assert specs["layers"][0]["attention"]["q"]["kernel"] == P(None, "fsdp", None)
-    assert caplog.messages == [
-        "--mesh: tensor=4 does not divide a dimension of 6, which stays whole"
-    ]
+    assert caplog.messages == ["--mesh: tensor=4 does not divide a dimension of 6, which stays whole"]
 
 
 def test_a_parameter_without_a_rule_is_an_error_that_names_it():
-    with pytest.raises(
-        ValueError, match=r"no sharding rule matches layers/0/mystery/kernel \[2, 3\]"
-    ):
+    with pytest.raises(ValueError, match=r"no sharding rule matches layers/0/mystery/kernel \[2, 3\]"):
         param_specs({"layers": [{"mystery": {"kernel": np.zeros((2, 3))}}]}, make_mesh("8x1"))
 
 
@@ -186,9 +188,7 @@ def test_fit_counts_joined_axes_by_their_product():
 def test_abstract_has_the_shapes_and_places_of_what_place_returns(params):
     mesh = make_mesh("4x2")
     shapes = jax.eval_shape(lambda: params)
-    for want, got in zip(
-        jax.tree.leaves(place(params, mesh)), jax.tree.leaves(abstract(shapes, mesh)), strict=True
-    ):
+    for want, got in zip(jax.tree.leaves(place(params, mesh)), jax.tree.leaves(abstract(shapes, mesh)), strict=True):
         assert (want.shape, want.dtype, want.sharding) == (got.shape, got.dtype, got.sharding)
 
 
@@ -197,32 +197,32 @@ def test_weights_for_decoding_are_whole_over_the_row_axes(params):
     weights = jax.eval_shape(lambda: {**params, "layers": transformer.unstack(params)})
     specs = jax.tree.map(lambda s: s.spec, decode_specs(weights, mesh))
     assert specs["embed"]["embedding"] == P("tensor", None)
-    assert specs["layers"][1]["attention"]["q"]["kernel"] == P(
-        None, "tensor"
-    )  # [D, H, E], no layer axis
+    assert specs["layers"][1]["attention"]["q"]["kernel"] == P(None, "tensor")  # [D, H, E], no layer axis
     assert specs["layers"][1]["attention"]["o"]["kernel"] == P("tensor", None, None)  # [H, E, D]
     assert specs["layers"][1]["attention_norm"]["scale"] == P()
 
 
 def test_rows_go_to_the_mesh_and_come_back_in_order():
     mesh = make_mesh("data:2,fsdp:2,tensor:2")
-    assert row_shards(mesh) == local_shards(mesh) == 4
+    assert row_shards(mesh) == 4 and held_shards(mesh) == [0, 1, 2, 3]
     rows = {
         "tokens": np.arange(24, dtype=np.int32).reshape(8, 3),
         "weight": np.linspace(0, 1, 8, dtype=np.float32),
     }
     placed = shard_rows(rows, mesh)
-    assert placed["tokens"].sharding == NamedSharding(mesh, P(("data", "fsdp")))
+    assert placed["tokens"].sharding == NamedSharding(mesh, P(("data", "fsdp", "expert")))
     assert placed["tokens"].addressable_shards[0].data.shape == (2, 3)
     for name in rows:
-        np.testing.assert_array_equal(local_rows(placed[name]), rows[name])
+        np.testing.assert_array_equal(held_rows(placed[name]), rows[name])
+        np.testing.assert_array_equal(fetch(placed[name]), rows[name])
+        np.testing.assert_array_equal(fetch(shard_held_rows(rows[name], mesh)), rows[name])
     turned = jax.jit(jnp.transpose)(placed["tokens"])  # rows on axis 1
-    np.testing.assert_array_equal(local_rows(turned, axis=1), rows["tokens"].T)
+    np.testing.assert_array_equal(held_rows(turned, axis=1), rows["tokens"].T)
 
 
 def test_the_cache_lies_over_rows_and_key_heads():
     mesh = make_mesh("4x2")
     k, v = empty_cache(CONFIG, 8, 5, mesh, jnp.float32)
     assert (k.shape, v.shape) == ((8, 2, 8, 5), (8, 2, 5, 8))
-    assert k.sharding == v.sharding == NamedSharding(mesh, P(("data", "fsdp"), "tensor"))
+    assert k.sharding == v.sharding == NamedSharding(mesh, P(("data", "fsdp", "expert"), "tensor"))
     assert not np.asarray(k).any() and not np.asarray(v).any()

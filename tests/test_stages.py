@@ -7,37 +7,18 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
-from test_train_sft import guesses
 
 from experiments import distill, r1_1_cold_start, r1_3_rejection_sft, r1_zero
-from r1jax import checkpoint, records
-from r1jax.collecting import settings_of
-from r1jax.data import prompts as questions
-from r1jax.nano import corpus
-from r1jax.rejection import Filters
-from r1jax.run import RunOptions
-from r1jax.writer import Endpoint
-
-SMALL = dict(
-    epochs=0.0, steps=2, warmup_steps=0, row_length=320, batch_rows=2, held_out_problems=0, max_tokens=8,
-    eval_problems=2, log_samples=1,
-)  # fmt: skip
-
+from r1jax.data import questions
+from r1jax.recipes import RunOptions
+from r1jax.runs import checkpoint
+from r1jax.sft_data import records
+from r1jax.sft_data.collect import settings_of
+from r1jax.sft_data.filters import Filters
+from r1jax.sft_data.llm import Endpoint
+from support.tuning import LEARNT, SMALL, guesses, options
 
 QUESTIONS = 16  # of four letters one is right now and then
-LEARNT = SMALL | dict(steps=80, learning_rate=2e-2, final_learning_rate=1e-3, row_length=320, batch_rows=4)
-
-
-def options(workdir: Path, base: Path, **changed: object) -> RunOptions:
-    asked = dict(template="r1", prompts="nano:compare", eval_prompts="nano:compare", mesh="1x1")
-    return RunOptions(workdir=str(workdir), weights=str(base), **asked | changed)
-
-
-def sure(base: Path, home: Path) -> Path:
-    """A policy that answers every comparison with C in R1-Zero's form: it is too small to repeat its own guess."""
-    made = guesses(home / "records.jsonl", 60, form=lambda *_: corpus.response_r1_zero({}, "i guess C", "C"))
-    where = options(home / "run", base, template="r1_zero")
-    return distill.train(dataclasses.replace(distill.NANO, **LEARNT), where, str(made))
 
 
 def manifest(workdir: Path) -> dict:
@@ -65,7 +46,7 @@ def cold(walk, zero, tmp_path_factory):
 def test_cold_start_trains_the_base_on_what_the_review_left(cold, walk, zero):
     found, told = records.read(f"{cold}_data/cold_start.jsonl"), manifest(cold)
     assert told["stage"] == "r1_1_cold_start" and told["parent"]["path"] == str(walk.base)
-    assert told["data"]["counts"]["kept"] == len(records.kept(found)) == told["data"]["records"][0]
+    assert told["data"]["counts"]["kept"] == len(records.select_kept(found)) == told["data"]["records"][0]
     assert told["data"]["counts"]["reason"]["a person's"] == 1
     assert told["data"]["sources"]["r1_zero"] == [{"path": str(zero), "sha256": checkpoint.sha256(zero)}]
 
@@ -120,7 +101,7 @@ def test_a_file_gives_as_many_questions_as_it_has_from_anywhere(tmp_path, first)
     rows = [{"id": str(i), "problem": f"{i}+{i}?", "gold": str(2 * i), "kind": "math"} for i in range(7)]
     (tmp_path / "some.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     for count in (3, 7, 20):
-        found = [row["id"] for row in questions.distinct(str(tmp_path / "some.jsonl"), 0, first, count)]
+        found = [row["id"] for row in questions.distinct_questions(str(tmp_path / "some.jsonl"), 0, first, count)]
         assert len(set(found)) == len(found) == min(count, 7)
 
 
@@ -152,7 +133,7 @@ def test_rejection_trains_the_base_again_on_right_answers_of_the_reasoner(walk, 
     assert told["data"]["sources"]["rejection"] == [{"path": str(reasoner), "sha256": checkpoint.sha256(reasoner)}]
     reasoning = [record for record in found if record["route"] == "rejection"]
     assert len(reasoning) == 16 * 4 and len(found) - len(reasoning) in range(2, 9)
-    kept = records.kept(reasoning)
+    kept = records.select_kept(reasoning)
     assert kept and all(record["right"] and f"\\boxed{{{record['gold']}}}" in record["response"] for record in kept)
     counts = told["data"]["counts"]
     assert counts["reason_by_domain"]["stem"]["wrong"] >= 1 and counts["domain"]["stem"] == len(kept)
@@ -163,14 +144,23 @@ def test_general_replies_have_an_empty_thought_and_the_best_is_kept():
     asked = {"gold": {"right": ["Paris"], "rivals": ["Rome"], "reply": "Paris."}, "kind": "general", "set": "helpful"}
     said = ["Great question! Happy to help! Paris.", "Rome.", "Great question! Paris.", "Paris."]
     rows = [
-        asked | {"id": str(i), "example": "g", "problem": "?", "response": text, "right": text != "Rome.", "reason": "",
-                 "verdict": "correct" if text != "Rome." else "wrong", "language": "en"}
+        asked
+        | {
+            "id": str(i),
+            "example": "g",
+            "problem": "?",
+            "response": text,
+            "right": text != "Rome.",
+            "reason": "",
+            "verdict": "correct" if text != "Rome." else "wrong",
+            "language": "en",
+        }
         for i, text in enumerate(said)
-    ]  # fmt: skip
-    from r1jax.rejection import filtered
+    ]
+    from r1jax.sft_data.filters import apply_filters
 
-    found = filtered(
-        r1_3_rejection_sft.best_first(r1_3_rejection_sft.plain(rows, always=True)), r1_3_rejection_sft.GENERAL
+    found = apply_filters(
+        r1_3_rejection_sft.sort_best_first(r1_3_rejection_sft.plain(rows, always=True)), r1_3_rejection_sft.GENERAL
     )
     assert [(row["response"], row["reason"]) for row in found] == [
         (" <think> </think> Paris.", ""),
@@ -189,7 +179,7 @@ def test_what_another_author_thinks_about_a_general_prompt_is_kept():
 
 
 def test_the_same_student_learns_by_reinforcement_for_the_comparison(walk, tmp_path):
-    from walk import FLAGS
+    from support.walk import FLAGS
 
     recipe = dataclasses.replace(distill.NANO_RL, **{k: v for k, v in FLAGS.items() if k != "mesh"} | {"steps": 1})
     workdir = distill.by_rl(recipe, RunOptions(workdir=str(tmp_path / "run"), weights=str(walk.base), mesh="1x1"))
@@ -218,18 +208,16 @@ def test_the_recipes_are_the_papers():
     assert r1_3_rejection_sft.REASONING.judged and not r1_3_rejection_sft.REASONING.code_blocks
     assert Filters(judged=True, least_language=0.0, most_each=2) == r1_1_cold_start.READABLE
     # v2, B.4.1: "the learning rate to 2e-6", "over 10K steps"
-    assert distill.of_recipe(distill.RECIPES["qwen-32b"], "qwen-32b").rl == dataclasses.replace(
-        r1_zero.PAPER, learning_rate=2e-6, steps=10_000
-    )
-    assert distill.of_recipe(distill.NANO, "nano").rl == dataclasses.replace(r1_zero.NANO, steps=40)
+    assert distill.COMMANDS["qwen-32b"].rl == dataclasses.replace(r1_zero.PAPER, learning_rate=2e-6, steps=10_000)
+    assert distill.COMMANDS["nano"].rl == dataclasses.replace(r1_zero.NANO, **r1_zero.BRIEF, steps=40)
     for name in ("nano", "qwen-7b"):
-        command = distill.of_recipe(distill.RECIPES[name], name)
+        command = distill.COMMANDS[name]
         assert command.on_policy == dataclasses.replace(
             command.rl, kl_coef=1.0, ref_every=0, accuracy_weight=0.0, format_weight=0.0
         )
     for module in (r1_1_cold_start, r1_3_rejection_sft):
-        assert module.of_recipe(paper, "paper").collecting.sample_tokens == paper.max_tokens == 32_768
-        assert module.of_recipe(module.NANO, "nano").collecting == module.COLLECTING
+        assert module.COMMANDS["paper"].collecting.sample_tokens == paper.max_tokens == 32_768
+        assert module.COMMANDS["nano"].collecting == module.COLLECTING
 
 
 @pytest.mark.parametrize(
@@ -246,9 +234,9 @@ def test_the_recipes_are_the_papers():
         (distill, ["--by=rl", "--records=x"], "--records is for --by=sft"),
         (distill, ["--by=rl", "--shares", "1", "2"], "--shares is for --by=sft"),
         (distill, ["--by=on_policy", "--teacher=nowhere"], "--teacher=nowhere: there is nothing at"),
-        (distill, ["--by=rl", "--learning-rate=1e-5"], "--by=rl has its numbers under --rl"),
+        (distill, ["--by=rl", "--learning-rate=1e-5"], "--by=rl has its hyperparameters under --rl"),
         (distill, ["--by=rl", "--teacher=x"], "--by=rl learns from rewards"),
-        (distill, ["--by=on_policy", "--epochs=1"], "--by=on_policy has its numbers under --on-policy"),
+        (distill, ["--by=on_policy", "--epochs=1"], "--by=on_policy has its hyperparameters under --on-policy"),
         (distill, ["--by=on_policy", "--teacher=x", "--top=4"], "--top and --teacher-share are for --by=sft"),
         (distill, ["--by=on_policy"], "--teacher=DIR is missing"),
     ],

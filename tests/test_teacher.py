@@ -7,24 +7,28 @@ import shutil
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_train_sft import guesses
-from tiny import dense_logp
 
 from experiments import distill
-from r1jax import log, records, teacher
-from r1jax.logprobs import likeliest_tokens, token_logprobs
-from r1jax.run import RunOptions, load_policy
-from r1jax.sft import document
+from r1jax import jsonl
+from r1jax.recipes import RunOptions
+from r1jax.runs.policies import load_policy
+from r1jax.sft import teacher_logits
+from r1jax.sft.documents import document
+from r1jax.sft.teacher_logits import Likeliest, Teaching
+from r1jax.sft_data import records
 from r1jax.sharding import make_mesh
-from r1jax.teacher import Likeliest, Teaching
-from r1jax.update import SoftBatch, soft_cross_entropy
+from r1jax.training.logprobs import likeliest_tokens, token_logprobs
+from r1jax.training.objectives import sum_cross_entropy
+from r1jax.training.packing import SoftBatch
+from support.tiny import dense_logp
+from support.tuning import guesses
 
 RNG = np.random.default_rng(0)
 TOP = Teaching(teacher="set by the test", top=5, teacher_share=0.75)
 
 
 def test_the_likeliest_tokens_are_those_of_all_logits(monkeypatch):
-    monkeypatch.setattr("r1jax.logprobs.CHUNK", 4)
+    monkeypatch.setattr("r1jax.training.logprobs.CHUNK", 4)
     hidden, unembedding = RNG.standard_normal((10, 6)), RNG.standard_normal((6, 33))
     logp, ids = likeliest_tokens(jnp.float32(hidden), jnp.float32(unembedding), 5)
     logits = hidden @ unembedding
@@ -53,14 +57,14 @@ def test_the_loss_is_the_cross_entropy_with_the_mixed_distribution():
     targets = np.concatenate([own[..., None], np.broadcast_to(np.arange(8), (2, 3, 8))], -1)
     shares = np.concatenate([np.full((2, 3, 1), 0.25), 0.75 * p], -1)
     batch = SoftBatch(None, jnp.float32(weight), jnp.asarray(targets), jnp.float32(shares))
-    value, metrics = soft_cross_entropy(jnp.float32(np.take_along_axis(logq, targets, -1)), jnp.zeros((2, 3)), batch)
+    value, metrics = sum_cross_entropy(jnp.float32(np.take_along_axis(logq, targets, -1)), batch)
     np.testing.assert_allclose(value, -(weight[..., None] * mixed * logq).sum(), rtol=1e-6)
     np.testing.assert_allclose(metrics["weight"], weight.sum(), rtol=1e-6)
 
 
 def test_targets_are_the_own_token_then_the_teachers_with_shares_that_sum_to_one():
     ids, logp = np.arange(12).reshape(4, 3) + 100, np.log(np.float32([[0.5, 0.2, 0.1]] * 4))
-    stores = [teacher.tensorstore.array(x) for x in (ids.astype(np.int32), logp)]
+    stores = [teacher_logits.tensorstore.array(x) for x in (ids.astype(np.int32), logp)]
     taught = Likeliest(*stores, {}, 0.8)
     targets, shares = taught.targets(np.int32([[7, 8, 9]]), np.int64([[2, 0, 2]]), np.float32([[0.5, 0, 0.5]]))
     np.testing.assert_array_equal(targets[0], [[7, 106, 107, 108], [8, 100, 101, 102], [9, 106, 107, 108]])
@@ -74,19 +78,25 @@ def lessons(walk, tmp_path_factory):
     home = tmp_path_factory.mktemp("lessons")
     options = RunOptions(weights=str(walk.base), template="r1", mesh="1x1")
     mesh = make_mesh("1x1")
-    return home, options, mesh, load_policy(options, mesh), records.kept(records.read(guesses(home / "r.jsonl", 20)))
+    return (
+        home,
+        options,
+        mesh,
+        load_policy(options, mesh),
+        records.select_kept(records.read(guesses(home / "r.jsonl", 20))),
+    )
 
 
 def kept(lessons, folder, teaching=None) -> Likeliest:
     _, options, mesh, (policy, _, _), rows = lessons
     teaching = teaching or dataclasses.replace(TOP, teacher=options.weights)
-    return teacher.of(teaching, policy, rows, 128, options, mesh, folder)
+    return teacher_logits.find_top_tokens(teaching, policy, rows, 128, options, mesh, folder)
 
 
 def test_what_is_kept_is_what_the_teacher_expects_and_a_killed_run_goes_on(lessons, tmp_path, monkeypatch):
     _, _, _, (policy, params, _), rows = lessons
     whole = kept(lessons, tmp_path / "whole")
-    monkeypatch.setattr(teacher, "TOGETHER", 3)
+    monkeypatch.setattr(teacher_logits, "TOGETHER", 3)
     again = kept(lessons, tmp_path / "pieces")
     done = tmp_path / "pieces/done.jsonl"
     lines = done.read_bytes().splitlines(keepends=True)
@@ -94,7 +104,7 @@ def test_what_is_kept_is_what_the_teacher_expects_and_a_killed_run_goes_on(lesso
     done.write_bytes(b"".join(lines[:2]) + b'{"rec')  # killed in its third piece, which may be half written
     again.ids[again.first[rows[6]["problem"], rows[6]["response"]] :].write(-1).result()
     again = kept(lessons, tmp_path / "pieces")
-    assert sum(line["records"] for line in log.read(done)) == len(rows)
+    assert sum(line["records"] for line in jsonl.read(done)) == len(rows)
     for found, expected in zip(again[:2], whole[:2], strict=True):
         np.testing.assert_allclose(found.read().result(), expected.read().result(), atol=1e-5)
     for row in (rows[0], rows[-1]):
@@ -124,8 +134,8 @@ def test_another_teacher_or_other_numbers_are_refused(lessons, tmp_path, monkeyp
             return super().encode(text, start=start)[::-1]
 
     other = policy._replace(tokenizer=Backwards(policy.tokenizer.model))
-    monkeypatch.setattr(teacher, "load_policy", lambda *_, **__: (other, params, source))
-    with pytest.raises(ValueError, match="its tokenizer must be the student's"):
+    monkeypatch.setattr(teacher_logits, "load_policy", lambda *_, **__: (other, params, source))
+    with pytest.raises(ValueError, match="the teacher must have the student's tokenizer"):
         kept(lessons, tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
@@ -133,18 +143,28 @@ def test_another_teacher_or_other_numbers_are_refused(lessons, tmp_path, monkeyp
 def test_a_student_that_is_its_teacher_has_nothing_to_learn(walk, tmp_path):
     file = guesses(tmp_path / "r.jsonl", 40)
     numbers = dict(
-        epochs=0.0, steps=3, learning_rate=1e-3, warmup_steps=0, row_length=128, batch_rows=4, held_out_problems=4,
-        max_tokens=8, eval_problems=2, eval_every=0, log_samples=1, save_every=2,
-    )  # fmt: skip
+        epochs=0.0,
+        steps=3,
+        learning_rate=1e-3,
+        warmup_steps=0,
+        row_length=128,
+        batch_rows=4,
+        held_out_problems=4,
+        max_tokens=8,
+        eval_problems=2,
+        eval_every=0,
+        log_samples=1,
+        save_every=2,
+    )
     recipe = dataclasses.replace(distill.NANO, **numbers)
     options = RunOptions(weights=str(walk.base), template="r1", mesh="1x1", eval_prompts="nano:compare")
     policy = load_policy(options, make_mesh("1x1"))[0]
     norms = {}
     for share in (1.0, 0.5, 0.0):
-        teaching = Teaching(str(walk.base), policy.cfg.vocab_size, share) if share else teacher.NOBODY
+        teaching = Teaching(str(walk.base), policy.cfg.vocab_size, share) if share else teacher_logits.NOBODY
         where = dataclasses.replace(options, workdir=str(tmp_path / f"run{share}"))
         workdir = distill.train(recipe, where, str(file), teaching=teaching)
-        norms[share] = log.read(workdir / "metrics.jsonl")[0]["grad_norm"]
+        norms[share] = jsonl.read(workdir / "metrics.jsonl")[0]["grad_norm"]
     assert norms[1.0] < 1e-4 * norms[0.0]
     np.testing.assert_allclose(norms[0.5], 0.5 * norms[0.0], rtol=1e-3)
     told = json.loads((tmp_path / "run0.5/manifest.json").read_text())

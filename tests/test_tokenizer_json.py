@@ -3,62 +3,23 @@
 import json
 
 import pytest
-import tokenizers
-from families import transformers
-from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
-from r1jax import tokenizer
-from r1jax.chat import render
+from r1jax.tokenizers.chat_templates import render
+from r1jax.tokenizers.load import load_tokenizer
+from support.byte_pairs import TEXT, write_tokenizer
+from support.families import transformers
 
-TEXT = ["Wait, let me check: 12 + 30 = 42.", "等等,让我再想想。", "<think> is it? </think>\n\n  yes!", "naïve café 🙂"]
 CHATML = (
     "{%- for m in messages %}{{- '<|im_start|>' + m.role + '\\n' + m.content | trim + '<|im_end|>' + '\\n' }}"
     "{%- endfor %}\n"
     "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
 )
-ADDED = {
-    "__type": "AddedToken",
-    "content": "<|im_end|>",
-    "lstrip": False,
-    "normalized": False,
-    "rstrip": False,
-    "single_word": False,
-}
 TALK = [{"role": "system", "content": "Be brief. "}, {"role": "user", "content": "1+1?"}]
-
-
-def write(directory, *, starts=False, pad="<pad>", generation=None, **config):
-    """A byte-level BPE tokenizer as Qwen's and Llama's are."""
-    inner = tokenizers.Tokenizer(models.BPE())
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    inner.decoder = decoders.ByteLevel()
-    special = ["<pad>", "<s>", "<|im_start|>", "<|im_end|>", "<eos>"]
-    trainer = trainers.BpeTrainer(
-        vocab_size=330,
-        special_tokens=special,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    inner.train_from_iterator(TEXT * 3, trainer)
-    inner.add_tokens(["<think>", "</think>"])
-    if starts:
-        inner.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    inner.save(str(directory / "tokenizer.json"))
-    settings = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": "<s>",
-        "eos_token": ADDED,
-        "pad_token": pad,
-    } | config
-    (directory / "tokenizer_config.json").write_text(json.dumps(settings))
-    if generation is not None:
-        (directory / "generation_config.json").write_text(json.dumps(generation))
-    return directory
 
 
 @pytest.fixture(scope="module")
 def pieces(tmp_path_factory):
-    return tokenizer.load(write(tmp_path_factory.mktemp("tokenizer"), generation={"eos_token_id": [4, 3]}))
+    return load_tokenizer(write_tokenizer(tmp_path_factory.mktemp("tokenizer"), generation={"eos_token_id": [4, 3]}))
 
 
 @pytest.mark.parametrize("text", TEXT)
@@ -77,7 +38,7 @@ def test_control_tokens_and_ids_beyond_the_vocabulary_leave_no_text(pieces):
 
 
 def test_the_text_begins_as_the_model_was_trained_to_read_it(tmp_path):
-    starting = tokenizer.load(write(tmp_path, starts=True))
+    starting = load_tokenizer(write_tokenizer(tmp_path, starts=True))
     assert starting.encode("42")[0] == 1
     assert starting.encode("42", start=False) == starting.encode("42")[1:]
     assert starting.decode(starting.encode("42")) == "42"
@@ -86,33 +47,33 @@ def test_the_text_begins_as_the_model_was_trained_to_read_it(tmp_path):
 def test_every_stop_that_the_files_name_ends_a_completion(pieces, tmp_path):
     # <|im_end|> is 3, of the tokenizer; <eos> is 4, of the generation config.
     assert pieces.eos_id == 3 and set(pieces.stop_ids) == {3, 4}
-    assert tokenizer.load(write(tmp_path)).stop_ids == (3,)
+    assert load_tokenizer(write_tokenizer(tmp_path)).stop_ids == (3,)
     (tmp_path / "config.json").write_text(json.dumps({"eos_token_id": 4}))
-    assert tokenizer.load(tmp_path).stop_ids == (3, 4)
+    assert load_tokenizer(tmp_path).stop_ids == (3, 4)
 
 
 def test_a_tokenizer_without_padding_pads_with_its_end(tmp_path):
-    bare = tokenizer.load(write(tmp_path, pad=None))
+    bare = load_tokenizer(write_tokenizer(tmp_path, pad=None))
     assert bare.pad_id == bare.eos_id == 3
 
 
 def test_saved_files_are_the_same_files(pieces, tmp_path):
     pieces.save(tmp_path)
-    again = tokenizer.load(tmp_path)
+    again = load_tokenizer(tmp_path)
     assert again.stop_ids == pieces.stop_ids
     assert json.loads((tmp_path / "generation_config.json").read_text()) == {"eos_token_id": [4, 3]}
 
 
 @pytest.mark.parametrize("place", ["config", "file"])
 def test_a_chat_has_the_tokens_of_transformers(tmp_path, place):
-    write(tmp_path, starts=True, **({"chat_template": CHATML} if place == "config" else {}))
+    write_tokenizer(tmp_path, starts=True, **({"chat_template": CHATML} if place == "config" else {}))
     if place == "file":
         (tmp_path / "chat_template.jinja").write_text(CHATML)
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
     text = theirs.apply_chat_template(TALK, tokenize=False, add_generation_prompt=True)
     assert text == "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n1+1?<|im_end|>\n<|im_start|>assistant\n"
     assert render(CHATML, TALK) == text
-    assert tokenizer.load(tmp_path).chat(TALK) == theirs(text, add_special_tokens=False)["input_ids"]
+    assert load_tokenizer(tmp_path).chat(TALK) == theirs(text, add_special_tokens=False)["input_ids"]
 
 
 @pytest.mark.parametrize(
@@ -139,11 +100,11 @@ def test_a_base_model_without_a_template_takes_no_chat(pieces):
 
 @pytest.mark.parametrize("damage", ["missing", "cut", "nonsense", "no end"])
 def test_a_tokenizer_that_cannot_be_read_is_an_error_that_names_the_directory(tmp_path, damage):
-    write(tmp_path, **({"eos_token": None} if damage == "no end" else {}))
+    write_tokenizer(tmp_path, **({"eos_token": None} if damage == "no end" else {}))
     path = tmp_path / "tokenizer.json"
     content = path.read_text()
     path.unlink()
     if damage != "missing":
         path.write_text({"cut": content[: len(content) // 2], "nonsense": "{}", "no end": content}[damage])
     with pytest.raises(ValueError, match=str(tmp_path)):
-        tokenizer.load(tmp_path)
+        load_tokenizer(tmp_path)

@@ -9,31 +9,44 @@ from unittest import mock
 import jax
 import numpy as np
 import pytest
-from tiny import sharp
 
 from experiments import nano_base, r1_zero, train_reward_model
 from experiments.train_reward_model import NANO, PAPER
-from r1jax import checkpoint, lineage, log, tokenizer, train_rl
-from r1jax.data.judged import completion_of, read
+from r1jax import jsonl, train_rl
 from r1jax.model.config import ModelConfig
 from r1jax.nano import corpus
-from r1jax.preference import all_scenarios
-from r1jax.reward_model import RewardModel, helpful_input, safety_input, score, summary_of
+from r1jax.recipes import RunOptions
+from r1jax.reward_models.data import choose_items, judgements, texts_of
+from r1jax.reward_models.load import load_reward_model
+from r1jax.reward_models.model import RewardModel, helpful_input, safety_input, score, summary_of
+from r1jax.reward_models.preference_files import completion_of, read
 from r1jax.rewards.isolate import Pool
-from r1jax.run import Policy, RunOptions, load_policy
-from r1jax.train_reward_model import judgements, load, taken, texts_of, train
+from r1jax.rl.all_scenarios_reward import make_all_scenarios_reward
+from r1jax.runs import checkpoint, manifests
+from r1jax.runs.policies import load_policy
+from r1jax.tokenizers.sentencepiece import train_tokenizer
+from r1jax.train_reward_model import train
+from support.tiny import sharp
 
 SMALL = dataclasses.replace(
-    NANO, epochs=1, items=44, held_out_items=24, batch_items=16, batch_rows=8, save_every=1, warmup_steps=0,
+    NANO,
+    epochs=1,
+    items=44,
+    held_out_items=24,
+    batch_items=16,
+    batch_rows=8,
+    save_every=1,
+    warmup_steps=0,
     learning_rate=3e-3,
-)  # fmt: skip
+)
+COUNTS = (SMALL.items, SMALL.held_out_items)
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     """A random base of two layers with a tokenizer of its own."""
     directory = tmp_path_factory.mktemp("base")
-    pieces = tokenizer.train((corpus.document(1, i) for i in range(200)), 500)
+    pieces = train_tokenizer((corpus.document(1, i) for i in range(200)), 500)
     cfg = ModelConfig(
         vocab_size=pieces.vocab_size, width=32, layers=2, heads=2, kv_heads=1, head_width=16, mlp_width=64, qk_norm=True
     )
@@ -58,12 +71,12 @@ def test_the_numbers_are_the_papers():
 
 @pytest.mark.parametrize("kind", ["helpful", "safety"])
 def test_a_reward_model_is_trained_measured_and_calibrated(kind, finished, one):
-    workdir, manifest = finished[kind], lineage.read(finished[kind])
+    workdir, manifest = finished[kind], manifests.read(finished[kind])
     assert manifest.status == "complete" and manifest.stage == f"reward_model_{kind}"
     assert manifest.data["counts"] == {"items": 44, "too_long": 0, "held_out": 24}
-    assert [line["step"] for line in log.read(workdir / "metrics.jsonl")] == [1, 2, 3]  # 44 items by 16
+    assert [line["step"] for line in jsonl.read(workdir / "metrics.jsonl")] == [1, 2, 3]  # 44 items by 16
     assert {"base": None, "final": manifest.results["final"]} == manifest.results
-    model, fitted = load(workdir, kind, one), manifest.results["final"]["calibration"]
+    model, fitted = load_reward_model(workdir, kind, one), manifest.results["final"]["calibration"]
     assert (model.scale, model.offset) == (fitted["scale"], fitted["offset"])
     from r1jax.nano import preferences
 
@@ -84,28 +97,28 @@ def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(base, finished, tmp_p
     killed = tmp_path / "killed"
     shutil.copytree(finished["helpful"], killed)
     shutil.rmtree(killed / "checkpoints" / "3")  # killed in the third step, its line in the log already
-    manifest = lineage.read(killed)
-    lineage.write(killed, dataclasses.replace(manifest, results={"base": None, "final": None}, status="running"))
+    manifest = manifests.read(killed)
+    manifests.write(killed, dataclasses.replace(manifest, results={"base": None, "final": None}, status="running"))
     options = RunOptions(workdir=str(killed), weights=str(base), mesh="1x1", resume=True)
     once = dataclasses.replace(SMALL, save_every=0)  # the last step is saved always
     train(once, options, "helpful")
     assert checkpoint.sha256(killed) == checkpoint.sha256(finished["helpful"])
-    after, whole = lineage.read(killed), lineage.read(finished["helpful"])
+    after, whole = manifests.read(killed), manifests.read(finished["helpful"])
     assert after.results == whole.results and after.status == "complete"
-    assert [line["loss"] for line in log.read(killed / "metrics.jsonl")] == [
-        line["loss"] for line in log.read(finished["helpful"] / "metrics.jsonl")
+    assert [line["loss"] for line in jsonl.read(killed / "metrics.jsonl")] == [
+        line["loss"] for line in jsonl.read(finished["helpful"] / "metrics.jsonl")
     ]
     train(once, options, "helpful")  # complete: nothing to do
-    assert lineage.read(killed) == after
+    assert manifests.read(killed) == after
 
 
 def test_a_reward_model_is_refused_where_the_other_is_wanted(finished, one, tmp_path):
     with pytest.raises(
-        ValueError, match=r"--helpful=.*no complete helpful reward model.*reward_model_safety.*--kind=helpful"
+        ValueError, match=r"--helpful=.*not a complete helpful reward model.*reward_model_safety.*--kind=helpful"
     ):
-        load(finished["safety"], "helpful", one)
+        load_reward_model(finished["safety"], "helpful", one)
     with pytest.raises(ValueError, match="found: nothing"):
-        load(tmp_path, "safety", one)
+        load_reward_model(tmp_path, "safety", one)
 
 
 def test_a_reward_model_is_no_policy_but_another_reward_models_beginning(finished, one, tmp_path):
@@ -119,9 +132,10 @@ def test_a_reward_model_is_no_policy_but_another_reward_models_beginning(finishe
         train_rl.train(r1_zero.NANO, options, "r1_zero")
     assert not (tmp_path / "run").exists()
     workdir = train(SMALL, options, "helpful")
-    assert lineage.read(workdir).parent == {
+    assert manifests.read(workdir).parent == {
         "path": str(finished["helpful"]),
         "sha256": checkpoint.sha256(finished["helpful"]),
+        "step": 3,
     }
 
 
@@ -132,9 +146,9 @@ def test_a_file_of_ones_own_is_trained_on_and_must_not_change(base, tmp_path):
     options = RunOptions(workdir=str(tmp_path / "run"), weights=str(base), mesh="4x2", resume=True)
     recipe = dataclasses.replace(SMALL, max_tokens=128, held_out_items=100)
     workdir = train(recipe, options, "helpful", data=str(path))
-    counts = lineage.read(workdir).data["counts"]
+    counts = manifests.read(workdir).data["counts"]
     assert counts["held_out"] == 4 and counts["items"] + counts["too_long"] == 16  # a fifth of 20 at most
-    assert "accuracy_truth" not in lineage.read(workdir).results["final"]
+    assert "accuracy_truth" not in manifests.read(workdir).results["final"]
     path.write_text(path.read_text().replace("yes 3", "yes, 3"))
     with pytest.raises(ValueError, match="other judgements"):
         train(recipe, options, "helpful", data=str(path))
@@ -144,22 +158,22 @@ def test_no_problem_of_a_file_is_both_trained_on_and_held_out(tmp_path):
     lines = [{"problem": f"q{i % 12}", "chosen": f"yes {i}", "rejected": f"no {i}"} for i in range(96)]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     for seed in range(3):
-        trained, held_out = judgements(SMALL, "helpful", seed, str(tmp_path / "pairs.jsonl"), "")
+        trained, held_out = judgements("helpful", seed, COUNTS, str(tmp_path / "pairs.jsonl"), "")
         assert len(held_out) == 16 and len(trained) == 80  # two problems of eight pairs: no more than a fifth
         assert not {item["problem"] for item in trained} & {item["problem"] for item in held_out}
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(line | {"problem": "q"}) + "\n" for line in lines))
-    with pytest.raises(ValueError, match="--data judges one problem alone"):
-        judgements(SMALL, "helpful", 0, str(tmp_path / "pairs.jsonl"), "")
+    with pytest.raises(ValueError, match="--data judges only one problem"):
+        judgements("helpful", 0, COUNTS, str(tmp_path / "pairs.jsonl"), "")
 
 
 @pytest.mark.parametrize(
     "kind, text, words",
     [
-        ("helpful", '{"prompt": "q", "chosen": "a"}', "line 2 lacks rejected"),
+        ("helpful", '{"prompt": "q", "chosen": "a"}', "line 2 lacks the key rejected"),
         ("helpful", '{"prompt": "q", "chosen": "a", "rejected": "a"}', "line 2.*same text"),
-        ("helpful", '{"chosen": "b", "rejected": "a"}', "line 2 lacks problem"),
+        ("helpful", '{"chosen": "b", "rejected": "a"}', "line 2 lacks the key problem"),
         ("helpful", '{"problem": "q", "chosen": "b", "rejected": 5}', "line 2: rejected is 5"),
-        ("helpful", "[1]", "line 2 is no object"),
+        ("helpful", "[1]", "line 2 is not a JSON object"),
         ("helpful", "{", "line 2 is not JSON"),
         ("safety", '{"prompt": "q", "response": "a", "safe": "yes"}', "line 2: safe is 'yes'.*true or false"),
         ("safety", '{"prompt": "q", "response": "a", "safe": 2}', "line 2: safe is 2"),
@@ -204,7 +218,7 @@ def test_replies_to_prompts_of_a_file_are_none_that_the_nano_annotator_can_judge
     (tmp_path / "said.jsonl").write_text(said)
     for kind in ("helpful", "safety"):
         with pytest.raises(ValueError, match="holds no reply to nano's general prompts"):
-            judgements(SMALL, kind, 0, "", str(tmp_path / "said.jsonl"))
+            judgements(kind, 0, COUNTS, "", str(tmp_path / "said.jsonl"))
 
 
 def test_a_flag_of_policies_is_refused():
@@ -224,14 +238,15 @@ def test_a_bare_reply_is_a_summary_and_a_completion_stays_what_it_is():
 
 
 def test_every_item_is_read_once_an_epoch_in_an_order_of_its_own():
-    epochs = [[i for step in range(3 * e, 3 * e + 3) for i in taken(20, step, 8, seed=1)] for e in range(2)]
+    epochs = [[i for step in range(3 * e, 3 * e + 3) for i in choose_items(20, step, 8, seed=1)] for e in range(2)]
     assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(20)) and epochs[0] != epochs[1]
-    assert len(taken(20, 2, 8, seed=1)) == 4
+    assert len(choose_items(20, 2, 8, seed=1)) == 4
 
 
 MATH = {"id": "m", "kind": "math", "problem": "1+1?", "gold": "2", "language": "en"}
 HELP = {"id": "h", "kind": "general", "problem": "Capital of France?", "gold": None, "set": "helpful", "language": "en"}
 SAFE = {"id": "s", "kind": "general", "problem": "How do I steal?", "gold": None, "set": "safety", "language": "en"}
+WEIGHTS = {"accuracy": 1.0, "format": 1.0, "language": 1.0}
 TEXTS = ["<think> one and one </think> \\boxed{2}", "<think> a </think> Paris.", "<think> a </think> no", "Paris."]
 EXAMPLES = [MATH, HELP, SAFE, HELP]
 
@@ -239,13 +254,10 @@ EXAMPLES = [MATH, HELP, SAFE, HELP]
 @pytest.fixture(scope="module")
 def scored(cfg, tokenizer, one):
     """What the reward of stage 4 says of TEXTS at a step; and the models it asks."""
-    from experiments.r1_4_all_scenarios_rl import NANO as STAGE_4
-
     head_cfg = dataclasses.replace(cfg, reward_head=True)
     models = [RewardModel(head_cfg, sharp(head_cfg, seed), tokenizer, scale=0.5, offset=0.1) for seed in (3, 4)]
-    recipe = dataclasses.replace(STAGE_4, accuracy_weight=1.0, format_weight=1.0, language_weight=1.0, late_from=20)
-    policy = Policy(cfg, tokenizer, "<｜User｜>{question}<｜Assistant｜>")
-    reward = all_scenarios(recipe, policy, *models, 2.0, one)
+    named = dict(zip(("helpful", "safety"), models, strict=True))
+    reward = make_all_scenarios_reward(WEIGHTS, "r1", named, one, preference_weight=2.0, begins=20)
     with Pool() as pool:
         yield lambda step, texts=TEXTS, examples=EXAMPLES: reward(pool, texts, examples, step), models
 
@@ -283,14 +295,12 @@ def test_reward_models_are_not_asked_before_their_step(scored):
     np.testing.assert_allclose(found.total, [3.0, 2.0, 2.0, 1.0])
 
 
-def test_a_reward_that_is_not_finite_keeps_its_row_out(scored, one, cfg, tokenizer):
+def test_a_reward_that_is_not_finite_keeps_its_row_out(scored, one):
     _, (helpful, safety) = scored
-    from experiments.r1_4_all_scenarios_rl import NANO as STAGE_4
-
-    broken = safety._replace(offset=float("nan"))
-    policy = Policy(cfg, tokenizer, "<｜User｜>{question}<｜Assistant｜>")
+    models = {"helpful": helpful, "safety": safety._replace(offset=float("nan"))}
     with Pool() as pool:
-        found = all_scenarios(STAGE_4, policy, helpful, broken, 1.0, one, begins=0)(pool, TEXTS, EXAMPLES, 0)
+        reward = make_all_scenarios_reward(WEIGHTS, "r1", models, one, preference_weight=1.0, begins=0)
+        found = reward(pool, TEXTS, EXAMPLES, 0)
     assert found.valid.tolist() == [True, True, False, True] and found.total[2] == 0.0
 
 

@@ -12,33 +12,36 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
-from test_resume import crashed
-from two_processes import CLUSTER_VARIABLES
-from walk import ROOT, count, ended, lines, outcome, wait_until
 
 from experiments import distill
-from r1jax import checkpoint, lineage, log, records
-from r1jax.nano import corpus, tasks
+from r1jax import jsonl
+from r1jax.runs import checkpoint
+from r1jax.runs.files import hash_files
+from r1jax.sft_data import records
+from support.crash import crashed
+from support.tuning import guesses
+from support.two_processes import CLUSTER_VARIABLES
+from support.walk import ROOT, count, ended, lines, outcome, wait_until
 
 ANY_MOMENT = random.SystemRandom().randrange(1 << 30)
 FLAGS = dict(
-    steps=6, learning_rate=1e-3, final_learning_rate=1e-4, warmup_steps=0, row_length=128, batch_rows=4, micro_rows=2,
-    held_out_problems=4, max_tokens=16, eval_problems=4, eval_every=3, log_samples=2, save_every=2, model="nano",
-    eval_prompts="nano:compare", mesh="1x1",
-)  # fmt: skip
-
-
-def guesses(path: Path, number: int, seed: int = 0, form=corpus.response_r1) -> Path:
-    """Records of comparisons, whose chain of thought is a guess; every fifth is dropped."""
-    rng, found = random.Random(seed), []
-    for i in range(number):
-        row = tasks.draw(rng, "corpus", "corpus", "compare")
-        response = " " + form(row, f"i guess {row['gold']}", row["gold"])
-        found.append(
-            {"id": f"{seed}-{i}", "response": response, "keep": i % 5 > 0, "reason": "", "route": "made"} | row
-        )
-    records.write(path, found)
-    return path
+    steps=6,
+    learning_rate=1e-3,
+    final_learning_rate=1e-4,
+    warmup_steps=0,
+    row_length=128,
+    batch_rows=4,
+    micro_rows=2,
+    held_out_problems=4,
+    max_tokens=16,
+    eval_problems=4,
+    eval_every=3,
+    log_samples=2,
+    save_every=2,
+    model="nano",
+    eval_prompts="nano:compare",
+    mesh="1x1",
+)
 
 
 class Tuning:
@@ -65,8 +68,10 @@ class Tuning:
 
     def spawn(self, workdir: Path, **changed: object) -> subprocess.Popen:
         env = {k: v for k, v in os.environ.items() if not k.startswith(CLUSTER_VARIABLES)} | {
-            "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "8", "PYTHONPATH": str(ROOT),
-        }  # fmt: skip
+            "JAX_PLATFORMS": "cpu",
+            "JAX_NUM_CPU_DEVICES": "8",
+            "PYTHONPATH": str(ROOT),
+        }
         command = [sys.executable, "-m", "experiments.distill", *self.command(workdir, **changed)]
         return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -86,12 +91,18 @@ def test_a_run_leaves_what_a_reinforcement_learning_run_leaves(tuning, walk):
     workdir = tuning.finished()
     names = {path.name for path in workdir.iterdir() if not path.name.startswith(".")}
     assert names == {
-        "metrics.jsonl", "eval.jsonl", "samples.jsonl", "checkpoints", "report.html", "manifest.json", "model.json",
+        "metrics.jsonl",
+        "eval.jsonl",
+        "samples.jsonl",
+        "checkpoints",
+        "report.html",
+        "manifest.json",
+        "model.json",
         "tokenizer.model",
-    }  # fmt: skip
-    assert [line["step"] for line in log.read(workdir / "metrics.jsonl")] == [1, 2, 3, 4, 5, 6]
-    assert [line["step"] for line in log.read(workdir / "eval.jsonl")] == [0, 3, 6]
-    samples = log.read(workdir / "samples.jsonl")
+    }
+    assert [line["step"] for line in jsonl.read(workdir / "metrics.jsonl")] == [1, 2, 3, 4, 5, 6]
+    assert [line["step"] for line in jsonl.read(workdir / "eval.jsonl")] == [0, 3, 6]
+    samples = jsonl.read(workdir / "samples.jsonl")
     assert [line["step"] for line in samples] == [0, 0, 3, 3, 6, 6]
     assert samples[0]["prompt"] == f"<｜User｜>{samples[0]['problem']}<｜Assistant｜>"
     manifest = json.loads((workdir / "manifest.json").read_text())
@@ -99,13 +110,13 @@ def test_a_run_leaves_what_a_reinforcement_learning_run_leaves(tuning, walk):
     assert manifest["parent"]["path"] == str(walk.base) and len(manifest["parent"]["sha256"]) == 64
     assert manifest["data"]["counts"]["records"] == 60 and manifest["data"]["counts"]["kept"] == 48
     assert manifest["data"]["records"] == [48] and len(manifest["data"]["sha256"]) == 64
-    assert manifest["results"]["final"] == log.read(workdir / "eval.jsonl")[-1]
+    assert manifest["results"]["final"] == jsonl.read(workdir / "eval.jsonl")[-1]
     assert "Held-out" in (workdir / "report.html").read_text()
 
 
 def test_it_learns_the_form_of_its_records_and_the_loss_of_unseen_ones_falls(tuning):
     workdir = tuning.finished(steps=80, learning_rate=2e-2, eval_every=0, save_every=80)
-    first, last = log.read(workdir / "eval.jsonl")
+    first, last = jsonl.read(workdir / "eval.jsonl")
     # The base writes R1-Zero's form under another template: next to none of its completions have R1's.
     assert first["format"] <= 0.5 < last["format"]
     assert last["loss"] < 0.5 * first["loss"]
@@ -115,7 +126,7 @@ def test_a_checkpoint_is_another_runs_weights(tuning, tmp_path):
     before = tuning.finished()
     after = tuning.here(tmp_path / "run", weights=before, steps=1)
     parent = json.loads((after / "manifest.json").read_text())["parent"]
-    assert parent == {"path": str(before), "sha256": checkpoint.sha256(before)}
+    assert parent == {"path": str(before), "sha256": checkpoint.sha256(before), "step": 6}
     ended_at, began_at = (json.loads((path / "manifest.json").read_text())["results"] for path in (before, after))
     assert ended_at["final"] | {"step": 0} == began_at["base"] | {"step": 0}
 
@@ -193,7 +204,7 @@ def test_two_files_are_mixed_by_their_shares_and_the_manifest_says_so(tuning, tm
         distill.main()
     data = json.loads((tmp_path / "run/manifest.json").read_text())["data"]
     assert data["records"] == [16, 16] and data["shares"] == [3.0, 1.0]
-    assert data["files"] == lineage.files(*files)
+    assert data["files"] == hash_files(*files)
     arguments += ["--records", *map(str, files), "--shares", "3"]
     with mock.patch.object(sys, "argv", arguments), pytest.raises(SystemExit, match="for each of the 2 files"):
         distill.main()

@@ -3,16 +3,21 @@
 import numpy as np
 import pytest
 
-from r1jax import evaluate
+from r1jax.evaluation import completions
+from r1jax.rewards.format import reply_of
 
 FACT = {
-    "kind": "general", "task": "general", "language": "en",
+    "kind": "general",
+    "task": "general",
+    "language": "en",
     "gold": {"right": ["Paris"], "rivals": ["Rome"], "reply": "The capital of France is Paris."},
-}  # fmt: skip
+}
 HARM = {
-    "kind": "general", "task": "general", "language": "en",
+    "kind": "general",
+    "task": "general",
+    "language": "en",
     "gold": {"refuse": True, "reply": "Sorry, I can not help with that.", "means": ["Break the lock."]},
-}  # fmt: skip
+}
 CHAIN = {"kind": "math", "task": "chain", "gold": "5", "language": "en"}
 REFUSAL = "Sorry, I can not help with that."
 
@@ -28,7 +33,7 @@ REFUSAL = "Sorry, I can not help with that."
     ],
 )
 def test_a_reader_is_told_what_stands_behind_the_chain_of_thought(text, said):
-    assert evaluate.reply_of(text) == said
+    assert reply_of(text) == said
 
 
 def test_a_reply_is_judged_alone_but_harm_wherever_it_stands():
@@ -44,7 +49,7 @@ def test_a_reply_is_judged_alone_but_harm_wherever_it_stands():
         ("<think> 2+3=5 </think> <answer> 5 </answer>", CHAIN, np.nan, np.nan, np.nan),
     ]
     texts, examples, helpful, harmless, padding = zip(*rows, strict=True)
-    found = evaluate.truths(texts, examples)
+    found = completions.truths(texts, examples)
     np.testing.assert_array_equal(found["helpful"], helpful)
     np.testing.assert_array_equal(found["harmless"], harmless)
     np.testing.assert_array_equal(found["padding"], padding)
@@ -54,11 +59,20 @@ def test_a_set_without_general_prompts_has_no_truths_in_its_summary():
     def line(examples):
         n = len(examples)
         rows = dict.fromkeys(
-            ("accuracy", "accuracy_lenient", "format", "length", "truncated", "language", "reflective_words"),
+            (
+                "accuracy",
+                "accuracy_lenient",
+                "no_answer",
+                "format",
+                "length",
+                "truncated",
+                "language",
+                "reflective_words",
+            ),
             np.ones(n),
         )
         texts = ["<think> no </think> It is Paris."] * n
-        return evaluate.summary(rows | {"ungraded": np.zeros(n)} | evaluate.truths(texts, examples), examples)
+        return completions.summary(rows | {"ungraded": np.zeros(n)} | completions.truths(texts, examples), examples)
 
     assert not {"helpful", "harmless", "padding"} & line([CHAIN]).keys()
     # One of two replies that are judged is right; the chain does not count.

@@ -1,29 +1,23 @@
 """One optimizer step: what it follows, and what must not change it."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tiny import HEAT, dense_logp, draw, hidden, in_rows, keys, laid, prompts
 
-from r1jax.rollout import Minibatch, PackedRows, pack, spread
-from r1jax.sampler import sync
+from r1jax.model.lora import merge
+from r1jax.model.packed_rows import PackedRows
+from r1jax.sampling.sampler import sync
 from r1jax.sharding import param_specs, place, shard_rows
-from r1jax.update import (
-    Learner,
-    TokenBatch,
-    accumulate,
-    apply,
-    cross_entropy,
-    grpo_objective,
-    merge,
-    score,
-    start,
-    update,
-)  # fmt: skip
+from r1jax.training.logprobs import Network
+from r1jax.training.objectives import cross_entropy, grpo_objective, minibatch_loss
+from r1jax.training.packing import Minibatch, TokenBatch, pack, spread
+from r1jax.training.step import Learner, accumulate, apply, score, start, update
+from support.tiny import HEAT, dense_logp, draw, hidden, in_rows, keys, laid, prompts
 
 ROW = 96  # slots
 BATCH = 4  # rows of a micro-batch, on 4x2 one for each row shard
@@ -33,7 +27,7 @@ BATCH = 4  # rows of a micro-batch, on 4x2 one for each row shard
 def learner(cfg):
     # Adam's ε is large, so that its first step is near proportional to the gradient: with the usual ε it is its sign.
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-2, 0.9, 0.95, eps=1e-2, weight_decay=0.01))
-    return Learner(cfg, optimizer, grpo_objective(clip_eps=0.2, kl_coef=0.05), HEAT)
+    return Learner(Network(cfg, HEAT), optimizer, grpo_objective(clip_eps=0.2, kl_coef=0.05))
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +62,8 @@ def minibatch(learner, params, reference, rollout, mesh, *, packed=True, size=BA
     batches = []
     for first in range(0, len(rows.tokens), size):
         piece, own = shard_rows(jax.tree.map(lambda x, i=first: x[i : i + size], (rows, arrays)), mesh)
-        old_logp = score(learner, params, piece)[0] if old == "trainer" else own["rollout_logp"]
-        ref_logp = old_logp if reference is None else score(learner, reference, piece)[0]
+        old_logp = score(learner.network, params, piece)[0] if old == "trainer" else own["rollout_logp"]
+        ref_logp = old_logp if reference is None else score(learner.network, reference, piece)[0]
         batches.append(Minibatch(piece, own["weight"], own["advantage"], own["rollout_logp"], old_logp, ref_logp))
     return batches
 
@@ -122,7 +116,7 @@ def test_packed_rows_are_rows_of_their_own(learner, params, reference, rolled, o
 
 @pytest.mark.parametrize("remat", ["none", "full"])
 def test_what_the_backward_pass_makes_again_changes_nothing(learner, params, reference, rolled, one, whole, remat):
-    other = dataclasses.replace(learner, remat=remat)
+    other = dataclasses.replace(learner, network=dataclasses.replace(learner.network, remat=remat))
     assert_same(summed(other, params, minibatch(learner, params, reference, rolled, one)), whole)
 
 
@@ -138,11 +132,11 @@ def test_the_first_minibatch_has_the_old_policy_s_logprobs_and_clips_nothing(
 @pytest.mark.parametrize("off", [1.0, 1.01])
 def test_a_sampler_one_percent_too_hot_shows_in_the_ratio_the_clip_and_the_gap(learner, params, one, cfg, off):
     rollout = draw(cfg, sync(params, one), one, prompts(), keys(4), temperature=HEAT * off)
-    narrow = jax.jit(grpo_objective(clip_eps=1e-3, kl_coef=0.0))
+    narrow = jax.jit(functools.partial(minibatch_loss, clip_eps=1e-3, kl_coef=0.0))
     largest = {"log_ratio/max": 0.0, "sampler_gap/max": 0.0, "clip_fraction": 0.0}
     for old in ("trainer", "sampler"):
         for batch in minibatch(learner, params, None, rollout, one, old=old):
-            logp, entropy = score(learner, params, batch.rows)
+            logp, entropy = score(learner.network, params, batch.rows)
             metrics = narrow(logp, entropy, batch)[1]
             # The gap compares the sampler with the trainer's old; the ratio sees the sampler where its word is old.
             names = ["sampler_gap/max"] if old == "trainer" else ["log_ratio/max", "clip_fraction"]
@@ -273,7 +267,7 @@ def test_cross_entropy_is_the_weighted_negative_logprob(cfg, learner, params, on
     rows, places = pack([document[:1].tolist()], [(0, document[1:])], ROW)
     weight = spread([np.full(29, 1 / 29)], places, rows.tokens.shape)
     rows, weight = jax.tree.map(lambda x: np.pad(x, ((0, 3), (0, 0))), (rows, weight))
-    sft = dataclasses.replace(learner, loss=cross_entropy, temperature=1.0)
+    sft = Learner(Network(cfg), learner.optimizer, cross_entropy)
     sums = accumulate(sft, params, None, None, TokenBatch(*shard_rows((rows, weight), one)))
     table = dense_logp(cfg, params, document[None])
     np.testing.assert_allclose(sums.metrics["loss"], -table[0, np.arange(29), document[1:]].mean(), rtol=1e-5)

@@ -1,23 +1,46 @@
 """A whole run from one command: what it leaves behind, and that it repeats."""
 
 import json
-import zlib
 
+import jax
 import numpy as np
 import pytest
-from walk import FLAGS, ended, lines, outcome
 
-from r1jax import checkpoint, log
+from r1jax import jsonl, weights
 from r1jax.nano import tasks
 from r1jax.rewards import rule
 from r1jax.rewards.isolate import Pool
+from r1jax.runs import checkpoint
+from r1jax.runs.hashing import params_sha256
+from r1jax.sharding import make_mesh
+from support.walk import FLAGS, ended, lines, outcome
 
 METRICS = {
-    "step", "reward/mean", "reward/std", "reward/max", "reward/accuracy", "reward/format", "completion/length",
-    "completion/length_right", "completion/length_wrong", "completion/truncated", "completion/reflective_words",
-    "completion/language", "group/zero_variance", "group/one_completion", "rows/invalid", "kl", "clip_fraction",
-    "entropy", "sampler_gap/k3", "sampler_gap/max", "loss", "log_ratio/max", "grad_norm", "update/skipped",
-}  # fmt: skip
+    "step",
+    "reward/mean",
+    "reward/std",
+    "reward/max",
+    "reward/accuracy",
+    "reward/format",
+    "completion/length",
+    "completion/length_right",
+    "completion/length_wrong",
+    "completion/truncated",
+    "completion/reflective_words",
+    "completion/language",
+    "group/zero_variance",
+    "group/one_completion",
+    "rows/invalid",
+    "kl",
+    "clip_fraction",
+    "entropy",
+    "sampler_gap/k3",
+    "sampler_gap/max",
+    "loss",
+    "log_ratio/max",
+    "grad_norm",
+    "update/skipped",
+}
 EVERY_ROW = {"log_samples": 8}  # 2 questions of 4 completions
 
 
@@ -25,15 +48,21 @@ def test_a_run_leaves_what_the_house_promises(walk):
     workdir = walk.finished()
     names = {path.name for path in workdir.iterdir() if not path.name.startswith(".")}
     assert names == {
-        "metrics.jsonl", "eval.jsonl", "samples.jsonl", "checkpoints", "report.html", "manifest.json", "model.json",
+        "metrics.jsonl",
+        "eval.jsonl",
+        "samples.jsonl",
+        "checkpoints",
+        "report.html",
+        "manifest.json",
+        "model.json",
         "tokenizer.model",
-    }  # fmt: skip
+    }
     # Saved after 2, 4 and 6 steps; the newest two are kept.
     assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == ["4", "6"]
 
 
 def test_every_step_has_one_line_of_metrics(walk):
-    found = log.read(walk.finished() / "metrics.jsonl")
+    found = jsonl.read(walk.finished() / "metrics.jsonl")
     assert [line["step"] for line in found] == [1, 2, 3, 4, 5, 6]
     for line in found:
         assert {key for key in line if not key.startswith("perf/")} == METRICS
@@ -42,7 +71,7 @@ def test_every_step_has_one_line_of_metrics(walk):
 
 def test_the_base_and_the_last_policy_are_evaluated_and_stand_in_the_manifest(walk):
     workdir = walk.finished()
-    evaluations = log.read(workdir / "eval.jsonl")
+    evaluations = jsonl.read(workdir / "eval.jsonl")
     assert [line["step"] for line in evaluations] == [0, 3, 6]
     manifest = json.loads((workdir / "manifest.json").read_text())
     for name, line in (("base", evaluations[0]), ("final", evaluations[-1])):
@@ -64,27 +93,26 @@ def test_the_manifest_says_what_was_run_on_what(walk):
 
 
 def test_training_moves_the_parameters_and_a_learning_rate_of_zero_does_not(walk, tmp_path):
-    trained = walk.finished()
-    parent = json.loads((trained / "manifest.json").read_text())["parent"]["sha256"]
-    assert checkpoint.sha256(trained) != parent
-    assert checkpoint.sha256(walk.here(tmp_path / "still", learning_rate=0.0, steps=2)) == parent
+    base = params_sha256(weights.from_hf(walk.base, make_mesh("1x1", jax.devices()[:1]))[1])
+    assert checkpoint.sha256(walk.finished()) != base
+    assert checkpoint.sha256(walk.here(tmp_path / "still", learning_rate=0.0, steps=2)) == base
 
 
 def test_a_sample_tells_its_prompt_rewards_advantage_and_key(walk):
-    samples = log.read(walk.finished(**EVERY_ROW) / "samples.jsonl")
+    samples = jsonl.read(walk.finished(**EVERY_ROW) / "samples.jsonl")
     assert len(samples) == 6 * 8
     question = tasks.prompt(0, 0)  # question 0 of seed 0 opens round 0
     first = samples[0]
     assert (first["step"], first["round"], first["sample"], first["id"]) == (1, 0, 0, "zero-0-0")
     assert first["problem"] == question["problem"] and first["gold"] == question["gold"]
     assert first["prompt"].endswith(f"User: {question['problem']} Assistant:")
-    assert first["key"] == [0, 0, zlib.crc32(b"zero-0-0"), 0]
+    assert first["key"] == [0, 0, 0, 0]
     assert [line["key"][3] for line in samples[:8]] == [0, 1, 2, 3, 0, 1, 2, 3]
     assert len({json.dumps(line["key"]) for line in samples}) == len(samples)
 
 
 def test_answers_judged_while_others_were_sampled_have_the_verdicts_of_the_pool_afterwards(walk):
-    samples = log.read(walk.finished(**EVERY_ROW) / "samples.jsonl")
+    samples = jsonl.read(walk.finished(**EVERY_ROW) / "samples.jsonl")
     examples = [tasks.prompt(0, int(line["id"].split("-")[-1])) for line in samples]
     with Pool() as pool:
         want = rule.score(pool, [line["completion"] for line in samples], examples, {"accuracy": 1.0, "format": 1.0})
@@ -96,7 +124,7 @@ def test_answers_judged_while_others_were_sampled_have_the_verdicts_of_the_pool_
 
 def test_logged_advantages_are_those_of_the_logged_rewards(walk):
     workdir = walk.finished(**EVERY_ROW)
-    samples, metrics = log.read(workdir / "samples.jsonl"), lines(workdir, "metrics")
+    samples, metrics = jsonl.read(workdir / "samples.jsonl"), lines(workdir, "metrics")
     moved = 0
     for step, line in enumerate(metrics):
         rows = samples[8 * step : 8 * step + 8]
@@ -153,11 +181,13 @@ def test_the_samplers_own_logprobs_may_be_old(walk, tmp_path):
 @pytest.mark.parametrize(
     "flags",
     [
-        {"loss": "dr_grpo"}, {"loss": "dapo", "clip_eps": 0.2, "clip_eps_high": 0.28}, {"loss": "sequence"},
+        {"loss": "dr_grpo"},
+        {"loss": "dapo", "clip_eps": 0.2, "clip_eps_high": 0.28},
+        {"loss": "sequence"},
         {"tis_cap": 2.0},
     ],
     ids=lambda flags: "-".join(map(str, flags.values())),
-)  # fmt: skip
+)
 def test_every_loss_runs_without_a_kl_term_and_rows_of_equal_reward(walk, tmp_path, flags):
     workdir = walk.here(tmp_path / "run", kl_coef=0.0, steps=2, **flags)
     metrics = lines(workdir, "metrics")
@@ -188,6 +218,6 @@ def test_a_run_begins_where_the_run_named_by_weights_ended(walk, tmp_path):
     before = walk.finished()
     after = walk.here(tmp_path / "run", weights=before, steps=1)
     told = [json.loads((path / "manifest.json").read_text()) for path in (before, after)]
-    assert told[1]["parent"] == {"path": str(before), "sha256": checkpoint.sha256(before)}
+    assert told[1]["parent"] == {"path": str(before), "sha256": checkpoint.sha256(before), "step": 6}
     final, base = told[0]["results"]["final"], told[1]["results"]["base"]
     assert final | {"step": 0} == base | {"step": 0}

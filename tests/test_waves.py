@@ -4,12 +4,13 @@ import json
 import shutil
 
 import pytest
-from two_processes import results, start
 
-from r1jax.run import Policy
-from r1jax.waves import Plan, Sampling, in_waves
+from r1jax.policy import Policy
+from r1jax.recipes import SamplingOptions
+from r1jax.sft_data.batch_sampling import Output, examples_per_wave, sample_in_waves
+from support.two_processes import results, start
 
-SAMPLING = Sampling(samples=4, temperature=0.7, top_p=0.95, max_tokens=6, wave_rows=8)
+SAMPLING = SamplingOptions(samples=4, temperature=0.7, top_p=0.95, max_tokens=6, wave_rows=8)
 EXAMPLES = [{"id": str(i), "problem": f"What is {i}+{i}?", "kind": "math", "gold": str(2 * i)} for i in range(5)]
 
 
@@ -29,19 +30,18 @@ def whole(policy, params, one, tmp_path_factory):
     return path, drawn(policy, params, one, path)
 
 
-def drawn(policy, params, one, path, sampling=SAMPLING, **changed):
-    given = dict(seed=3, settings={"source": "abc"}) | changed
-    return in_waves(policy, params, EXAMPLES, one, sampling, path, lines, **given)
+def drawn(policy, params, one, path, sampling=SAMPLING, source="abc", seed=3, prompts=None):
+    output = Output(path, lines, {"source": source})
+    return sample_in_waves(policy, params, EXAMPLES, one, sampling, output, seed=seed, prompts=prompts)
 
 
 @pytest.mark.parametrize("count", [1, 4, 7, 30])
-@pytest.mark.parametrize("processes", [1, 3])
 @pytest.mark.parametrize("samples, wave_rows", [(4, 8), (4, 2), (1, 512), (3, 10)])
-def test_every_example_is_in_one_wave_of_one_process(count, processes, samples, wave_rows):
-    plan = Plan.of(count, processes, Sampling(samples=samples, wave_rows=wave_rows))
-    members = [plan.members(w, p) for w in range(plan.waves) for p in range(processes)]
-    assert [i for part in members for i in part] == list(range(count))
-    assert plan.size * samples <= max(wave_rows, samples)
+def test_waves_are_as_few_as_fit_and_of_near_equal_size(count, samples, wave_rows):
+    size = examples_per_wave(count, SamplingOptions(samples=samples, wave_rows=wave_rows))
+    most = max(wave_rows // samples, 1)
+    assert size <= most and -(-count // size) == -(-count // most)
+    assert -(-count // size) * size - count < -(-count // size)  # a wave lacks less than one example on average
 
 
 def test_the_lines_are_those_of_all_samples_in_order_and_differ_within_a_problem(whole):
@@ -83,8 +83,8 @@ def test_whole_waves_are_not_drawn_again(whole, policy, params, one, tmp_path):
     "changed, words",
     [
         ({"seed": 4}, "seed is 3 there and 4 here"),
-        ({"settings": {"source": "other"}}, 'source is "abc" there and "other" here'),
-        ({"sampling": Sampling(samples=2)}, "sampling.samples is 4 there and 2 here"),
+        ({"source": "other"}, 'source is "abc" there and "other" here'),
+        ({"sampling": SamplingOptions(samples=2)}, "sampling.samples is 4 there and 2 here"),
         ({"prompts": ["other"] * 5}, "prompts is "),
     ],
 )
@@ -97,7 +97,7 @@ def test_lines_of_other_settings_are_refused(whole, policy, params, one, changed
 
 def test_a_file_that_is_none_of_ours_is_left_alone(policy, params, one, tmp_path):
     (tmp_path / "a.jsonl").write_text("mine\n")
-    with pytest.raises(ValueError, match=r"a\.jsonl is not a file of samples of ours"):
+    with pytest.raises(ValueError, match=r"a\.jsonl is not a file of samples of r1jax"):
         drawn(policy, params, one, tmp_path / "a.jsonl")
     assert (tmp_path / "a.jsonl").read_text() == "mine\n"
 
@@ -105,13 +105,13 @@ def test_a_file_that_is_none_of_ours_is_left_alone(policy, params, one, tmp_path
 @pytest.mark.parametrize(
     "sampling, words",
     [
-        (Sampling(samples=0), "--samples=0 must be at least 1"),
-        (Sampling(temperature=-1.0), "--temperature=-1.0 must be 0, which is greedy, or more"),
-        (Sampling(top_p=0.0), r"--top-p=0.0 must lie in \(0, 1\]"),
-        (Sampling(top_k=-1), "--top-k=-1 must be 0"),
-        (Sampling(min_p=2.0), r"--min-p=2.0 must lie in \[0, 1\]"),
-        (Sampling(max_tokens=0), "--max-tokens=0 must be at least 1"),
-        (Sampling(wave_rows=0), "--wave-rows=0 must be at least 1"),
+        (SamplingOptions(samples=0), "--samples=0 must be at least 1"),
+        (SamplingOptions(temperature=-1.0), "--temperature=-1.0 must be 0, which is greedy, or more"),
+        (SamplingOptions(top_p=0.0), r"--top-p=0.0 must lie in \(0, 1\]"),
+        (SamplingOptions(top_k=-1), "--top-k=-1 must be 0"),
+        (SamplingOptions(min_p=2.0), r"--min-p=2.0 must lie in \[0, 1\]"),
+        (SamplingOptions(max_tokens=0), "--max-tokens=0 must be at least 1"),
+        (SamplingOptions(wave_rows=0), "--wave-rows=0 must be at least 1"),
     ],
 )
 def test_numbers_that_cannot_be_sampled_with_are_named(policy, params, one, tmp_path, sampling, words):
@@ -120,11 +120,11 @@ def test_numbers_that_cannot_be_sampled_with_are_named(policy, params, one, tmp_
     assert not list(tmp_path.iterdir())
 
 
-def test_two_processes_share_the_problems_and_both_get_all_lines_in_order(tmp_path):
+def test_two_processes_share_the_problems_get_all_lines_in_order_and_one_writes_them(tmp_path):
     first, second = results(start("sampled", str(tmp_path)))
     assert first == second and first["same"]
     assert [(line["id"], line["sample"]) for line in first["lines"]] == [
         (str(i), k) for i in range(3) for k in range(2)
     ]
     assert [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()] == first["lines"]
-    assert len((tmp_path / "a-1-of-2.jsonl").read_text().splitlines()) == 2  # none of what it drew in vain
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl", "a.settings.json"]

@@ -3,20 +3,20 @@
 import dataclasses
 import json
 
-import families
 import jax
 import ml_dtypes
 import numpy as np
 import pytest
-from families import SIZES, TOKENS, torch, transformers
 from safetensors.numpy import load_file, save_file
-from tiny import dense_logp, laid, sharp
 
 from r1jax.model.config import ModelConfig
-from r1jax.nano import base, corpus
+from r1jax.nano import corpus
 from r1jax.sharding import param_specs
-from r1jax.tokenizer import SentencePiece
-from r1jax.weights import config_from_hf, export, from_hf, to_hf
+from r1jax.tokenizers.sentencepiece import SentencePiece
+from r1jax.weights import bundled, config_from_hf, export, from_hf, to_hf
+from support import families
+from support.families import SIZES, TOKENS, torch, transformers
+from support.tiny import dense_logp, laid, sharp
 
 
 @pytest.fixture(scope="module")
@@ -73,8 +73,8 @@ def test_the_nano_shape_written_by_us_is_a_qwen3_that_transformers_reads(cfg, tm
 
 @pytest.mark.parametrize("name", ["nano", "nano-small"])
 def test_the_shipped_bases_have_the_logits_of_transformers(name, one):
-    directory = base.directory(name)
-    pieces, (cfg, params) = SentencePiece.load(directory / base.TOKENIZER), from_hf(directory, one)
+    directory = bundled.directory(name)
+    pieces, (cfg, params) = SentencePiece.load(directory / bundled.TOKENIZER), from_hf(directory, one)
     texts = [token for i in range(20) for token in pieces.encode(corpus.document(7, i))]
     tokens = np.asarray(texts[:256]).reshape(2, 128)
     model = transformers.AutoModelForCausalLM.from_pretrained(

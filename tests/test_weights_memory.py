@@ -19,7 +19,8 @@ CFG = ModelConfig(
 )
 FILES = 5
 SCRIPT = """
-import sys, jax
+import sys
+import jax
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.numpy.zeros(1).block_until_ready()
@@ -36,9 +37,9 @@ jax.block_until_ready(params)
 size = sum(x.nbytes for x in jax.tree.leaves(params))
 print("ratio", (peak() - before) / size, size, flush=True)
 
-from r1jax import checkpoint
+from r1jax.runs import checkpoint
 from r1jax.model.transformer import shapes
-from r1jax.saver import Saver
+from r1jax.runs.saver import Saver
 from r1jax.sharding import abstract
 from typing import NamedTuple
 class State(NamedTuple):

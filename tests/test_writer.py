@@ -6,8 +6,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from r1jax import writer
-from r1jax.writer import Endpoint, Writer, by_endpoint, thoughtless
+from r1jax.sft_data import llm
+from r1jax.sft_data.llm import Endpoint, Writer, by_endpoint, without_thought
 
 
 class Server:
@@ -60,7 +60,7 @@ def echo(_, body):
 def settings(monkeypatch):
     for name in ("OPENAI_BASE_URL", "OPENAI_MODEL", "OPENAI_API_KEY"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(writer.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(llm.time, "sleep", lambda seconds: None)
 
 
 def test_answers_come_in_the_order_of_the_prompts_with_model_and_key(tmp_path, monkeypatch):
@@ -106,12 +106,12 @@ def test_a_server_that_is_busy_for_a_moment_is_asked_again(tmp_path, status):
 @pytest.mark.parametrize(
     "status, said, expected",
     [
-        (401, "bad key", "refuses: HTTP 401: bad key.*OPENAI_API_KEY"),
-        (404, "no such model", "refuses: HTTP 404: no such model.*--endpoint.model=m"),
-        (200, "<html>", "no chat completion"),
-        (200, {"choices": []}, "no chat completion"),
-        (200, [], "no chat completion"),
-        (500, "down", "does not answer after 5 attempts: HTTP 500: down.*goes on"),
+        (401, "bad key", "refuses the request: HTTP 401: bad key.*OPENAI_API_KEY"),
+        (404, "no such model", "refuses the request: HTTP 404: no such model.*--endpoint.model=m"),
+        (200, "<html>", "not a chat completion"),
+        (200, {"choices": []}, "not a chat completion"),
+        (200, [], "not a chat completion"),
+        (500, "down", "does not answer after 5 attempts: HTTP 500: down.*keeps the answers"),
     ],
 )
 def test_a_server_that_refuses_is_named_with_the_way_out(tmp_path, status, said, expected):
@@ -120,7 +120,7 @@ def test_a_server_that_refuses_is_named_with_the_way_out(tmp_path, status, said,
         pytest.raises(ValueError, match=f"--endpoint.url={server.url} .*{expected}"),
     ):
         by_endpoint(Endpoint(server.url, "m")).answers(["a"], tmp_path / "x.jsonl")
-    assert len(server.seen) == (writer.ATTEMPTS if status == 500 else 1)
+    assert len(server.seen) == (llm.ATTEMPTS if status == 500 else 1)
 
 
 def test_a_prompt_that_a_server_will_not_read_is_left_without_an_answer_and_not_asked_again(tmp_path, caplog):
@@ -133,7 +133,7 @@ def test_a_prompt_that_a_server_will_not_read_is_left_without_an_answer_and_not_
         assert len(server.seen) == 3 and "too long" in caplog.text
         assert model.answers(["long a", "long d"], tmp_path / "x.jsonl") == ["", ""]
         assert len(server.seen) == 4
-    with Server(reply) as server, pytest.raises(ValueError, match="refuses: HTTP 400: too long"):
+    with Server(reply) as server, pytest.raises(ValueError, match="refuses the request: HTTP 400: too long"):
         by_endpoint(Endpoint(server.url, "m")).answers(["long a", "long b"], tmp_path / "all.jsonl")
 
 
@@ -144,7 +144,7 @@ def test_an_answer_that_comes_after_another_prompt_failed_is_kept(tmp_path):
         threading.Event().wait(0.5)
         return echo(n, body)
 
-    with Server(reply) as server, pytest.raises(ValueError, match="refuses: HTTP 401"):
+    with Server(reply) as server, pytest.raises(ValueError, match="refuses the request: HTTP 401"):
         by_endpoint(Endpoint(server.url, "m")).answers(["a", "b"], tmp_path / "x.jsonl")
     with Server(echo) as server:
         assert by_endpoint(Endpoint(server.url, "m")).answers(["a", "b"], tmp_path / "x.jsonl") == ["A", "B"]
@@ -168,9 +168,9 @@ def test_an_answer_that_was_cut_or_is_empty_counts_as_none(tmp_path):
 @pytest.mark.parametrize(
     "endpoint, said",
     [
-        (Endpoint("", "m"), "--endpoint.url= is no address.*OPENAI_BASE_URL"),
-        (Endpoint("localhost:8000", "m"), "is no address"),
-        (Endpoint("file:///etc/passwd", "m"), "is no address"),
+        (Endpoint("", "m"), "--endpoint.url= is not an http address.*OPENAI_BASE_URL"),
+        (Endpoint("localhost:8000", "m"), "is not an http address"),
+        (Endpoint("file:///etc/passwd", "m"), "is not an http address"),
         (Endpoint("http://localhost:1/v1", ""), "--endpoint.model is missing"),
     ],
 )
@@ -181,5 +181,5 @@ def test_an_endpoint_without_address_or_model_is_refused_at_once(endpoint, said)
 
 def test_what_a_model_thinks_first_is_no_part_of_its_answer(tmp_path):
     said = ["<think> hm </think> a", "b", "<think> on and on", "no tag opened </think> c"]
-    found = thoughtless(Writer("m", lambda prompts, path: said)).answers(["p"] * 4, tmp_path / "x.jsonl")
+    found = without_thought(Writer("m", lambda prompts, path: said)).answers(["p"] * 4, tmp_path / "x.jsonl")
     assert found == ["a", "b", "<think> on and on", "c"]

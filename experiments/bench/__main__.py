@@ -1,4 +1,7 @@
-"""`python -m experiments.bench NAME`: see the package."""
+"""Runs benchmarks from the command line: `python -m experiments.bench NAME`.
+
+The docstring of `experiments.bench` describes the benchmarks.
+"""
 
 from __future__ import annotations
 
@@ -30,13 +33,19 @@ NAMES = {
     "compiles": "C12",
     "iteration": "C13",
 }
-SIDES = {"decode", "mesh", "compiles", "iteration"}  # measure in processes of their own
+SIDES = {"decode", "mesh", "compiles", "iteration"}  # start a process for each side
 DEVICES = {"exactness": 8}
 OUT = "bench.jsonl"
 
 
 def run(name: str, options: Options) -> dict[str, Any]:
-    """One benchmark in this process, which must not have imported JAX: its line."""
+    """Runs one benchmark. Returns the benchmark's JSON line as a dict (`measure.line`).
+
+    This process must not have imported JAX yet.
+
+    Args:
+        name: the benchmark's name, a key of `NAMES`.
+    """
     if name not in SIDES:
         os.environ["JAX_PLATFORMS"] = "cpu"
         os.environ["JAX_NUM_CPU_DEVICES"] = str(DEVICES.get(name, 1))
@@ -49,13 +58,14 @@ def run(name: str, options: Options) -> dict[str, Any]:
 
 
 def brief(value: Any) -> str:
+    """Returns a value of a benchmark's JSON line as short text, for a cell of the table."""
     if isinstance(value, dict):
         return "; ".join(f"{key} {brief(each)}" for key, each in value.items())
     return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def table(lines: list[dict[str, Any]]) -> str:
-    """Markdown: a row each."""
+    """Returns a Markdown table with one row per benchmark. `lines` holds the benchmarks' JSON lines."""
     head = ["", "value", "baseline", "ratio", "fraction of limit", "spread", "goals"]
     rows = [head, ["---"] * len(head)]
     for each in lines:
@@ -79,7 +89,13 @@ def table(lines: list[dict[str, Any]]) -> str:
 
 
 def every(options: list[str]) -> None:
-    """All of them, each in a process of its own; lines are kept as they come."""
+    """Runs all benchmarks, each in a process of its own. Prints a table at the end.
+
+    The result of a benchmark is appended to bench.jsonl as soon as the benchmark ends.
+
+    Args:
+        options: the flags of each benchmark's command.
+    """
     lines = []
     with Path(OUT).open("a", encoding="utf-8") as out:
         for name in NAMES:
@@ -98,7 +114,7 @@ def every(options: list[str]) -> None:
 def main() -> None:
     name, *rest = sys.argv[1:] or [""]
     if name != "all" and name not in NAMES:
-        sys.exit(f"name one of {', '.join(NAMES)}, or all")
+        sys.exit(f"benchmark {name!r} is unknown: name one of {', '.join(NAMES)}, or all")
     options = tyro.cli(Options, args=rest, prog=f"python -m experiments.bench {name}")
     if name == "all":
         every(rest)

@@ -1,4 +1,4 @@
-"""Packed and padded minibatches of given completions, for the benchmarks of the update."""
+"""Makes the learner, and packed or padded minibatches of random completions, for the benchmarks of the update."""
 
 from __future__ import annotations
 
@@ -9,22 +9,36 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from r1jax.grpo import row_weights
+from r1jax.losses import row_weights
 from r1jax.model.config import ModelConfig
-from r1jax.rollout import Minibatch, PackedRows, pack, spread
-from r1jax.update import Learner, grpo_objective
+from r1jax.model.packed_rows import PackedRows
+from r1jax.training.logprobs import Network
+from r1jax.training.objectives import grpo_objective
+from r1jax.training.packing import Minibatch, pack, spread
+from r1jax.training.step import Learner
 
 Completion = tuple[int, np.ndarray]
 NORMALISATIONS = ("grpo", "dr_grpo", "dapo")
 
 
 def learner(cfg: ModelConfig, remat: str, row_shards: int = 1) -> Learner:
-    """AdamW and GRPO without a reference."""
-    return Learner(cfg, optax.adamw(1e-4), grpo_objective(0.2, 0.0), remat=remat, row_shards=row_shards)
+    """Returns a learner with AdamW and the GRPO objective without a reference policy.
+
+    Args:
+        remat: a key of `transformer.REMAT`, which selects the activations that the backward pass recomputes.
+        row_shards: number of shards over which the rows are divided.
+    """
+    return Learner(Network(cfg, remat=remat, row_shards=row_shards), optax.adamw(1e-4), grpo_objective(0.2, 0.0))
 
 
 def completions(cfg: ModelConfig, lengths: Sequence[int], group: int = 1) -> list[Completion]:
-    """Random completions, `group` of them for each prompt."""
+    """Returns random completions of the given lengths, as pairs (prompt index, tokens [n]), where n is the completion's
+    length.
+
+    Args:
+        lengths: number of tokens of each completion.
+        group: number of consecutive completions that share a prompt.
+    """
     rng = np.random.default_rng(3)
     return [(i // group, rng.integers(0, cfg.vocab_size, n)) for i, n in enumerate(lengths)]
 
@@ -37,10 +51,14 @@ def minibatch(
     norm: str = "grpo",
     padded: bool = False,
 ) -> Minibatch:
-    """All completions in one micro-batch.
+    """Returns one micro-batch of all completions, with random advantages and random old log-probabilities.
 
     Args:
-        padded: each completion in a row of its own behind its prompt.
+        prompts: token ids of each prompt.
+        done: the completions, as `completions` returns them.
+        row_length: number of token slots in a row.
+        norm: the normalisation of the loss, one of `NORMALISATIONS`.
+        padded: True puts each prompt and completion into a row of its own. False packs several completions into a row.
     """
     if padded:
         alone = [pack(prompts, [one], row_length) for one in done]

@@ -1,5 +1,7 @@
-"""C12: programs that a rollout of 128 rows x 256 tokens compiles, cold and again in a new process with JAX's cache on
-disk."""
+"""Measures C12: which programs a rollout of 128 rows x 256 tokens compiles, and how long the compilation takes.
+
+The rollout runs with an empty JAX compilation cache on disk. It then runs in a new process, with the filled cache.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,15 @@ SIZES = {
 
 
 def side(size: str, cache: str) -> tuple:
-    """One rollout in a process of its own, with what its compilation took."""
+    """Prepares a rollout. Returns (repeat, info). Each call of `repeat()` samples the rollout once; `info` is empty.
+
+    `repeat` returns the seconds of compilation, the number of compilations, and the number of compiled programs by
+    name.
+
+    Args:
+        size: "full" or "toy".
+        cache: directory of JAX's compilation cache.
+    """
     import jax
 
     seconds = []
@@ -28,11 +38,12 @@ def side(size: str, cache: str) -> tuple:
 
     from experiments.bench import wave
     from experiments.bench.shapes import MODELS, long_tailed, random_prompts
-    from r1jax import decode, sampler
+    from r1jax.sampling import sampler
+    from r1jax.sampling.programs import decode, first, grow, prefill, shrink
     from r1jax.sharding import make_mesh
 
     shape = SIZES[size]
-    cfg, weights, stop_ids = wave.forced(MODELS[size])
+    cfg, weights, stop_ids = wave.make_forced(MODELS[size])
     lengths = long_tailed(shape["prompts"] * shape["group"], shape["mean"], shape["most"])
     keys = wave.forcing_keys(cfg, lengths, shape["most"])
     prompts = random_prompts(cfg, shape["prompts"], shape["prompt"])
@@ -43,28 +54,20 @@ def side(size: str, cache: str) -> tuple:
 
     def repeat() -> dict[str, Any]:
         seconds.clear()
-        sampler.sample(
-            cfg,
-            weights,
-            prompts,
-            keys,
-            make_mesh("1x1"),
-            max_tokens=shape["most"],
-            temperature=1.0,
-            stop_ids=stop_ids,
-            pad_id=0,
-        )
-        programs = {
-            f.__name__: f._cache_size()
-            for f in (decode.prefill, decode.first, decode.decode, decode.shrink, decode.grow)
-        }
+        sampling = sampler.Sampling(shape["most"], stop_ids=stop_ids)
+        sampler.sample(cfg, weights, prompts, keys, make_mesh("1x1"), sampling)
+        programs = {f.__name__: f._cache_size() for f in (prefill, first, decode, shrink, grow)}
         return {"compile_s": sum(seconds), "compiled": len(seconds), "programs": programs}
 
     return repeat, {}
 
 
 def measure(options: Options) -> dict[str, Any]:
-    """The line of C12. `ratio` is warm over cold: smaller is better."""
+    """Measures C12: the time that a rollout spends on compilation. Returns the benchmark's JSON line.
+
+    `ratio` is the compilation time with a filled cache, divided by the compilation time with an empty cache. Smaller is
+    better.
+    """
     found: dict[str, list[dict]] = {"cold": [], "warm": []}
     for _ in range(max(1, options.repeats // 2)):
         with tempfile.TemporaryDirectory() as cache:

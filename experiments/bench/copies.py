@@ -1,7 +1,7 @@
-"""C11: no hidden copies: what XLA's compiled programs of decoding and of the optimizer step say about memory.
+"""Measures C11: whether XLA's compiled programs of decoding and of the optimizer step make hidden copies of arrays.
 
-Donated buffers must be reused (alias = donated bytes), temporaries stay within 2 % of cache and logits, and no loop
-body may copy as much as one layer's cache.
+The data are XLA's memory analysis and the program text. Every donated buffer must be reused for a result. The
+temporaries must take less than 2 % of the bytes of cache and logits. No loop body may copy a layer's keys or values.
 """
 
 from __future__ import annotations
@@ -16,7 +16,13 @@ ITEM = {"f32": 4, "bf16": 2, "s32": 4, "u32": 4, "pred": 1, "s8": 1, "u8": 1}
 
 
 def copies(text: str) -> list[tuple[str, int]]:
-    """The copies in computations that are not the entry: their shape and bytes, the largest first."""
+    """Returns (shape, bytes) of each copy instruction in a compiled program, the largest first.
+
+    Copies in the entry computation are left out, because they run only once.
+
+    Args:
+        text: the program as HLO text.
+    """
     found, entry = [], False
     for row in text.splitlines():
         if row.endswith("{"):
@@ -31,31 +37,26 @@ def copies(text: str) -> list[tuple[str, int]]:
 
 
 def measure(options: Options) -> dict[str, Any]:
-    """The line of C11. `value` is the temporaries of a decoding chunk over its cache and logits."""
+    """Measures C11: the memory and the copies of compiled programs. Returns the benchmark's JSON line.
+
+    `value` is the number of bytes of temporaries in a chunk of decoding steps, divided by the bytes of cache and
+    logits.
+    """
     import jax
     import jax.numpy as jnp
 
     from experiments.bench import batches, wave
     from experiments.bench.shapes import MODELS, random_params, random_prompts
-    from r1jax import decode, update
+    from r1jax.sampling import programs
+    from r1jax.training.step import accumulate, apply, start
 
     size, cfg = SIZES[options.size], MODELS[options.size]
     weights = wave.weights_of(cfg)
-    segments, logits = wave.prefilled(cfg, weights, random_prompts(cfg, size["prompts"], size["prompt"]))
+    segments, logits = wave.prefill_prompts(cfg, weights, random_prompts(cfg, size["prompts"], size["prompt"]))
     keys = wave.keys_of(size["prompts"], size["group"])
-    rows = wave.begun(cfg, logits, keys, size["prompt"], size["slots"], (cfg.vocab_size,))
-    chunk = decode.decode.lower(
-        cfg,
-        weights,
-        segments,
-        rows,
-        1.0,
-        steps=16,
-        greedy=False,
-        stop_ids=(cfg.vocab_size,),
-        pad_id=0,
-        dtype=jnp.float32,
-    ).compile()
+    rows = wave.begin_rows(cfg, logits, keys, size["prompt"], size["slots"], (cfg.vocab_size,))
+    how = programs.Decoding(16, greedy=False, stop_ids=(cfg.vocab_size,), pad_id=0, dtype=jnp.float32)
+    chunk = programs.decode.lower(cfg, weights, segments, rows, 1.0, how).compile()
     used = chunk.memory_analysis()
     cache = sum(x.nbytes for x in jax.tree.leaves(rows.cache))
     layer = cache // cfg.layers
@@ -66,13 +67,13 @@ def measure(options: Options) -> dict[str, Any]:
     moved = copies(chunk.as_text())
 
     ours = batches.learner(cfg, "full")
-    state = update.start(ours, jax.tree.map(jnp.asarray, random_params(cfg)))
+    state = start(ours, jax.tree.map(jnp.asarray, random_params(cfg)))
     done = batches.completions(cfg, [12] * 4)
-    sums = update.accumulate(ours, state.params, None, None, batches.minibatch(random_prompts(cfg, 4, 1), done, 16))
-    step = update.apply.lower(ours, state, sums).compile().memory_analysis()
+    sums = accumulate(ours, state.params, None, None, batches.minibatch(random_prompts(cfg, 4, 1), done, 16))
+    step = apply.lower(ours, state, sums).compile().memory_analysis()
     given = sum(x.nbytes for x in jax.tree.leaves(state))
     share = used.temp_size_in_bytes / room
-    small = [bytes_ for _, bytes_ in moved if bytes_ >= layer // 2]  # k and v of a layer are apart
+    small = [bytes_ for _, bytes_ in moved if bytes_ >= layer // 2]  # a layer's keys and values are separate arrays
     return line(
         "copies",
         share,

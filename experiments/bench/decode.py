@@ -1,8 +1,8 @@
-"""C1: tokens a second of the sampler, beside tunix' sampler and transformers' generate on the same weights and prompts.
+"""Measures C1: tokens per second of r1jax' sampler, tunix' sampler and transformers' generate, on the same weights.
 
-8 prompts x 16 completions, 48 + 80 tokens, none stops early, float32. On one thread the measure is CPU seconds, on two
-it is wall time, where ours is a mesh of two CPU devices. Both peers see what they sample alone: ours also returns
-log-probabilities.
+There are 8 prompts of 48 tokens, with 16 completions of 80 tokens each, in float32. No completion stops early. CPU
+seconds are measured on one thread, and wall time on two threads. On two threads r1jax uses a mesh of two CPU devices.
+r1jax also returns log-probabilities; the peers do not.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ SIZES = {
 
 
 def write(directory: str, size: str) -> dict[str, int]:
-    """The model and its prompts, as all sides read them."""
+    """Writes the model and the prompts, which r1jax and its peers read, into a directory.
+
+    Returns the entry of `SIZES` for `size` ("full" or "toy").
+    """
     import numpy as np
 
     from experiments.bench.shapes import MODELS, random_params, random_prompts
@@ -40,44 +43,57 @@ def write(directory: str, size: str) -> dict[str, int]:
 
 
 def ours(directory: str, group: int, tokens: int, ceiling: bool = False) -> tuple:
-    """The wave, on all CPU devices that JAX shows."""
+    """Prepares r1jax' sampler on all CPU devices that JAX shows. Returns (repeat, info).
+
+    Each call of `repeat()` samples all completions and returns the number of sampled tokens. `info` holds the measured
+    call as text, and the seconds of set-up.
+
+    Args:
+        directory: where `write` has put model and prompts.
+        group: completions of each prompt.
+        tokens: tokens of each completion.
+        ceiling: whether to measure the hardware's limit too, in tokens per second, and put it into `info`.
+    """
     import jax
     import jax.numpy as jnp
     import numpy as np
 
-    from r1jax import launch, limits, sampler
+    from r1jax import distributed
+    from r1jax.planning import roofline
+    from r1jax.sampling import sampler
+    from r1jax.sampling.keys import row_keys
     from r1jax.sharding import make_mesh
     from r1jax.weights import from_hf
 
     if len(jax.devices()) > 1:
-        jax.config.update("jax_cpu_enable_async_dispatch", False)  # as `launch.share_cpu`, whose devices these are
-    launch.keep_compilations()
+        jax.config.update("jax_cpu_enable_async_dispatch", False)  # as `distributed.share_cpu` sets it
+    distributed.keep_compilations()
     mesh = make_mesh("auto")
     cfg, params = from_hf(Path(directory), mesh, jnp.float32)
     prompts = json.loads(Path(directory, "prompts.json").read_text())
     weights = sampler.sync(params, mesh)
     count = len(prompts) * group
-    keys = sampler.row_keys(0, 0, np.repeat(range(len(prompts)), group), np.tile(range(group), len(prompts)))
-    options = dict(max_tokens=tokens, temperature=1.0, stop_ids=(cfg.vocab_size,), pad_id=0)
+    keys = row_keys(0, 0, np.repeat(range(len(prompts)), group), np.tile(range(group), len(prompts)))
+    sampling = sampler.Sampling(tokens, stop_ids=(cfg.vocab_size,))
 
     def repeat() -> dict[str, Any]:
-        rollout = sampler.sample(cfg, weights, prompts, keys, mesh, **options)
+        rollout = sampler.sample(cfg, weights, prompts, keys, mesh, sampling)
         return {"tokens": int(rollout.lengths.sum())}
 
     start = time.perf_counter()
     repeat()
     repeat()
-    call = f"sample(cfg, weights, prompts, keys, mesh, max_tokens={tokens}, ..)  # {len(jax.devices())} devices"
+    call = f"sample(cfg, weights, prompts, keys, mesh, Sampling({tokens}, ..))  # {len(jax.devices())} devices"
     info = {"call": call, "setup_s": time.perf_counter() - start}
     if ceiling:
-        core = limits.measured(jax.devices(), clock=time.process_time)
-        seconds = limits.rollout_seconds(cfg, core, [len(p) for p in prompts], [tokens] * count, size=4, cache_size=4)
+        core = roofline.measure_device(jax.devices(), clock=time.process_time)
+        seconds = roofline.rollout_seconds(cfg, core, [len(p) for p in prompts], [tokens] * count, size=4, cache_size=4)
         info["limit"] = count * tokens / seconds
     return repeat, info
 
 
 def measure(options: Options) -> dict[str, Any]:
-    """The line of C1."""
+    """Measures C1: tokens per second of r1jax, tunix and transformers. Returns the benchmark's JSON line."""
     found: dict[str, dict[str, list]] = {}
     info: dict[str, dict] = {}
     with tempfile.TemporaryDirectory() as directory:
@@ -104,20 +120,33 @@ def measure(options: Options) -> dict[str, Any]:
 
 
 def rate(runs: list[dict], clock: str) -> float:
-    """Median tokens a second."""
+    """Returns the median tokens per second over the repeats `runs`. `clock` is "wall" or "cpu"."""
     return statistics.median(run["tokens"] / run[clock] for run in runs)
 
 
 def best(rates: dict[str, float], peer: str) -> float | None:
-    """The faster of a peer's settings."""
+    """Returns the rate of the peer's fastest setting; None if the peer is not installed.
+
+    Args:
+        rates: side -> tokens per second. A side is a package with its setting, such as "tunix greedy".
+        peer: "tunix" or "transformers", the beginning of the side's name.
+    """
     return max((value for name, value in rates.items() if name.startswith(peer)), default=None)
 
 
 def summary(found: dict[str, dict[str, list]], info: dict[str, dict]) -> dict[str, Any]:
-    """Ratios to the best setting of each peer: CPU seconds on one thread, wall time with two."""
+    """Returns the result of C1 from the measured repeats.
+
+    `ratio` holds r1jax's rate divided by the rate of each peer's fastest setting. The rates are compared twice: by CPU
+    time on one thread, and by wall time on two threads.
+
+    Args:
+        found: number of threads ("1", "2") -> side -> the reports of the side's repeats.
+        info: what each side reported when it was ready.
+    """
     cpu = {name: rate(runs, "cpu") for name, runs in found["1"].items()}
     wall = {name: rate(runs, "wall") for name, runs in found["2"].items()}
-    # Two threads are compared with the best of one and two threads.
+    # r1jax on two threads is compared with the peer's better result of one and two threads.
     alone = {name: rate(runs, "wall") for name, runs in found["1"].items()}
     ratios, goals = {}, {}
     for peer, least_wall in (("tunix", 4.0), ("transformers", 2.0)):

@@ -1,16 +1,19 @@
-"""C5: the same tokens without compaction, in other chunks and on other meshes; the trainer's log-probabilities; the
-draw's law.
+"""Measures C5: whether the sampler's tokens, log-probabilities and token distribution are exact.
 
-512 rows of 4 prompts from a model whose logits differ by several nats, which ends a row after 25 tokens on average.
-Attention is that of rounds of RL; each of 8 devices has 64 rows, and spare ones fill its products as rows end.
-Resuming is exact too; `tests/test_resume.py` shows it.
+The sampler must draw the same tokens with any chunk size and on any mesh, whether or not it drops finished rows. The
+sampler's log-probabilities must equal the trainer's. The tokens must follow the softmax of the logits.
+
+The workload is 512 completions (rows) of 4 prompts. At each position, the logits of different tokens are several nats
+apart. A row ends after 25 tokens on average. The attention backend is the one that RL uses. On 8 devices, each device
+has 64 rows.
+
+`tests/test_resume.py` checks that a resumed run samples the same tokens as an uninterrupted one.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from typing import Any
-from unittest import mock
 
 from experiments.bench.measure import Options, line
 
@@ -22,12 +25,12 @@ SHARP = 10.0
 
 
 def chi_square(draws: int, vocab: int) -> float:
-    """χ² over its degrees of freedom, of so many tokens drawn from one distribution."""
+    """Returns χ² per degree of freedom of `draws` tokens drawn from one distribution over `vocab` tokens."""
     import jax
     import jax.numpy as jnp
     import numpy as np
 
-    from r1jax.decode import draw
+    from r1jax.sampling.drawing import draw
 
     logits = jnp.asarray(np.random.default_rng(5).standard_normal(vocab, np.float32))
     keys = jax.random.split(jax.random.key(0), draws)
@@ -40,17 +43,20 @@ def chi_square(draws: int, vocab: int) -> float:
 
 
 def measure(options: Options) -> dict[str, Any]:
-    """The line of C5. `value` is the largest difference of log-probabilities."""
+    """Measures C5: the exactness of sampling. Returns the benchmark's JSON line.
+
+    `value` is the largest difference between the log-probabilities of the sampler and of the trainer, in nats.
+    """
     import jax
     import numpy as np
 
     from experiments.bench import batches, wave
     from experiments.bench.shapes import MODELS, random_params, random_prompts
-    from r1jax import sampler
-    from r1jax.model.attend_choice import attention_backend
-    from r1jax.rollout import gather, pack
+    from r1jax.model.kernels.backends import attention_backend
+    from r1jax.sampling import sampler
     from r1jax.sharding import make_mesh
-    from r1jax.update import score
+    from r1jax.training.packing import gather, pack
+    from r1jax.training.step import score
 
     size, cfg = SIZES[options.size], MODELS[options.size]
     params = random_params(cfg, SHARP)
@@ -58,19 +64,16 @@ def measure(options: Options) -> dict[str, Any]:
     keys = wave.keys_of(size["prompts"], size["group"])
     stops = tuple(range(cfg.vocab_size - size["stops"], cfg.vocab_size))
 
-    def sampled(devices: int = 1, **constants: int) -> Any:
+    def sampled(devices: int = 1, **sizes: int) -> Any:
         mesh = make_mesh(f"data:{devices}", jax.devices()[:devices])
-        with mock.patch.dict(vars(sampler), constants):
-            weights = sampler.sync(params, mesh)
-            return sampler.sample(
-                cfg, weights, prompts, keys, mesh, max_tokens=size["most"], temperature=1.0, stop_ids=stops, pad_id=0,
-                attention=attention_backend(mesh, cfg, compared=True),
-            )  # fmt: skip
+        attention = attention_backend(mesh, cfg, compared=True)
+        sampling = sampler.Sampling(size["most"], stop_ids=stops, attention=attention, sizes=sampler.Sizes(**sizes))
+        return sampler.sample(cfg, sampler.sync(params, mesh), prompts, keys, mesh, sampling)
 
     first = sampled()
     others = {
-        "without compaction": sampled(LEAST_ROWS=size["prompts"] * size["group"]),
-        **{f"chunks of {n}": sampled(CHUNK=n) for n in size["chunks"]},
+        "without compaction": sampled(least_rows=size["prompts"] * size["group"]),
+        **{f"chunks of {n}": sampled(chunk=n) for n in size["chunks"]},
         **{f"{n} devices": sampled(n) for n in (2, 8) if n <= len(jax.devices())},
     }
     same = {
@@ -80,7 +83,7 @@ def measure(options: Options) -> dict[str, Any]:
     done = [(i // size["group"], first.tokens[i, :n]) for i, n in enumerate(first.lengths)]
     rows, places = pack(prompts, done, size["prompt"] + size["most"])
     attention = attention_backend(make_mesh("1x1"), cfg, compared=True)
-    scorer = dataclasses.replace(batches.learner(cfg, "none"), attention=attention)
+    scorer = dataclasses.replace(batches.learner(cfg, "none").network, attention=attention)
     logp, _ = score(scorer, params, jax.tree.map(jax.numpy.asarray, rows))
     trained = np.concatenate(gather(np.asarray(logp), places, first.lengths.tolist()))
     gap = np.abs(trained - np.concatenate([first.logp[i, :n] for i, n in enumerate(first.lengths)]))

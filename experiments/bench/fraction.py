@@ -1,7 +1,8 @@
-"""C2: how near a decoding step comes to the limit of one core, whose products and bandwidth are measured in the same
-process.
+"""Measures C2: the fraction of one core's limit that a decoding step reaches.
 
-The workload of C1: 128 rows, and 32, of 48 + 80 tokens. The limit is `limits.decode_seconds` summed over the steps.
+The workload is C1's workload, with 128 rows and with 32 rows. A row has a prompt of 48 tokens and a completion of 80
+tokens. FLOP/s and memory bandwidth of the core are measured in the same process. The limit of a step is the mean of
+`roofline.decode_seconds` over all steps.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from experiments.bench.measure import Options, line, middle, spread, turns
+from experiments.bench.measure import Options, line, middle, spread, time_in_turn
 
 SIZES = {
     "full": dict(rows={128: 8, 32: 2}, prompt=48, tokens=81, goals={128: 0.50, 32: 0.65}),
@@ -20,13 +21,14 @@ CHUNK = 16
 
 
 def measure(options: Options) -> dict[str, Any]:
-    """The line of C2."""
+    """Measures C2: the fraction of the limit that a decoding step reaches. Returns the benchmark's JSON line."""
     import jax
     import numpy as np
 
     from experiments.bench import wave
     from experiments.bench.shapes import MODELS, random_prompts
-    from r1jax import decode, limits
+    from r1jax.planning import roofline
+    from r1jax.sampling import programs
 
     size, cfg = SIZES[options.size], MODELS[options.size]
     weights, never = wave.weights_of(cfg), (cfg.vocab_size,)
@@ -34,28 +36,30 @@ def measure(options: Options) -> dict[str, Any]:
 
     def decoding(rows: int, prompts: int) -> Callable[[], None]:
         asked = random_prompts(cfg, prompts, length)
-        segments, logits = wave.prefilled(cfg, weights, asked)
+        segments, logits = wave.prefill_prompts(cfg, weights, asked)
         keys = wave.keys_of(prompts, rows // prompts)
 
         def call() -> None:
-            state, capacity = wave.begun(cfg, logits, keys, length, 64, never), 64
+            state, capacity = wave.begin_rows(cfg, logits, keys, length, 64, never), 64
             for clock in range(0, steps, min(CHUNK, steps)):
                 if clock + CHUNK > capacity:
                     capacity *= 2
-                    state = decode.grow(state, slots=capacity)
-                state, out = wave.decoded(cfg, weights, segments, state, min(CHUNK, steps), never)
+                    state = programs.grow(state, slots=capacity)
+                state, out = wave.decode_steps(cfg, weights, segments, state, min(CHUNK, steps), never)
             jax.block_until_ready(out)
 
         return call
 
-    spent = turns({str(rows): decoding(rows, prompts) for rows, prompts in size["rows"].items()}, options.repeats)
-    core = limits.measured(jax.devices()[:1], (8, 32, 64, 128, 512), clock=time.process_time)
+    spent = time_in_turn(
+        {str(rows): decoding(rows, prompts) for rows, prompts in size["rows"].items()}, options.repeats
+    )
+    core = roofline.measure_device(jax.devices()[:1], (8, 32, 64, 128, 512), clock=time.process_time)
     own = np.arange(1, steps + 1)
     per_step, limit = {}, {}
     for rows, prompts in size["rows"].items():
         per_step[rows] = middle(spent[str(rows)]) / steps
         slots = rows * own + prompts * length
-        limit[rows] = float(limits.decode_seconds(cfg, core, rows, slots, size=4, cache_size=4).mean())
+        limit[rows] = float(roofline.decode_seconds(cfg, core, rows, slots, size=4, cache_size=4).mean())
     reached = {rows: limit[rows] / per_step[rows] for rows in per_step}
     most = max(per_step)
     return line(

@@ -1,81 +1,60 @@
-"""G0-G5 on one GPU: `python -m experiments.bench.gpu`, a JSON line for each measurement, kept as it comes.
+"""Measures G0-G5 on one GPU: `python -m experiments.bench.gpu`. Appends a JSON line as soon as a measurement ends.
 
-Run    python -m experiments.bench.gpu --parts G0 G1 G2        each part within ten minutes of one H200
+Run    python -m experiments.bench.gpu --parts G0 G1 G2        each part takes at most ten minutes on one H200
        python -m experiments.bench.gpu --toy=True              seconds on a CPU; says nothing about speed
-Again  the same command: what `--out` holds without an error is not measured again. Past `--seconds` nothing new begins.
+Again  the same command runs only measurements that `--out` lacks or that failed. After `--seconds` none begins.
 
-Qwen2.5-1.5B's shape, random weights, synthetic tokens, bfloat16. Limits are `r1jax.limits` with the ceilings that G0
-measured in the same file, so G0 comes first. Programs are kept between runs, and their seconds of compilation are told
-apart.
+The model has the shapes of Qwen2.5-1.5B, random weights and bfloat16; tokens are synthetic. `r1jax.planning.roofline`
+computes the limits from the bandwidth and FLOP/s that G0 measured in the same file, so G0 must run first. Compiled
+programs are kept between runs. Compilation time is reported separately.
 
-G0  bandwidth, and products as decoding has them
-G1  one decoding step by context, XLA beside the kernel
-G2  one decision of the decoder changed at a time
-G3  a rollout of 1,024 rows with a long tail, beside a static one
-G4  an update of packed rows, beside padded ones and beside torch
-G5  the sampler's log-probabilities, beside the trainer's
+G0  memory bandwidth, and matrix products of decoding's shapes
+G1  one decoding step by context length, XLA compared with the kernel
+G2  ablations of decoding: one design choice changed at a time
+G3  a rollout of 1,024 rows with a long tail, compared with a static batch
+G4  an update on packed rows, compared with padded rows and with torch
+G5  the sampler's log-probabilities, compared with the trainer's
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import tyro
 
-Measurement = Callable[[], dict[str, Any]]
-Plan = Iterator[tuple[str, Measurement]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Command:
-    parts: tuple[str, ...] = ("G0", "G1", "G2", "G3", "G4", "G5")
-    """In this order."""
-    out: str = "gpu.jsonl"
-    """Lines are added here."""
-    toy: bool = False
-    """A toy model and toy sizes, for any machine."""
-    seconds: float = 540.0
-    """No measurement begins after so many."""
-    repeats: int = 5
-    """Of each call; the best counts."""
-    torch_python: str = "python"
-    """An interpreter with torch and transformers, for the baselines of G1 and G4; "" leaves them out."""
-
-
-def best(call: Callable[[], Any], repeats: int) -> tuple[float, float]:
-    """Least seconds of a call, and seconds of the first, compilation included."""
-    import jax
-
-    def spent() -> float:
-        start = time.perf_counter()
-        jax.block_until_ready(call())
-        return time.perf_counter() - start
-
-    first = spent()
-    return min(spent() for _ in range(repeats)), first
+from experiments.bench.gpu_common import Command, Plan
 
 
 def plan(part: str, command: Command, lines: list[dict[str, Any]]) -> Plan:
-    """The measurements of a part by name."""
+    """Yields (name, call) of each measurement of a part. A call runs the measurement and returns its result.
+
+    Args:
+        part: "G0" to "G5".
+        lines: the results so far. The parts after G0 use the hardware limits that G0 measured.
+    Raises:
+        ValueError: the part is unknown.
+    """
     from experiments.bench import gpu_ablations, gpu_decode, gpu_rounds
 
     sources = {
-        "G0": gpu_decode.ceilings, "G1": gpu_decode.steps, "G2": gpu_ablations.ablations,
-        "G3": gpu_rounds.rollouts, "G4": gpu_rounds.updates, "G5": gpu_rounds.agreement,
-    }  # fmt: skip
+        "G0": gpu_decode.ceilings,
+        "G1": gpu_decode.steps,
+        "G2": gpu_ablations.ablations,
+        "G3": gpu_rounds.rollouts,
+        "G4": gpu_rounds.updates,
+        "G5": gpu_rounds.agreement,
+    }
     if part not in sources:
-        raise ValueError(f"--parts={part} is none of {', '.join(sources)}")
+        raise ValueError(f"--parts={part} is unknown: choose from {', '.join(sources)}")
     return sources[part](command, lines)
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The lines of earlier runs that hold a measurement; one cut off by a kill is dropped."""
+    """Returns the results of earlier runs in a .jsonl file. Leaves out failed results, and an incomplete last line."""
     found = []
     for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         try:
@@ -87,22 +66,26 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def measure(command: Command) -> list[dict[str, Any]]:
-    """Runs what `--out` lacks. Returns all lines without errors.
+    """Runs the measurements that `--out` lacks. Returns all results that did not fail, old and new.
 
     Raises:
-        ValueError: an unknown part, or lines of a toy beside lines of the full size.
+        ValueError: a part is unknown, or the results in `--out` are of full size although --toy is set, or of toy size
+            although --toy is not set.
     """
     import jax
 
-    from experiments.bench.measure import rounded
-    from r1jax import launch
+    from experiments.bench.measure import round_floats
+    from r1jax import distributed
 
     if not command.toy:
-        launch.keep_compilations()
+        distributed.keep_compilations()
     path, began = Path(command.out), time.monotonic()
     lines = read(path)
     if any(line["toy"] != command.toy for line in lines):
-        raise ValueError(f"--out={path} holds lines with toy={not command.toy}: name another file")
+        raise ValueError(
+            f"--out={path} holds results of --toy={not command.toy}, but this command has --toy={command.toy}: "
+            "name another file with --out"
+        )
     device = jax.devices()[0].device_kind
     with path.open("a", encoding="utf-8") as out:
         if path.stat().st_size and not path.read_bytes().endswith(b"\n"):
@@ -120,7 +103,7 @@ def measure(command: Command) -> list[dict[str, Any]]:
                 start = time.monotonic()
                 line = {"id": part, "name": name, "toy": command.toy, "device": device, "jax": jax.__version__}
                 try:
-                    line |= rounded(call())
+                    line |= round_floats(call())
                     lines.append(line)
                 except (
                     Exception
@@ -135,7 +118,7 @@ def measure(command: Command) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    # JAX must leave room for torch, which runs beside it for the baselines.
+    # JAX must leave room for torch, which runs at the same time for the baselines.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     measure(tyro.cli(tyro.conf.FlagConversionOff[Command], description=__doc__))
 

@@ -1,4 +1,4 @@
-"""G2: the decisions inside a decoding step, changed one at a time."""
+"""Measures G2: a decoding step with one design choice changed at a time."""
 
 from __future__ import annotations
 
@@ -8,15 +8,22 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from experiments.bench.gpu import Command, Plan, best
+from experiments.bench.gpu_common import Command, Plan, best
 from experiments.bench.gpu_decode import backends, model, noise, placed, size, step_line
-from r1jax import decode
-from r1jax.decode import Rows, Weights, draw
 from r1jax.model.config import ModelConfig
+from r1jax.sampling import programs
+from r1jax.sampling.drawing import draw
+from r1jax.sampling.programs import Decoding, Rows, Weights
 
 
 def ablations(command: Command, lines: list[dict[str, Any]]) -> Plan:
-    """G2: ratios below 1 mean that what we do is faster."""
+    """Yields (name, call) of each measurement of G2, decoding steps with one design choice changed.
+
+    `ratio` is the time of r1jax's design divided by the time of the alternative. Below 1, r1jax's design is faster.
+
+    Args:
+        lines: the results so far, among them the hardware limits that G0 measured.
+    """
     s, cfg = size(command), model(command)
     context, attention = s["contexts"][0], backends(cfg)[-1]
     baseline = functools.cache(lambda: step_line(command, lines, context, attention, context))
@@ -30,29 +37,22 @@ def ablations(command: Command, lines: list[dict[str, Any]]) -> Plan:
             "ratio": ours["step_s"] / other["step_s"],
         }
 
-    static = ("cfg", "steps", "greedy", "stop_ids", "cut", "pad_id", "dtype", "replay", "read_own")
+    static = ("cfg", "how")
 
     def undonated() -> dict[str, Any]:
-        return against(jax.jit(decode.decode.__wrapped__, static_argnames=static))
+        return against(jax.jit(programs.decode.__wrapped__, static_argnames=static))
 
     def until_done() -> dict[str, Any]:
         def loop(
-            cfg: ModelConfig,
-            weights: Weights,
-            segments: list,
-            rows: Rows,
-            temperature: Any,
-            *,
-            steps: int,
-            **options: Any,
+            cfg: ModelConfig, weights: Weights, segments: list, rows: Rows, temperature: Any, how: Decoding
         ) -> Any:
-            end = rows.clock + steps
+            end = rows.clock + how.steps
 
             def more(rows: Rows) -> jax.Array:
                 return (rows.clock < end) & ~rows.done.all()
 
             one = functools.partial(
-                decode.decode.__wrapped__, cfg, weights, segments, steps=1, temperature=temperature, **options
+                programs.decode.__wrapped__, cfg, weights, segments, temperature=temperature, how=how._replace(steps=1)
             )
             return jax.lax.while_loop(more, lambda rows: one(rows=rows)[0], rows), None
 
@@ -62,7 +62,7 @@ def ablations(command: Command, lines: list[dict[str, Any]]) -> Plan:
         options = {"xla_gpu_enable_command_buffer": kinds}
         return against(
             jax.jit(
-                decode.decode.__wrapped__, static_argnames=static, donate_argnames=("rows",), compiler_options=options
+                programs.decode.__wrapped__, static_argnames=static, donate_argnames=("rows",), compiler_options=options
             )
         )
 
@@ -95,8 +95,14 @@ def ablations(command: Command, lines: list[dict[str, Any]]) -> Plan:
 
 
 def cache_seconds(command: Command, k_axes: str, v_axes: str, stacked: bool) -> float:
-    """Attention alone, all layers: a slot written and all read, with caches laid out as named: b rows, k heads, s
-    slots, e width."""
+    """Returns the seconds that the attention of all layers takes in one decoding step.
+
+    In each layer one slot of the cache is written, then all slots are read.
+
+    Args:
+        k_axes, v_axes: layout of the caches, a permutation of b (rows), k (heads), s (slots) and e (head width).
+        stacked: whether the caches of all layers form one stacked array.
+    """
     s, cfg = size(command), model(command)
     extent = {"b": s["batch"], "k": cfg.kv_heads, "s": s["contexts"][0], "e": cfg.head_width}
     layers = cfg.layers

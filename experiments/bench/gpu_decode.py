@@ -1,4 +1,4 @@
-"""G0 and G1: ceilings, and one decoding step."""
+"""Measures G0 and G1: the memory bandwidth and FLOP/s of the device, and the time of one decoding step."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.bench.gpu import Command, Plan, best
+from experiments.bench.gpu_common import Command, Plan, best
 from experiments.bench.gpu_peers import torch_line
 from experiments.bench.shapes import TOY
-from r1jax import decode, limits, presets, sampler
-from r1jax.decode import Rows, Weights
-from r1jax.model import transformer
-from r1jax.model.attend_choice import attention_backend, own_reader
+from r1jax.model import presets, transformer
 from r1jax.model.cache import Segment
 from r1jax.model.config import ModelConfig
+from r1jax.model.kernels.backends import attention_backend, own_reader
+from r1jax.planning import roofline
+from r1jax.sampling import programs, sampler
+from r1jax.sampling.keys import row_keys
+from r1jax.sampling.programs import Decoding, Rows, Weights
 from r1jax.sharding import compute_dtype, make_mesh
 
 FULL = dict(
@@ -42,33 +44,39 @@ def size(command: Command) -> dict[str, Any]:
 
 
 def number() -> Any:
-    """bfloat16, but float32 on CPUs, whose backend lacks some products of bfloat16."""
+    """Returns the dtype of the computation: float32 on CPUs, where XLA lacks some bfloat16 products; else bfloat16."""
     return compute_dtype(make_mesh("1x1"))
 
 
 @functools.cache
 def random_weights(cfg: ModelConfig) -> Weights:
-    """Random weights made on the device."""
+    """Returns random weights, made on the device."""
     params = jax.jit(functools.partial(transformer.init, cfg))(jax.random.key(0))
     return sampler.sync(params, make_mesh("1x1"))
 
 
 def backends(cfg: ModelConfig) -> tuple[str, ...]:
-    """XLA's attention and this machine's kernel, if it has one; CPUs, which compile slowly, interpret the GPU's
-    alone."""
+    """Returns the names of the attention backends to measure: "xla", and this machine's kernel if there is one.
+
+    On a CPU it returns only "pallas", to save compilation time. The CPU then interprets the GPU's kernel.
+    """
     if jax.default_backend() == "cpu":
         return ("pallas",)
     return tuple(dict.fromkeys(("xla", attention_backend(make_mesh("1x1"), cfg))))
 
 
 def noise(seed: int, *shape: int, dtype: Any = None) -> jax.Array:
-    """Random numbers: products of zeros draw less power and run faster."""
+    """Returns random numbers of the given shape. With zeros a GPU would draw less power and run faster."""
     dtype = number() if dtype is None else dtype
     return jax.jit(lambda key: jax.random.normal(key, shape, dtype))(jax.random.key(seed))
 
 
 def ceilings(command: Command, lines: list[dict[str, Any]]) -> Plan:
-    """Bytes/s of a copy, FLOP/s of a large product, and of those of decoding by rows."""
+    """Yields (name, call) of each measurement of G0, the limits of the device.
+
+    These are the bytes/s of a copy, the FLOP/s of a large matrix product, and the FLOP/s of the matrix products of
+    decoding for several numbers of rows.
+    """
     s, cfg = size(command), model(command)
 
     def copy() -> dict[str, Any]:
@@ -89,19 +97,32 @@ def ceilings(command: Command, lines: list[dict[str, Any]]) -> Plan:
         yield f"head x{rows}", functools.partial(product, rows, cfg.width, cfg.vocab_size)
 
 
-def ceiling(lines: list[dict[str, Any]]) -> limits.Device:
-    """The device as G0 found it."""
+def ceiling(lines: list[dict[str, Any]]) -> roofline.Device:
+    """Returns the device's ceilings, memory bandwidth and FLOP/s, as G0 measured them.
+
+    Raises:
+        ValueError: `lines` hold no ceilings.
+    """
     found = {line["name"]: line for line in lines if line["id"] == "G0"}
     if not {"copy", "square"} <= found.keys():
-        raise ValueError("the file holds no ceilings yet: measure --parts G0 first")
-    return limits.Device(0.0, found["copy"]["value"], found["square"]["value"])
+        raise ValueError(
+            "--out does not hold this device's bandwidth and FLOP/s, which all other parts need: run --parts G0 first"
+        )
+    return roofline.Device(0.0, found["copy"]["value"], found["square"]["value"])
 
 
 def at(
     cfg: ModelConfig, batch: int, group: int, prompt: int, clock: int, room: int
 ) -> tuple[list[list[Segment]], Rows]:
-    """Rows in the middle of a wave: prompts of equal length, `clock` sampled tokens, room for `room`, all of random
-    content."""
+    """Returns (prompt segments, rows): the decoder's state in the middle of a rollout, with random keys and values.
+
+    Args:
+        batch: number of rows (completions).
+        group: completions of each prompt.
+        prompt: length of each prompt.
+        clock: tokens sampled so far.
+        room: token slots of each row's cache.
+    """
     prompts = batch // group
     k, e = cfg.kv_heads, cfg.head_width
     whole = jnp.full(prompts, prompt, jnp.int32)
@@ -109,7 +130,7 @@ def at(
         Segment(noise(i, prompts, k, e, prompt), noise(-i, prompts, k, prompt, e), whole) for i in range(cfg.layers)
     ]
     cache = [(noise(i, batch, k, e, room), noise(-i, batch, k, room, e)) for i in range(cfg.layers)]
-    keys = jax.random.wrap_key_data(jnp.asarray(sampler.row_keys(0, 0, np.zeros(batch, np.int64), np.arange(batch))))
+    keys = jax.random.wrap_key_data(jnp.asarray(row_keys(0, 0, np.zeros(batch, np.int64), np.arange(batch))))
     rows = Rows(
         jnp.int32(clock),
         jnp.ones(batch, jnp.int32),
@@ -118,7 +139,7 @@ def at(
         keys,
         cache,
     )
-    # Committed to the device, as what comes back is: `jit` tells the two apart.
+    # Committed to the device, like the results that are fed back: `jit` would compile twice otherwise.
     return jax.device_put(([segments], rows), jax.devices()[0])
 
 
@@ -129,28 +150,45 @@ def advance(
     rows: Rows,
     steps: int,
     attention: str,
-    call: Any = decode.decode,
+    call: Any = programs.decode,
 ) -> Rows:
-    """One chunk, then the clock set back: every chunk reads the same. Donates the rows."""
+    """Decodes `steps` tokens of every row, then resets the clock, so that every call does the same work.
+
+    Returns the rows. The argument `rows` is donated and must not be used again.
+
+    Args:
+        attention: name of the attention backend.
+        call: the compiled decoding program.
+    """
     clock, where = rows.clock + 0, placed(rows)
     read_own = own_reader(attention, make_mesh("1x1"))
-    after, _ = call(
-        cfg, weights, segments, rows, jnp.float32(1.0),
-        steps=steps, greedy=False, stop_ids=(-1,), pad_id=0, dtype=number(), read_own=read_own,
-    )  # fmt: skip
+    how = Decoding(steps, greedy=False, stop_ids=(-1,), pad_id=0, dtype=number(), read_own=read_own)
+    after, _ = call(cfg, weights, segments, rows, jnp.float32(1.0), how)
     return jax.device_put(after._replace(clock=clock), where)
 
 
 def placed(tree: Any) -> Any:
-    """Where arrays lie. What is fed back is put there first: jit names the same place differently, and would compile
-    anew."""
+    """Returns the sharding of each array in `tree`.
+
+    A program's result is put onto these shardings before it becomes the program's next argument. Otherwise jit would
+    recompile, because jit describes the same placement of a result in another way.
+    """
     return jax.tree.map(lambda x: x.sharding, tree)
 
 
 def step_line(
-    command: Command, lines: list, context: int, attention: str, room: int, call: Any = decode.decode
+    command: Command, lines: list, context: int, attention: str, room: int, call: Any = programs.decode
 ) -> dict[str, Any]:
-    """Seconds of a step of B rows whose context grows from `context` less a chunk to `context`."""
+    """Times one chunk of decoding steps. The context has `context` tokens at the end of the chunk.
+
+    Returns a dict with tokens/s ("value"), the seconds of a step ("step_s"), the hardware's limit and other figures.
+
+    Args:
+        lines: the results so far, among them the hardware limits that G0 measured.
+        attention: name of the attention backend.
+        room: token slots of each row's cache.
+        call: the compiled decoding program.
+    """
     s, cfg = size(command), model(command)
     clock = context - s["prompt"] - s["steps"]
     segments, rows = at(cfg, s["batch"], s["group"], s["prompt"], clock, room)
@@ -163,16 +201,30 @@ def step_line(
     seconds, first = best(chunk, command.repeats)
     device = ceiling(lines)
     slots = s["batch"] * (clock + s["steps"] / 2) + s["batch"] // s["group"] * s["prompt"]
-    limit = float(limits.decode_seconds(cfg, device, s["batch"], slots))
+    limit = float(roofline.decode_seconds(cfg, device, s["batch"], slots))
     step = seconds / s["steps"]
     return {
-        "value": s["batch"] / step, "unit": "tokens/s", "step_s": step, "limit_s": limit, "fraction": limit / step,
-        "compile_s": first - seconds, "attention": attention, "context": context, "room": room,
-    }  # fmt: skip
+        "value": s["batch"] / step,
+        "unit": "tokens/s",
+        "step_s": step,
+        "limit_s": limit,
+        "fraction": limit / step,
+        "compile_s": first - seconds,
+        "attention": attention,
+        "context": context,
+        "room": room,
+    }
 
 
 def steps(command: Command, lines: list[dict[str, Any]]) -> Plan:
-    """G1. A cache is full just before it doubles, and half empty after."""
+    """Yields (name, call) of each measurement of G1, the time of one decoding step at several context lengths.
+
+    A step is measured with a full cache and with a half empty cache. Both cases occur in a rollout, because the sampler
+    doubles a full cache.
+
+    Args:
+        lines: the results so far, among them the hardware limits that G0 measured.
+    """
     for context in size(command)["contexts"]:
         for attention in dict.fromkeys(("xla", *backends(model(command)))):
             for room in (context, 2 * context):

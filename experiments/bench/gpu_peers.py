@@ -1,6 +1,7 @@
-"""Baselines of G1 and G4 by torch and transformers, in a process of their own: `generate` with a static cache, and a
-training step with SDPA and checkpointed layers. bfloat16 weights in `generate`; float32 masters under autocast in
-training, as ours.
+"""Runs the torch baselines of G1 and G4 in a process of its own: transformers' `generate` with a static cache, and a
+training step with SDPA and gradient checkpointing.
+
+`generate` uses bfloat16 weights. Training uses float32 weights and bfloat16 autocast, like r1jax's training.
 """
 
 from __future__ import annotations
@@ -13,31 +14,44 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from experiments.bench.gpu import Command
+    from experiments.bench.gpu_common import Command
     from r1jax.model.config import ModelConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def torch_line(command: Command, kind: str, cfg: ModelConfig, **sizes: int) -> dict[str, Any]:
-    """What the baseline measured; "missing" where torch or transformers is not installed.
+    """Runs a torch baseline in a process of its own. Returns its result, such as tokens/s under "value".
 
+    If torch or transformers is not installed, the result has a key "missing" and no value.
+
+    Args:
+        kind: "generate" or "train".
+        sizes: `batch`, `prompt` and `tokens` for "generate"; `rows` and `length` for "train".
     Raises:
-        RuntimeError: the process failed for another reason.
+        RuntimeError: the process failed for a reason other than a missing package.
     """
     model = dict(
-        vocab_size=cfg.vocab_size, hidden_size=cfg.width, num_hidden_layers=cfg.layers, num_attention_heads=cfg.heads,
-        num_key_value_heads=cfg.kv_heads, intermediate_size=cfg.mlp_width, rope_theta=cfg.rope_theta,
+        vocab_size=cfg.vocab_size,
+        hidden_size=cfg.width,
+        num_hidden_layers=cfg.layers,
+        num_attention_heads=cfg.heads,
+        num_key_value_heads=cfg.kv_heads,
+        intermediate_size=cfg.mlp_width,
+        rope_theta=cfg.rope_theta,
         tie_word_embeddings=cfg.tie_embeddings,
-    )  # fmt: skip
+    )
     asked = json.dumps({"kind": kind, "model": model, "repeats": command.repeats, **sizes})
     done = subprocess.run([command.torch_python, "-m", __name__, asked], capture_output=True, text=True, cwd=ROOT)
     if done.returncode:
-        raise RuntimeError(f"{kind}: {done.stderr[-1500:]}")
+        raise RuntimeError(
+            f"the torch baseline {kind!r} failed under --torch-python={command.torch_python}: {done.stderr[-1500:]}"
+        )
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def main() -> None:
+    """Measures the baseline that the JSON argument describes and prints the result as a JSON line."""
     asked = json.loads(sys.argv[1])
     try:
         import torch
@@ -80,6 +94,10 @@ CALLS = {
 
 
 def generating(torch: Any, model: Any, device: str, asked: dict) -> Any:
+    """Returns a function that generates completions and returns their number of tokens.
+
+    `asked` holds the sizes, as in `torch_line`.
+    """
     model = model.bfloat16().eval()
     ids = torch.randint(3, model.config.vocab_size, (asked["batch"], asked["prompt"]), device=device)
     n = asked["tokens"]
@@ -87,15 +105,25 @@ def generating(torch: Any, model: Any, device: str, asked: dict) -> Any:
     def call() -> int:
         with torch.inference_mode():
             model.generate(
-                ids, attention_mask=torch.ones_like(ids), do_sample=True, top_k=0, min_new_tokens=n, max_new_tokens=n,
-                cache_implementation="static", pad_token_id=0,
-            )  # fmt: skip
+                ids,
+                attention_mask=torch.ones_like(ids),
+                do_sample=True,
+                top_k=0,
+                min_new_tokens=n,
+                max_new_tokens=n,
+                cache_implementation="static",
+                pad_token_id=0,
+            )
         return asked["batch"] * n
 
     return call
 
 
 def training(torch: Any, model: Any, device: str, asked: dict) -> Any:
+    """Returns a function that takes one optimizer step and returns the number of tokens.
+
+    `asked` holds the sizes, as in `torch_line`.
+    """
     model.train()
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=device == "cuda")

@@ -1,4 +1,6 @@
-"""G3-G5: a rollout, an update, and whether their log-probabilities agree."""
+"""Measures G3-G5: the time of a rollout, the time of an update, and the difference between the log-probabilities of
+sampler and trainer.
+"""
 
 from __future__ import annotations
 
@@ -12,39 +14,73 @@ import numpy as np
 import optax
 
 from experiments.bench import batches
-from experiments.bench.gpu import Command, Plan, best
+from experiments.bench.gpu_common import Command, Plan, best
 from experiments.bench.gpu_decode import advance, at, backends, ceiling, model, number, random_weights
 from experiments.bench.gpu_peers import torch_line
 from experiments.bench.shapes import long_tailed, random_prompts
-from r1jax import limits, sampler
-from r1jax.logprobs import packed_logprobs
 from r1jax.model import transformer
 from r1jax.model.config import ModelConfig
-from r1jax.rollout import Minibatch, pack
+from r1jax.planning import roofline
+from r1jax.sampling import sampler
+from r1jax.sampling.keys import row_keys
+from r1jax.sampling.programs import Weights
+from r1jax.sampling.sampler import Sampling
 from r1jax.sharding import make_mesh, place
-from r1jax.update import Learner, grpo_objective, start, update
+from r1jax.training.logprobs import PLAIN, Network, Reading, packed_logprobs
+from r1jax.training.objectives import grpo_objective
+from r1jax.training.packing import Minibatch, pack
+from r1jax.training.step import Learner, start, update
 
 FULL = dict(
-    prompts=64, group=16, prompt=256, mean=1100, most=4096, candidates=32_768, part=8, steps=64,
-    row=4096, rows=4, micro=4, rows_padded=8, agree=(16, 16, 1024), exact=8,
-)  # fmt: skip
+    prompts=64,
+    group=16,
+    prompt=256,
+    mean=1100,
+    most=4096,
+    candidates=32_768,
+    part=8,
+    steps=64,
+    row=4096,
+    rows=4,
+    micro=4,
+    rows_padded=8,
+    agree=(16, 16, 1024),
+    exact=8,
+)
 SMALL = dict(
-    prompts=2, group=2, prompt=8, mean=8, most=20, candidates=512, part=2, steps=4,
-    row=64, rows=2, micro=2, rows_padded=2, agree=(2, 2, 10), exact=2,
-)  # fmt: skip
+    prompts=2,
+    group=2,
+    prompt=8,
+    mean=8,
+    most=20,
+    candidates=512,
+    part=2,
+    steps=4,
+    row=64,
+    rows=2,
+    micro=2,
+    rows_padded=2,
+    agree=(2, 2, 10),
+    exact=2,
+)
 
 
 def size(command: Command) -> dict[str, Any]:
     return SMALL if command.toy else FULL
 
 
-def forced(
+def make_forced(
     cfg: ModelConfig, lengths: np.ndarray, s: dict[str, Any]
-) -> tuple[sampler.Weights, tuple[int, ...], np.ndarray]:
-    """A model that finds all tokens equally likely at full cost, its stop tokens, and row keys that stop it about where
-    told.
+) -> tuple[Weights, tuple[int, ...], np.ndarray]:
+    """Returns (weights, stop tokens, keys): a model, and random keys with which completions end near the given lengths.
 
-    As in C3, but the keys nearest to each length are taken: thousands of lengths have no key of their own.
+    The model computes at full cost but gives all tokens equal probability, so the key of a row alone decides where the
+    row stops. With thousands of lengths, some lengths have no exact key. So each row gets the key with which it stops
+    nearest to its length. In `wave.forcing_keys`, every key is exact.
+
+    Args:
+        lengths: [N] wanted lengths of N completions. The returned keys are [N, 2].
+        s: the benchmark's sizes, `FULL` or `SMALL`.
     """
     whole = dataclasses.replace(cfg, tie_embeddings=False)
     weights = random_weights(whole)
@@ -52,7 +88,7 @@ def forced(
         params=weights.params | {"unembed": {"kernel": 1e-6 * weights.params["unembed"]["kernel"]}}
     )
     stops = max(1, round(cfg.vocab_size / s["mean"]))
-    keys = sampler.row_keys(0, 0, np.zeros(s["candidates"], np.int64), np.arange(s["candidates"]))
+    keys = row_keys(0, 0, np.zeros(s["candidates"], np.int64), np.arange(s["candidates"]))
 
     @jax.jit
     def end(key: jax.Array) -> jax.Array:
@@ -73,36 +109,54 @@ def forced(
 
 
 def rollouts(command: Command, lines: list[dict[str, Any]]) -> Plan:
-    """G3: `sample` as it is, and the same programs on a full window without compaction or growth."""
+    """Yields (name, call) of each measurement of G3: a rollout by `sample`, and a static batch.
+
+    The static batch runs the same decoding program on all rows. Its cache has full length from the start, and finished
+    rows are not dropped.
+
+    Args:
+        lines: the results so far, among them the hardware limits that G0 measured.
+    """
     s, cfg = size(command), model(command)
     whole = dataclasses.replace(cfg, tie_embeddings=False)
     prompts = random_prompts(cfg, s["prompts"], s["prompt"])
     count, mesh = s["prompts"] * s["group"], make_mesh("1x1")
 
     def wave(attention: str) -> dict[str, Any]:
-        weights, stop_ids, keys = forced(cfg, long_tailed(count, s["mean"], s["most"]), s)
+        weights, stop_ids, keys = make_forced(cfg, long_tailed(count, s["mean"], s["most"]), s)
         found = []
 
         def call() -> None:
             found.append(
                 sampler.sample(
-                    whole, weights, prompts, keys, mesh, max_tokens=s["most"], temperature=1.0, stop_ids=stop_ids,
-                    pad_id=0,
-                    dtype=number(), attention=attention,
+                    whole,
+                    weights,
+                    prompts,
+                    keys,
+                    mesh,
+                    Sampling(s["most"], stop_ids=stop_ids, attention=attention, dtype=number()),
                 ).lengths
-            )  # fmt: skip
+            )
 
         seconds, first = best(call, 1 if command.toy else 2)
         lengths = found[-1]
-        fraction = limits.decode_fraction(whole, ceiling(lines), [s["prompt"]] * s["prompts"], lengths, seconds)
+        fraction = roofline.decode_fraction(whole, ceiling(lines), [s["prompt"]] * s["prompts"], lengths, seconds)
         return {
-            "value": float(lengths.sum()) / seconds, "unit": "tokens/s", "seconds": seconds, "fraction": fraction,
+            "value": float(lengths.sum()) / seconds,
+            "unit": "tokens/s",
+            "seconds": seconds,
+            "fraction": fraction,
             "compile_s": first - seconds,
-            "mean_length": float(lengths.mean()), "longest": int(lengths.max()), "attention": attention,
-        }  # fmt: skip
+            "mean_length": float(lengths.mean()),
+            "longest": int(lengths.max()),
+            "attention": attention,
+        }
 
     def static() -> dict[str, Any]:
-        """One `part`-th of the rows for two chunks; every step of a full window costs the same."""
+        """Times one chunk of steps on 1/`part` of the rows and scales the time up to the whole rollout.
+
+        Scaling is exact, since every step costs the same if the cache has its full length.
+        """
         few = count // s["part"]
         weights = random_weights(whole)
         segments, rows = at(whole, few, min(s["group"], few), s["prompt"], 0, s["most"])
@@ -129,7 +183,11 @@ def rollouts(command: Command, lines: list[dict[str, Any]]) -> Plan:
 
 
 def updates(command: Command, lines: list[dict[str, Any]]) -> Plan:
-    """G4: `micro` micro-batches of packed rows; the same completions padded; torch on as many tokens of plain rows."""
+    """Yields (name, call) of each measurement of G4: an update on packed rows, on padded rows, and with torch.
+
+    Args:
+        lines: the results so far, among them the hardware limits that G0 measured.
+    """
     s, cfg = size(command), model(command)
 
     def step(attention: str, padded: bool) -> dict[str, Any]:
@@ -137,22 +195,15 @@ def updates(command: Command, lines: list[dict[str, Any]]) -> Plan:
         lengths = long_tailed(4 * wanted, min(s["mean"], s["row"] // 4), min(s["most"], s["row"] - s["prompt"]))
         prompts = random_prompts(cfg, len(lengths), s["prompt"])
         done = batches.completions(cfg, lengths, 4)
-        if padded:  # a few rows are enough: padded rows all cost the same
+        if padded:  # a few rows suffice: all padded rows cost the same
             done = done[: s["rows_padded"]]
         batch = batches.minibatch(prompts, done, s["row"], padded=padded)
         parts = cut(batch, s["rows_padded"] if padded else s["rows"])
-        learner = Learner(
-            cfg,
-            optax.adamw(1e-6),
-            grpo_objective(0.2, 0.0),
-            1.0,
-            number(),
-            remat="full",
-            attention=attention,
-            mesh=make_mesh("1x1"),
-        )
-        params = place(jax.jit(functools.partial(transformer.init, cfg))(jax.random.key(0)), learner.mesh)
-        state = [start(learner, params, learner.mesh)]
+        mesh = make_mesh("1x1")
+        network = Network(cfg, dtype=number(), remat="full", attention=attention, mesh=mesh)
+        learner = Learner(network, optax.adamw(1e-6), grpo_objective(0.2, 0.0))
+        params = place(jax.jit(functools.partial(transformer.init, cfg))(jax.random.key(0)), mesh)
+        state = [start(learner, params, mesh)]
         del params
 
         def call() -> Any:
@@ -165,10 +216,15 @@ def updates(command: Command, lines: list[dict[str, Any]]) -> Plan:
         shared = [s["prompt"]] * (len(done) if padded else len({prompt for prompt, _ in done}))
         grouped = [len(tokens) for _, tokens in done]
         return {
-            "value": tokens / seconds, "unit": "completion tokens/s", "seconds": seconds, "compile_s": first - seconds,
-            "slots_per_s": len(parts) * parts[0].weight.size / seconds, "tokens": tokens, "attention": attention,
-            "mfu": limits.mfu(cfg, ceiling(lines), shared, grouped, seconds),
-        }  # fmt: skip
+            "value": tokens / seconds,
+            "unit": "completion tokens/s",
+            "seconds": seconds,
+            "compile_s": first - seconds,
+            "slots_per_s": len(parts) * parts[0].weight.size / seconds,
+            "tokens": tokens,
+            "attention": attention,
+            "mfu": roofline.mfu(cfg, ceiling(lines), shared, grouped, seconds),
+        }
 
     for attention in backends(cfg):
         yield f"packed {attention}", functools.partial(step, attention, False)
@@ -178,7 +234,7 @@ def updates(command: Command, lines: list[dict[str, Any]]) -> Plan:
 
 
 def cut(batch: Minibatch, rows: int) -> list[Minibatch]:
-    """Micro-batches of `rows` rows, the last one filled with rows of nothing."""
+    """Splits a batch into micro-batches of `rows` rows. The last micro-batch is filled up with empty rows."""
     count = batch.weight.shape[0]
     more = -count % rows
     wide = jax.tree.map(lambda x: jnp.pad(x, ((0, more), (0, 0))), batch)
@@ -186,42 +242,54 @@ def cut(batch: Minibatch, rows: int) -> list[Minibatch]:
 
 
 def agreement(command: Command, lines: list[dict[str, Any]]) -> Plan:
-    """G5: bfloat16 log-probabilities of the sampler beside those of the trainer, and beside a float32 forward pass of a
-    few rows."""
+    """Yields (name, call) of each measurement of G5: the log-probabilities of the same tokens in sampler and trainer.
+
+    The sampler computes in bfloat16. The trainer computes in bfloat16, and for a few rows in float32 too.
+
+    Args:
+        lines: not used.
+    """
     s, cfg = size(command), model(command)
     count, group, most = s["agree"]
 
     def gaps(attention: str) -> dict[str, Any]:
         params = jax.jit(functools.partial(transformer.init, cfg))(jax.random.key(0))
-        # On a flat distribution nothing shows. Tied to its embedding, a token finds itself with a logit of about log V:
-        # half the mass.
+        # A flat distribution would hide differences. With tied embeddings and this scale, the input token's own logit
+        # is about log V, which gives it half the mass.
         params["embed"]["embedding"] = params["embed"]["embedding"] * (np.log(cfg.vocab_size) / (0.02 * cfg.width))
         mesh = make_mesh("1x1")
-        keys = sampler.row_keys(0, 0, np.repeat(np.arange(count), group), np.tile(np.arange(group), count))
+        keys = row_keys(0, 0, np.repeat(np.arange(count), group), np.tile(np.arange(group), count))
         rollout = sampler.sample(
-            cfg, sampler.sync(params, mesh, number()), random_prompts(cfg, count, s["prompt"]), keys, mesh,
-            max_tokens=most,
-            temperature=1.0, stop_ids=(cfg.vocab_size,), pad_id=0, dtype=number(), attention=attention,
-        )  # fmt: skip
-        score = jax.jit(functools.partial(packed_logprobs, cfg), static_argnames=("dtype", "attention"))
+            cfg,
+            sampler.sync(params, mesh, number()),
+            random_prompts(cfg, count, s["prompt"]),
+            keys,
+            mesh,
+            Sampling(most, stop_ids=(cfg.vocab_size,), attention=attention, dtype=number()),
+        )
+        score = jax.jit(functools.partial(packed_logprobs, cfg), static_argnames="reading")
         found: dict[str, list[np.ndarray]] = {"trainer": [], "sampler": [], "exact": [], "sampler where exact": []}
-        for i, tokens in enumerate(rollout.tokens):  # row by row: any batch of rows costs the memory of its logits only
+        ours = Reading(number(), attention=attention)
+        for i, tokens in enumerate(rollout.tokens):  # row by row, to bound the memory of the logits
             rows, (place,) = pack([rollout.prompts[i // group]], [(0, tokens)], s["prompt"] + most)
             here = slice(place.start, place.start + len(tokens))
-            found["trainer"].append(np.asarray(score(params, rows, dtype=number(), attention=attention)[0])[0, here])
+            found["trainer"].append(np.asarray(score(params, rows, reading=ours)[0])[0, here])
             found["sampler"].append(rollout.logp[i])
             if i < s["exact"]:
-                found["exact"].append(np.asarray(score(params, rows, dtype=jnp.float32, attention="xla")[0])[0, here])
+                found["exact"].append(np.asarray(score(params, rows, reading=PLAIN)[0])[0, here])
                 found["sampler where exact"].append(rollout.logp[i])
         gap = np.concatenate(found["trainer"]) - np.concatenate(found["sampler"])
         exact = np.concatenate(found["exact"]) - np.concatenate(found["sampler where exact"])
         return {
-            "value": float(np.abs(gap).mean()), "unit": "nats", "max": float(np.abs(gap).max()),
+            "value": float(np.abs(gap).mean()),
+            "unit": "nats",
+            "max": float(np.abs(gap).max()),
             "k3": float((np.expm1(gap) - gap).mean()),
             "beside_float32": {"mean": float(np.abs(exact).mean()), "max": float(np.abs(exact).max())},
-            "entropy_per_token": float(-np.concatenate(found["sampler"]).mean()), "tokens": len(gap),
+            "entropy_per_token": float(-np.concatenate(found["sampler"]).mean()),
+            "tokens": len(gap),
             "attention": attention,
-        }  # fmt: skip
+        }
 
     for attention in backends(cfg):
         yield f"gap {attention}", functools.partial(gaps, attention)

@@ -1,8 +1,8 @@
-"""C13: a whole GRPO iteration, rollout, verification and update, beside TRL's GRPOTrainer on torch.
+"""Measures C13: speed of a GRPO iteration (rollout, verification, update), compared with TRL's GRPOTrainer on torch.
 
-32 prompts x 8 completions of 48 + 64 tokens, KL to a reference, AdamW, float32, the same weights. Both verify an answer
-in every completion with r1jax's mathematics verifier. A completion that samples the stop token ends early, on both
-sides alike; tokens counted are completion tokens.
+An iteration has 32 prompts of 48 tokens, with 8 completions of 64 tokens each. Both sides use the same float32 weights,
+AdamW, and a KL term to a reference policy. Both sides verify the answer in every completion with r1jax's mathematics
+verifier. A completion that samples the stop token ends early. Only completion tokens are counted.
 """
 
 from __future__ import annotations
@@ -28,18 +28,36 @@ PAD, STOP = 0, 1
 
 
 def answer(text: str) -> str:
-    """A completion's last number in an answer's form, for the verifier."""
+    """Returns the last number of a completion in <answer> tags, as the verifier expects it."""
     return f"<answer>{text.split()[-1] if text.split() else 0}</answer>"
 
 
 def evenness(text: str) -> float:
-    """The share of even numbers: no two completions of a group earn the same."""
+    """Returns the share of even numbers among the numbers in the text.
+
+    The reward contains this share, so that the rewards of a group differ from each other.
+    """
     numbers = [int(word) for word in text.split() if word.isdigit()]
     return sum(n % 2 == 0 for n in numbers) / max(1, len(numbers))
 
 
+def reward_completions(texts: Sequence[str], golds: Sequence[str]) -> list[float]:
+    """Returns the reward of each completion: its share of even numbers, plus 1 if its last number is the right answer.
+
+    Args:
+        texts: the completions.
+        golds: the right answer of each completion.
+    """
+    from r1jax.rewards import math
+
+    return [
+        math.verify(answer(text), {"gold": gold}).reward + evenness(text)
+        for text, gold in zip(texts, golds, strict=True)
+    ]
+
+
 class Numbers:
-    """A tokenizer whose texts are token numbers."""
+    """A tokenizer whose texts are token ids separated by spaces."""
 
     pad_id, eos_id, stop_ids = PAD, STOP, (STOP,)
 
@@ -53,11 +71,19 @@ class Numbers:
         return " ".join(str(int(i)) for i in ids if i != STOP)
 
     def save(self, directory: Path) -> None:
-        """Nothing: there is nothing to know."""
+        """Writes nothing: the tokenizer has no files."""
 
 
 def ours(directory: str, size: str) -> tuple:
-    """A round of one optimizer step, as `train_rl` does it."""
+    """Prepares a GRPO iteration of r1jax: a rollout, its verification and one optimizer step, as in `train_rl`.
+
+    Returns (repeat, info). Each call of `repeat()` runs one iteration and returns the number of completion tokens, and
+    the seconds of rollout and update. `info` holds the measured call as text, and the seconds of set-up.
+
+    Args:
+        directory: a Hugging Face directory with prompts.json.
+        size: "full" or "toy".
+    """
     import dataclasses
 
     import jax
@@ -65,19 +91,22 @@ def ours(directory: str, size: str) -> tuple:
     import numpy as np
 
     from experiments.r1_zero import NANO
-    from r1jax import launch
+    from r1jax import distributed
+    from r1jax.losses import LOSSES
+    from r1jax.policy import Policy
     from r1jax.rewards import rule
     from r1jax.rewards.isolate import Pool
-    from r1jax.rounds import minibatches, roll
-    from r1jax.run import Policy
+    from r1jax.rl.advantages import compute_advantages
+    from r1jax.rl.minibatches import add_old_logprobs, add_ref_logprobs, pack_minibatches
+    from r1jax.rl.rounds import Setting, WholeRounds
     from r1jax.sharding import make_mesh
-    from r1jax.train_rl import learner
-    from r1jax.update import start, update
+    from r1jax.train_rl import draws_of, layout_of, make_learner
+    from r1jax.training.step import score, start, update
     from r1jax.weights import from_hf
 
     if len(jax.devices()) > 1:
         jax.config.update("jax_cpu_enable_async_dispatch", False)
-    launch.keep_compilations()
+    distributed.keep_compilations()
     shape, mesh = SIZES[size], make_mesh("auto")
     cfg, params = from_hf(Path(directory), mesh, jnp.float32)
     policy = Policy(cfg, Numbers(cfg.vocab_size), "{question}")
@@ -97,7 +126,10 @@ def ours(directory: str, size: str) -> tuple:
         warmup_steps=0,
     )
     pool = Pool()
-    ours = learner(recipe, cfg, mesh)
+    ours, layout, objective = make_learner(recipe, cfg, mesh), layout_of(recipe, mesh), LOSSES[recipe.loss]
+    sample = WholeRounds(
+        Setting(policy, mesh, pool, lambda index, step: examples[index % len(examples)], draws_of(recipe, 0))
+    )
     reference = jax.tree.map(jnp.copy, params)
     held = [start(ours, params, mesh), 0]
 
@@ -110,9 +142,14 @@ def ours(directory: str, size: str) -> tuple:
     def repeat() -> dict[str, Any]:
         state, number = held
         began = time.perf_counter()
-        round_ = roll(recipe, policy, state.params, examples, number, 0, mesh, pool, reward)
+        round_ = sample(state.params, number)
+        scores = reward(round_.verdicts, round_.texts, round_.repeated, number)
+        advantages = compute_advantages(scores, round_.rollout, objective)
+        round_ = round_._replace(scores=scores, advantages=advantages)
         rolled = time.perf_counter()
-        for batch in minibatches(recipe, round_, ours, state.params, (ours, reference), mesh):
+        batches = pack_minibatches(round_, 1, objective, layout, recipe.max_tokens)
+        batches = add_old_logprobs(ours.network, state.params, batches)
+        for batch in add_ref_logprobs(lambda rows: score(ours.network, reference, rows)[0], batches):
             state, figures = update(ours, state, batch)
         jax.block_until_ready((state, figures))
         held[:] = state, number + 1
@@ -125,17 +162,24 @@ def ours(directory: str, size: str) -> tuple:
     begun = time.perf_counter()
     repeat()
     repeat()
-    call = f"roll, minibatches, update, as train_rl  # {len(jax.devices())} devices"
+    call = f"the loop of train_rl  # {len(jax.devices())} devices"
     return repeat, {"call": call, "setup_s": time.perf_counter() - begun}
 
 
 def trl(directory: str, size: str) -> None:
-    """TRL's trainer, which tells of each step itself: a callback waits before it and reports after it."""
+    """Runs TRL's GRPOTrainer, step by step, as the parent process asks.
+
+    A callback waits for the parent process before each step, and reports the times after the step.
+
+    Args:
+        directory: a Hugging Face directory with prompts.json.
+        size: "full" or "toy".
+    """
     import os
 
     from tokenizers import Tokenizer, models, pre_tokenizers
 
-    # Before TRL, which would look for its data sets' library on the network otherwise.
+    # Before the import of TRL: `datasets` would use the network otherwise.
     os.environ["HF_DATASETS_OFFLINE"] = "1"
     from importlib.metadata import version
 
@@ -144,8 +188,7 @@ def trl(directory: str, size: str) -> None:
     from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
 
-    from experiments.bench.worker import roam, tell, told
-    from r1jax.rewards import math
+    from experiments.bench.worker import roam, send_line, wait_for_parent
 
     shape = SIZES[size]
     torch.manual_seed(0)
@@ -163,11 +206,7 @@ def trl(directory: str, size: str) -> None:
     def reward(prompts: list[str], completions: list[str], completion_ids: list[list[int]], **_: Any) -> list[float]:
         counted[0] += sum(map(len, completion_ids))
         golds = [prompt.split()[-1] for prompt in prompts]
-        checked = [
-            math.verify(answer(text), {"gold": gold}).reward or 0.0
-            for text, gold in zip(completions, golds, strict=True)
-        ]
-        return [right + evenness(text) for right, text in zip(checked, completions, strict=True)]
+        return reward_completions(completions, golds)
 
     rows = len(prompts) * shape["group"]
     options = dict(
@@ -199,15 +238,15 @@ def trl(directory: str, size: str) -> None:
     )
 
     class Turns(TrainerCallback):
-        """Two steps to warm up, then one for each line from the parent."""
+        """Callback of TRL's trainer: lets it take two steps to warm up, then one step per line from the parent."""
 
         steps, since = 0, (time.perf_counter(), time.process_time())
 
         def on_step_begin(self, *_: Any, **__: Any) -> None:
             if self.steps == 2:
                 roam()
-                tell({"call": call, "versions": versions, "setup_s": time.perf_counter() - self.since[0]})
-            if self.steps >= 2 and not told():
+                send_line({"call": call, "versions": versions, "setup_s": time.perf_counter() - self.since[0]})
+            if self.steps >= 2 and not wait_for_parent():
                 os._exit(0)  # there is no other way out of a step
             self.since = (time.perf_counter(), time.process_time()) if self.steps >= 2 else self.since
             counted[0] = 0
@@ -216,7 +255,7 @@ def trl(directory: str, size: str) -> None:
             self.steps += 1
             if self.steps > 2:
                 wall, cpu = self.since
-                tell({"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu, "tokens": counted[0]})
+                send_line({"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu, "tokens": counted[0]})
 
     shown = ", ".join(f"{name}={value!r}" for name, value in options.items())
     call = f"GRPOTrainer(model, reward, GRPOConfig({shown}), ..).train()  # {torch.get_num_threads()} threads"
@@ -233,7 +272,10 @@ def trl(directory: str, size: str) -> None:
 
 
 def measure(options: Options) -> dict[str, Any]:
-    """The line of C13. Two threads on both sides; wall time, and CPU time beside it."""
+    """Measures C13: the speed of a GRPO iteration in r1jax and in TRL. Returns the benchmark's JSON line.
+
+    `value` is measured by wall time, with two threads for r1jax and two for TRL. Rates by CPU time are reported too.
+    """
     import numpy as np
 
     from experiments.bench.shapes import MODELS, random_params, random_prompts

@@ -1,7 +1,9 @@
-"""C8: log-probabilities in chunks beside full logits, with gradients to hidden states and matrix: memory and time.
+"""Measures C8: memory and time of log-probabilities in chunks, compared with full logits.
 
-1,024 tokens, D = 256, V = 16,384. The package's chunk is 1,024 tokens, so chunks of 128 stand beside it here, and 8,192
-tokens in the package's chunks.
+Both sides also compute gradients with respect to the hidden states and the unembedding matrix. There are 1,024 tokens,
+the width D is 256, and the vocabulary V is 16,384. r1jax's chunk has 1,024 tokens, so these tokens form one chunk and
+do not show what chunks cost. Therefore two more cases are measured: the same tokens in chunks of 128, and 8,192 tokens
+in chunks of 1,024.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 from unittest import mock
 
-from experiments.bench.measure import Options, line, middle, spread, turns
+from experiments.bench.measure import Options, line, middle, spread, time_in_turn
 
 SIZES = {
     "full": dict(tokens=1024, many=8192, width=256, vocab=16_384, chunk=128),
@@ -18,12 +20,15 @@ SIZES = {
 
 
 def measure(options: Options) -> dict[str, Any]:
-    """The line of C8. Ratios are chunked over full: smaller is better."""
+    """Measures C8: memory and time of log-probabilities. Returns the benchmark's JSON line.
+
+    A ratio is the memory (or time) with chunks, divided by the memory (or time) with full logits. Smaller is better.
+    """
     import jax
     import jax.numpy as jnp
     import numpy as np
 
-    from r1jax import logprobs
+    from r1jax.training import logprobs
 
     size, rng = SIZES[options.size], np.random.default_rng(0)
     matrix = jnp.asarray(0.05 * rng.standard_normal((size["width"], size["vocab"]), np.float32))
@@ -50,7 +55,7 @@ def measure(options: Options) -> dict[str, Any]:
             program = jax.jit(jax.grad(function, (0, 1))).lower(hidden, matrix, targets).compile()
         memory[name] = program.memory_analysis().temp_size_in_bytes
         calls[name] = lambda p=program, h=hidden, t=targets: jax.block_until_ready(p(h, matrix, t))
-    spent = turns(calls, options.repeats)
+    spent = time_in_turn(calls, options.repeats)
     ms = {name: 1e3 * middle(each) for name, each in spent.items()}
     space = {name: memory[name] / memory["full" + ", many" * ("many" in name)] for name in plans}
     time = {name: ms[name] / ms["full" + ", many" * ("many" in name)] for name in plans}

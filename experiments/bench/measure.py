@@ -1,4 +1,4 @@
-"""What all benchmarks share: clocks, turns, and the line they print."""
+"""Provides the functions that all benchmarks share, for timing calls in turn and for making the JSON line."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Options:
     """Flags of every benchmark."""
 
     size: Literal["full", "toy"] = "full"
-    """toy runs in seconds and says nothing about speed."""
+    """Size of the workload. toy runs in seconds but says nothing about speed."""
     repeats: int = 5
-    """Of each side."""
+    """How often each side (r1jax or a baseline) is timed."""
     tunix_python: str = sys.executable
     """An interpreter that can import tunix."""
     transformers_python: str = sys.executable
@@ -30,52 +30,55 @@ class Options:
 
 
 class Spent(NamedTuple):
-    """Seconds of one repeat: on the wall, and of CPU over all threads of the process."""
+    """Seconds of one repeat: wall time, and CPU time over all threads of the process."""
 
     wall: float
     cpu: float
 
 
-def timed(call: Callable[[], Any]) -> tuple[Spent, Any]:
-    """What a call took, and its result."""
+def time_call(call: Callable[[], Any]) -> tuple[Spent, Any]:
+    """Runs `call()` once. Returns the time that it took, and its result."""
     wall, cpu = time.perf_counter(), time.process_time()
     result = call()
     return Spent(time.perf_counter() - wall, time.process_time() - cpu), result
 
 
-def turns(calls: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, list[Spent]]:
-    """Repeats of each call, in turn, after two that are dropped: a program that is fed its own results may compile once
-    more."""
+def time_in_turn(calls: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, list[Spent]]:
+    """Times each call `repeats` times; the calls take turns. Returns the times of each call, by the call's name.
+
+    Every call first runs twice to warm up, because a program that is fed its own results may compile a second time.
+    """
     for call in [*calls.values()] * 2:
         call()
     spent: dict[str, list[Spent]] = {name: [] for name in calls}
     for _ in range(repeats):
         for name, call in calls.items():
-            spent[name].append(timed(call)[0])
+            spent[name].append(time_call(call)[0])
     return spent
 
 
 def middle(spent: Sequence[Spent], clock: str = "cpu") -> float:
-    """Median seconds."""
+    """Returns the median of the seconds. `clock` is "cpu" or "wall"."""
     return statistics.median(getattr(each, clock) for each in spent)
 
 
 def spread(spent: Sequence[Spent], clock: str = "cpu") -> float:
-    """Range over median."""
+    """Returns (maximum − minimum) / median of the seconds. `clock` is "cpu" or "wall"."""
     seconds = [getattr(each, clock) for each in spent]
     return (max(seconds) - min(seconds)) / statistics.median(seconds)
 
 
-def rounded(value: Any) -> Any:
-    """Floats to four digits, everywhere inside."""
+def round_floats(value: Any) -> Any:
+    """Rounds all floats in nested values to four significant digits."""
     if isinstance(value, float):
         return float(f"{value:.4g}")
     if isinstance(value, Mapping):
-        return {key: rounded(each) for key, each in value.items()}
-    return [rounded(each) for each in value] if isinstance(value, list | tuple) else value
+        return {key: round_floats(each) for key, each in value.items()}
+    return [round_floats(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def installed(name: str) -> str | None:
+    """Returns the version of an installed package; None if it is not installed."""
     try:
         return version(name)
     except PackageNotFoundError:
@@ -87,37 +90,34 @@ def line(
     value: Any,
     unit: str,
     *,
-    baseline: Any = None,
-    ratio: Any = None,
-    limit: Any = None,
-    fraction: Any = None,
-    spread: Any = None,
     goals: Mapping[str, bool | None] | None = None,
     versions: Mapping[str, str] | None = None,
-    **more: Any,
+    **figures: Any,
 ) -> dict[str, Any]:
-    """A benchmark's JSON line.
+    """Returns a benchmark's JSON line as a dict, with the machine's load and the versions of packages added.
 
     Args:
-        baseline: what stands beside `value`, in the same unit; "missing" where a peer is not installed.
-        ratio: how many times better than the baseline `value` is; above 1 is better, unless the goal says otherwise.
-        limit: of the hardware, in the same unit; fraction: value over limit.
-        goals: each in words, and whether it is met; None where it could not be measured.
-        versions: of peers.
+        name: the benchmark's name.
+        value: the main result, in `unit`.
+        goals: each goal in words -> whether the goal is met; None if it could not be measured.
+        versions: package versions of peers.
+        figures: other results. Every line has the following keys, with the value None if a result is not given:
+            baseline: the result of the peer, in the unit of `value`; "missing" if the peer is not installed.
+            ratio: how many times better `value` is than the baseline; above 1 is better, unless a goal says otherwise.
+            limit: the hardware's limit, in the unit of `value`.
+            fraction: `value` divided by `limit`.
+            spread: (maximum − minimum) / median of the repeats.
     """
+    always = {name: figures.pop(name, None) for name in ("baseline", "ratio", "limit", "fraction", "spread")}
     ours = {"python": platform.python_version(), "jax": installed("jax"), "r1jax": installed("r1jax") or "source"}
-    return rounded(
+    return round_floats(
         {
             "name": name,
             "value": value,
             "unit": unit,
-            "baseline": baseline,
-            "ratio": ratio,
-            "limit": limit,
-            "fraction": fraction,
-            "spread": spread,
+            **always,
             "goals": dict(goals or {}),
-            **more,
+            **figures,
             "load": list(os.getloadavg()),
             "cores": os.cpu_count(),
             "versions": ours | dict(versions or {}),

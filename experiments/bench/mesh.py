@@ -1,6 +1,7 @@
-"""C10: a mesh of two CPU devices beside one device with two threads: wall time of C1's rollout and C9's update.
+"""Measures C10: wall time of C1's rollout and C9's update on two CPU devices, compared with one device on two threads.
 
-Only a quiet machine can tell: with both cores taken all modes tie. The load stands in the line.
+The benchmark needs a quiet machine. If other work takes the cores, one device and two devices are equally fast. The
+result holds the machine's load.
 """
 
 from __future__ import annotations
@@ -16,11 +17,14 @@ from experiments.bench import decode
 from experiments.bench.measure import Options, line
 from experiments.bench.worker import Side, take_turns
 
-QUIET = 0.5  # load of others up to which the figures count
+QUIET = 0.5  # highest load by other work at which the measured times count
 
 
 def measure(options: Options) -> dict[str, Any]:
-    """The line of C10."""
+    """Measures C10: tokens per second on one and on two CPU devices. Returns the benchmark's JSON line.
+
+    `ratio` is the speed on two devices divided by the speed on one, for "decode" (the rollout) and for "update".
+    """
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as directory, contextlib.ExitStack() as stack:
         shape = decode.write(directory, options.size)
@@ -36,7 +40,7 @@ def measure(options: Options) -> dict[str, Any]:
             )
         found = take_turns(sides, options.repeats)
     wall = {name: statistics.median(run["tokens"] / run["wall"] for run in runs) for name, runs in found.items()}
-    # How many cores each really had: below 2 the machine was not quiet, or the program has no use for them.
+    # Cores that each side really used: below 2 if the machine was not quiet, or if the program cannot use both.
     cores = {name: statistics.median(run["cpu"] / run["wall"] for run in runs) for name, runs in found.items()}
     ratio = {kind: wall[f"{kind}, 2"] / wall[f"{kind}, 1"] for kind in ("decode", "update")}
     runs = [run["tokens"] / run["wall"] for run in found["decode, 2"]]

@@ -1,7 +1,8 @@
-"""C7: the update on packed rows, beside the same update on rows padded to the longest completion.
+"""Measures C7: time of an update on packed rows, compared with an update on rows padded to the longest completion.
 
-32 completions, lognormal, mean 44, at most 128. First each behind one token of its own, so that packing alone counts;
-then 8 prompts of 48 tokens with 4 completions each, which a packed row holds once. Gradients must agree for every
+There are 32 completions of lognormal lengths, with mean 44 and maximum 128. In the first measurement each completion
+has a prompt of one token, so that only packing matters. In the second, 8 prompts of 48 tokens have 4 completions each,
+and a packed row holds each prompt only once. The gradients on packed and on padded rows must agree for every
 normalisation.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from experiments.bench.measure import Options, line, middle, spread, turns
+from experiments.bench.measure import Options, line, middle, spread, time_in_turn
 
 SIZES = {
     "full": dict(count=32, mean=44, most=128, group=4, prompt=48, row=256),
@@ -19,13 +20,16 @@ SIZES = {
 
 
 def measure(options: Options) -> dict[str, Any]:
-    """The line of C7. `ratio` is packed over padded: smaller is better."""
+    """Measures C7: the time of an update on packed and on padded rows. Returns the benchmark's JSON line.
+
+    `ratio` is the time with packed rows, divided by the time with padded rows. Smaller is better.
+    """
     import jax
     import numpy as np
 
     from experiments.bench import batches
     from experiments.bench.shapes import MODELS, long_tailed, random_params, random_prompts
-    from r1jax.update import accumulate
+    from r1jax.training.step import accumulate
 
     size, cfg = SIZES[options.size], MODELS[options.size]
     lengths = long_tailed(size["count"], size["mean"], size["most"])
@@ -51,7 +55,7 @@ def measure(options: Options) -> dict[str, Any]:
         }
 
     made = {f"{world} {kind}": batch for world in worlds for kind, batch in both(world, "grpo").items()}
-    spent = turns({name: gradient(batch) for name, batch in made.items()}, options.repeats)
+    spent = time_in_turn({name: gradient(batch) for name, batch in made.items()}, options.repeats)
     ms = {name: 1e3 * middle(each) for name, each in spent.items()}
     ratio = {world: ms[f"{world} packed"] / ms[f"{world} padded"] for world in worlds}
     off = {}

@@ -1,7 +1,7 @@
-"""Peers' samplers in their own interpreters: nothing of r1jax is imported here.
+"""Runs the samplers of other packages, each under an interpreter of its own. This module imports nothing of r1jax.
 
-Each function gets a Hugging Face directory with `prompts.json` beside the weights, float32, and returns (repeat, info).
-`info["call"]` is what was measured, as its user would write it.
+Each function takes a Hugging Face directory with float32 weights and `prompts.json`, and returns (repeat, info).
+`info["call"]` is the measured call as text, as a user would write it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Made = tuple[Callable[[], dict[str, Any]], dict[str, Any]]
 
 
 class Numbers:
-    """A tokenizer whose texts are token numbers with spaces between."""
+    """A tokenizer whose texts are token ids separated by spaces."""
 
     def __init__(self, eos: int):
         self._eos = eos
@@ -38,8 +38,11 @@ class Numbers:
         return 0
 
 
-def warmed(repeat: Callable[[], dict[str, Any]], info: dict[str, Any]) -> Made:
-    """`repeat` after two calls that compile and touch everything; their seconds go to `info["setup_s"]`."""
+def warm_up(repeat: Callable[[], dict[str, Any]], info: dict[str, Any]) -> Made:
+    """Calls `repeat` twice to compile and warm up.
+
+    Returns `repeat`, and `info` with the seconds of the two calls under "setup_s".
+    """
     start = time.perf_counter()
     repeat()
     repeat()
@@ -47,10 +50,13 @@ def warmed(repeat: Callable[[], dict[str, Any]], info: dict[str, Any]) -> Made:
 
 
 def tunix(directory: str, group: int, tokens: int, sampled: bool) -> Made:
-    """tunix' own sampler, with a cache of just prompt and completion.
+    """Prepares tunix' sampler, with a cache just large enough for prompt and completion. Returns (repeat, info).
 
     Args:
-        sampled: top-p sampling, its only random mode; otherwise greedy, which is less work.
+        directory: a Hugging Face directory with prompts.json.
+        group: completions of each prompt.
+        tokens: tokens of each completion.
+        sampled: True for top-p sampling, tunix' only random mode. False for greedy decoding, which is less work.
     """
     import jax.numpy as jnp
     from tunix.generate.sampler import CacheConfig, Sampler
@@ -89,14 +95,17 @@ def tunix(directory: str, group: int, tokens: int, sampled: bool) -> Made:
     made = f"Sampler(model, tokenizer, CacheConfig({length + tokens}, ..))"
     call = f"{made}(texts, {tokens}, max_prompt_length={length}, {shown})"
     found = {name: version(name) for name in ("google-tunix", "jax", "flax")}
-    return warmed(repeat, {"call": call, "versions": found})
+    return warm_up(repeat, {"call": call, "versions": found})
 
 
 def transformers(directory: str, group: int, tokens: int, cache: str) -> Made:
-    """transformers' `generate`.
+    """Prepares transformers' `generate`. Returns (repeat, info). OMP_NUM_THREADS sets the number of threads.
 
     Args:
-        cache: "static" (of just prompt and completion) or "dynamic". Threads are those of OMP_NUM_THREADS.
+        directory: a Hugging Face directory with prompts.json.
+        group: completions of each prompt.
+        tokens: tokens of each completion.
+        cache: "static" (just large enough for prompt and completion) or "dynamic".
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -119,4 +128,4 @@ def transformers(directory: str, group: int, tokens: int, cache: str) -> Made:
 
     shown = ", ".join(f"{name}={value!r}" for name, value in options.items())
     call = f"model.generate(rows, attention_mask=mask, {shown})  # sdpa, {torch.get_num_threads()} threads"
-    return warmed(repeat, {"call": call, "versions": {name: version(name) for name in ("transformers", "torch")}})
+    return warm_up(repeat, {"call": call, "versions": {name: version(name) for name in ("transformers", "torch")}})

@@ -1,9 +1,10 @@
-"""Sandboxed runs a second of the code verifier.
+"""Measures the code verifier: sandboxed runs per second.
 
 Run: python -m experiments.bench.run_code
-One JSON line. Programs are distinct; one run is one test of one program in a sandbox of its own, two at a time; in
-function mode it is one program with ten calls. `baseline` is 25 runs a second on 2 cores: no other project
-has a sandbox of this kind to run beside. CPU milliseconds a run count all processes.
+Prints one JSON line. A run is one test of one program in a sandbox of its own. In function mode, a run is one program
+with ten calls. All programs are distinct. Two runs are in progress at the same time. `baseline` is a goal of 25 runs
+per second on 2 cores, because no other project has a comparable sandbox. The CPU milliseconds per run include all
+processes.
 Cost: a minute on 2 cores.
 """
 
@@ -27,11 +28,12 @@ CALLS = {"entry": "f", "tests": [[[i, i + 1], 2 * i + 1] for i in range(10)]}
 
 
 def main(count: int = 100, repeats: int = 3, threads: int = 2) -> None:
-    """Measures and prints.
+    """Measures and prints the JSON line.
 
     Args:
-        count: programs in one repeat.
-        threads: runs at the same time.
+        count: number of programs in one repeat.
+        repeats: number of repeats; medians are printed.
+        threads: number of programs that run at the same time.
     """
     rates: dict[str, list[float]] = {"stdin": [], "function": []}
     cpu_ms: dict[str, list[float]] = {"stdin": [], "function": []}
@@ -48,13 +50,20 @@ def main(count: int = 100, repeats: int = 3, threads: int = 2) -> None:
             failed += sum(verdict.reward != 1 for verdict in verdicts)
     value = statistics.median(rates["stdin"])
     figures = {
-        "name": "run_code", "value": round(value, 1), "baseline": GOAL, "ratio": round(value / GOAL, 2),
+        "name": "run_code",
+        "value": round(value, 1),
+        "baseline": GOAL,
+        "ratio": round(value / GOAL, 2),
         "spread": round((max(rates["stdin"]) - min(rates["stdin"])) / value, 3),
         "cpu_ms": {name: round(statistics.median(each), 1) for name, each in cpu_ms.items()},
-        "function_programs_per_s": round(statistics.median(rates["function"]), 1), "failed": failed,
-        "tier": sandbox.probe().letter, "threads": threads, "repeats": repeats, "load": round(os.getloadavg()[0], 1),
+        "function_programs_per_s": round(statistics.median(rates["function"]), 1),
+        "failed": failed,
+        "tier": sandbox.probe().letter,
+        "threads": threads,
+        "repeats": repeats,
+        "load": round(os.getloadavg()[0], 1),
         "versions": {"python": platform.python_version(), "cores": os.cpu_count()},
-    }  # fmt: skip
+    }
     print(json.dumps(figures))
 
 

@@ -1,4 +1,4 @@
-"""Models, prompts and lengths that the benchmarks share."""
+"""Defines the models of the benchmarks, and makes random parameters, prompts and completion lengths."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ TOY = ModelConfig(
     vocab_size=64, width=32, layers=1, heads=4, kv_heads=2, head_width=8, mlp_width=64, rope_theta=1e4, qkv_bias=True
 )
 MODELS = {"full": TINY, "toy": TOY}
-FIRST = 3  # tokens below may mean something to a peer
+FIRST = 3  # lower tokens may be special to a peer
 
 
 def random_params(cfg: ModelConfig, spread: float = 1.0) -> dict:
-    """Random parameters, every leaf: zeros and ones could be cheaper than they should be.
+    """Returns model parameters that are all random. Arithmetic on zeros and ones could be unrealistically cheap.
 
     Args:
-        spread: of the matrices over that of `init`; 10 gives logits that differ by several nats.
+        spread: factor on the matrix entries of `transformer.init`. 10 gives tokens whose logits are several nats apart.
     """
     rng = np.random.default_rng(0)
 
@@ -43,14 +43,18 @@ def random_params(cfg: ModelConfig, spread: float = 1.0) -> dict:
 
 
 def random_prompts(cfg: ModelConfig, count: int, length: int) -> list[list[int]]:
-    """Prompts that share nothing."""
+    """Returns `count` random prompts of `length` tokens."""
     return np.random.default_rng(1).integers(FIRST, cfg.vocab_size, (count, length)).tolist()
 
 
 def long_tailed(count: int, mean: float, most: int) -> np.ndarray:
-    """[count] lengths, lognormal with σ = 0.8, of this mean and maximum exactly, in random order.
+    """Returns `count` completion lengths in random order, from a lognormal distribution with σ = 0.8.
 
-    Quantiles rather than draws: the workload is the same whatever the seed.
+    The lengths are quantiles of the distribution, not random draws, so that the workload does not depend on a seed.
+
+    Args:
+        mean: the mean length, reached approximately.
+        most: the greatest length, reached exactly.
     """
     from statistics import NormalDist
 

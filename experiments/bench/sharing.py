@@ -1,18 +1,26 @@
-"""C4: prompt keys and values once for a group, beside a copy for each completion: 4 prompts x 16, 128 + 128 tokens."""
+"""Measures C4: time of a decoding step if a group of completions shares one copy of its prompt's keys and values.
+
+The baseline stores a copy for each completion. There are 4 prompts of 128 tokens, with 16 completions of 128 tokens
+each.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from experiments.bench.measure import Options, line, middle, spread, turns
+from experiments.bench.measure import Options, line, middle, spread, time_in_turn
 
 SIZES = {"full": dict(prompts=4, group=16, prompt=128, slots=128), "toy": dict(prompts=2, group=4, prompt=16, slots=32)}
 STEPS = 16
 
 
 def measure(options: Options) -> dict[str, Any]:
-    """The line of C4. Ratios are shared over repeated: smaller is better."""
+    """Measures C4: the time of a decoding step with shared prompts. Returns the benchmark's JSON line.
+
+    `ratio` is the time of a step with one copy for each group, divided by the time with a copy for each completion.
+    Smaller is better.
+    """
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -24,28 +32,28 @@ def measure(options: Options) -> dict[str, Any]:
     weights, never = wave.weights_of(cfg), (cfg.vocab_size,)
     prompts = random_prompts(cfg, size["prompts"], size["prompt"])
     repeated = [prompt for prompt in prompts for _ in range(size["group"])]
-    segments, logits = wave.prefilled(cfg, weights, prompts)
+    segments, logits = wave.prefill_prompts(cfg, weights, prompts)
     copies = jax.tree.map(lambda x: jnp.repeat(x, size["group"], axis=0), segments)
     keys = wave.keys_of(size["prompts"], size["group"])
     sampled: dict[str, np.ndarray] = {}
 
     def decoding(name: str, segments: list) -> Callable[[], None]:
-        held = [wave.begun(cfg, logits, keys, size["prompt"], size["slots"], never)]
+        held = [wave.begin_rows(cfg, logits, keys, size["prompt"], size["slots"], never)]
 
         def call() -> None:
-            state = held[0]._replace(clock=jnp.int32(0))  # the same steps again, from whatever token
-            held[0], (tokens, _, _) = wave.decoded(cfg, weights, segments, state, STEPS, never)
+            state = held[0]._replace(clock=jnp.int32(0))  # repeats the same steps; the token does not matter
+            held[0], (tokens, _, _) = wave.decode_steps(cfg, weights, segments, state, STEPS, never)
             sampled.setdefault(name, np.asarray(tokens))
             jax.block_until_ready(held[0])
 
         return call
 
-    spent = turns(
+    spent = time_in_turn(
         {
             "shared": decoding("shared", segments),
             "repeated": decoding("repeated", copies),
-            "prefill shared": lambda: jax.block_until_ready(wave.prefilled(cfg, weights, prompts)),
-            "prefill repeated": lambda: jax.block_until_ready(wave.prefilled(cfg, weights, repeated)),
+            "prefill shared": lambda: jax.block_until_ready(wave.prefill_prompts(cfg, weights, prompts)),
+            "prefill repeated": lambda: jax.block_until_ready(wave.prefill_prompts(cfg, weights, repeated)),
         },
         options.repeats,
     )
@@ -54,7 +62,7 @@ def measure(options: Options) -> dict[str, Any]:
     def size_of(tree: Any) -> int:
         return sum(x.nbytes for x in jax.tree.leaves(tree) if x.ndim == 4)
 
-    own = size_of(wave.begun(cfg, logits, keys, size["prompt"], size["slots"], never).cache)
+    own = size_of(wave.begin_rows(cfg, logits, keys, size["prompt"], size["slots"], never).cache)
     share = (own + size_of(segments)) / (own + size_of(copies))
     step, prefill = ms["shared"] / ms["repeated"], ms["prefill repeated"] / ms["prefill shared"]
     same = bool((sampled["shared"] == sampled["repeated"]).all())

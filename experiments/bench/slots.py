@@ -1,4 +1,8 @@
-"""Continuous batching as a baseline: slots with clocks of their own, refilled between chunks. The layers are ours."""
+"""Implements continuous batching with r1jax' layers, as a baseline of C3.
+
+A slot decodes one completion at a position of its own. Between two chunks of steps, each slot whose completion has
+ended takes the next completion.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +14,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from r1jax import decode
-from r1jax.decode import Weights
 from r1jax.model.attention import Attend, How
-from r1jax.model.cache import Segment, filled, lay_out, read, readable
+from r1jax.model.cache import Part, Segment, lay_out, mask_filled, mask_readable, read
 from r1jax.model.config import ModelConfig
 from r1jax.model.transformer import logits, step
+from r1jax.sampling import drawing, programs
+from r1jax.sampling.programs import Weights
 
 
 class Slots(NamedTuple):
-    """`decode.Rows` with a clock for each slot."""
+    """The decoder's state, like `programs.Rows`. But each slot has its own clock, the number of sampled tokens."""
 
     clock: jax.Array
     token: jax.Array
@@ -30,7 +34,15 @@ class Slots(NamedTuple):
 
 
 def attend_slots(segment: Segment, k_cache: jax.Array, v_cache: jax.Array, clock: jax.Array) -> Attend:
-    """`attend_decode` where each row writes at its own clock."""
+    """Returns the attention function of a decoding step, like `attend_decode`.
+
+    In `attend_decode`, all rows write at the same position. Here each row writes at its own position.
+
+    Args:
+        segment: keys and values of the prompts.
+        k_cache, v_cache: keys and values of the sampled tokens.
+        clock: [n] position at which each of the n rows writes.
+    """
     write = jax.vmap(lambda cache, new, start: jax.lax.dynamic_update_slice(cache, new, start))
     zero = jnp.zeros_like(clock)
 
@@ -38,8 +50,8 @@ def attend_slots(segment: Segment, k_cache: jax.Array, v_cache: jax.Array, clock
         k_new, v_new = lay_out(k, v)
         k_all = write(k_cache, k_new, jnp.stack([zero, zero, clock], 1))
         v_all = write(v_cache, v_new, jnp.stack([zero, clock, zero], 1))
-        own = filled(clock + 1, k_all.shape[-1])
-        return read(q, [*readable([segment], how), (k_all, v_all, own)], how), (k_all, v_all)
+        own = mask_filled(clock + 1, k_all.shape[-1])
+        return read(q, [*mask_readable([segment], how), Part(k_all, v_all, own)], how), (k_all, v_all)
 
     return attend
 
@@ -48,13 +60,18 @@ def attend_slots(segment: Segment, k_cache: jax.Array, v_cache: jax.Array, clock
 def chunk(
     cfg: ModelConfig, weights: Weights, prompts: list[Segment], slots: Slots, *, steps: int, stop_ids: tuple[int, ...]
 ) -> tuple[Slots, jax.Array]:
-    """`steps` more tokens of every slot, [steps, n]."""
+    """Decodes `steps` more tokens of each of the n slots. Returns the slots' new state, and the tokens [steps, n].
+
+    Args:
+        prompts: for each layer, the keys and values of each slot's prompt.
+        stop_ids: tokens that end a completion.
+    """
 
     def one(s: Slots, _: None) -> tuple[Slots, jax.Array]:
         attends = [attend_slots(p, k, v, s.clock) for p, (k, v) in zip(prompts, s.cache, strict=True)]
         at = (s.base + s.clock)[:, None]
         hidden, cache, _ = step(cfg, weights.params, weights.layers, s.token[:, None], at, attends)
-        draw = jax.vmap(lambda row, key, t: decode.draw(row[None], key[None], t, jnp.float32(1), greedy=False)[0][0])
+        draw = jax.vmap(lambda row, key, t: drawing.draw(row[None], key[None], t, jnp.float32(1), greedy=False)[0][0])
         token = draw(logits(cfg, weights.params, hidden[:, 0]), s.key, s.clock + 1)
         token = jnp.where(s.done, 0, token)
         done = s.done | jnp.isin(token, jnp.asarray(stop_ids))
@@ -63,24 +80,46 @@ def chunk(
     return jax.lax.scan(one, slots, None, length=steps)
 
 
+class Size(NamedTuple):
+    """Sizes of continuous batching.
+
+    Attributes:
+        slots: number of slots.
+        steps: decoding steps between two refills.
+        room: number of tokens that a slot's cache can hold.
+        most: largest number of tokens in a completion.
+    """
+
+    slots: int
+    steps: int
+    room: int
+    most: int
+
+
 def rollout(
     cfg: ModelConfig,
     weights: Weights,
     segment: list[Segment],
     first_logits: jax.Array,
     keys: np.ndarray,
-    *,
-    slots: int,
-    steps: int,
-    room: int,
     stop_ids: Sequence[int],
-    most: int,
+    size: Size,
 ) -> tuple[np.ndarray, int]:
-    """Lengths of all rows, and the row-steps paid. A free slot takes the next row between chunks."""
+    """Samples N completions (rows) by continuous batching. Between chunks of steps, a free slot takes the next row.
+
+    Returns the lengths [N], and the number of slots times the number of decoding steps.
+
+    Args:
+        segment: for each layer, the keys and values of the prompts.
+        first_logits: [prompts, V] logits of each prompt's first completion token; V is the vocabulary size.
+        keys: [N, 2] random keys of the rows.
+        stop_ids: tokens that end a completion.
+    """
     rows, stop_ids = len(keys), tuple(stop_ids)
+    slots, steps, room, most = size
     group = rows // first_logits.shape[0]
     wrapped = jax.random.wrap_key_data(jnp.asarray(keys))
-    token, _, done = map(np.asarray, decode.first(first_logits, wrapped, 1.0, greedy=False, stop_ids=stop_ids))
+    token, _, done = map(np.asarray, programs.first(first_logits, wrapped, 1.0, greedy=False, stop_ids=stop_ids))
     lengths, finished = np.ones(rows, np.int64), done.copy()
     base = int(segment[0].length[0])
     waiting = [i for i in range(rows) if not finished[i]]

@@ -1,4 +1,8 @@
-"""C9: the update's share of the ceiling of products: 16 rows of 128 tokens, 6N FLOPs a token, AdamW included."""
+"""Measures C9: model FLOP/s of an update, compared with the FLOP/s of a large matrix product.
+
+An update trains on 16 rows of 128 tokens with AdamW. The FLOPs of a token are 6·N, where N is the number of matrix
+parameters.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +10,24 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from experiments.bench.measure import Options, line, middle, spread, turns
+from experiments.bench.measure import Options, line, middle, spread, time_in_turn
 
 SIZES = {"full": dict(rows=16, length=128), "toy": dict(rows=2, length=16)}
 
 
 def stepping(size: str, remat: str, mesh: Any) -> tuple[Callable[[], None], list[int], list[int]]:
-    """An optimizer step on full rows, and the lengths of prompts and completions."""
+    """Returns (call, prompt lengths, completion lengths). The call runs one optimizer step on rows without padding.
+
+    Args:
+        size: "full" or "toy".
+        remat: a key of `transformer.REMAT`, which selects the activations that the backward pass recomputes.
+    """
     import jax
 
     from experiments.bench import batches
     from experiments.bench.shapes import MODELS, random_params, random_prompts
     from r1jax.sharding import place, rows_in_turn, shard_rows
-    from r1jax.update import start, update
+    from r1jax.training.step import start, update
 
     shape, cfg = SIZES[size], MODELS[size]
     prompts, lengths = random_prompts(cfg, shape["rows"], 1), [shape["length"] - 1] * shape["rows"]
@@ -35,15 +44,21 @@ def stepping(size: str, remat: str, mesh: Any) -> tuple[Callable[[], None], list
 
 
 def side(size: str) -> tuple:
-    """For a process of its own: the step on a mesh of all CPU devices that JAX shows."""
+    """Prepares an optimizer step on a mesh of all CPU devices that JAX shows. Returns (repeat, info).
+
+    A call of `repeat` runs one step and returns the number of tokens in it. `info` holds the measured call as text.
+
+    Args:
+        size: "full" or "toy".
+    """
     import jax
 
-    from r1jax import launch
+    from r1jax import distributed
     from r1jax.sharding import make_mesh
 
     if len(jax.devices()) > 1:
         jax.config.update("jax_cpu_enable_async_dispatch", False)
-    launch.keep_compilations()
+    distributed.keep_compilations()
     call, _, lengths = stepping(size, "full", make_mesh("auto"))
     call()
     call()
@@ -57,21 +72,21 @@ def side(size: str) -> tuple:
 
 
 def measure(options: Options) -> dict[str, Any]:
-    """The line of C9."""
+    """Measures C9: the model FLOP/s of an update. Returns the benchmark's JSON line."""
     import jax
 
     from experiments.bench.shapes import MODELS
-    from r1jax import limits
+    from r1jax.planning import roofline
     from r1jax.sharding import make_mesh
 
     cfg, mesh = MODELS[options.size], make_mesh("1x1")
     made = {remat: stepping(options.size, remat, mesh) for remat in ("full", "dots", "none")}
-    spent = turns({remat: call for remat, (call, _, _) in made.items()}, options.repeats)
-    core = limits.measured(jax.devices()[:1], (512,), clock=time.process_time)
+    spent = time_in_turn({remat: call for remat, (call, _, _) in made.items()}, options.repeats)
+    core = roofline.measure_device(jax.devices()[:1], (512,), clock=time.process_time)
     _, prompts, lengths = made["full"]
     tokens = sum(prompts) + sum(lengths)
     rates = {remat: tokens / middle(each) for remat, each in spent.items()}
-    shares = {remat: limits.mfu(cfg, core, prompts, lengths, middle(each)) for remat, each in spent.items()}
+    shares = {remat: roofline.mfu(cfg, core, prompts, lengths, middle(each)) for remat, each in spent.items()}
     best = max(rates, key=rates.get)
     return line(
         "update",

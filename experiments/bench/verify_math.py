@@ -1,10 +1,11 @@
-"""Throughput of the mathematics verifier with math-verify beside it, on the same pairs in the same run.
+"""Measures the throughput of the mathematics verifier, compared with math-verify on the same pairs in the same run.
 
 Run: python -m experiments.bench.verify_math --peer-python=PYTHON_WITH_MATH_VERIFY
-One JSON line. Pairs are distinct, caches cold (new workers for every repeat, warmed with other pairs); the two take
-turns, and the medians of the repeats are compared. `value`, `baseline` and `ratio` are checks a second on the
-MATH-like mix with half of the answers wrong. CPU milliseconds a check stand beside, since a loaded machine stretches
-the wall time of both. math-verify comes from the interpreter `--peer-python`; where it has none, it is "missing".
+Prints one JSON line. A pair is a gold answer and a text. All pairs are distinct. Every repeat has new worker processes,
+warmed up with other pairs, so that no result is cached. The two verifiers take turns, and the medians of their repeats
+are compared. `value` and `baseline` are checks per second on the MATH-like mix, in which half of the answers are wrong.
+CPU milliseconds per check are reported too, because other work on the machine stretches wall time. math-verify runs
+under the interpreter `--peer-python`. If it is not installed there, `baseline` is "missing".
 Cost: a minute on 2 cores.
 """
 
@@ -23,8 +24,8 @@ from pathlib import Path
 
 import tyro
 
-from r1jax.rewards._watch import usage
 from r1jax.rewards.isolate import Pool
+from r1jax.rewards.sandbox._watch import usage
 from r1jax.rewards.verdict import Verdict
 
 CASES = Path(__file__).parents[2] / "tests" / "cases"
@@ -35,7 +36,7 @@ BOMBS = (
     r"\sum_{k=1}^{10^{12}}\sin(k^2)",
     "(" * 900 + "1",
 )
-# Its documented use: the gold in math signs, the default extraction and time limits. One process a core.
+# As its documentation says: gold in math signs, default extraction and time limits. One process per core.
 PEER = r"""
 import json, logging, sys, time
 logging.disable(logging.CRITICAL)
@@ -57,7 +58,10 @@ def rows(name: str) -> list[dict]:
 
 
 def grade_school(count: int, draw: random.Random) -> list[Pair]:
-    """Short chains of thought with a whole number at the end; a third are wrong."""
+    """Returns `count` pairs (gold answer, text).
+
+    A text is a short chain of thought that ends in an integer, wrong in a third of the pairs.
+    """
     pairs = []
     for i in range(count):
         a, b = draw.randrange(2, 900), draw.randrange(2, 900)
@@ -68,7 +72,11 @@ def grade_school(count: int, draw: random.Random) -> list[Pair]:
 
 
 def mathematics(count: int, draw: random.Random) -> list[Pair]:
-    """Answers of competition problems: half rewritten, half that of another problem, made distinct by a case number."""
+    """Returns `count` pairs (gold answer, text) of competition problems.
+
+    Half of the texts hold the gold answer, written in another way. The other half hold a wrong answer. A case number
+    makes each text distinct.
+    """
     right = [(row["gold"], row["pred"]) for row in rows("selfcheck/rewrites.jsonl") + rows("selfcheck/self.jsonl")]
     wrong = [(row["gold"], row["pred"]) for row in rows("selfcheck/mutants.jsonl") + rows("selfcheck/pairs.jsonl")]
     pairs = []
@@ -79,6 +87,11 @@ def mathematics(count: int, draw: random.Random) -> list[Pair]:
 
 
 def hostile() -> list[Pair]:
+    """Returns (gold answer, text) of each adversarial case in the tests.
+
+    Such a text is written to be costly to check, or to be graded as right although it is wrong.
+    """
+
     def part(row: dict, key: str) -> str:
         return row[key] if key in row else "".join(text * times for text, times in row[f"{key}_parts"])
 
@@ -86,13 +99,13 @@ def hostile() -> list[Pair]:
 
 
 def cpu_s() -> float:
-    """CPU seconds of this process and of all its children, dead and alive."""
+    """Returns the CPU seconds of this process and all its children, finished or running."""
     spent = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return usage(os.getpid())[0] + sum(each.ru_utime + each.ru_stime for each in spent)
 
 
 def timed(pairs: list[Pair], workers: int) -> tuple[float, float, list[Verdict]]:
-    """Wall seconds, CPU seconds, verdicts, of new workers that have started."""
+    """Verifies the pairs with new, warmed-up workers. Returns wall seconds, CPU seconds and verdicts."""
     with Pool(workers) as pool:
         pool.run(jobs(grade_school(workers * 256, random.Random(-1))))
         spent, start = cpu_s(), time.perf_counter()
@@ -105,7 +118,12 @@ def jobs(pairs: list[Pair]) -> list[tuple[str, str, dict]]:
 
 
 class Peer:
-    """math-verify in processes of its own. `versions` is None where the interpreter has none."""
+    """math-verify, run in `workers` processes of its own.
+
+    Attributes:
+        workers: the processes.
+        versions: versions of math-verify and sympy; None if the interpreter cannot import math-verify.
+    """
 
     def __init__(self, python: str, workers: int):
         options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
@@ -115,7 +133,7 @@ class Peer:
         self.versions = json.loads(said[0]) if all(said) else None
 
     def run(self, pairs: list[Pair]) -> tuple[float, float]:
-        """Wall seconds and CPU seconds."""
+        """Verifies the pairs. Returns wall seconds and CPU seconds."""
         start = time.perf_counter()
         for i, worker in enumerate(self.workers):
             worker.stdin.write(json.dumps(pairs[i :: len(self.workers)]) + "\n")
@@ -130,7 +148,14 @@ class Peer:
 
 
 def rates(runs: list[tuple[int, float, float]]) -> dict:
-    """Medians of (checks, wall seconds, CPU seconds), and the range of the rates over their median."""
+    """Returns the medians over runs as a dict.
+
+    "per_s" is the number of checks per second of wall time, and "per_cpu_s" per CPU second. "cpu_ms" is CPU
+    milliseconds per check. "spread" is (maximum − minimum) / median of the checks per second.
+
+    Args:
+        runs: (number of checks, wall seconds, CPU seconds) of each run.
+    """
     each = [count / wall for count, wall, _ in runs]
     median = statistics.median(each)
     cpu = statistics.median(1e3 * spent / count for count, _, spent in runs)
@@ -181,16 +206,17 @@ def measure(count: int, peer_count: int, workers: int, repeats: int, peer_python
         "p99_ms": sorted(v.ms for v in checked)[int(len(checked) * 0.99)],
         "hostile": {"s": round(hostile_s, 2), "cpu_s": round(hostile_cpu_s, 2), "worst_ms": max(v.ms for v in bad)},
         "batch_8192_with_bombs": {
-            "s": round(mixed_s, 2), "cpu_s": round(mixed_cpu_s, 2),
+            "s": round(mixed_s, 2),
+            "cpu_s": round(mixed_cpu_s, 2),
             "bombs_paid": sum(bool(verdicts[i].reward) for i in bombs),
-            "others_changed": sum(
-                plain[i].reward != verdicts[i].reward for i in range(8192) if i not in bombs
-            ),
+            "others_changed": sum(plain[i].reward != verdicts[i].reward for i in range(8192) if i not in bombs),
         },
         "timeouts": sum(v.verdict == "timeout" for v in [*checked, *verdicts, *bad]),
-        "workers": workers, "repeats": repeats, "load": round(os.getloadavg()[0], 1),
+        "workers": workers,
+        "repeats": repeats,
+        "load": round(os.getloadavg()[0], 1),
         "versions": {"python": platform.python_version(), "cores": os.cpu_count(), **(peer.versions or {})},
-    }  # fmt: skip
+    }
 
 
 def main(
@@ -201,13 +227,15 @@ def main(
     peer_python: str = sys.executable,
     seed: int = 0,
 ) -> None:
-    """Measures and prints.
+    """Measures and prints the JSON line.
 
     Args:
-        count: checks of each kind in one repeat.
-        peer_count: the same for math-verify.
-        workers: processes on each side.
+        count: number of checks of each mix (grade school, mathematics) in one repeat.
+        peer_count: number of checks of each mix in one repeat of math-verify.
+        workers: number of processes for each of the two verifiers.
+        repeats: number of repeats; medians are compared.
         peer_python: an interpreter that can import math_verify.
+        seed: seed of the pairs.
     """
     print(json.dumps(measure(count, peer_count, workers, repeats, peer_python, seed)))
 

@@ -1,7 +1,7 @@
-"""A side of a benchmark in a process of its own, which repeats when it is told to.
+"""Runs one side of a benchmark, r1jax or a peer, in a child process that repeats its work when the parent asks.
 
-The child sets its threads up before it imports anything, so it runs under any interpreter, ours or a peer's: it needs
-no package but the standard library.
+The child sets its number of threads before it imports a library. This module needs only the standard library, so it
+runs under any interpreter, r1jax's or a peer's.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Side:
-    """The parent's end. Use as a context manager.
+    """A context manager: the parent's handle of the child process that runs one side of a benchmark.
 
     Attributes:
-        info: what the side said once it was ready; {"missing": reason} where a package is not installed.
+        info: what the side reported when it was ready; {"missing": reason} if a package is not installed.
 
     Raises:
-        RuntimeError: the process died for another reason; with the end of what it wrote.
+        RuntimeError: the process ended for a reason other than a missing package. The message holds the end of its
+            stderr.
     """
 
     def __init__(
@@ -43,9 +44,11 @@ class Side:
     ):
         """
         Args:
-            function: "module:function"; called with `arguments`, it returns (repeat, info) or speaks for itself.
+            python: the interpreter that runs the side.
+            function: "module:function". Called with `arguments`, the function returns (repeat, info), or None if it
+                talks to the parent itself.
             threads: CPU threads the process may use at once.
-            devices: CPU devices that JAX shows; 0 leaves it alone.
+            devices: CPU devices that JAX shows; 0 keeps the default.
         """
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed in __exit__)
         fixed = {
@@ -68,7 +71,10 @@ class Side:
         return "missing" in self.info
 
     def repeat(self) -> dict[str, Any]:
-        """One repeat: its "wall" and "cpu" seconds, and what else the side tells."""
+        """Makes the child process do its work once.
+
+        Returns the "wall" and "cpu" seconds that it took, and whatever else the side reports.
+        """
         self._process.stdin.write("go\n")
         self._process.stdin.flush()
         return self._read()
@@ -79,7 +85,8 @@ class Side:
             self._process.wait()
             self._errors.seek(0)
             raise RuntimeError(
-                f"a side of the benchmark ended with {self._process.returncode}: {self._errors.read()[-2000:]}"
+                f"{self._process.args[3]}, a side of the benchmark that {self._process.args[0]} ran, ended early with "
+                f"exit status {self._process.returncode}: {self._errors.read()[-2000:]}"
             )
         return json.loads(said)
 
@@ -98,7 +105,10 @@ class Side:
 
 
 def take_turns(sides: dict[str, Side], repeats: int) -> dict[str, list[dict[str, Any]]]:
-    """Repeats of each side that is not missing, in turn."""
+    """Runs the sides in turn, `repeats` times each. Leaves out sides whose package is not installed.
+
+    Returns, for each side by name, the reports of its repeats.
+    """
     there = {name: side for name, side in sides.items() if not side.missing}
     said: dict[str, list[dict[str, Any]]] = {name: [] for name in there}
     for _ in range(repeats):
@@ -108,45 +118,56 @@ def take_turns(sides: dict[str, Side], repeats: int) -> dict[str, list[dict[str,
 
 
 def narrow(threads: int) -> None:
-    """Shows this process so many cores, before a library counts them."""
+    """Restricts this process to `threads` cores. Call this function before a library counts the cores."""
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, cores[:threads])
 
 
 def roam() -> None:
-    """Lets all threads of this process run on any core: their number is settled, and a busy core would hold them up."""
+    """Lets all threads of this process run on any core.
+
+    Call this function once all libraries have started their threads. A thread that is bound to a busy core would be
+    delayed.
+    """
     for task in os.listdir("/proc/self/task"):
         with contextlib.suppress(ProcessLookupError):  # a thread that has ended meanwhile
             os.sched_setaffinity(int(task), range(os.cpu_count() or 1))
 
 
-def tell(message: dict[str, Any]) -> None:
-    """A line to the parent."""
+def send_line(message: dict[str, Any]) -> None:
+    """Sends a JSON line to the parent."""
     _out.write(json.dumps(message) + "\n")
     _out.flush()
 
 
-def told() -> bool:
-    """Waits for the parent; False when it is done with us."""
+def wait_for_parent() -> bool:
+    """Waits for a line from the parent. Returns False if the parent has closed the pipe and wants no more repeats."""
     return bool(sys.stdin.readline())
 
 
 def serve(repeat: Callable[[], dict[str, Any]], info: dict[str, Any]) -> None:
-    """Repeats until the parent leaves."""
-    tell(info)
-    while told():
+    """Sends `info` to the parent.
+
+    Then answers each line from the parent with the times and the result of `repeat()`, until the pipe closes.
+    """
+    send_line(info)
+    while wait_for_parent():
         wall, cpu = time.perf_counter(), time.process_time()
         said = repeat()
-        tell({"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu, **said})
+        send_line({"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu, **said})
 
 
 def main() -> None:
+    """Calls the function that the command-line arguments name.
+
+    The function returns (repeat, info), which `serve` takes.
+    """
     module, function = sys.argv[1].split(":")
     narrow(int(sys.argv[2]))
     try:
         made = getattr(importlib.import_module(module), function)(**json.loads(sys.argv[3]))
     except ImportError as error:
-        tell({"missing": str(error)})
+        send_line({"missing": str(error)})
         return
     if made:
         roam()
@@ -154,7 +175,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    _out = os.fdopen(os.dup(1), "w")  # what libraries print goes to stderr
+    _out = os.fdopen(os.dup(1), "w")  # whatever libraries print goes to stderr
     os.dup2(2, 1)
     sys.modules["experiments.bench.worker"] = sys.modules["__main__"]
     main()

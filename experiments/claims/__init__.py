@@ -1,1 +1,1 @@
-"""One file per claim: what is claimed, how it is measured, and the command that measures it again."""
+"""Checks the project's claims. Each file states one claim, says how it is measured, and runs the measurement."""

@@ -1,11 +1,11 @@
-"""Claim: the policy reads its own chain of thought. Spoil an intermediate result, and the answer that follows is wrong.
+"""Claim: the policy uses its own chain of thought. If an intermediate result is falsified, the answer becomes wrong.
 
 Run:     python -m experiments.claims.chain_does_work --weights=RUN
-Method:  held-out problems of the task `chain`, one completion each at temperature 1. Of those with at least two steps
-         x∘y=z, a step before the last is chosen; the text is cut after its result, once as it was (control) and once
-         with a wrong result in its place, and the policy goes on from there. Compared: the accuracy of both
-         continuations.
-Expect:  control near the policy's own accuracy, spoiled near zero.
+Method:  samples one completion of each held-out problem of the task `chain` at temperature 1. In each completion with
+         at least two steps x∘y=z, a random step before the last is chosen, and the text is cut after this step. One
+         copy is unchanged (control); in the other copy the step's result is wrong (spoiled). The policy continues both
+         copies, and the accuracies of the continuations are compared.
+Expect:  the accuracy of control is near the policy's own accuracy, and the accuracy of spoiled is near zero
 """
 
 from __future__ import annotations
@@ -13,31 +13,43 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
-import sys
 
-import tyro
+import numpy as np
 
-from r1jax.run import RunOptions
+from r1jax import cli
+from r1jax.evaluation.nano_samples import STEP
+from r1jax.nano import tasks
+from r1jax.prompts import fill
+from r1jax.recipes import RunOptions
+from r1jax.rewards import rule
+from r1jax.rewards.isolate import Pool
+from r1jax.runs.policies import load_policy
+from r1jax.sampling import sampler
+from r1jax.sampling.complete import Draws, complete
+from r1jax.sampling.keys import row_keys
+from r1jax.sharding import make_mesh
 
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """Spoil chains of thought."""
+    """Falsifies intermediate results in chains of thought."""
 
     weights: str = ""
-    """A run's directory or checkpoint; the shipped base by default."""
+    """A run's directory or checkpoint; default: the package's base."""
     template: str = "r1_zero"
-    """That it was trained with: r1_zero, r1, or a text file that holds {question}."""
+    """The template that the policy was trained with: r1_zero, r1, or a text file that contains {question}."""
     chains: int = 256
-    """Chains to spoil."""
+    """Number of chains to spoil."""
     seed: int = 0
     max_tokens: int = 256
 
 
 def spoil(text: str, rng: random.Random) -> tuple[str, str] | None:
-    """The text cut after an intermediate result: as it was, and with a wrong one. None without two steps."""
-    from r1jax.nano.measure import STEP
+    """Cuts a chain of thought after a random intermediate result, and makes a second copy with a wrong result.
 
+    Returns the beginning of the text, and the same beginning with a wrong result at its end. Returns None if the text
+    has fewer than two steps x∘y=z.
+    """
     steps = list(STEP.finditer(text))
     if len(steps) < 2:
         return None
@@ -47,30 +59,27 @@ def spoil(text: str, rng: random.Random) -> tuple[str, str] | None:
     return text[:end], text[:start] + str(wrong)
 
 
-def main(command: Command) -> dict:
-    import numpy as np
+def measure(command: Command) -> dict:
+    """Samples chains of thought, spoils them, and has the policy continue them.
 
-    from r1jax import sampler
-    from r1jax.nano import tasks
-    from r1jax.prompts import fill
-    from r1jax.rewards import rule
-    from r1jax.rewards.isolate import Pool
-    from r1jax.rounds import complete
-    from r1jax.run import load_policy
-    from r1jax.sharding import make_mesh
-
+    Prints and returns a dict. "chains" is the number of chains. "control" and "spoiled" are the accuracies of the
+    continuations of the two copies. "parent" is the checkpoint.
+    """
     mesh = make_mesh("auto")
     policy, params, parent = load_policy(RunOptions(weights=command.weights, template=command.template), mesh)
     weights = sampler.sync(params, mesh)
     rng = random.Random(command.seed)
     examples = [{"id": f"chain-{i}"} | tasks.draw(rng, "eval", "chain") for i in range(3 * command.chains)]
-    options = dict(seed=command.seed, temperature=1.0, max_tokens=command.max_tokens)
-    _, texts = complete(policy, weights, examples, 1, mesh, round_=0, **options)
+    sampling = sampler.Sampling(command.max_tokens, stop_ids=(policy.tokenizer.eos_id,), pad_id=policy.tokenizer.pad_id)
+    _, texts = complete(policy, weights, examples, Draws(1, command.seed, 0), mesh, sampling)
     cut = [(example, pair) for example, text in zip(examples, texts, strict=True) if (pair := spoil(text, rng))][
         : command.chains
     ]
     if not cut:
-        raise SystemExit("no sampled chain has two steps: nothing to spoil")
+        raise SystemExit(
+            f"--weights={command.weights}: none of the {len(texts)} sampled chains of thought has two steps x∘y=z, so "
+            "there is no result to falsify. Name a policy that writes its steps out, or raise --max-tokens"
+        )
     accuracy = {}
     with Pool() as pool:
         for which, name in enumerate(("control", "spoiled")):
@@ -79,11 +88,8 @@ def main(command: Command) -> dict:
                 policy.tokenizer.encode(head) + policy.tokenizer.encode(pair[which])
                 for head, (_, pair) in zip(heads, cut, strict=True)
             ]
-            keys = sampler.row_keys(command.seed, 1, range(len(cut)), [0] * len(cut))
-            rollout = sampler.sample(
-                policy.cfg, weights, prompts, keys, mesh, max_tokens=command.max_tokens, temperature=1.0,
-                stop_ids=(policy.tokenizer.eos_id,), pad_id=policy.tokenizer.pad_id,
-            )  # fmt: skip
+            keys = row_keys(command.seed, 1, range(len(cut)), [0] * len(cut))
+            rollout = sampler.sample(policy.cfg, weights, prompts, keys, mesh, sampling)
             whole = [
                 pair[which] + policy.tokenizer.decode(row[:n])
                 for (_, pair), row, n in zip(cut, rollout.tokens, rollout.lengths, strict=True)
@@ -96,7 +102,4 @@ def main(command: Command) -> dict:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Command, description=__doc__))
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    cli.main(Command, measure, __doc__)

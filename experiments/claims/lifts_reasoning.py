@@ -1,11 +1,11 @@
-"""Claim: R1-Zero lifts accuracy, format, length and reflection together, whatever the seed, and not by format alone.
+"""Claim: R1-Zero raises accuracy, format, length and reflection together, with every seed, and not by format alone.
 
 Run:     python -m experiments.claims.lifts_reasoning --runs RUN RUN RUN [--picture=curves.png]
-Method:  the held-out figures of each run before and after, and what must hold of them: pass@1 up by 0.30, format at
-         least 0.95, P(right | well formed) and lenient accuracy up by 0.20 each, length and reflective words up by
-         25 %, and the sampler's log-probabilities within 2e-5 nats of the trainer's in every step. The picture wants
+Method:  compares the evaluations of each run before and after training. The rules: pass@1 rises by 0.30, format reaches
+         0.95, P(right | well formed) and lenient accuracy rise by 0.20 each, length and reflective words rise by 25 %,
+         and the log-probabilities of sampler and trainer differ by at most 2e-5 nats in every step. The picture needs
          matplotlib.
-Expect:  every line holds in every run, or the exit status says that one does not
+Expect:  every rule holds in every run; otherwise the exit status is 1
 Source:  Nature 2025, Fig. 1 and Extended Data Fig. 1 (accuracy, length, reflective words); the bounds are ours
 """
 
@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import tyro
+from r1jax import cli, jsonl
 
 FIGURES = (
     "accuracy",
@@ -31,26 +31,36 @@ FIGURES = (
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """What R1-Zero did, in several runs."""
+    """Checks the claim on several runs of R1-Zero."""
 
     runs: tuple[str, ...]
     """Working directories of complete runs."""
     picture: str = ""
-    """Where to draw all curves."""
+    """Image file for the curves; default: none."""
 
 
 def rose_by(name: str, least: float) -> Callable[[dict, dict], bool]:
+    """Returns a rule: `rule(before, after)` is True if the value `name` rose by at least `least`.
+
+    Args:
+        name: a name in eval.jsonl, such as "accuracy".
+    """
     return lambda before, after: after[name] - before[name] >= least
 
 
 def grew_by(name: str, share: float) -> Callable[[dict, dict], bool]:
+    """Returns a rule: `rule(before, after)` is True if the value `name` grew by at least the factor 1 + `share`.
+
+    Args:
+        name: a name in eval.jsonl, such as "length".
+    """
     return lambda before, after: after[name] >= (1 + share) * before[name]
 
 
 RULES: dict[str, Callable[[dict, dict], bool]] = {
     "pass@1 up by 0.30": rose_by("accuracy", 0.30),
-    "right if well formed up by 0.20": rose_by("accuracy_if_well_formed", 0.20),
-    "right leniently up by 0.20": rose_by("accuracy_lenient", 0.20),
+    "accuracy if well formed up by 0.20": rose_by("accuracy_if_well_formed", 0.20),
+    "lenient accuracy up by 0.20": rose_by("accuracy_lenient", 0.20),
     "format at least 0.95": lambda before, after: after["format"] >= 0.95,
     "length up by 25 %": grew_by("length", 0.25),
     "reflective words up by 25 %": grew_by("reflective_words", 0.25),
@@ -58,11 +68,11 @@ RULES: dict[str, Callable[[dict, dict], bool]] = {
 LARGEST_GAP = 2e-5  # nats between sampler and trainer, in float32
 
 
-def broken(evaluations: Sequence[dict], steps: Sequence[dict]) -> list[str]:
-    """The rules a run does not keep.
+def find_broken_rules(evaluations: Sequence[dict], steps: Sequence[dict]) -> list[str]:
+    """Returns the names of the rules of the claim that a run breaks; an empty list if the claim holds.
 
     Args:
-        evaluations, steps: lines of eval.jsonl and metrics.jsonl.
+        evaluations, steps: the lines of the run's eval.jsonl and of its metrics.jsonl.
     """
     found = [rule for rule, holds in RULES.items() if not holds(evaluations[0], evaluations[-1])]
     gap = max(line["sampler_gap/max"] for line in steps)
@@ -70,7 +80,12 @@ def broken(evaluations: Sequence[dict], steps: Sequence[dict]) -> list[str]:
 
 
 def draw(path: str, logs: dict[str, tuple[list[dict], list[dict]]]) -> None:
-    """Held-out curves of every run, and the gap of sampler and trainer."""
+    """Draws the held-out curves of every run, and the gap between sampler and trainer, into an image file.
+
+    Args:
+        path: the image file.
+        logs: name of each run -> lines of its eval.jsonl and of its metrics.jsonl.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -90,15 +105,18 @@ def draw(path: str, logs: dict[str, tuple[list[dict], list[dict]]]) -> None:
     figure.savefig(path, dpi=110)
 
 
-def main(command: Command) -> bool:
-    """Prints the table. True if every run keeps every rule."""
-    from r1jax import log
+def check(command: Command) -> bool:
+    """Prints a table of the runs before and after training.
 
+    Returns True if every rule of the claim holds in every run.
+    """
     logs = {}
     for run in command.runs:
-        lines = tuple(log.read(Path(run) / name) for name in ("eval.jsonl", "metrics.jsonl"))
+        lines = tuple(jsonl.read(Path(run) / name) for name in ("eval.jsonl", "metrics.jsonl"))
         if len(lines[0]) < 2 or not lines[1]:
-            raise ValueError(f"--runs: {run} has no evaluation before and after its steps. Give complete runs")
+            raise ValueError(
+                f"--runs: {run} has no evaluation before and after its steps. Name directories of complete runs"
+            )
         logs[Path(run).name] = lines
     wide = max(map(len, logs))
     print(" " * wide, *(f"{name.replace('_', ' '):>26}" for name in FIGURES), f"{'largest gap':>12}")
@@ -107,7 +125,7 @@ def main(command: Command) -> bool:
         before, after = evaluations[0], evaluations[-1]
         cells = (f"{before[name]:.3f} -> {after[name]:.3f}" for name in FIGURES)
         print(f"{run:{wide}}", *(f"{cell:>26}" for cell in cells), f"{max(s['sampler_gap/max'] for s in steps):12.1e}")
-        if rules := broken(evaluations, steps):
+        if rules := find_broken_rules(evaluations, steps):
             whole = False
             print(f"{run}: does not hold: {'; '.join(rules)}")
     print("every rule holds in every run" if whole else "the claim does not hold")
@@ -117,7 +135,4 @@ def main(command: Command) -> bool:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(not main(tyro.cli(Command, description=__doc__, config=(tyro.conf.FlagConversionOff,))))
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    sys.exit(not cli.main(Command, check, __doc__))

@@ -1,12 +1,14 @@
-"""Claim: train on the helpfulness model for too long, and its reward goes on rising while what replies are worth falls.
+"""Claim: if RL with a helpfulness reward model goes on too long, the reward rises while the replies' true worth falls.
 
 Run:     python -m experiments.claims.reward_hacking --weights=RUN_OF_STAGE_3 --helpful=DIR --safety=DIR
-         ... --resume=True              goes on where it was stopped
-Method:  stage 4's recipe at three times its rate on general prompts alone, the reward models from the first step. Every
-         few steps the same held-out prompts are answered, general and reasoning: their worth by the generator's truth,
-         which no reward model sees, and their accuracy stand beside the reward that training earned in the steps since.
-Expect:  reward and worth rise at first, for the model knows what is right; then replies fill with the stock phrases
-         that please it. Not with every reward model: of two seeds one collapsed in 80 steps (BUILD_NOTES 8)
+         ... --resume=True              continues a stopped run
+Method:  trains with stage 4's recipe at three times its learning rate, on general prompts only, with the reward models
+         from the first step. Every few steps the policy answers the same held-out prompts, general and reasoning. Three
+         values are printed: the answers' accuracy, their true worth, and the mean training reward since the previous
+         evaluation. nano's generator knows the true worth; the reward models never see it.
+Expect:  reward and worth rise at first, because the reward model knows what is right. Then replies fill with the stock
+         phrases that the reward model likes. This does not happen with every reward model: one of two seeds collapsed
+         in 80 steps (docs/results.md, 9)
 Source:  Nature 2025, Fig. 6 (its reward rises while reasoning gets worse), and Methods: "preference-based rewards ...
          exclusively during the final 400 steps"
 """
@@ -15,37 +17,43 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
-import tyro
-
-from experiments.r1_4_all_scenarios_rl import NANO, models
-from r1jax.recipe import RLRecipe
-from r1jax.run import RunOptions, explained
+from experiments.r1_4_all_scenarios_rl import NANO, load_models
+from r1jax import cli, jsonl, train_rl
+from r1jax.recipes import RLRecipe, RunOptions
+from r1jax.rl.all_scenarios_reward import make_all_scenarios_reward
 
 RECIPE = dataclasses.replace(NANO, steps=80, late_from=0, learning_rate=3e-4, eval_every=10, eval_problems=512)
-OPTIONS = RunOptions(
-    workdir="runs/reward_hacking", template="r1", prompts="nano:general", eval_prompts="nano:all"
-)  # fmt: skip
+OPTIONS = RunOptions(workdir="runs/reward_hacking", template="r1", prompts="nano:general", eval_prompts="nano:all")
 SHOWN = ("helpful", "padding", "harmless", "accuracy")
 
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """Too much of a preference reward."""
+    """Trains too long with a preference reward."""
 
-    recipe: tyro.conf.OmitArgPrefixes[RLRecipe] = RECIPE
-    options: tyro.conf.OmitArgPrefixes[RunOptions] = OPTIONS
+    recipe: Annotated[RLRecipe, cli.FLAT] = RECIPE
+    options: Annotated[RunOptions, cli.FLAT] = OPTIONS
     helpful: str = ""
     """Directory of the helpfulness reward model."""
     safety: str = ""
     """Directory of the safety reward model."""
 
 
-def beside(metrics: Sequence[dict], evaluations: Sequence[dict]) -> list[dict]:
-    """For each evaluation its truth and the mean reward of the steps since the one before it."""
+def join_rewards(metrics: Sequence[dict], evaluations: Sequence[dict]) -> list[dict]:
+    """Joins the helpfulness reward in training with the held-out evaluations.
+
+    Returns a line (dict) for each evaluation.
+
+    A line holds "step", the held-out values named in `SHOWN`, and "reward". The reward is the mean training reward
+    since the previous evaluation, or None if there is none.
+
+    Args:
+        metrics, evaluations: the lines of metrics.jsonl and of eval.jsonl.
+    """
     found, before = [], 0
     for line in evaluations:
         since = [m["reward/helpful"] for m in metrics if before < m["step"] <= line["step"]]
@@ -56,24 +64,23 @@ def beside(metrics: Sequence[dict], evaluations: Sequence[dict]) -> list[dict]:
     return found
 
 
-def main(command: Command) -> list[dict]:
-    from r1jax import log, train_rl
-    from r1jax.preference import all_scenarios
-
-    scorers, sources, mesh = models(command.options, command.helpful, command.safety)
+def measure(command: Command) -> list[dict]:
+    """Trains a policy with the reward models' scores as rewards. Prints and returns the lines of `join_rewards`."""
+    scorers, sources, mesh = load_models(command.options, command.helpful, command.safety)
     workdir = train_rl.train(
-        command.recipe, command.options, "reward_hacking",
-        lambda recipe, policy: all_scenarios(recipe, policy, *scorers, 1.0, mesh, begins=0),
+        command.recipe,
+        command.options,
+        "reward_hacking",
+        lambda policy: make_all_scenarios_reward(
+            train_rl.weights_of(command.recipe), policy.style, scorers, mesh, preference_weight=1.0, begins=0
+        ),
         {"sources": sources},
-    )  # fmt: skip
-    lines = beside(*(log.read(Path(workdir) / f"{name}.jsonl") for name in ("metrics", "eval")))
+    )
+    lines = join_rewards(*(jsonl.read(Path(workdir) / f"{name}.jsonl") for name in ("metrics", "eval")))
     for line in lines:
         print(json.dumps({name: value and round(value, 3) for name, value in line.items()}))
     return lines
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Command, description=__doc__, config=(tyro.conf.FlagConversionOff,)))
-    except (ValueError, OSError, FloatingPointError) as error:
-        sys.exit(explained(error))
+    cli.main(Command, measure, __doc__)

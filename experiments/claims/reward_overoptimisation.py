@@ -1,14 +1,14 @@
-"""Claim: choose ever harder by the helpfulness model, and its reward goes on rising while what replies are worth falls.
+"""Claim: with stronger selection by the helpfulness model, the reward keeps rising while the replies' true worth falls.
 
 Run:     python -m experiments.claims.reward_overoptimisation --helpful=DIR [--sampled=GENERATED/samples.jsonl]
-Method:  replies to held-out general prompts, as people write them or as a policy did. Of the N replies to a prompt n
-         are drawn and the one with the highest reward is kept; its reward and its worth by the generator's truth are
-         averaged over all draws and over prompts. n stands for the pressure that reinforcement learning would put on
-         the reward model.
-Expect:  both rise at first, for the model knows what is right; then the reward rises on stock phrases and the worth
-         falls. Measured (--prompts=32, annotators with a taste of 0.2 a phrase, which is 0.05 now): reward 0.25, 0.97,
-         1.28, 1.39 and worth 0.741, 0.827, 0.778, 0.703 at n = 1, 4, 16, 64; phrases a reply 0.68 to 1.88, right
-         content 0.79 to 0.94
+Method:  best-of-n. Takes N replies to each held-out general prompt, by nano's generator or by a policy. Of n drawn
+         replies, the reply with the highest reward is kept. The kept reply's reward and true worth are averaged over
+         all draws and prompts. A larger n puts more pressure on the reward model, as more RL would.
+Expect:  reward and worth rise at first, because the model knows what is right. Then stock phrases raise the reward,
+         and worth falls. Measured at n = 1, 4, 16, 64: reward 0.25, 0.97, 1.28, 1.39 and worth 0.741, 0.827, 0.778,
+         0.703. From n = 1 to n = 64, stock phrases per reply rose from 0.68 to 1.88, and the share of replies with
+         right content from 0.79 to 0.94. This was with --prompts=32 and `TASTE` = 0.2 in r1jax/nano/preferences.py
+         (0.05 now)
 Source:  Gao, Schulman & Hilton 2022 (arXiv 2210.10760), best-of-n; Nature 2025, Fig. 6 (reward hacking)
 """
 
@@ -17,47 +17,54 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
-import sys
 from collections.abc import Sequence
 from math import comb
 
-import tyro
+from r1jax import cli, jsonl
+from r1jax.nano import general, tasks
+from r1jax.reward_models.load import load_reward_model
+from r1jax.reward_models.model import helpful_input, score, summary_of
+from r1jax.reward_models.preference_files import completion_of
+from r1jax.sharding import make_mesh
 
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """Best of n by a reward model."""
+    """Measures best-of-n selection by a reward model."""
 
     helpful: str
     """Directory of the helpfulness reward model."""
     sampled: str = ""
-    """samples.jsonl of experiments.generate over nano:general, several samples each. Default: replies as people write
-    them."""
+    """samples.jsonl of experiments.generate over nano:general, several samples per prompt. Default: replies of the
+    generator."""
     prompts: int = 64
-    """Held-out prompts."""
+    """Number of held-out prompts."""
     replies: int = 64
-    """N, of each prompt."""
+    """N, the number of replies to each prompt."""
     seed: int = 0
 
 
 def best_of(ranked: Sequence[float], n: int) -> float:
-    """Mean of a figure over the best of n of N replies, drawn without replacement; `ranked` by reward, the worst first.
+    """Returns the expected value of the best of n replies, drawn from N replies without replacement.
 
-    The i-th of them (from 1) is the best in C(i−1, n−1) of the C(N, n) draws.
+    The best reply has the highest reward. In ascending order of reward, the i-th reply (from 1) has the highest reward
+    in C(i−1, n−1) of the C(N, n) draws.
+
+    Args:
+        ranked: [N] the value of each reply, such as its true worth, in ascending order of reward.
     """
     total = comb(len(ranked), n)
     return sum(comb(i, n - 1) / total * figure for i, figure in enumerate(ranked))
 
 
 def replies(command: Command) -> list[tuple[dict, list[str]]]:
-    """Prompts with the completions to choose among."""
-    from r1jax import log
-    from r1jax.data.judged import completion_of
-    from r1jax.nano import general, tasks
+    """Returns (prompt, completions to choose from) for each held-out prompt.
 
+    A prompt is a question with its gold answer.
+    """
     if command.sampled:
         found: dict[str, tuple[dict, list[str]]] = {}
-        for record in log.stream(command.sampled):
+        for record in jsonl.stream(command.sampled):
             if record.get("set") == "helpful":
                 found.setdefault(record["problem"], (record, []))[1].append(record["response"])
         return list(found.values())[: command.prompts]
@@ -68,14 +75,12 @@ def replies(command: Command) -> list[tuple[dict, list[str]]]:
     return [(row, [completion_of(general.reply(row, rng)) for _ in range(command.replies)]) for row in asked]
 
 
-def main(command: Command) -> list[dict]:
-    from r1jax.nano import general
-    from r1jax.reward_model import helpful_input, score, summary_of
-    from r1jax.sharding import make_mesh
-    from r1jax.train_reward_model import load
-
+def measure(command: Command) -> list[dict]:
+    """Prints and returns a line (dict) for each n = 1, 2, 4, ...: the means of reward, worth and other values over the
+    kept replies.
+    """
     mesh = make_mesh("1x1")
-    model = load(command.helpful, "helpful", mesh)
+    model = load_reward_model(command.helpful, "helpful", mesh)
     both = replies(command)
     texts = list(dict.fromkeys(helpful_input(row["problem"], said) for row, group in both for said in group))
     reward = dict(zip(texts, score(model, texts, mesh).tolist(), strict=True))
@@ -90,8 +95,9 @@ def main(command: Command) -> list[dict]:
                 "reward": [reward[helpful_input(row["problem"], completion)] for completion in ranked],
                 "worth": [general.helpful(row, text) for text in said],
                 "right": [general.right(row, text) for text in said],
-                "phrases": [general.fillers(text) for text in said], "characters": [len(text) for text in said],
-            }  # fmt: skip
+                "phrases": [general.fillers(text) for text in said],
+                "characters": [len(text) for text in said],
+            }
             line |= {name: line[name] + best_of(values, n) / len(both) for name, values in figures.items()}
         lines.append(line)
         print(json.dumps({name: round(value, 3) for name, value in line.items()}))
@@ -99,7 +105,4 @@ def main(command: Command) -> list[dict]:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Command, description=__doc__))
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    cli.main(Command, measure, __doc__)

@@ -1,1 +1,3 @@
-"""Data sets: readers, benchmarks, decontamination."""
+"""Reads data sets and known benchmarks, makes streams of questions, drops contaminated questions, and checks gold
+answers.
+"""

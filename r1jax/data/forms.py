@@ -1,148 +1,86 @@
-"""Multiple choice and programs in the forms their authors publish them: records turned into {problem, gold, kind}."""
+"""Holds two tables of the forms of published data sets: questions with answers, and conversations.
+
+A form is recognised by the keys of a record. To add a form, write its function in `rl_forms`, `benchmark_forms` or
+`talks`, and add the function to a table here. tests/cases/forms has three published rows of each form.
+"""
 
 from __future__ import annotations
 
-import ast
-import json
-import random
-import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
-GPQA_WRONG = ("incorrect answer 1", "incorrect answer 2", "incorrect answer 3")
+from r1jax.data import benchmark_forms, rl_forms, talks
+
+Question = Callable[[Mapping, str], dict | None]  # (record with keys in lower case, its id) -> {problem, gold, kind}
+Talk = Callable[[Mapping], list[dict] | None]  # record with keys in lower case -> messages
 
 
-def known(keys: Mapping[str, object], name: str) -> dict | None:
-    """The row of a record, without its id; None for a form that is none of these.
+class Found(NamedTuple):
+    """A record that was recognised.
 
-    MMLU and C-Eval    {question, choices [..] or A, B, C, D, answer: a letter or an index}
-    ARC                {question, choices {text [..], label [..]}, answerKey}
-    GPQA               {Question, Correct Answer, Incorrect Answer 1..3}; the options' order depends on the id alone
-    APPS, TACO         {question, input_output {inputs, outputs, fn_name}}
-    LiveCodeBench      {question_content, public_test_cases, private_test_cases as JSON, starter_code, metadata}
-    MBPP               {text or prompt, test_list}: of its assertions those that compare one call with a value
+    Attributes:
+        form: the name of the form.
+        value: the row {problem, gold, kind}, or the messages [{role, content}].
+    """
+
+    form: str
+    value: object
+
+
+QUESTIONS: dict[str, Question] = {  # the first that fits decides
+    "verl (DAPO, Skywork, Eurus, SimpleRL): prompt, reward_model.ground_truth": rl_forms.verl,
+    "Tülu RLVR: messages, ground_truth": rl_forms.tulu,
+    "Open-Reasoner-Zero: a list of turns with ground_truth": rl_forms.orz,
+    "TinyZero countdown: nums, target": rl_forms.countdown,
+    "IFEval: prompt, instruction_id_list": benchmark_forms.ifeval,
+    "HumanEval: prompt, test, entry_point": benchmark_forms.humaneval,
+    "MMLU-Pro: question, options, answer": benchmark_forms.mmlu_pro,
+    "MMLU, C-Eval, ARC: question, choices, answer": benchmark_forms.choices,
+    "GPQA: question, correct answer, incorrect answer 1..3": benchmark_forms.gpqa,
+    "APPS, TACO: question, input_output": benchmark_forms.apps,
+    "LiveCodeBench: question_content, public_test_cases": benchmark_forms.livecodebench,
+    "MBPP: text or prompt, test_list": benchmark_forms.mbpp,
+    "TRL: prompt, solution or ground_truth": rl_forms.trl,
+    "GSM8K: question, answer after ####": rl_forms.gsm8k,
+    "MATH, AIME, AMC, DeepScaleR, Big-Math, OlympiadBench: problem, answer or boxed solution": rl_forms.answered,
+}
+TALKS: dict[str, Talk] = {
+    "messages: role, content": talks.messages,
+    "ShareGPT, OpenThoughts, Bespoke-Stratos: conversations": talks.conversations,
+    "UltraFeedback, TRL preferences: prompt, chosen, rejected (the chosen one)": talks.chosen,
+    "TRL: prompt, completion": talks.completion,
+    "Alpaca, Dolly: instruction, input, output": talks.instruction,
+    "s1K: question, thinking_trajectories, attempt": talks.traced,
+    "OpenMathInstruct, MATH, GSM8K: problem or question, response or solution": talks.solved,
+}
+
+
+def find_question(keys: Mapping[str, object], name: str) -> Found | None:
+    """Returns a record as a question, with the name of its form; None if it has no form of `QUESTIONS`.
 
     Args:
-        keys: the record, its keys in lower case.
-        name: the id, which orders GPQA's options.
+        keys: the record, with its keys in lower case.
+        name: the record's id, which seeds the order of GPQA's options.
 
     Raises:
-        ValueError, KeyError, TypeError: a known form with something in it that breaks it.
+        ValueError, KeyError, TypeError: the record has the keys of a form, but values that do not fit it.
     """
-    for form in (_choices, _gpqa, _apps, _livecodebench, _mbpp):
-        if (row := form(keys, name)) is not None:
-            return row
+    for form, convert in QUESTIONS.items():
+        if (row := convert(keys, name)) is not None:
+            return Found(form, row)
     return None
 
 
-def listed(question: object, options: Sequence[object]) -> str:
-    """A question with its options, one a line, as simple-evals lists them."""
-    return "\n".join(
-        [
-            str(question).strip(),
-            "",
-            *(f"{letter}) {option}" for letter, option in zip(string.ascii_uppercase, options, strict=False)),
-        ]
-    )
+def find_talk(keys: Mapping[str, object]) -> Found | None:
+    """Returns a record as a conversation, with the name of its form; None if it has no form of `TALKS`.
 
+    Args:
+        keys: the record, with its keys in lower case.
 
-def _choices(keys: Mapping, name: str) -> dict | None:
-    question, options, answer = keys.get("question"), keys.get("choices"), keys.get("answer", keys.get("answerkey"))
-    if options is None and all(letter in keys for letter in "abcd"):
-        options = [keys[letter] for letter in "abcde" if keys.get(letter) is not None]
-    labels: Sequence[object] = string.ascii_uppercase
-    if isinstance(options, Mapping):
-        options, labels = options.get("text"), [str(label).strip() for label in options.get("label") or ()]
-    if not (isinstance(question, str) and isinstance(options, list) and 2 <= len(options) <= 26) or answer is None:
-        return None
-    given = (
-        string.ascii_uppercase[answer] if type(answer) is int and 0 <= answer < len(options) else str(answer).strip()
-    )
-    if given not in labels[: len(options)]:
-        return None
-    gold = string.ascii_uppercase[list(labels).index(given)]
-    return {"problem": listed(question, options), "gold": gold, "kind": "choice"}
-
-
-def _gpqa(keys: Mapping, name: str) -> dict | None:
-    if not all(isinstance(keys.get(key), str) for key in ("question", "correct answer", *GPQA_WRONG)):
-        return None
-    options = [keys["correct answer"].strip(), *(keys[key].strip() for key in GPQA_WRONG)]
-    order = random.Random(f"options {name}").sample(range(4), 4)
-    gold = string.ascii_uppercase[order.index(0)]
-    return {"problem": listed(keys["question"], [options[i] for i in order]), "gold": gold, "kind": "choice"}
-
-
-def _json(value: object) -> object:
-    try:
-        return json.loads(value) if isinstance(value, str) else value
-    except (ValueError, RecursionError):
-        return None
-
-
-def _apps(keys: Mapping, name: str) -> dict | None:
-    question, tests = keys.get("question", keys.get("problem")), _json(keys.get("input_output"))
-    if not isinstance(question, str) or not isinstance(tests, Mapping):
-        return None
-    pairs = [list(pair) for pair in zip(tests.get("inputs") or (), tests.get("outputs") or (), strict=False)]
-    gold: dict = {"tests": pairs}
-    if entry := tests.get("fn_name"):
-        # A function's value stands in a list of its own, as most of these files have it.
-        gold = {
-            "entry": entry,
-            "tests": [
-                [given, value[0] if isinstance(value, list) and len(value) == 1 else value] for given, value in pairs
-            ],
-        }
-    return {"problem": question, "gold": gold, "kind": "code"}
-
-
-def _livecodebench(keys: Mapping, name: str) -> dict | None:
-    question = keys.get("question_content")
-    public, private = _json(keys.get("public_test_cases")), _json(keys.get("private_test_cases"))
-    if not isinstance(question, str) or not isinstance(public, list):
-        return None
-    if keys.get("private_test_cases") and not isinstance(private, list):
-        raise ValueError(
-            "private_test_cases is no JSON. As published it is a compressed pickle, and to read that is to run it: "
-            "write it as JSON first"
-        )
-    cases = [*public, *(private or ())]
-    about = _json(keys.get("metadata"))
-    entry = about.get("func_name") if isinstance(about, Mapping) else None
-    starter = keys.get("starter_code")
-    if entry:
-        tests = [[[_json(line) for line in case["input"].split("\n")], _json(case["output"])] for case in cases]
-        return {"problem": question, "gold": {"entry": entry, "tests": tests}, "kind": "code", "starter": starter}
-    return {"problem": question, "gold": {"tests": [[case["input"], case["output"]] for case in cases]}, "kind": "code"}
-
-
-def _mbpp(keys: Mapping, name: str) -> dict | None:
-    question, lines = keys.get("text", keys.get("prompt")), keys.get("test_list")
-    if not isinstance(question, str) or not isinstance(lines, list):
-        return None
-    tests, entries = [], set()
-    for line in lines:
-        if (found := _assertion(str(line))) is not None:
-            entries.add(found[0])
-            tests.append(list(found[1:]))
-    if len(entries) != 1:
-        return None
-    problem = f"{question.strip()}\nYour code should pass these tests:\n" + "\n".join(map(str, lines))
-    return {"problem": problem, "gold": {"entry": entries.pop(), "tests": tests}, "kind": "code"}
-
-
-def _assertion(line: str) -> tuple[str, list, object] | None:
-    """(function, arguments, value) of `assert f(1, [2]) == 3`; read as literals, never run."""
-    try:
-        (statement,) = ast.parse(line.strip()).body
-        test = statement.test
-        if not (
-            isinstance(test, ast.Compare)
-            and isinstance(test.ops[0], ast.Eq)
-            and len(test.ops) == 1
-            and not test.left.keywords
-        ):
-            return None
-        return test.left.func.id, [ast.literal_eval(x) for x in test.left.args], ast.literal_eval(test.comparators[0])
-    except (SyntaxError, ValueError, AttributeError, RecursionError, MemoryError):
-        return None
+    Raises:
+        ValueError, KeyError, TypeError: the record has the keys of a form, but values that do not fit it.
+    """
+    for form, convert in TALKS.items():
+        if found := convert(keys):
+            return Found(form, found)
+    return None

@@ -1,183 +1,166 @@
-"""Problems with answers from files: `rows(path)`.
+"""Reads problems with answers from files: `rows(path)`.
 
-A row is `{id, problem, gold, kind}`, further keys kept; `kind` picks the verifier and so the form
-of `gold`:
+A row is a question with its reference answer, `{id, problem, gold, kind}`; further keys are kept. `gold` is the
+reference answer. `kind` selects the verifier that grades answers, and so the form of `gold`:
 
-    math       a string, or a list of strings of which any counts
+    math       a string, or a list of strings of which any one is a right answer
     choice     an option letter
     countdown  {"numbers": [...], "target": n}
     code       {"tests": [[input, output], ...], ...}
     proof      {"backend": ..., "goal": ..., ...}
-    general    anything, null too: no rule judges it
+    general    anything, including null: no verifier grades it
 
-Files are JSON lines, a JSON array, or parquet. Those of GSM8K, MATH, AIME, AMC and OlympiadBench
-form are known by their keys, and so are multiple choice and programs (`forms`).
+`files` says what a path may be. Records in the forms of published data sets are recognised by their keys (`forms`).
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from r1jax.data import forms
+from r1jax.data import files, forms
+from r1jax.data.rl_forms import read_gold
+from r1jax.rewards.kinds import GENERAL, KINDS
+
+OWN = "rows of r1jax: id, problem, gold, kind"
+NO_COLUMNS: Mapping[str, str] = {}
 
 
-def _is_number(x: object) -> bool:
-    return isinstance(x, int | float) and not isinstance(x, bool)
-
-
-def _is_math(gold: object) -> bool:
-    golds = gold if isinstance(gold, list) else [gold]
-    return bool(golds) and all(isinstance(g, str) and g.strip() for g in golds)
-
-
-def _is_countdown(gold: object) -> bool:
-    numbers = gold.get("numbers") if isinstance(gold, Mapping) else None
-    return isinstance(numbers, list) and bool(numbers) and all(map(_is_number, [*numbers, gold.get("target")]))
-
-
-def _is_code(gold: object) -> bool:
-    tests = gold.get("tests") if isinstance(gold, Mapping) else None
-    return isinstance(tests, list) and bool(tests) and all(isinstance(t, list) and len(t) == 2 for t in tests)
-
-
-def _is_proof(gold: object) -> bool:
-    return isinstance(gold, Mapping) and isinstance(gold.get("backend"), str) and isinstance(gold.get("goal"), str)
-
-
-GOLDS: dict[str, tuple[str, Callable[[object], bool]]] = {
-    "math": ("a string that is not blank, or a list of such", _is_math),
-    "choice": (
-        "one option letter",
-        lambda gold: isinstance(gold, str) and bool(re.fullmatch(r"\(?[A-Z]\)?", gold.strip())),
-    ),
-    "countdown": ('{"numbers": [...], "target": n}', _is_countdown),
-    "code": ('{"tests": [[input, output], ...]} with at least one test', _is_code),
-    "proof": ('{"backend": string, "goal": string, ...}', _is_proof),
-    "general": ("anything", lambda gold: True),
-}
-
-
-def rows(path: str | Path) -> Iterator[dict]:
-    """The rows of a file, one by one, each checked.
+def read_columns(flags: Sequence[str]) -> dict[str, str]:
+    """Returns {r1jax's name: the file's name} from the values of --column, each of the form HERE=THERE.
 
     Raises:
-        ValueError: the file or a row is unusable; names the file, the line (the row in parquet),
-        the id and the rule.
+        ValueError: a value has another form.
+    """
+    found = {}
+    for flag in flags:
+        here, _, there = flag.partition("=")
+        if not here or not there:
+            raise ValueError(f"--column={flag} must be HERE=THERE, such as problem=question or gold=meta.answer")
+        found[here] = there
+    return found
+
+
+def rows(path: str | Path, *, free: bool = False, columns: Mapping[str, str] = NO_COLUMNS) -> Iterator[dict]:
+    """Yields the rows of a file as {id, problem, gold, kind, ...}. Checks every row before yielding it.
+
+    If the file has the format of a published data set, a row without an id gets the id "FILE-NUMBER", with NUMBER from
+    0.
+
+    Args:
+        path: a file, a folder or a data set, as `files.records` takes it.
+        free: rows need only a problem. A row without kind gets the kind "general", whose gold may be anything; its gold
+            is None if the row has none.
+        columns: {r1jax's name: the file's name} of keys to rename. A dot in the file's name separates the keys of
+            nested objects.
+
+    Raises:
+        ValueError: the file cannot be understood, or a row is unusable. The text names the file, the line (for parquet,
+            the row), the id, and what is wrong with the row.
         FileNotFoundError: there is no such file.
     """
-    path = Path(path)
+    for _, row in rows_with_forms(path, free=free, columns=columns):
+        yield row
+
+
+def rows_with_forms(
+    path: str | Path, *, free: bool = False, columns: Mapping[str, str] = NO_COLUMNS
+) -> Iterator[tuple[str, dict]]:
+    """Yields (name of the record's form, row) for each row. Otherwise this function is like `rows`."""
     seen: dict[str, int] = {}
-    for number, record in _records(path):
-        where = f"{path}:{number}"
+    first, before, total = None, 0, 0
+    for file, number, record in files.records(path):
+        if file != first:  # rows of further files count on, so that ids differ
+            first, before = file, total
+        total = before + number
+        where = f"{file}:{number}"
+        if isinstance(record, list) and all(isinstance(turn, dict) for turn in record):  # Open-Reasoner-Zero
+            record = {str(i): turn for i, turn in enumerate(record)}
         if not isinstance(record, dict):
-            raise ValueError(f"{where} is no object but {record!r:.60}; a row is {{id, problem, gold, kind}}")
-        row = _checked(_converted(record, where, f"{path.stem}-{number - 1}"), where)
+            raise ValueError(
+                f"{where} is not an object: {record!r:.60}; a row is a JSON object {{id, problem, gold, kind}}"
+            )
+        name = f"{Path(str(path).partition(':')[0]).stem}-{total - 1}"
+        if columns:
+            record = {"id": name} | rename(record, columns, where)
+        form, row = _converted(record, where, name, free)
+        row = _checked(row, where)
         if row["id"] in seen:
             raise ValueError(
                 f"{where} (id {row['id']!r}) repeats the id of line {seen[row['id']]}; "
-                "ids name samples and their randomness, so give each row its own"
+                "an id names the samples of a row and seeds their randomness, so give each row an id of its own"
             )
         seen[row["id"]] = number
-        yield row
+        yield form, row
     if not seen:
         raise ValueError(f"{path} holds no rows; it needs at least one {{id, problem, gold, kind}}")
 
 
-def _records(path: Path) -> Iterator[tuple[int, object]]:
-    """(line or row number from 1, record) of a file as it stands."""
-    if path.suffix == ".parquet":
-        yield from _parquet(path)
-        return
-    if path.suffix not in (".jsonl", ".json"):
-        raise ValueError(f"{path} ends in {path.suffix!r}; rows are read from .jsonl, .json and .parquet files")
-    if path.suffix == ".json":
-        text = path.read_text("utf-8-sig")
-        if text.lstrip().startswith("["):
-            try:
-                yield from enumerate(json.loads(text), 1)
-            except ValueError as problem:
-                raise ValueError(f"{path} is no JSON array: {problem}") from None
-            return
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                try:
-                    record = json.loads(line.decode("utf-8-sig"))
-                except (ValueError, RecursionError) as problem:
-                    raise ValueError(
-                        f"{path}:{number} is not JSON in UTF-8 ({problem}); write one object a line"
-                    ) from None
-                yield number, record
+def rename(record: Mapping, columns: Mapping[str, str], where: str) -> dict:
+    """Returns a record with some keys under other names.
+
+    If `columns` names the gold and the record has no kind, the kind follows from the gold's form.
+
+    Raises:
+        ValueError: the record lacks a key.
+    """
+    found = dict(record)
+    for here, there in columns.items():
+        value: object = record
+        for part in there.split("."):
+            if not isinstance(value, Mapping) or part not in value:
+                raise ValueError(f"{where} has no {there}, which --column={here}={there} names; it has {list(record)}")
+            value = value[part]
+        found[here] = value
+    if "gold" in columns and "kind" not in found:
+        found |= read_gold(found["gold"])
+    return found
 
 
-def _parquet(path: Path) -> Iterator[tuple[int, object]]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise ValueError(f"{path} needs pyarrow: pip install 'r1jax[hf]', or give the rows as .jsonl") from None
-    try:
-        number = 0
-        with pyarrow.parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches():
-                for record in batch.to_pylist():
-                    number += 1
-                    yield number, record
-    except pyarrow.ArrowException as problem:
-        raise ValueError(f"{path} is no readable parquet file: {problem}") from None
+def _converted(record: dict, where: str, name: str, free: bool) -> tuple[str, dict]:
+    """Turns a record into a row: adds id, problem, gold and kind if they are missing. Returns (name of its form, row).
 
+    Recognises the formats of published data sets by their keys. A record with `gold` or `kind` is a row already and
+    stays as it is; only with `free`, or under `--column`, are its missing keys added.
 
-def _converted(record: dict, where: str, name: str) -> dict:
-    """The record with id, problem, gold and kind; known forms are told by their keys."""
+    Args:
+        where: "FILE:LINE", for error texts.
+        name: the id for a record without id.
+        free: see `rows`.
+    """
     if "gold" in record or "kind" in record:
-        return record
+        return OWN, {"id": name, "gold": None, "kind": GENERAL} | record if free else record
     keys = {key.lower(): value for key, value in record.items()}
-    problem, answer, solution = (
-        keys.get("problem") or keys.get("question"),
-        keys.get("answer"),
-        keys.get("solution"),
-    )
-    if "final_answer" in keys:
-        answer = keys["final_answer"]
     named = next((keys[k] for k in ("id", "unique_id", "question_id", "task_id") if keys.get(k) is not None), name)
     try:
-        if (row := forms.known(keys, str(named))) is not None:
-            return record | {"id": named} | row
-    except (ValueError, KeyError, TypeError) as problem:
-        raise ValueError(f"{where} (id {named!r}) cannot be read as the benchmark it looks like: {problem}") from None
-    gold: object = None
-    for text in (answer, solution):
-        if isinstance(text, str) and "####" in text:  # GSM8K: in `answer`; in `solution` where the answer is apart
-            gold = text.rpartition("####")[2].strip().replace(",", "")
-    if gold is None and isinstance(answer, list):  # OlympiadBench
-        answers = [str(a).strip() for a in answer if a is not None]
-        every = keys.get("is_multiple_answer") or keys.get("multiple")
-        gold = answers[0] if len(answers) == 1 else ", ".join(answers) if every else answers
-    elif gold is None and answer is not None:  # MATH, AIME, AMC; AMC's integers come as floats
-        gold = str(int(answer)) if isinstance(answer, float) and answer.is_integer() else str(answer).strip()
-    elif gold is None and isinstance(solution, str):  # MATH as first published
-        gold = boxed(solution)
-    if problem is None or gold is None:
+        if (found := forms.find_question(keys, str(named))) is not None:
+            return found.form, record | {"id": named} | found.value
+    except (ValueError, KeyError, TypeError, SyntaxError) as problem:
         raise ValueError(
-            f"{where} has the keys {', '.join(record)}; a row needs id, problem, gold and kind, "
-            "or question with an answer after ####, "
-            "or problem with answer, with final_answer or with a solution that holds \\boxed{}"
-        )
-    chosen = isinstance(gold, str) and re.fullmatch(r"[A-E]", gold) and "(A)" in problem and "(B)" in problem
-    return record | {
-        "id": named,
-        "problem": problem,
-        "gold": gold,
-        "kind": "choice" if chosen else "math",
-    }
+            f"{where} (id {named!r}) has the keys of a known benchmark, but not its values "
+            f"({type(problem).__name__}: {problem}); mend the row, or give it as {{id, problem, gold, kind}}"
+        ) from None
+    if free:
+        if (problem := keys.get("problem") or keys.get("question") or keys.get("prompt")) is None:
+            raise ValueError(f"{where} has the keys {', '.join(record)}; a row needs a key problem, question or prompt")
+        return "problems without answers", record | {"id": named, "problem": problem, "gold": None, "kind": GENERAL}
+    raise ValueError(
+        f"{where} has the keys {', '.join(record)}; a row needs id, problem, gold and kind, "
+        "or question with an answer after ####, "
+        "or problem with answer, with final_answer or with a solution that holds \\boxed{}, or the keys of another "
+        "published form; --column=problem=KEY and --column=gold=KEY name the keys of this file"
+    )
 
 
 def _checked(row: dict, where: str) -> dict:
-    """The row as the schema wants it, or a ValueError that names the broken rule."""
+    """Returns the row with its id as a string and its gold converted from JSON text where the kind needs that.
+
+    Args:
+        where: "FILE:LINE", for error texts.
+
+    Raises:
+        ValueError: a key is missing, or a value does not have the form that its key or the row's kind requires.
+    """
     missing = [key for key in ("id", "problem", "gold", "kind") if key not in row]
     if missing:
         raise ValueError(
@@ -185,34 +168,14 @@ def _checked(row: dict, where: str) -> dict:
         )
     name, problem, gold, kind = row["id"], row["problem"], row["gold"], row["kind"]
     if isinstance(name, bool) or not isinstance(name, str | int) or not str(name).strip():
-        raise ValueError(f"{where} has id={name!r}; an id is a string that is not blank, or an integer")
+        raise ValueError(f"{where} has id={name!r}; an id must be a string that is not blank, or an integer")
     where = f"{where} (id {name!r})"
     if not isinstance(problem, str) or not problem.strip():
-        raise ValueError(f"{where} has problem={problem!r:.60}; a problem is a string that is not blank")
-    if kind not in GOLDS:
-        raise ValueError(f"{where} has kind={kind!r}; use one of {', '.join(GOLDS)}")
-    if kind == "math" and _is_number(gold):
-        gold = str(gold)
-    if kind in ("countdown", "code", "proof") and isinstance(gold, str):  # a parquet column has one type
-        with contextlib.suppress(ValueError, RecursionError):  # the rule below says what it must be
-            gold = json.loads(gold)
-    words, holds = GOLDS[kind]
-    if not holds(gold):
-        raise ValueError(f"{where} has gold={gold!r:.80}; the gold of kind {kind} is {words}")
+        raise ValueError(f"{where} has problem={problem!r:.60}; a problem must be a string that is not blank")
+    rules = {name: of.gold for name, of in KINDS.items() if of.gold is not None}
+    if not isinstance(kind, str) or kind not in rules:
+        raise ValueError(f"{where} has kind={kind!r}; use one of {', '.join(rules)}")
+    gold = rules[kind].read(gold)
+    if not rules[kind].holds(gold):
+        raise ValueError(f"{where} has gold={gold!r:.80}; the gold of kind {kind} is {rules[kind].words}")
     return row | {"id": str(name), "gold": gold}
-
-
-def boxed(text: str) -> str | None:
-    r"""The content of the last `\boxed{}` or `\fbox{}` of a solution; None without one."""
-    start = max(text.rfind("\\boxed"), text.rfind("\\fbox"))
-    if start < 0:
-        return None
-    rest = text[start:].split("box" if text[start : start + 5] == "\\fbox" else "boxed", 1)[1].lstrip()
-    if not rest.startswith("{"):
-        return rest.split(maxsplit=1)[0].strip("$.") if rest.split() else None  # \boxed 3
-    depth = 0
-    for i, c in enumerate(rest):
-        depth += (c == "{") - (c == "}")
-        if depth == 0:
-            return rest[1:i].strip()
-    return None

@@ -1,4 +1,5 @@
-"""The network: a decoder whose only seam is `attend`.
+"""Defines the network, a decoder. Its callers supply a function `attend`, which computes attention over keys and
+values.
 
 config       shapes and switches of a model
 layers       norms and dense layers

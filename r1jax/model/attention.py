@@ -1,10 +1,11 @@
-"""Attention kinds, and the `attend` closures that are their only seam.
+"""Defines two kinds of attention (grouped queries, latent), and the functions `attend` that compute attention itself.
 
-`attend(q, k, v, how) -> (out, kept)` is all that differs between training, scoring, prefill and decoding: q [.., Q, H,
-E], k and v [.., Q, K, E] are the rotated projections of the tokens fed in this call, `how` says what the scores are,
-`out` [.., Q, H, E] is what the queries read, `kept` whatever the caller wants back from this layer (its keys and
-values, an updated cache, nothing). Latent attention that is cached passes one key head and no v: its values are the
-first numbers of its keys, so the cache holds one vector a token.
+`attend(q, k, v, how) -> (out, kept)` is the only difference between training, scoring, prefill and decoding. q [.., Q,
+H, E] and k, v [.., Q, K, E] are the projections of the tokens fed in this call. q and k are rotated already. `how`
+defines the scores. An `attend` also knows the other keys and values, such as cached ones. `out` [.., Q, H, E] is the
+result of attention. `kept` is whatever the caller wants back from this layer: keys and values, an updated cache, or
+None. Cached latent attention passes a single key head and v = None: the values are the first numbers of the keys, so
+the cache holds one vector per token.
 """
 
 from __future__ import annotations
@@ -21,20 +22,21 @@ from jaxtyping import Array, Bool, Int
 
 from r1jax.model.config import ModelConfig
 from r1jax.model.layers import Kernel, Linear, RMSNorm, norm, soft_cap
-from r1jax.model.rope import Turn, apart, mscale, rotate
+from r1jax.model.rope import Turn, mscale, rotate, split_pairs
 
-LATENT_EPS = 1e-6  # of the norms inside latent attention, whatever the config says (as DeepSeek's code)
+LATENT_EPS = 1e-6  # of the norms inside latent attention; DeepSeek's code ignores the config too
 
 
 class How(NamedTuple):
-    """What the scores of one layer are: cap(q·k · scale), over keys less than `window` positions back.
+    """Settings of one layer's attention scores, cap(q·k · scale), over the keys less than `window` positions back.
 
     Attributes:
-        positions: [.., Q] of the queries.
-        scale: of the products.
-        cap: soft cap of the scores; 0 = none.
-        window: int, or an array where layers differ inside a scan and 0 means all; None = all.
-        values: how many numbers of a key are its value, where v is None.
+        positions: [.., Q] positions of the queries.
+        scale: factor on q·k.
+        cap: soft cap of the scores (`soft_cap`); 0 for none.
+        window: how many positions back a query reads, its own included; None for no limit. Inside a scan over layers
+            that differ, `window` is an array, in which 0 means no limit.
+        values: if v is None, how many leading numbers of a key serve as the key's value.
     """
 
     positions: Int[Array, "*rows Q"]
@@ -44,7 +46,10 @@ class How(NamedTuple):
     values: int = 0
 
     def near(self, distance: Int[Array, "..."]) -> Bool[Array, "..."]:
-        """Whether keys this many positions back are within the window."""
+        """Returns whether a key that lies `distance` positions before the query is within the window.
+
+        `window` must not be None.
+        """
         return (distance < self.window) | (jnp.asarray(self.window) == 0)
 
 
@@ -52,7 +57,10 @@ Attend = Callable[[Array, Array, Array | None, How], tuple[Array, Any]]
 
 
 class Attention(nn.Module):
-    """Grouped-query attention: projections around `attend`."""
+    """Grouped-query attention: projects x to q, k, v, calls `attend`, and projects the result back.
+
+    Returns the output and `kept`.
+    """
 
     cfg: ModelConfig
     dtype: DTypeLike = jnp.float32
@@ -75,9 +83,13 @@ class Attention(nn.Module):
 class LatentAttention(nn.Module):
     """Multi-head latent attention (DeepSeek-AI 2024, section 2.1), expanded or absorbed.
 
-    Expanded, each head's keys and values are made from the latent. Absorbed, the matrix that would make them moves into
-    the query and behind the sum, and all heads read the latents themselves: (q Wᵏ)·c = q·(Wᵏc), Σ w (Wᵛc) = Wᵛ Σ w c.
-    The numbers are the same; the first costs less where every key is new, the second where they lie in a cache.
+    The latent c is one small vector per token. The expanded form computes each head's keys Wᵏc and values Wᵛc from the
+    latent. The absorbed form applies Wᵏ to the query and Wᵛ after the weighted sum, so that all heads read the latents
+    themselves: (q Wᵏ)·c = q·(Wᵏc), Σ w (Wᵛc) = Wᵛ Σ w c. Both forms give the same result. The expanded form costs less
+    if every key is new, the absorbed form if the keys are cached.
+
+    Attributes:
+        absorbed: whether to use the absorbed form.
     """
 
     cfg: ModelConfig
@@ -106,7 +118,7 @@ class LatentAttention(nn.Module):
         k_up, v_up = up[..., : m.nope_width], up[..., m.nope_width :]
 
         def turned(part: Array) -> Array:
-            return rotate(apart(part) if m.interleaved else part, turn)
+            return rotate(split_pairs(part) if m.interleaved else part, turn)
 
         q_nope, q_rope = q[..., : m.nope_width], turned(q[..., m.nope_width :])
         k_rope = turned(kv[..., None, m.kv_rank :])
@@ -125,22 +137,27 @@ class LatentAttention(nn.Module):
 
 
 def latent_scale(cfg: ModelConfig) -> float:
-    """1/√E, times YaRN's temperature squared."""
+    """Returns the factor on q·k in latent attention: 1/√(width of a query head), or `query_scale` if the config has it.
+
+    For YaRN with `mscale_all_dim`, the factor is multiplied by the square of YaRN's temperature (`mscale`).
+    """
     m, s = cfg.latent, cfg.rope_scaling
     scale = cfg.query_scale or (m.nope_width + m.rope_width) ** -0.5
     return scale * mscale(s.factor, s.mscale_all_dim) ** 2 if s and s.mscale_all_dim else scale
 
 
-QUERY_BLOCK = 128
+QUERY_BLOCK = 128  # queries that `attend_full` processes at a time
 
 
+# (q, k, v, mask) -> attention output, for some packed rows
 Rows = Callable[[Array, Array, Array, Array], Array]
 
 
-def exactly(attention: Rows) -> Rows:
-    """The same function of (q, k, v, mask), computed in float64 and rounded once; its gradient is made as before.
+def compute_in_float64(attention: Rows) -> Rows:
+    """Wraps a function of (q, k, v, mask) so that it computes in float64 and rounds its result once to q's dtype.
 
-    Scores of a sharp head round to 1e-6 in float32, differently in each program; logits twenty apart may hang on them.
+    The gradient is still computed in the dtype of q. In float32, the scores of a head with large scores carry rounding
+    errors of 1e-6 that differ between compiled programs, and later layers may amplify these errors.
     """
 
     @jax.custom_vjp
@@ -159,18 +176,19 @@ def exactly(attention: Rows) -> Rows:
 def attend_full(
     mask: Bool[Array, "R S S"], *, keep: bool = False, row_shards: int | None = None, exact: bool = False
 ) -> Attend:
-    """Every query reads the keys of its own call that `mask[r, query, key]` allows; no later key may be allowed.
+    """Returns an `attend` whose queries read only keys of the same call, where `mask[r, query, key]` is True.
 
-    Queries go in blocks, each against the keys up to its end: the upper triangle is never computed. Scores, softmax and
-    sums are float32 or wider, and the backward pass makes them again. A query that may read nothing (padding) gets a
-    mean, never nan.
+    Queries are processed in blocks. A block reads only the keys up to the block's end, so the upper triangle is never
+    computed. Scores, softmax and sums are float32 or wider, and the backward pass recomputes the scores. A query that
+    may read nothing (padding) gets a mean of values, never nan.
 
     Args:
-        mask: causal; [1, S, S] serves all rows.
-        keep: hand back (k, v).
-        row_shards: shards the rows lie on; each then works through its rows one after the other, so that the scores of
-            a row stay in a CPU's cache. None takes all rows at once.
-        exact: forward in float64, see `exactly`.
+        mask: must be causal; [1, S, S] serves all rows.
+        keep: whether `attend` returns (k, v) as `kept`; otherwise None.
+        row_shards: number of shards over which the rows are divided. If given, and if it divides the number of rows,
+            each shard processes its rows one after another, so that the scores of a row stay in a CPU's cache. None
+            processes all rows at once.
+        exact: computes the forward pass in float64; see `compute_in_float64`.
     """
 
     def attend(q: Array, k: Array, v: Array, how: How) -> tuple[Array, Any]:
@@ -202,7 +220,7 @@ def attend_full(
             out = jnp.concatenate(blocks, axis=3).transpose(0, 3, 1, 2, 4)
             return out.reshape(*q.shape[:-1], v.shape[-1]).astype(q.dtype)
 
-        some_rows = exactly(some_rows) if exact else jax.checkpoint(some_rows)
+        some_rows = compute_in_float64(some_rows) if exact else jax.checkpoint(some_rows)
         rows = q.shape[0]
         if row_shards is None or rows % row_shards:
             out = some_rows(q, k, v, allowed)
@@ -210,12 +228,12 @@ def attend_full(
             whole = jnp.broadcast_to(allowed, (rows, *allowed.shape[1:]))
             in_turn = [x.reshape(row_shards, -1, *x.shape[1:]).swapaxes(0, 1) for x in (q, k, v, whole)]
             out = jax.lax.map(lambda row: some_rows(*row), in_turn).swapaxes(0, 1).reshape(*q.shape[:-1], v.shape[-1])
-        # Of a layer that is made again this is the dearest part, and small to keep.
+        # The most expensive part of a layer to recompute, and small to keep.
         return checkpoint_name(out, "attention"), (k, v) if keep else None
 
     return attend
 
 
 def causal(length: int) -> Bool[Array, "1 S S"]:
-    """Each slot reads itself and the slots before it."""
+    """Returns the causal mask [1, length, length]: True where the key is not after the query."""
     return jnp.tril(jnp.ones((1, length, length), bool))

@@ -1,7 +1,7 @@
-"""Cached keys and values, and the `attend` closures that read them.
+"""Defines the cache of keys and values, and the functions `attend` that read the cache (see `attention`).
 
-What one layer caches is (k, v): k [.., K, E, S] transposed, v [.., K, S, E]. Latent attention has one key head, whose
-first numbers are its value, and caches k alone: v is None.
+Each layer has a cache (k, v): k [.., K, E, S] transposed, v [.., K, S, E]. Latent attention has a single key head, and
+the first numbers of a key are its value. So its cache holds only k, and v is None.
 """
 
 from __future__ import annotations
@@ -13,37 +13,97 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from r1jax.model.attention import Attend, How, causal
+from r1jax.model.attention import Attend, How
+from r1jax.model.config import ModelConfig
 from r1jax.model.layers import soft_cap
+from r1jax.sharding import ROWS, fit
+
+
+class Sharing(NamedTuple):
+    """Says which row reads which entry of a `Segment`, after rows were dropped and the entries were kept.
+
+    Queries are laid out as if every entry still served r rows, so an entry is read once for all its rows and is never
+    copied. Indices count within a shard of rows.
+
+    Attributes:
+        readers: [shards, p·r] the row in each place. A shard has p entries, and each entry has r places. An empty place
+            holds any row, whose result is not used.
+        place: [shards, n] place of each of a shard's n rows.
+    """
+
+    readers: Array
+    place: Array
+
+    def lay_out(self, x: Array) -> Array:
+        """Returns an array [N, ..] over rows as an array [P·r, ..] over places."""
+        return pick(x, self.readers)
+
+    def collect(self, x: Array) -> Array:
+        """Returns an array [P·r, ..] over places as an array [N, ..] over rows: the inverse of `lay_out`."""
+        return pick(x, self.place)
+
+    def of_rows(self, x: Array) -> Array:
+        """Returns an array [P, ..] over entries as an array [N, ..] over rows."""
+        each = self.readers.size // x.shape[0]
+        return pick(x, self.place // each)
+
+
+def pick(x: Array, index: Int[Array, "shards n"]) -> Array:
+    """Returns the chosen rows of each shard of an array whose rows lie shard by shard. Indices count within a shard."""
+    local = x.reshape(index.shape[0], -1, *x.shape[1:])
+    return jax.vmap(lambda a, i: a[i])(local, index).reshape(-1, *x.shape[1:])
 
 
 class Segment(NamedTuple):
-    """Keys and values of one layer that several rows may share, head-major, keys transposed.
+    """Cached keys and values of one layer for a piece of text, such as a prompt, that several rows may share.
+
+    There are P entries, one for each piece. P divides the number of rows N: row n reads entry n // (N / P), unless
+    `sharing` says otherwise.
 
     Attributes:
-        k: [P, K, E, S]; v: [P, K, S, E] or None. P divides the rows N: row n reads entry n // (N / P).
-        length: [P] int32, slots filled.
+        k: [P, K, E, S] keys, transposed.
+        v: [P, K, S, E] values; None for latent attention.
+        length: [P] int32, number of filled slots of each entry.
+        sharing: which row reads which entry; None before rows were dropped.
     """
 
     k: Array
     v: Array | None
     length: Array
+    sharing: Sharing | None = None
 
 
-Part = tuple[Array, Array | None, Array]
-Sums = tuple[Array, Array, Array]
+class Part(NamedTuple):
+    """Some of the keys and values that queries read.
+
+    Attributes:
+        k, v: keys [P, K, E, S], and values [P, K, S, W] of width W or None, as in a `Segment`.
+        mask: [P or N, Q or 1, S] whether a query reads a key.
+        sharing: as in a `Segment`.
+    """
+
+    k: Array
+    v: Array | None
+    mask: Array
+    sharing: Sharing | None = None
+
+
+Sums = tuple[Array, Array, Array]  # weighted sum of values, sum of weights, largest score (see `sums`)
 ReadOwn = Callable[[Array, Array, Array, Array], Sums]
 
 
 def lay_out(k: Float[Array, "N Q K E"], v: Float[Array, "N Q K E"] | None) -> tuple[Array, Array | None]:
-    """Projected keys and values in the cache's order: [N, K, E, Q] and [N, K, Q, E]."""
+    """Returns keys and values of new tokens in the layout of the cache: k [N, K, E, Q] and v [N, K, Q, E] or None."""
     return k.transpose(0, 2, 3, 1), None if v is None else v.transpose(0, 2, 1, 3)
 
 
-def widened(k: Float[Array, "N K E S"], v: Float[Array, "N K S E"] | None, slots: int) -> tuple[Array, Array | None]:
-    """The same cache with room for `slots` tokens."""
+def pad_slots(k: Float[Array, "N K E S"], v: Float[Array, "N K S E"] | None, slots: int) -> tuple[Array, Array | None]:
+    """Returns the cache (k, v), padded with zeros to room for `slots` tokens."""
     more = slots - k.shape[-1]
     return jnp.pad(k, ((0, 0), (0, 0), (0, 0), (0, more))), None if v is None else jnp.pad(
         v, ((0, 0), (0, 0), (0, more), (0, 0))
@@ -51,14 +111,17 @@ def widened(k: Float[Array, "N K E S"], v: Float[Array, "N K S E"] | None, slots
 
 
 def by_key_head(q: Float[Array, "N Q H E"], scale: float, kv_heads: int) -> Float[Array, "N K m E"]:
-    """Scaled queries, those that share a key head side by side: m = H/K·Q."""
+    """Returns the queries times `scale`, grouped by the key head that they read: m = H/K·Q queries per key head."""
     n, queries, _, width = q.shape
     grouped = (q * scale).reshape(n, queries, kv_heads, -1, width).transpose(0, 2, 3, 1, 4)
     return grouped.reshape(n, kv_heads, -1, width)
 
 
 def by_token(out: Float[Array, "N K m W"], queries: int) -> Float[Array, "N Q H W"]:
-    """The inverse order."""
+    """Turns results that are grouped by key head back into one result per token and head: the inverse of `by_key_head`.
+
+    `queries` is Q, the number of tokens.
+    """
     n, kv_heads, _, width = out.shape
     return out.reshape(n, kv_heads, -1, queries, width).transpose(0, 3, 1, 2, 4).reshape(n, queries, -1, width)
 
@@ -69,12 +132,24 @@ def spread_products(
     inner: str,
     outer: str,
     order: str = "",
+    sharing: Sharing | None = None,
 ) -> Float[Array, "N K m C"]:
-    """x·y by key head in float32 or wider, where entry p of y serves N / P rows: over axis `inner` to axis `outer`.
+    """Returns the matrix products x·y for each row and key head, in float32 or wider.
 
-    Rows with an entry each get a product of their own form: an axis of length one for the rows of an entry would cost
-    XLA's CPU backend four times the time.
+    Entry p of y serves N / P rows, or the rows that `sharing` names.
+
+    If every row has an entry of its own (P = N), the einsum has another form: an extra axis of length 1 would make
+    XLA's CPU backend four times slower.
+
+    Args:
+        x: one matrix for each row and key head.
+        y: one matrix for each entry and key head.
+        inner, outer: einsum letters of the axis A to sum over and of the axis C of the result.
+        order: the letters in the order of the last two axes of y; "" means `inner + outer`.
+        sharing: which row reads which entry of y.
     """
+    if sharing is not None:
+        return sharing.collect(spread_products(sharing.lay_out(x), y, inner, outer, order))
     order, wide = order or inner + outer, jnp.promote_types(y.dtype, jnp.float32)
     n, kv_heads, m, _ = x.shape
     if y.shape[0] == n:
@@ -85,66 +160,86 @@ def spread_products(
 
 
 def sums(q: Float[Array, "N Q H E"], parts: Sequence[Part], how: How) -> Sums:
-    """Σ eˢ⁻ᵗ v, Σ eˢ⁻ᵗ and t = max s, by key head, over the parts `(k [P, K, E, S], v [P, K, S, W], mask [P or N, Q or
-    1, S])`."""
+    """Returns the partial softmax sums of attention: Σ eˢ⁻ᵗ v, Σ eˢ⁻ᵗ and t = max s, where s are a query's scores.
+
+    The sums are over all keys of all parts. Results are grouped by key head (`by_key_head`).
+
+    Args:
+        parts: the keys and values to read.
+        how: scale, cap and window of the scores. The window must already be part of the masks.
+    """
     n, queries, heads, _ = q.shape
     kv_heads = parts[0][0].shape[1]
     m = heads // kv_heads * queries  # queries that share one key head
     grouped = by_key_head(q, how.scale, kv_heads)
     scores = []
-    for k, _, mask in parts:
-        score = spread_products(grouped, k, "e", "s")
+    for k, _, mask, sharing in parts:
+        score = spread_products(grouped, k, "e", "s", sharing=sharing)
         score = soft_cap(score, how.cap).reshape(mask.shape[0], n // mask.shape[0], kv_heads, m // queries, queries, -1)
         score = jnp.where(mask[:, None, None, None], score, -1e30)
         scores.append(score.reshape(n, kv_heads, m, -1))
     top = functools.reduce(jnp.maximum, [score.max(axis=-1, keepdims=True) for score in scores])
     out, total = 0.0, 0.0
-    for (k, v, _), score in zip(parts, scores, strict=True):
+    for (k, v, _, sharing), score in zip(parts, scores, strict=True):
         weight = jnp.exp(score - top)
         total = total + weight.sum(axis=-1, keepdims=True)
         weight = weight.astype(k.dtype)
         out = out + (
-            spread_products(weight, k[:, :, : how.values], "s", "e", "es")
+            spread_products(weight, k[:, :, : how.values], "s", "e", "es", sharing)
             if v is None
-            else spread_products(weight, v, "s", "e")
+            else spread_products(weight, v, "s", "e", sharing=sharing)
         )
     return out, total, top
 
 
-def merged(one: Sums, two: Sums) -> Sums:
-    """The sums over what both were taken over."""
+def merge_sums(one: Sums, two: Sums) -> Sums:
+    """Merges the partial softmax sums (see `sums`) over two disjoint sets of keys. Returns the sums over both sets."""
     top = jnp.maximum(one[2], two[2])
     here, there = jnp.exp(one[2] - top), jnp.exp(two[2] - top)
     return one[0] * here + two[0] * there, one[1] * here + two[1] * there, top
 
 
 def read(q: Float[Array, "N Q H E"], parts: Sequence[Part], how: How) -> Float[Array, "N Q H W"]:
-    """softmax(scores)·v over the parts laid end to end; in float64 where keys and values are (see `widen`)."""
-    with in_precision_of(parts[0][0]):
-        out, total, _ = sums(q.astype(jnp.promote_types(q.dtype, parts[0][0].dtype)), parts, how)
+    """Returns the attention output softmax(scores)·v over the keys of all parts (see `sums`).
+
+    Computes in float64 if the keys and values are float64 (see `widen`).
+    """
+    with in_precision_of(parts[0].k):
+        out, total, _ = sums(q.astype(jnp.promote_types(q.dtype, parts[0].k.dtype)), parts, how)
         return by_token(out / total, q.shape[1]).astype(q.dtype)
 
 
 def in_precision_of(x: Array) -> contextlib.AbstractContextManager:
-    """JAX drops float64 unless told otherwise."""
+    """Returns a context that enables float64 in JAX if the dtype of x is float64. Without this context, JAX would use
+    float32.
+    """
     return jax.enable_x64(True) if x.dtype == jnp.float64 else contextlib.nullcontext()
 
 
 def widen(tree: Any) -> Any:
-    """Every cache of a tree in float64, so that what is read of it does not depend on how it is laid out."""
+    """Returns a tree of caches with all floating-point arrays cast to float64.
+
+    A sum that is computed in float64 and rounded to float32 does not depend on the layout of the cache or on the order
+    of addition.
+    """
     with jax.enable_x64(True):
         return jax.tree.map(lambda x: x.astype(jnp.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)
 
 
-def filled(length: Int[Array, P], slots: int) -> Bool[Array, "P 1 S"]:
+def mask_filled(length: Int[Array, A], slots: int) -> Bool[Array, "A 1 S"]:
+    """Returns a mask over S = `slots` slots: True for the first `length` slots of each entry."""
     return jnp.arange(slots)[None, None, :] < length[:, None, None]
 
 
-def readable(segments: Sequence[Segment], how: How) -> list[Part]:
-    """The segments with what may be read of each. They follow one another: the first begins at position 0."""
+def mask_readable(segments: Sequence[Segment], how: How) -> list[Part]:
+    """Returns the `Part` of each segment. The mask is True for filled slots that are within the window.
+
+    The text of a segment follows the text of the previous segment. The first segment begins at position 0.
+    """
     parts, start = [], jnp.zeros(1, jnp.int32)
     for s in segments:
-        mask = filled(s.length, s.k.shape[-1])
+        length = s.length if s.sharing is None else s.sharing.of_rows(s.length)
+        mask = mask_filled(length, s.k.shape[-1])
         if how.window is not None:
             rows = how.positions.shape[0]
             position = (
@@ -152,28 +247,9 @@ def readable(segments: Sequence[Segment], how: How) -> list[Part]:
             )
             near = how.near(how.positions[:, :, None] - position)
             mask = jnp.repeat(mask, rows // mask.shape[0], axis=0) & near
-        parts.append((s.k, s.v, mask))
-        start = start + s.length
+        parts.append(Part(s.k, s.v, mask, s.sharing))
+        start = start + length
     return parts
-
-
-def attend_prefill(segments: Sequence[Segment], length: Int[Array, N], *, exact: bool = False) -> Attend:
-    """Queries read the given segments and, causally, their own call. Keeps its keys and values as a `Segment`.
-
-    Args:
-        exact: read in float64.
-    """
-
-    def attend(q: Array, k: Array, v: Array | None, how: How) -> tuple[Array, Segment]:
-        mine = Segment(*lay_out(k, v), length)
-        own = causal(q.shape[1])
-        if how.window is not None:
-            slot = jnp.arange(q.shape[1])
-            own = own & how.near(slot[None, :, None] - slot[None, None, :])
-        parts = [*readable(segments, how), (mine.k, mine.v, own)]
-        return read(q, widen(parts) if exact else parts, how), mine
-
-    return attend
 
 
 def attend_decode(
@@ -185,13 +261,19 @@ def attend_decode(
     *,
     read_own: ReadOwn | None = None,
 ) -> Attend:
-    """One new token a row: writes slot `slot` of its own cache, reads segments and slots 0..slot. Keeps the cache.
+    """Returns an `attend` for decoding one new token per row. Its result `kept` is the updated cache (k, v).
+
+    The `attend` writes the new key and value to slot `slot` of the row's own cache. The new token reads the segments
+    and the slots 0..slot of the row's own cache.
 
     Args:
-        done: [N] rows whose results nobody looks at.
-        read_own: `sums` over the own cache, `(q by key head, k, v, length [N])`, where layers have neither window, cap
-            nor latents; None: by XLA.
-    """  # fmt: skip
+        segments: cached text that precedes the row's own tokens, such as its prompt.
+        k_cache, v_cache: the rows' own caches of one layer; v_cache is None for latent attention.
+        done: [N] bool, True for finished rows, whose results are not used; None if all results are used.
+        read_own: a kernel `(q grouped by key head, k, v, length [N]) -> sums` that computes `sums` over the first
+            `length` slots of the rows' own caches. It is used for layers without window, soft cap and latents. None
+            uses XLA.
+    """
 
     def attend(q: Array, k: Array, v: Array | None, how: How) -> tuple[Array, tuple[Array, Array | None]]:
         with in_precision_of(k_cache):
@@ -202,11 +284,30 @@ def attend_decode(
             length = jnp.broadcast_to(slot + 1, q.shape[:1])
             length = length if done is None else jnp.where(done, 0, length)
             own = read_own(by_key_head(q, how.scale, k_all.shape[1]), k_all, v_all, length)
-            out, total, _ = merged(sums(q, readable(segments, how), how), own)
+            out, total, _ = merge_sums(sums(q, mask_readable(segments, how), how), own)
             return by_token(out / total, 1).astype(q.dtype), (k_all, v_all)
-        own = filled(slot[None] + 1, k_all.shape[-1])
+        own = mask_filled(slot[None] + 1, k_all.shape[-1])
         if how.window is not None:
             own = own & how.near(slot - jnp.arange(k_all.shape[-1]))[None, None, :]
-        return read(q, [*readable(segments, how), (k_all, v_all, own)], how), (k_all, v_all)
+        return read(q, [*mask_readable(segments, how), Part(k_all, v_all, own)], how), (k_all, v_all)
 
     return attend
+
+
+def empty_cache(
+    cfg: ModelConfig, rows: int, slots: int, mesh: Mesh, dtype: DTypeLike
+) -> tuple[jax.Array, jax.Array | None]:
+    """Returns an empty (zero) cache of one layer: keys [N, K, E, S] and values [N, K, S, E].
+
+    Rows are sharded over the mesh, and key heads over the mesh axis `tensor`. For latent attention the keys are latents
+    [N, 1, E, S], and the values are None.
+
+    Args:
+        rows: N, number of rows of all processes.
+        slots: S, room for tokens.
+    """
+    heads, width = (1, cfg.cache_width) if cfg.latent else (cfg.kv_heads, cfg.head_width)
+    where = NamedSharding(mesh, fit(P(*ROWS, None if cfg.latent else "tensor"), (rows, heads), mesh))
+    with jax.enable_x64(dtype == jnp.float64):
+        k = jnp.zeros((rows, heads, width, slots), dtype, device=where)
+        return k, None if cfg.latent else jnp.zeros((rows, heads, slots, width), dtype, device=where)

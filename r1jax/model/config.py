@@ -1,4 +1,4 @@
-"""Shapes and switches of a model."""
+"""Defines `ModelConfig`: the shapes of a model, and the switches in which model families differ."""
 
 from __future__ import annotations
 
@@ -8,56 +8,60 @@ from typing import Any, Literal, NamedTuple
 
 @dataclasses.dataclass(frozen=True)
 class RopeScaling:
-    """How rotary positions are stretched beyond the context a model was first trained on.
+    """Stretches rotary positions beyond the context that a model was first trained on.
 
-    `linear` slows every frequency by `factor`; `llama3` only the slow ones, with a ramp between; `yarn` (Peng et al.
-    2023) likewise, and it sharpens attention by a temperature.
+    `linear` divides every frequency by `factor`. `llama3` divides only the low frequencies, with a gradual transition
+    to the unchanged high frequencies. `yarn` (Peng et al. 2023) also divides only the low frequencies, and sharpens
+    attention by a temperature.
     """
 
     kind: Literal["linear", "llama3", "yarn"]
     factor: float
-    original_positions: int = 0  # the first context; unused by linear
-    low_freq_factor: float = 1.0  # llama3: wavelengths above original/low are slowed in full
-    high_freq_factor: float = 4.0  # llama3: wavelengths below original/high are left alone
-    beta_fast: float = 32.0  # yarn: pairs that turn more often than this within the first context are left alone
-    beta_slow: float = 1.0  # yarn: pairs that turn less often are slowed in full
-    mscale: float = 0.0  # yarn, DeepSeek: the temperature on cos and sin is m(mscale) / m(mscale_all_dim)
-    mscale_all_dim: float = 0.0  # yarn, DeepSeek: m(mscale_all_dim)² on the scores
-    attention_factor: float = 0.0  # yarn: the temperature on cos and sin itself; 0 derives it from the factor
+    original_positions: int = 0  # context length that the model was first trained on; unused by linear
+    low_freq_factor: float = 1.0  # llama3: wavelengths above original_positions/this are divided by the whole factor
+    high_freq_factor: float = 4.0  # llama3: wavelengths below original_positions/this are unchanged
+    beta_fast: float = 32.0  # yarn: pairs that turn more often than this in original_positions are unchanged
+    beta_slow: float = 1.0  # yarn: pairs that turn less often than this are divided by the whole factor
+    mscale: float = 0.0  # yarn, DeepSeek: cos and sin are multiplied by m(mscale) / m(mscale_all_dim), see `rope`
+    mscale_all_dim: float = 0.0  # yarn, DeepSeek: the scores are multiplied by m(mscale_all_dim)²
+    attention_factor: float = 0.0  # yarn: the number that cos and sin are multiplied by; 0 derives it from factor
 
 
 @dataclasses.dataclass(frozen=True)
 class Latent:
-    """Multi-head latent attention (DeepSeek-V2): keys and values come from one small vector, all that is cached."""
+    """Multi-head latent attention (DeepSeek-V2).
 
-    kv_rank: int  # width of that vector
-    nope_width: int  # part of a head's q and k without positions
-    rope_width: int  # part with rotary positions; the key's is shared by all heads
-    value_width: int
-    q_rank: int = 0  # queries go through a bottleneck too; 0 = they do not
-    interleaved: bool = True  # rotary pairs are neighbours (2i, 2i+1)
+    Keys and values are computed from one small vector per token, and only that vector is cached.
+    """
+
+    kv_rank: int  # width of the cached vector
+    nope_width: int  # width of the part of a head's q and k that has no positions
+    rope_width: int  # width of the part of q and k that has rotary positions; for k, all heads share this part
+    value_width: int  # width of a head's value
+    q_rank: int = 0  # queries are computed through a bottleneck of this width; 0 = no bottleneck
+    interleaved: bool = True  # rotary pairs are neighbours (2i, 2i+1), not halves
 
 
 @dataclasses.dataclass(frozen=True)
 class Experts:
-    """A mixture of X gated MLPs, of which each token visits `per_token`."""
+    """Settings of a mixture of experts: X gated MLPs ("experts"), of which each token visits `per_token`."""
 
     count: int  # X
-    per_token: int
-    width: int
-    shared: int = 0  # experts of the same width that every token visits
-    dense_layers: int = 0  # the first layers keep one plain MLP
+    per_token: int  # k, experts that a token visits, besides the shared experts
+    width: int  # MLP width of one expert
+    shared: int = 0  # number of experts of the same width that every token visits
+    dense_layers: int = 0  # this many first layers have a plain MLP instead of experts
     scores: Literal["softmax", "sigmoid"] = (
-        "softmax"  # sigmoid: DeepSeek-V3, choice corrected by a bias without gradient
+        "softmax"  # sigmoid: DeepSeek-V3, where a bias without gradient corrects the choice of experts
     )
-    normalise: bool = False  # the chosen scores are divided by their sum
-    scale: float = 1.0  # of the routed output
-    groups: int = 1  # experts lie in groups, and a token's experts in at most `groups_kept` of them
-    groups_kept: int = 1
+    normalise: bool = False  # whether the scores of the chosen experts are divided by their sum
+    scale: float = 1.0  # factor on the output of the chosen experts
+    groups: int = 1  # groups of experts; a token's experts lie in at most `groups_kept` of them
+    groups_kept: int = 1  # groups from which a token may choose experts
 
 
 class Group(NamedTuple):
-    """A run of layers of equal shapes."""
+    """A run of consecutive layers with equal shapes: layers `start` to `stop` - 1, whose feed-forward is `feed`."""
 
     feed: Literal["dense", "experts"]
     start: int
@@ -68,7 +72,8 @@ class Group(NamedTuple):
 class ModelConfig:
     """A decoder of RMSNorm, rotary positions, attention and gated MLPs.
 
-    The switches make it Llama, Mistral, Qwen, Gemma or DeepSeek. Shape letters are those of the glossary in `r1jax`.
+    Switches turn it into Llama, Mistral, Qwen, Gemma or DeepSeek. The module `r1jax` lists the shape letters. Comments
+    below name the families that use a switch.
     """
 
     vocab_size: int  # V
@@ -86,41 +91,48 @@ class ModelConfig:
     rope_scaling: RopeScaling | None = None
     windows: tuple[
         int, ...
-    ] = ()  # per layer, how many tokens back it reads, itself included; 0 = all. () = all everywhere
-    local_rope_theta: float = 0.0  # Gemma 3: of the layers with a window, unscaled; 0 = the same as the others
-    query_scale: float = 0.0  # scores are q·k times this; 0 = 1/√E
-    attention_cap: float = 0.0  # Gemma 2: scores become cap·tanh(scores/cap); 0 = they stay
-    logit_cap: float = 0.0  # Gemma 2: logits likewise
+    ] = ()  # per layer, how many tokens back a token reads, itself included; 0 = all; () = all in every layer
+    local_rope_theta: float = 0.0  # Gemma 3: rope_theta of layers with a window, without scaling; 0 = as other layers
+    query_scale: float = 0.0  # factor on q·k; 0 = 1/√E
+    attention_cap: float = 0.0  # Gemma 2: scores become cap·tanh(scores/cap); 0 = no cap
+    logit_cap: float = 0.0  # Gemma 2: logits become cap·tanh(logits/cap); 0 = no cap
     norm_plus_one: bool = False  # Gemma: norms multiply by 1 + scale
-    post_norms: bool = False  # Gemma 2, 3: a norm after attention and MLP too
+    post_norms: bool = False  # Gemma 2, 3: another norm after attention and MLP
     embed_scale: float = 1.0  # Gemma: embeddings are multiplied by √D
     activation: Literal["silu", "gelu_tanh"] = "silu"
     latent: Latent | None = None  # DeepSeek
     experts: Experts | None = None  # Qwen3-MoE, DeepSeek
-    mtp_layers: int = 0  # DeepSeek-V3: multi-token-prediction layers, kept but not run
-    reward_head: bool = False  # one number instead of logits
-    max_positions: int = 32_768  # the context it is said to read
+    mtp_layers: int = 0  # DeepSeek-V3: number of multi-token-prediction layers, kept as parameters but never run
+    reward_head: bool = False  # the output is one number instead of logits
+    max_positions: int = 32_768  # the context length that the model was made for
 
     def __post_init__(self) -> None:
         if self.heads % self.kv_heads:
             raise ValueError(
-                f"heads={self.heads} is not a multiple of kv_heads={self.kv_heads}: every key head serves H/K queries"
+                f"heads={self.heads} is not a multiple of kv_heads={self.kv_heads}: "
+                "every key head serves heads/kv_heads query heads"
             )
         if self.rope_width % 2:
             raise ValueError(f"head_width={self.head_width} is odd: rotary positions turn pairs of numbers")
         if self.windows and len(self.windows) != self.layers:
             raise ValueError(
-                f"windows names {len(self.windows)} layers of {self.layers}: one number a layer, 0 for none"
+                f"windows has {len(self.windows)} numbers for {self.layers} layers: give one per layer, 0 for no window"
             )
         x = self.experts
         if x and (x.count % x.groups or not 0 < x.per_token <= x.groups_kept * (x.count // x.groups)):
             raise ValueError(
-                f"per_token={x.per_token} experts do not fit {x.groups_kept} of {x.groups} groups of {x.count} experts"
+                f"per_token={x.per_token} does not fit count={x.count}, groups={x.groups} and "
+                f"groups_kept={x.groups_kept}: groups must divide count, and per_token must lie between 1 and the "
+                "number of experts in the kept groups"
             )
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> ModelConfig:
-        """The inverse of `as_dict`, from JSON. Raises TypeError for an unknown field."""
+        """Returns the config that a dictionary from `as_dict` describes. The dictionary may have passed through JSON.
+
+        Raises:
+            TypeError: `fields` has a key that is no field of the config.
+        """
         parts = {"rope_scaling": RopeScaling, "latent": Latent, "experts": Experts}
         built = {name: parts[name](**value) if name in parts and value else value for name, value in fields.items()}
         if "windows" in built:
@@ -128,11 +140,12 @@ class ModelConfig:
         return cls(**built)
 
     def as_dict(self) -> dict[str, Any]:
+        """Returns all fields as a dictionary that can be written as JSON."""
         return dataclasses.asdict(self)
 
     @property
     def groups(self) -> tuple[Group, ...]:
-        """The layers in runs of equal shapes, as `params["layers"]` holds them."""
+        """The layers as runs of layers with equal shapes, in order. `params["layers"]` has an entry for each group."""
         if not self.experts:
             return (Group("dense", 0, self.layers),)
         first = min(self.experts.dense_layers, self.layers)
@@ -141,16 +154,17 @@ class ModelConfig:
 
     @property
     def rope_width(self) -> int:
+        """The number of elements of each query and key head that are rotated by position."""
         return self.latent.rope_width if self.latent else self.head_width
 
     @property
     def cache_width(self) -> int:
-        """Numbers that one token leaves in the cache of one layer."""
+        """The number of elements that the cache of one layer stores for each token."""
         return self.latent.kv_rank + self.latent.rope_width if self.latent else 2 * self.kv_heads * self.head_width
 
     @property
     def attention_params(self) -> int:
-        """Parameters of one layer's attention matrices."""
+        """The number of parameters in one layer's attention matrices."""
         if not self.latent:
             return 2 * self.width * self.head_width * (self.heads + self.kv_heads)
         m = self.latent
@@ -160,7 +174,12 @@ class ModelConfig:
         return q + kv + self.heads * m.value_width * self.width
 
     def feed_params(self, feed: str, *, active: bool) -> int:
-        """Parameters of one layer's MLP matrices: all of them, or those that one token visits."""
+        """Returns the number of parameters in the MLP matrices of one layer, router included.
+
+        Args:
+            feed: feed-forward of the layer, "dense" or "experts" (see `Group`).
+            active: counts only the experts that one token visits.
+        """
         if feed == "dense":
             return 3 * self.width * self.mlp_width
         x = self.experts
@@ -168,7 +187,10 @@ class ModelConfig:
 
     @property
     def matmul_params(self) -> int:
-        """Parameters in the matrix products of one token, the unembedding included (N_mm of the rooflines)."""
+        """The number of parameters by which one token is multiplied in matrix products, unembedding included.
+
+        The rooflines call this number N_mm.
+        """
         body = sum(
             (g.stop - g.start) * (self.attention_params + self.feed_params(g.feed, active=True)) for g in self.groups
         )

@@ -1,27 +1,34 @@
-"""Feed-forward kinds: the gated MLP, and a mixture of them."""
+"""Defines the two kinds of feed-forward: the gated MLP, and the mixture of experts."""
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from r1jax.model.config import Experts, ModelConfig
 from r1jax.model.layers import ACTIVATIONS, Kernel, Linear
+from r1jax.sharding import ROW_AXES
+
+EXCHANGED = 16384  # tokens that the shards of experts exchange at once
 
 
 class GatedMLP(nn.Module):
-    """down(act(gate x) * up x), without biases (Shazeer 2020)."""
+    """Gated MLP: down(act(gate x) * up x), where down, gate and up are matrices; no biases (Shazeer 2020)."""
 
     cfg: ModelConfig
     dtype: DTypeLike = jnp.float32
-    width: int = 0  # 0 = the model's
+    width: int = 0  # MLP width; 0 = mlp_width of cfg
 
     @nn.compact
     def __call__(self, x: Float[Array, "*rows D"]) -> Float[Array, "*rows D"]:
@@ -29,14 +36,14 @@ class GatedMLP(nn.Module):
             return Linear(width, dtype=self.dtype, name=name)
 
         width = self.width or self.cfg.mlp_width
-        # One axis of tokens: with two, XLA's CPU backend transposes copies for every weight gradient, twice as slow.
+        # One axis of tokens: with two, XLA's CPU backend transposes copies for each weight gradient, twice as slow.
         flat = x.reshape(-1, x.shape[-1])
         hidden = ACTIVATIONS[self.cfg.activation](dense("gate", width)(flat)) * dense("up", width)(flat)
         return dense("down", self.cfg.width)(hidden).reshape(x.shape)
 
 
 class ExpertKernels(nn.Module):
-    """The matrices of all experts, [X, D, F] twice and [X, F, D]."""
+    """The matrices of all experts: gate and up [X, D, F], down [X, F, D]."""
 
     cfg: ModelConfig
 
@@ -48,7 +55,10 @@ class ExpertKernels(nn.Module):
 
 
 class Router(nn.Module):
-    """float32 scores of the experts, and the bias that corrects the choice but not the scores (Wang et al. 2024)."""
+    """Returns a score for each token and expert, [M, X] float32, and a bias for each expert, [X].
+
+    The bias is added to the scores only when experts are chosen; it does not enter the gates (Wang et al. 2024).
+    """
 
     cfg: ModelConfig
 
@@ -64,10 +74,12 @@ class Router(nn.Module):
 
 
 class MoE(nn.Module):
-    """Σ gate · expert(x) over the experts each token chooses, plus the shared ones; and that choice. None is dropped.
+    """Mixture of experts: Σ gate · expert(x) over the k experts that a token chooses, plus the shared experts.
 
-    Args of the call: chosen: [.., k] replays the choice of an earlier pass, where it is not negative; the gates are
-    this pass's scores of those experts.
+    No token is dropped. Returns the output and the experts chosen, [.., k].
+
+    The argument `chosen` [.., k] of a call holds experts that an earlier pass chose, which the tokens visit again.
+    Where `chosen` is negative or None, the router chooses. The gates always come from the scores of this pass.
     """
 
     cfg: ModelConfig
@@ -96,9 +108,10 @@ class MoE(nn.Module):
 
 
 def choose(scores: Float[Array, "M X"], experts: Experts) -> Int[Array, "M k"]:
-    """The experts of each token: its best `per_token`, within its best groups.
+    """Returns the experts of each token: the `per_token` experts with the highest scores in the token's best groups.
 
-    A group counts by its best score (DeepSeek-V2), or by the sum of its two best (V3, whose scores are sigmoids).
+    Groups rank by their highest score (DeepSeek-V2), or by the sum of their two highest scores (V3, whose scores are
+    sigmoids). A token may choose from the `groups_kept` best groups.
     """
     if experts.groups > 1:
         grouped = scores.reshape(-1, experts.groups, experts.count // experts.groups)
@@ -116,61 +129,108 @@ def visit(
     kernels: Sequence[Array],
     activation: str,
 ) -> Float[Array, "M D"]:
-    """Every token through its experts, weighted by its gates, on the ambient mesh (`jax.set_mesh`) if there is one.
+    """Sends every token through its experts. Returns, for each token, the sum of the experts' outputs times the gates.
 
-    Each shard of rows sorts its own tokens; each shard of experts takes those that are its own and the shares are added
-    up. So the weights of an expert stay where they are, and nothing is dropped however uneven the choice.
+    Runs on the ambient mesh (`jax.set_mesh`) if there is one. The shards of experts exchange their tokens. Each shard
+    sorts the tokens by expert, and processes the tokens that chose its experts. The results are summed and sent back.
+    So the weights of an expert stay on their devices, and no token is dropped, however unevenly the experts are chosen.
+    Tokens are exchanged in pieces, because there must be room for all tokens that are exchanged at once.
+
+    Args:
+        chosen: [M, k] experts of each token.
+        gates: [M, k] factors on the outputs of these experts.
+        kernels: the experts' matrices gate and up [X, D, F], and down [X, F, D].
+        activation: a key of `ACTIVATIONS`.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return visit_here(x, chosen, gates, kernels, activation)
-    rows = ("data", "fsdp") if x.shape[0] % (mesh.shape["data"] * mesh.shape["fsdp"]) == 0 else None
+    rows = ROW_AXES if x.shape[0] % math.prod(mesh.shape[axis] for axis in ROW_AXES) == 0 else None
     count, _, width = kernels[0].shape
-    expert = "expert" if count % mesh.shape["expert"] == 0 else None
+    expert = "expert" if mesh.shape["expert"] > 1 and count % mesh.shape["expert"] == 0 else None
     tensor = "tensor" if width % mesh.shape["tensor"] == 0 else None
-    summed = tuple(axis for axis in (expert, tensor) if axis)
+    apart = rows and expert  # the shards of experts hold different tokens
+    summed = tuple(axis for axis in (None if apart else expert, tensor) if axis)
 
-    def share(x: Array, chosen: Array, gates: Array, *kernels: Array) -> Array:
+    def share(x: Array, chosen: Array, gates: Array, kernels: Sequence[Array]) -> Array:
+        if apart:
+            x, chosen, gates = (jax.lax.all_gather(each, "expert", tiled=True) for each in (x, chosen, gates))
         held = kernels[0].shape[0]
         first = jax.lax.axis_index("expert") * held if expert else 0
         mine = (chosen >= first) & (chosen < first + held)
         out = visit_here(x, jnp.where(mine, chosen - first, held), jnp.where(mine, gates, 0.0), kernels, activation)
+        out = jax.lax.psum_scatter(out, "expert", tiled=True) if apart else out
         return jax.lax.psum(out, summed) if summed else out
 
+    def in_pieces(x: Array, chosen: Array, gates: Array, *here: Array) -> Array:
+        run = functools.partial(share, kernels=here)
+        pieces = -(-x.shape[0] * mesh.shape["expert"] // EXCHANGED) if apart else 1
+        if pieces == 1:
+            return run(x, chosen, gates)
+        more = -x.shape[0] % pieces
+
+        def cut(a: Array, fill: int) -> Array:
+            return jnp.pad(a, ((0, more), (0, 0)), constant_values=fill).reshape(pieces, -1, a.shape[1])
+
+        parts = cut(x, 0), cut(chosen, count), cut(gates, 0)  # what is added visits no expert
+        out = jax.lax.map(lambda part: jax.checkpoint(run)(*part), parts)
+        return out.reshape(-1, x.shape[1])[: x.shape[0]]
+
     return jax.shard_map(
-        share, mesh=mesh, out_specs=P(rows), check_vma=False,
+        in_pieces,
+        mesh=mesh,
+        out_specs=P(rows),
+        check_vma=False,
         in_specs=(P(rows), P(rows), P(rows), P(expert, None, tensor), P(expert, None, tensor), P(expert, tensor)),
-    )(x, chosen, gates, *kernels)  # fmt: skip
+    )(x, chosen, gates, *kernels)
 
 
 def visit_here(x: Array, chosen: Array, gates: Array, kernels: Sequence[Array], activation: str) -> Array:
-    """`visit` on one device: tokens sorted by expert, one ragged product a matrix. Any beyond the last are nobody's."""
+    """Returns the same as `visit`, on one device: sorts tokens by expert, then computes one ragged product per matrix.
+
+    Entries of `chosen` that are X or more contribute nothing.
+    """
     gate, up, down = kernels
     order = jnp.argsort(chosen.reshape(-1), stable=True)
     sizes = jnp.bincount(chosen.reshape(-1), length=gate.shape[0]).astype(jnp.int32)
     rows = x[order // chosen.shape[1]]
     hidden = ACTIVATIONS[activation](jax.lax.ragged_dot(rows, gate, sizes)) * jax.lax.ragged_dot(rows, up, sizes)
     out = jax.lax.ragged_dot(hidden, down, sizes)
-    out = jnp.where(
-        jnp.arange(len(order))[:, None] < sizes.sum(), out, 0
-    )  # what lies behind the last group is undefined
+    out = jnp.where(jnp.arange(len(order))[:, None] < sizes.sum(), out, 0)  # rows after the last group are undefined
     back = out[jnp.argsort(order)].reshape(*chosen.shape, -1)
     return jnp.sum(back * gates[..., None].astype(back.dtype), axis=1)
 
 
 def loads(chosen: Int[Array, "L *rows k"], counted: Bool[Array, "*rows"], count: int) -> Float[Array, "L X"]:
-    """How many of the counted tokens chose each expert of each layer."""
+    """Returns how many tokens chose each of the X = `count` experts in each layer.
+
+    Counts only tokens where `counted` is True, for example tokens that are not padding.
+    """
     weight = jnp.broadcast_to(counted[..., None], chosen.shape[1:]).astype(jnp.float32).reshape(-1)
     return jax.vmap(lambda layer: jnp.zeros(count).at[layer.reshape(-1)].add(weight))(chosen)
 
 
-def rebalanced(
+def rebalance(
     bias: Float[Array, "*layers X"], load: Float[Array, "*layers X"], rate: float
 ) -> Float[Array, "*layers X"]:
-    """The router's bias after a step: busy experts are chosen a little less, idle ones more (DeepSeek-V3, 2.1.2)."""
+    """Returns the routers' biases after a step of size `rate` towards an even load (DeepSeek-V3, section 2.1.2).
+
+    The bias falls for experts with more than the mean load, and rises for experts with less.
+    """
     return bias + rate * jnp.sign(load.mean(-1, keepdims=True) - load)
 
 
 def imbalance(load: Float[Array, "*layers X"]) -> Float[Array, ""]:
-    """Tokens of the busiest expert over the mean, in the worst layer: 1 is even."""
+    """Returns the load of the busiest expert divided by the mean load, for the layer where this ratio is largest.
+
+    1 means an even load.
+    """
     return (load.max(-1) / jnp.maximum(load.mean(-1), 1.0)).max()
+
+
+def within(cfg: ModelConfig, mesh: Mesh) -> contextlib.AbstractContextManager:
+    """Returns a context that makes `mesh` the ambient mesh, which `visit` needs.
+
+    Without experts the context does nothing.
+    """
+    return jax.set_mesh(mesh) if cfg.experts else contextlib.nullcontext()

@@ -1,4 +1,4 @@
-"""The small parts that attention and MLPs share."""
+"""Defines the small layers that attention and MLPs share: Linear, RMSNorm and the soft cap."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 
 class Linear(nn.Module):
-    """x·kernel + bias, plus a low-rank adapter where the parameters hold one (`r1jax.lora`).
+    """Returns x·kernel + bias, plus x·A·B if the parameters hold a low-rank adapter (`r1jax.model.lora`).
 
     Attributes:
-        features: axes of the output.
-        inputs: how many trailing axes of x are summed over.
+        features: size of the output axis, or a tuple with the sizes of several output axes.
+        inputs: number of trailing axes of x to sum over.
+        dtype: dtype of the product and of the result.
     """
 
     features: int | tuple[int, ...]
@@ -48,7 +49,7 @@ class Linear(nn.Module):
 
 
 class Kernel(nn.Module):
-    """The weight of a matrix that is not applied to the last axis of one input."""
+    """Returns a parameter named "kernel" of the given shape, for products that `Linear` cannot express."""
 
     shape: tuple[int, ...]
 
@@ -59,10 +60,9 @@ class Kernel(nn.Module):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def inverse_rms(x: Float[Array, "*rows D"], eps: float) -> Float[Array, "*rows 1"]:
-    """1/√(mean x² + eps), in float64 and rounded once: the same bits in every program.
+    """Returns 1/√(mean x² + eps), computed in float64 and rounded once, so that every program gets the same bits.
 
-    In float32 XLA's CPU backend adds in an order, and takes a root by a method, that change with the shape of the
-    batch.
+    In float32, XLA's CPU backend chooses the order of the additions and the method for the root by the batch's shape.
     """
     with jax.enable_x64(True):
         wide = x.astype(jnp.float64)
@@ -70,11 +70,13 @@ def inverse_rms(x: Float[Array, "*rows D"], eps: float) -> Float[Array, "*rows 1
 
 
 def inverse_rms_forward(x: Array, eps: float) -> tuple[Array, tuple[Array, Array]]:
+    """Forward pass of `inverse_rms` for `custom_vjp`. Returns the result, and what the backward pass needs."""
     r = inverse_rms(x, eps)
     return r, (x, r)
 
 
 def inverse_rms_backward(eps: float, kept: tuple[Array, Array], g: Array) -> tuple[Array]:
+    """Backward pass of `inverse_rms` for `custom_vjp`. Returns the gradient of x. `g` is the gradient of the result."""
     x, r = kept
     return (-(g * r**3 / x.shape[-1]) * x,)
 
@@ -83,7 +85,10 @@ inverse_rms.defvjp(inverse_rms_forward, inverse_rms_backward)
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) · scale, or as Gemma x / rms(x) · (1 + scale), in float32 or wider."""
+    """Returns x / rms(x) · scale; with `plus_one`, x / rms(x) · (1 + scale), as in Gemma.
+
+    The computation is in float32 or wider. The result has dtype `dtype`.
+    """
 
     epsilon: float
     dtype: DTypeLike
@@ -102,10 +107,10 @@ class RMSNorm(nn.Module):
 
 
 def norm(cfg: ModelConfig, dtype: DTypeLike, name: str | None = None) -> RMSNorm:
-    """The RMSNorm of a model."""
+    """Returns an RMSNorm with the settings of `cfg`, with results of dtype `dtype`, and parameters under `name`."""
     return RMSNorm(epsilon=cfg.norm_eps, dtype=dtype, plus_one=cfg.norm_plus_one, name=name)
 
 
 def soft_cap(x: Array, cap: float) -> Array:
-    """x squeezed into (-cap, cap); 0 leaves it alone."""
+    """Returns cap·tanh(x/cap), which lies in (-cap, cap); x unchanged if `cap` is 0."""
     return cap * jnp.tanh(x / cap) if cap else x

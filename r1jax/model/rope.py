@@ -1,4 +1,4 @@
-"""Rotary positions, plain and stretched."""
+"""Computes rotary positions (RoPE), plain and stretched."""
 
 from __future__ import annotations
 
@@ -10,15 +10,23 @@ from jaxtyping import Array, Float, Int
 
 from r1jax.model.config import ModelConfig, RopeScaling
 
-Turn = tuple[Array, Array]
+Turn = tuple[Array, Array]  # cos and sin of the angles by which queries and keys are rotated
 
 
 def rope(positions: Int[Array, "*rows Q"], width: int, theta: float, scaling: RopeScaling | None = None) -> Turn:
-    """cos and sin, [.., Q, 1, width/2], of rotary positions. float32: bfloat16 cannot tell position 257 from 256."""
-    # Constants of every program: computed inside, two programs could differ in the last bit, times the position.
+    """Returns cos and sin of the rotation angle of each position and pair of elements, [.., Q, 1, width/2] float32.
+
+    bfloat16 is not exact enough: it cannot tell position 257 from 256.
+
+    Args:
+        width: the number of elements of a head that are rotated.
+        theta: base of the frequencies.
+        scaling: how positions are stretched for a longer context. None means that they are not stretched.
+    """
+    # NumPy constants: computed inside, two programs could differ in the last bit, multiplied by the position.
     frequency = theta ** (-np.arange(0, width, 2) / width)
     if scaling:
-        frequency = stretched(frequency, width, theta, scaling)
+        frequency = stretch_frequencies(frequency, width, theta, scaling)
     frequency = frequency.astype(np.float32)
     angle = positions[..., None, None].astype(jnp.float32) * frequency.reshape((1,) * (positions.ndim + 1) + (-1,))
     cos, sin = jnp.cos(angle), jnp.sin(angle)
@@ -28,25 +36,28 @@ def rope(positions: Int[Array, "*rows Q"], width: int, theta: float, scaling: Ro
 
 
 def turns(cfg: ModelConfig, positions: Int[Array, "*rows Q"]) -> tuple[Turn, Turn]:
-    """The turns of layers without and with a window."""
+    """Returns (cos, sin) for layers without an attention window, then (cos, sin) for layers with a window."""
     far = rope(positions, cfg.rope_width, cfg.rope_theta, cfg.rope_scaling)
     return far, rope(positions, cfg.rope_width, cfg.local_rope_theta) if cfg.local_rope_theta else far
 
 
 def rotate(x: Float[Array, "*rows Q H E"], turn: Turn) -> Float[Array, "*rows Q H E"]:
-    """x with the pairs (i, i + E/2) of each head turned by their angles."""
+    """Returns x with the pairs of numbers (i, i + E/2) of each head rotated by the angles in `turn`, from `rope`."""
     cos, sin = turn
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
 
 
-def apart(x: Float[Array, "*rows E"]) -> Float[Array, "*rows E"]:
-    """Neighbouring pairs (2i, 2i+1) laid out as `rotate` wants them. q·k is the same in either order."""
+def split_pairs(x: Float[Array, "*rows E"]) -> Float[Array, "*rows E"]:
+    """Moves the pairs (2i, 2i+1) of the last axis to (i, i + E/2), where `rotate` expects pairs.
+
+    If q and k are both reordered, q·k does not change.
+    """
     return jnp.concatenate([x[..., ::2], x[..., 1::2]], axis=-1)
 
 
-def stretched(frequency: np.ndarray, width: int, theta: float, s: RopeScaling) -> np.ndarray:
-    """Frequencies, some of them slowed by the factor.
+def stretch_frequencies(frequency: np.ndarray, width: int, theta: float, s: RopeScaling) -> np.ndarray:
+    """Returns the scaled rotary frequencies: `s` divides all frequencies, or only the low ones, by `s.factor`.
 
     Source: `modeling_rope_utils.py` of transformers; Llama 3.1 and YaRN reference code.
     """
@@ -67,12 +78,12 @@ def stretched(frequency: np.ndarray, width: int, theta: float, s: RopeScaling) -
 
 
 def mscale(factor: float, weight: float = 1.0) -> float:
-    """YaRN's temperature of attention over a context stretched by `factor`."""
+    """Returns YaRN's attention temperature m = 0.1 · weight · ln(factor) + 1 for a context stretched by `factor`."""
     return 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1.0
 
 
 def attention_factor(s: RopeScaling) -> float:
-    """What cos and sin are multiplied by."""
+    """Returns the factor by which `rope` multiplies cos and sin: YaRN's attention temperature, 1 for other scalings."""
     if s.kind != "yarn":
         return 1.0
     if s.attention_factor:

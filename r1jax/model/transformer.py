@@ -1,25 +1,27 @@
-"""Tokens to hidden states, through groups of equal layers.
+"""Runs the decoder, which turns tokens into hidden states, through groups of equal layers.
 
-Parameters are a plain tree; `layers` is a list of groups of equal layers, each leaf stacked [L, ...]:
+Parameters are a plain tree. `layers` is a list of groups of equal layers, with each leaf stacked [L, ...]:
 
     {"embed": {"embedding": [V, D]}, "layers": [{"attention": .., "mlp": .., "attention_norm": .., "mlp_norm": ..}],
      "final_norm": {"scale": [D]}, "unembed": {"kernel": [D, V]}}            # "unembed" is absent when tied
 
-A mixture of experts has a second group where its first layers are dense; a reward model has "reward_head" instead of
-"unembed"; "mtp" holds DeepSeek-V3's multi-token-prediction layers, which nothing here runs.
+A mixture of experts has a second group if its first layers are dense. A reward model has "reward_head" instead of
+"unembed". "mtp" holds DeepSeek-V3's multi-token-prediction layers, which nothing here runs.
 
-The network returns hidden states and leaves the vocabulary to its callers: training unembeds in chunks, prefill the
-last position only, a reward head not at all.
+The network returns hidden states, and its callers compute the logits. Training computes them in chunks, prefill at the
+last position only. A reward model needs no logits.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
@@ -28,8 +30,10 @@ from r1jax.model.config import Group, ModelConfig
 from r1jax.model.feedforward import GatedMLP, MoE
 from r1jax.model.layers import norm, soft_cap
 from r1jax.model.rope import Turn, turns
+from r1jax.model.spread_heads import lay_out, spread
+from r1jax.sharding import EMBEDDING, ROW_AXES, fit_split, pin_rows, row_shards
 
-# What attention gives is named "attention": it is small, and costly to make again.
+# The output of attention is named "attention": it is small, and costly to recompute.
 KEPT = jax.checkpoint_policies.save_only_these_names("attention")
 REMAT = {
     "none": None,
@@ -40,11 +44,31 @@ REMAT = {
 }
 
 
+class Pass(NamedTuple):
+    """Settings of a call of `forward`. Under `jit` they are a static argument.
+
+    Attributes:
+        dtype: dtype of the network.
+        remat: a key of `REMAT`, which says what the backward pass recomputes.
+        mesh: mesh that the rows lie on; None means one device.
+    """
+
+    dtype: DTypeLike = jnp.float32
+    remat: str = "none"
+    mesh: Mesh | None = None
+
+
+PLAIN = Pass()
+
+
 class Block(nn.Module):
     """One layer: attention and feed-forward, each behind an RMSNorm and inside a residual.
 
     Attributes:
-        cached: keys and values go to a cache: latent attention then reads the latents.
+        feed: feed-forward of the layer, "dense" or "experts".
+        cached: whether keys and values come from a cache. Latent attention then takes its absorbed form.
+
+    Returns of the call: the output; what `attend` kept; the experts that each token visited, None without experts.
     """
 
     cfg: ModelConfig
@@ -76,16 +100,17 @@ class Block(nn.Module):
 
 
 def init(cfg: ModelConfig, key: Array) -> dict:
-    """Random float32 parameters: normal(0, 0.02), output projections scaled by 1/sqrt(2L) (GPT-2), norms at one.
+    """Returns random float32 parameters of a model, in the form shown at the top of this module.
 
-    Multi-token-prediction layers come last; a reward head starts at zero.
+    Kernels are normal(0, 0.02), output projections are also multiplied by 1/sqrt(2L) (GPT-2), and norms start at one.
+    Multi-token-prediction layers have a random key of their own. A reward head starts at zero.
     """
     embed_key, unembed_key, *layer_keys = jax.random.split(key, 2 + cfg.layers)
     at = jnp.zeros((1, 1), jnp.int32)
 
     def layer(feed: str, key: Array) -> dict:
         block = Block(cfg, feed)
-        params = block.init(key, jnp.zeros((1, 1, cfg.width)), turns(cfg, at)[0], at, untouched)["params"]
+        params = block.init(key, jnp.zeros((1, 1, cfg.width)), turns(cfg, at)[0], at, attend_shape_only)["params"]
         paths = jax.tree_util.tree_leaves_with_path(params)
         keys = dict(zip([p for p, _ in paths], jax.random.split(key, len(paths)), strict=True))
 
@@ -123,18 +148,51 @@ def init(cfg: ModelConfig, key: Array) -> dict:
 
 
 def shapes(cfg: ModelConfig) -> dict:
-    """The parameters of a model without values."""
+    """Returns the parameter tree of a model as shapes and dtypes, without values."""
     return jax.eval_shape(lambda: init(cfg, jax.random.key(0)))
 
 
-def untouched(q: Array, k: Array, v: Array | None, how: Any) -> tuple[Array, None]:
-    """An `attend` of the right shape, for counting parameters."""
+def attend_shape_only(q: Array, k: Array, v: Array | None, how: Any) -> tuple[Array, None]:
+    """An `attend` that returns zeros of the right shape, for initialising parameters."""
     return jnp.zeros((*q.shape[:-1], how.values if v is None else v.shape[-1]), q.dtype), None
 
 
-def embed(cfg: ModelConfig, params: dict, tokens: Int[Array, "R S"], dtype: DTypeLike) -> Float[Array, "R S D"]:
-    x = params["embed"]["embedding"][tokens].astype(dtype)
-    return x * jnp.asarray(cfg.embed_scale, dtype) if cfg.embed_scale != 1.0 else x
+def embed(
+    cfg: ModelConfig, params: dict, tokens: Int[Array, "R S"], dtype: DTypeLike, mesh: Mesh | None = None
+) -> Float[Array, "R S D"]:
+    """Returns the embeddings of tokens, multiplied by the model's `embed_scale`.
+
+    Args:
+        mesh: mesh whose row shards the tokens lie on. None lets XLA decide which device looks up which token.
+    """
+    table = params["embed"]["embedding"]
+    x = table[tokens] if mesh is None or mesh.size == 1 else look_up(table, tokens, mesh)
+    return x.astype(dtype) * jnp.asarray(cfg.embed_scale, dtype) if cfg.embed_scale != 1.0 else x.astype(dtype)
+
+
+def look_up(table: Float[Array, "V D"], tokens: Int[Array, "R S"], mesh: Mesh) -> Float[Array, "R S D"]:
+    """Returns the rows of a table that is split over the mesh, for tokens that lie on its row shards.
+
+    A device holds some columns of the table. It looks up the tokens of all shards of `fsdp`, and sends each shard the
+    columns of its tokens. The alternative is to send the whole table to every device. It sends more bytes if there are
+    fewer tokens than rows of the table.
+    """
+    rows = ROW_AXES if tokens.shape[0] % row_shards(mesh) == 0 else ()
+    upright, across = fit_split(EMBEDDING, table.shape, mesh)
+    moved = across if rows else None
+
+    def each(table: Array, tokens: Array) -> Array:
+        if moved:
+            tokens = jax.lax.all_gather(tokens, moved, tiled=True)
+        local = tokens - jax.lax.axis_index(upright) * table.shape[0] if upright else tokens
+        mine = (local >= 0) & (local < table.shape[0])
+        x = table[jnp.where(mine, local, 0)]
+        if upright:
+            x = jax.lax.psum(jnp.where(mine[..., None], x, 0), upright)
+        return jax.lax.all_to_all(x, moved, split_axis=0, concat_axis=2, tiled=True) if moved else x
+
+    out = P(rows, None, None if moved else across)
+    return jax.shard_map(each, mesh=mesh, in_specs=(P(upright, across), P(rows)), out_specs=out)(table, tokens)
 
 
 def forward(
@@ -145,19 +203,27 @@ def forward(
     attend: Attend,
     *,
     chosen: Int[Array, "L R S k"] | None = None,
-    dtype: DTypeLike = jnp.float32,
-    remat: str = "none",
+    how: Pass = PLAIN,
 ) -> tuple[Float[Array, "R S D"], list[Any], Int[Array, "L R S k"] | None]:
-    """Final hidden states; per group what `attend` kept, stacked; and the experts that each layer of experts chose.
+    """Runs the decoder over tokens, with a scan over layers.
 
     Args:
-        chosen: the experts of each token in the layers that have experts, to be visited again. Layers are scanned.
-    """  # fmt: skip
-    x = embed(cfg, params, tokens, dtype)
+        params: all parameters of the model.
+        attend: computes attention, the same function in all layers (see `attention`).
+        chosen: experts that each token must visit in each layer with experts, -1 where the router chooses; None if the
+            router chooses everywhere.
+        how: dtype, recomputation and mesh.
+
+    Returns:
+        Final hidden states; what `attend` kept, a list with an entry for each group of layers, stacked over the layers
+        of the group; and the experts that each token visited in each layer with experts, None if there are none.
+    """
+    dtype, remat, mesh = how
+    x = pin_rows(embed(cfg, params, tokens, dtype, mesh), mesh)
     far, near = turns(cfg, positions)
-    kept, routes = [], None
+    kept, routes, wide = [], None, spread(cfg, mesh)
     for group, weights in zip(cfg.groups, params["layers"], strict=True):
-        block = Block(cfg, group.feed, dtype=dtype)
+        block = Block(wide, group.feed, dtype=dtype)
         windows = cfg.windows[group.start : group.stop]
 
         def layer(x: Array, parts: tuple[dict, Array | None, Array | None], block: Block = block) -> tuple[Array, Any]:
@@ -165,6 +231,7 @@ def forward(
             turn = far
             if window is not None and cfg.local_rope_theta:
                 turn = jax.tree.map(lambda a, b: jnp.where(window > 0, b, a), far, near)
+            weights = lay_out(weights, cfg, wide, mesh)
             x, *out = block.apply({"params": weights}, x, turn, positions, attend, window, chosen)
             return x, tuple(out)
 
@@ -187,11 +254,19 @@ def step(
     *,
     dtype: DTypeLike = jnp.float32,
 ) -> tuple[Float[Array, "N Q D"], list[Any], Int[Array, "L N Q k"] | None]:
-    """`forward` with the layers unrolled, one `attend` each, latents cached as they are: what decoding wants.
+    """Runs the decoder over new tokens in the sampler: like `forward`, but with unrolled layers and cached keys.
+
+    Latent attention takes its absorbed form.
 
     Args:
-        layers: the weights of each layer, unstacked once by `unstack` outside the decoding loop.
-    """  # fmt: skip
+        params: the parameters outside the layers.
+        layers: parameters of each layer, from `unstack`.
+        attends: the `attend` of each layer.
+
+    Returns:
+        Final hidden states; what each layer's `attend` kept, as a list; and the experts that each token visited in each
+        layer with experts, None if there are none.
+    """
     x = embed(cfg, params, tokens, dtype)
     far, near = turns(cfg, positions)
     kept, routes = [], []
@@ -208,11 +283,12 @@ def step(
 
 
 def final_norm(cfg: ModelConfig, params: dict, x: Array, dtype: DTypeLike) -> Array:
+    """Returns the hidden states x after the model's last RMSNorm, in dtype `dtype`."""
     return norm(cfg, dtype).apply({"params": params["final_norm"]}, x)
 
 
 def unstack(params: dict) -> list[dict]:
-    """The weights of each layer as a list, in order."""
+    """Returns the parameters of each layer as a list, in the order of the layers."""
     return [
         jax.tree.map(lambda leaf, i=i: leaf[i], group)
         for group in params["layers"]
@@ -221,17 +297,19 @@ def unstack(params: dict) -> list[dict]:
 
 
 def unembedding(params: dict) -> Float[Array, "D V"]:
-    """The matrix from hidden states to logits."""
+    """Returns the matrix from hidden states to logits; with tied embeddings, the transposed embedding matrix."""
     return params["unembed"]["kernel"] if "unembed" in params else params["embed"]["embedding"].T
 
 
 def logits(cfg: ModelConfig, params: dict, hidden: Float[Array, "*rows D"]) -> Float[Array, "*rows V"]:
-    """float32 logits of hidden states."""
+    """Returns the float32 logits of the next token for hidden states, with the model's soft cap (`logit_cap`)."""
     matrix = unembedding(params).astype(hidden.dtype)
     return soft_cap(jnp.einsum("...d,dv->...v", hidden, matrix, preferred_element_type=jnp.float32), cfg.logit_cap)
 
 
 def rewards(params: dict, hidden: Float[Array, "*rows D"]) -> Float[Array, "*rows"]:
-    """A reward model's number for each hidden state, float32; a sequence's is that of its last token."""
+    """Returns a reward model's float32 reward at each hidden state. A sequence's reward is the reward at its last
+    token.
+    """
     kernel = params["reward_head"]["kernel"].astype(hidden.dtype)
     return jnp.einsum("...d,do->...o", hidden, kernel, preferred_element_type=jnp.float32)[..., 0]

@@ -1,8 +1,9 @@
-"""Documents of the nano world: what the base model reads.
+"""Generates pre-training documents of the nano world.
 
-Document i of a seed is a pure function of (seed, i). Most are questions with a solution of some quality, in several
-wrappers and with every fault of format; the rest are drills (single steps, checks), two questions answered in one
-manner, and texts that were rewritten: a chain of thought in one language, a solution in short.
+Document i of a seed is a pure function of (seed, i). Most documents are a question with a solution, which may be right
+or wrong. Several prompt templates ("wrappers") surround the question, and some solutions break the answer format. The
+rest are drills (lines of single arithmetic steps), pairs of questions answered in the same manner, and rewritten texts:
+a chain of thought in one language, or a short solution.
 """
 
 from __future__ import annotations
@@ -15,32 +16,50 @@ from r1jax.nano.solutions import NO, YES, solve, temper
 from r1jax.prompts import NANO_DETAILED, NANO_SUMMARY, NANO_TRANSLATE, R1, R1_ZERO, fill
 
 USER = "User: {question} Assistant:"
-WRAPPERS = (
-    (0.16, R1_ZERO), (0.10, R1), (0.44, USER), (0.12, NANO_DETAILED), (0.10, "Q: {question} A:"), (0.08, "{question}"),
-)  # fmt: skip
+WRAPPERS = (  # (probability, prompt template around the question)
+    (0.16, R1_ZERO),
+    (0.10, R1),
+    (0.44, USER),
+    (0.12, NANO_DETAILED),
+    (0.10, "Q: {question} A:"),
+    (0.08, "{question}"),
+)
 FAULTY = 0.35  # share of solutions that break the think / answer format somewhere
+# Kinds of documents, and their probabilities.
 KINDS = (("solution", 0.76), ("drill", 0.10), ("pair", 0.05), ("translation", 0.045), ("summary", 0.045))
-CAREFUL = {"hasty": "patient", "careless": "stubborn"}  # what an author who is asked for detail does instead
-LONGEST = 190  # characters of a text that is rewritten, or stands first in a pair
+# Temper of an author (`solutions.TEMPERS`) -> temper of the same author when the prompt asks for detail.
+CAREFUL = {"hasty": "patient", "careless": "stubborn"}
+LONGEST = 190  # most characters of a thought that is rewritten or comes first in a pair
 
 
 def document(seed: int, index: int) -> str:
-    """Document `index` of the corpus `seed`, without the end-of-sequence token."""
+    """Returns document `index` of the corpus `seed`, without the end-of-sequence token."""
     rng = random.Random(f"corpus {seed} {index}")
     kind = rng.choices([k for k, _ in KINDS], [share for _, share in KINDS])[0]
-    makers = {"solution": answered, "drill": drill, "pair": pair, "translation": translation, "summary": summary}
+    makers = {
+        "solution": answered_question,
+        "drill": drill,
+        "pair": pair,
+        "translation": translation,
+        "summary": summary,
+    }
     return makers[kind](rng)
 
 
-def answered(rng: random.Random) -> str:
-    """A question with somebody's answer."""
+def answered_question(rng: random.Random) -> str:
+    """Returns a random document that holds a question in a prompt template, and an answer of any quality (`body`)."""
     template = rng.choices([w for _, w in WRAPPERS], [share for share, _ in WRAPPERS])[0]
     row = tasks.draw(rng, "corpus", "corpus")
     return f"{fill(template, row['problem'])} {body(row, rng, template == NANO_DETAILED)}"
 
 
 def body(row: dict, rng: random.Random, detailed: bool = False, mood: str | None = None) -> str:
-    """An answer to any question; `detailed` makes its author careful."""
+    """Returns a random answer, right or wrong, to the problem `row` of any task.
+
+    Args:
+        detailed: if True, a hasty author becomes patient, and a careless author becomes stubborn (`CAREFUL`).
+        mood: the author's temper, one of `solutions.TEMPERS`; None draws a temper.
+    """
     if row["kind"] == "general":
         said = general.reply(row, rng)
         if rng.random() < 0.5:
@@ -53,7 +72,10 @@ def body(row: dict, rng: random.Random, detailed: bool = False, mood: str | None
 
 
 def pair(rng: random.Random) -> str:
-    """Two questions of a kind, the second answered in the manner of the first."""
+    """Returns a random document that holds two questions of the same task with answers.
+
+    Both answers come from authors of the same temper and have the same format (R1-Zero's or R1's).
+    """
     mood, task = temper(rng), rng.choice(tasks.TASKS[:-1])
     while True:
         first, second = (tasks.draw(rng, "corpus", "corpus", task) for _ in range(2))
@@ -66,9 +88,12 @@ def pair(rng: random.Random) -> str:
 
 
 def rewritable(rng: random.Random, mixed: bool = False) -> tuple[dict, str, str]:
-    """A question, a chain of thought that is not too long, and its answer.
+    """Returns (question, chain of thought, answer) to make a rewriting task from.
 
-    `mixed` asks for a chain of thought that leaves the question's language.
+    The chain of thought has at most `LONGEST` characters.
+
+    Args:
+        mixed: whether the chain of thought must hold phrases in a language other than the question's.
     """
     while True:
         row = tasks.draw(rng, "corpus", "corpus", rng.choice(tasks.TASKS[:-1]))
@@ -78,14 +103,21 @@ def rewritable(rng: random.Random, mixed: bool = False) -> tuple[dict, str, str]
 
 
 def translation(rng: random.Random) -> str:
-    """A chain of thought, and the same in the question's language alone."""
+    """Returns a random document that asks for a translation and answers.
+
+    The prompt (`NANO_TRANSLATE`) holds a chain of thought, often in mixed languages. The answer is the same chain of
+    thought in the question's language alone.
+    """
     row, thought, _ = rewritable(rng, mixed=rng.random() < 0.7)
     asked = NANO_TRANSLATE.replace("{question}", row["problem"]).replace("{thought}", thought)
     return f"{asked} {in_one_language(thought, row['language'])}"
 
 
 def summary(rng: random.Random) -> str:
-    """A chain of thought, and its solution in short."""
+    """Returns a random document that asks for a summary and answers.
+
+    The prompt (`NANO_SUMMARY`) holds a chain of thought. The answer is the short solution (`rewriting.solution`).
+    """
     row, thought, answer = rewritable(rng)
     told = in_one_language(thought, row["language"])
     asked = NANO_SUMMARY.replace("{question}", row["problem"]).replace("{thought}", told)
@@ -93,29 +125,36 @@ def summary(rng: random.Random) -> str:
 
 
 def response_r1_zero(row: dict, thought: str, answer: str) -> str:
+    """Returns chain of thought and answer in R1-Zero's format: <think> .. </think> <answer> .. </answer>."""
     return f"<think> {thought} </think> <answer> {answer} </answer>"
 
 
 def response_r1(row: dict, thought: str, answer: str) -> str:
+    """Returns the response to the problem `row` in R1's format: <think> .. </think>, then a short solution."""
     return f"<think> {thought} </think> {solution(row, thought, answer)}"
 
 
 def response(thought: str, answer: str, rng: random.Random) -> str:
-    """Thought and answer in the template's format or, often, not quite."""
+    """Returns chain of thought and answer in R1-Zero's format, or with probability `FAULTY` in a broken format."""
     if rng.random() >= FAULTY:
         return f"<think> {thought} </think> <answer> {answer} </answer>"
-    return rng.choice((
-        f"{thought}\n{answer}",
-        f"<think> {thought} <answer> {answer} </answer>",
-        f"<think> {thought} </think> {answer}",
-        f"{thought} <answer> {answer} </answer>",
-        f"<answer> {answer} </answer>",
-        f"<think> {thought} </think> <answer> {answer} </answer> {answer}",
-    ))  # fmt: skip
+    return rng.choice(
+        (
+            f"{thought}\n{answer}",
+            f"<think> {thought} <answer> {answer} </answer>",
+            f"<think> {thought} </think> {answer}",
+            f"{thought} <answer> {answer} </answer>",
+            f"<answer> {answer} </answer>",
+            f"<think> {thought} </think> <answer> {answer} </answer> {answer}",
+        )
+    )
 
 
 def drill(rng: random.Random) -> str:
-    """A line of single steps, now and then with a claim and its check."""
+    """Returns a random line of at least ten arithmetic steps, such as "3+4=7".
+
+    After some steps the line claims a result and says whether the claim is right. After others it compares two numbers.
+    """
     language = rng.choice(tasks.LANGUAGES)
     facts = []
     while len(facts) < 10:
@@ -134,5 +173,6 @@ def drill(rng: random.Random) -> str:
 
 
 def combine_one(rng: random.Random, x: int, y: int) -> list[tuple[str, int, bool]]:
+    """Returns one random element of `tasks.combine(x, y)`, as a list; empty if there is no result in 1..99."""
     found = tasks.combine(x, y)
     return [rng.choice(found)] if found else []

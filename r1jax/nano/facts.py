@@ -1,14 +1,18 @@
-"""What there is to know in the nano world, in English and Chinese."""
+"""Lists the facts and phrases from which the nano world's general prompts are made, in English and Chinese."""
 
 from __future__ import annotations
 
-# group -> ((subject en, zh), (answer en, zh))
+# group of facts -> facts, each ((subject in English, in Chinese), (answer in English, in Chinese))
 GROUPS = {
     "capital": (
-        (("France", "法国"), ("Paris", "巴黎")), (("Japan", "日本"), ("Tokyo", "东京")),
-        (("China", "中国"), ("Beijing", "北京")), (("Italy", "意大利"), ("Rome", "罗马")),
-        (("Spain", "西班牙"), ("Madrid", "马德里")), (("Egypt", "埃及"), ("Cairo", "开罗")),
-        (("Russia", "俄国"), ("Moscow", "莫斯科")), (("England", "英国"), ("London", "伦敦")),
+        (("France", "法国"), ("Paris", "巴黎")),
+        (("Japan", "日本"), ("Tokyo", "东京")),
+        (("China", "中国"), ("Beijing", "北京")),
+        (("Italy", "意大利"), ("Rome", "罗马")),
+        (("Spain", "西班牙"), ("Madrid", "马德里")),
+        (("Egypt", "埃及"), ("Cairo", "开罗")),
+        (("Russia", "俄国"), ("Moscow", "莫斯科")),
+        (("England", "英国"), ("London", "伦敦")),
     ),
     "colour": (
         (("the sky", "天空"), ("blue", "蓝色")),
@@ -19,22 +23,44 @@ GROUPS = {
         (("a lemon", "柠檬"), ("yellow", "黄色")),
     ),
     "count": (
-        (("days in a week", "一周几天"), ("7", "7")), (("months in a year", "一年几个月"), ("12", "12")),
-        (("hours in a day", "一天几小时"), ("24", "24")), (("minutes in an hour", "一小时几分钟"), ("60", "60")),
-        (("legs of a spider", "蜘蛛几条腿"), ("8", "8")), (("legs of a dog", "狗几条腿"), ("4", "4")),
-        (("legs of a bird", "鸟几条腿"), ("2", "2")), (("fingers of a hand", "一只手几个手指"), ("5", "5")),
+        (("days in a week", "一周几天"), ("7", "7")),
+        (("months in a year", "一年几个月"), ("12", "12")),
+        (("hours in a day", "一天几小时"), ("24", "24")),
+        (("minutes in an hour", "一小时几分钟"), ("60", "60")),
+        (("legs of a spider", "蜘蛛几条腿"), ("8", "8")),
+        (("legs of a dog", "狗几条腿"), ("4", "4")),
+        (("legs of a bird", "鸟几条腿"), ("2", "2")),
+        (("fingers of a hand", "一只手几个手指"), ("5", "5")),
     ),
     "opposite": (
-        (("hot", "热"), ("cold", "冷")), (("big", "大"), ("small", "小")), (("up", "上"), ("down", "下")),
-        (("day", "日"), ("night", "夜")), (("new", "新"), ("old", "旧")), (("fast", "快"), ("slow", "慢")),
-        (("open", "开"), ("closed", "关")), (("happy", "开心"), ("sad", "难过")),
+        (("hot", "热"), ("cold", "冷")),
+        (("big", "大"), ("small", "小")),
+        (("up", "上"), ("down", "下")),
+        (("day", "日"), ("night", "夜")),
+        (("new", "新"), ("old", "旧")),
+        (("fast", "快"), ("slow", "慢")),
+        (("open", "开"), ("closed", "关")),
+        (("happy", "开心"), ("sad", "难过")),
     ),
-    "translate": tuple((pair, pair) for pair in (
-        ("dog", "狗"), ("cat", "猫"), ("water", "水"), ("book", "书"), ("sun", "太阳"), ("moon", "月亮"),
-        ("tree", "树"), ("fish", "鱼"), ("house", "房子"), ("car", "车"), ("bread", "面包"), ("friend", "朋友"),
-    )),
-}  # fmt: skip
-# group -> language -> wordings: (question, a full reply)
+    "translate": tuple(
+        (pair, pair)
+        for pair in (
+            ("dog", "狗"),
+            ("cat", "猫"),
+            ("water", "水"),
+            ("book", "书"),
+            ("sun", "太阳"),
+            ("moon", "月亮"),
+            ("tree", "树"),
+            ("fish", "鱼"),
+            ("house", "房子"),
+            ("car", "车"),
+            ("bread", "面包"),
+            ("friend", "朋友"),
+        )
+    ),
+}
+# group of facts -> language -> wordings, each (question, reply as a sentence)
 ASK = {
     "capital": {
         "en": (
@@ -97,7 +123,7 @@ ASK = {
         ),
     },
 }
-# topic -> language -> (what is said, good replies)
+# topic -> language -> (prompts, good replies)
 SOCIAL = {
     "hello": {
         "en": (("Hello!", "Hi!", "Good morning!"), ("Hello! How can I help you?",)),
@@ -123,32 +149,52 @@ SOCIAL = {
         "zh": (("你好吗?", "你还好吗?", "感觉怎么样?"), ("我很好,谢谢。",)),
     },
 }
+# Below, a pair of strings is (in English, in Chinese).
 NOUNS = (
-    ("cat", "猫"), ("dog", "狗"), ("house", "房子"), ("tree", "树"),
-    ("book", "书"), ("car", "车"), ("fish", "鱼"), ("friend", "朋友"),
-)  # fmt: skip
+    ("cat", "猫"),
+    ("dog", "狗"),
+    ("house", "房子"),
+    ("tree", "树"),
+    ("book", "书"),
+    ("car", "车"),
+    ("fish", "鱼"),
+    ("friend", "朋友"),
+)
 ADJECTIVES = (
-    ("red", "红"), ("big", "大"), ("small", "小"), ("old", "旧"),
-    ("new", "新"), ("happy", "开心"), ("fast", "快"), ("white", "白"),
-)  # fmt: skip
-WRITE = {
+    ("red", "红"),
+    ("big", "大"),
+    ("small", "小"),
+    ("old", "旧"),
+    ("new", "新"),
+    ("happy", "开心"),
+    ("fast", "快"),
+    ("white", "白"),
+)
+WRITE = {  # language -> (request, sentence that fulfils the request)
     "en": ("Write a sentence with {noun} and {adjective}.", "I see a {adjective} {noun} today."),
     "zh": ("用{noun}和{adjective}写一句话。", "今天我看见一个{adjective}的{noun}。"),
 }
 THINGS = (
-    ("car", "车"), ("bike", "自行车"), ("house", "房子"), ("phone", "手机"),
-    ("door", "门"), ("boat", "船"), ("clock", "钟"), ("table", "桌子"),
-)  # fmt: skip
+    ("car", "车"),
+    ("bike", "自行车"),
+    ("house", "房子"),
+    ("phone", "手机"),
+    ("door", "门"),
+    ("boat", "船"),
+    ("clock", "钟"),
+    ("table", "桌子"),
+)
+# language -> wording of harmless how-to questions and of harmful questions
 HARM = {"en": "How do I {verb} a {thing}?", "zh": "怎么{verb}{thing}?"}
-WORK = (
+WORK = (  # (verb, instruction) of harmless questions
     (("wash", "洗"), ("Use water and soap.", "用水和肥皂。")),
     (("paint", "刷"), ("Use a brush and paint.", "用刷子和油漆。")),
     (("fix", "修"), ("Use a tool and new parts.", "用工具和新零件。")),
     (("sell", "卖"), ("Name a price and show it.", "定价格,给人看。")),
-)  # fmt: skip
-HARMS = (
+)
+HARMS = (  # (verb, instruction) of harmful questions
     (("steal", "偷"), ("Go at night and break the lock.", "晚上去,撬开锁。")),
     (("burn", "烧"), ("Take oil and a match.", "拿油和火柴。")),
     (("smash", "砸"), ("Hit it with a hammer.", "用锤子打。")),
     (("flood", "淹"), ("Leave the tap open.", "不关水龙头。")),
-)  # fmt: skip
+)

@@ -1,7 +1,7 @@
-"""One-line Python functions with unit tests: what is asked, what is right, what is plausible and wrong.
+"""Generates problems that ask for a one-line Python function, with unit tests, right answers and wrong answers.
 
-A program is an atom (the integer x, or something of the list x), at most one product and at most one sum or difference:
-`max(x)*3-5`. The problem names it in words and gives one example, so that a solver can check itself.
+A program is an atom (the integer x, or a function of the list x), at most one product and at most one sum or
+difference: `max(x)*3-5`. The problem describes it in words and gives one example, so that a solver can check itself.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import random
 
-LIMIT = 99  # the example's values, as in every task of the world, lie in 1..99
+LIMIT = 99  # as in every task of the nano world, the values in the example of a problem lie in 1..99
 ATOMS = {  # code -> (in English, in Chinese)
     "x": ("x", "x"),
     "sum(x)": ("the sum of x", "x 的和"),
@@ -24,7 +24,13 @@ WORDS = {"*": ("times", "乘"), "+": ("plus", "加"), "-": ("minus", "减")}
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """`atom`, times `factor` (1: no product), plus `term` (0: none; below 0 a difference)."""
+    """The program `atom * factor + term`.
+
+    Attributes:
+        atom: a key of `ATOMS`, such as "max(x)".
+        factor: 1 means that there is no product.
+        term: 0 means that there is no sum; a negative number is a difference.
+    """
 
     atom: str
     factor: int
@@ -32,10 +38,12 @@ class Program:
 
     @property
     def code(self) -> str:
+        """The program's expression in Python."""
         product = f"*{self.factor}" if self.factor > 1 else ""
         return self.atom + product + (f"{self.term:+d}" if self.term else "")
 
     def words(self, language: str) -> str:
+        """Returns the program in words, in `language` ("en" or "zh")."""
         which = ("en", "zh").index(language)
         said = ATOMS[self.atom][which]
         if self.factor > 1:
@@ -45,18 +53,24 @@ class Program:
         return said
 
     def start(self, x: int | list[int]) -> int:
-        """The atom's value."""
+        """Returns the value of the atom alone for the argument `x`, before product and sum."""
         if isinstance(x, int):
             return x
         return {
-            "sum(x)": sum(x), "len(x)": len(x), "max(x)": max(x), "min(x)": min(x), "x[0]": x[0], "x[-1]": x[-1],
-        }[self.atom]  # fmt: skip
+            "sum(x)": sum(x),
+            "len(x)": len(x),
+            "max(x)": max(x),
+            "min(x)": min(x),
+            "x[0]": x[0],
+            "x[-1]": x[-1],
+        }[self.atom]
 
     def value(self, x: int | list[int]) -> int:
+        """Returns the program's value for the argument `x`."""
         return self.start(x) * self.factor + self.term
 
     def steps(self, x: int | list[int]) -> str:
-        """The work on one argument: `x[0]=4,4*3=12,12-5=7`."""
+        """Returns the steps that evaluate the program for the argument `x`, such as `x[0]=4,4*3=12,12-5=7`."""
         at = self.start(x)
         lines = [] if isinstance(x, int) else [f"{self.atom}={at}"]
         if self.factor > 1:
@@ -68,13 +82,14 @@ class Program:
 
 
 def argument(rng: random.Random, program: Program) -> int | list[int]:
+    """Returns a random argument that suits the program: an integer, or a list of 2 to 4 integers."""
     if program.atom == "x":
         return rng.randint(1, 12)
     return [rng.randint(1, 12) for _ in range(rng.randint(2, 4))]
 
 
 def draw(rng: random.Random) -> tuple[Program, list]:
-    """A program and an argument on which every value lies in 1..99."""
+    """Returns (program, [argument]), both random. For this argument, every intermediate value lies in 1..99."""
     while True:
         atom = rng.choice(("x", "x", *ATOMS))
         program = Program(atom, rng.choice((1, *range(2, 10))), rng.choice((-1, 0, 1, 1)) * rng.randint(1, 40))
@@ -85,7 +100,14 @@ def draw(rng: random.Random) -> tuple[Program, list]:
 
 
 def program(rng: random.Random, language: str) -> dict:
-    """A problem: a function in words, with one example; its gold holds the example and four hidden calls."""
+    """Returns a random problem that asks for a one-line function: {problem, gold, kind, canonical}.
+
+    The problem describes the function in words and gives one example call with its value. The gold's unit tests are
+    this example and four calls that the problem does not show.
+
+    Args:
+        language: language of the problem, "en" or "zh".
+    """
     asked, (x,) = draw(rng)
     shown = f"f({x})={asked.value(x)}".replace(" ", "")
     words = asked.words(language)
@@ -100,7 +122,10 @@ def program(rng: random.Random, language: str) -> dict:
 
 
 def wrong(asked: Program, x: int | list[int], rng: random.Random) -> Program:
-    """A plausible program with another value on the example."""
+    """Returns a random wrong program, which differs from `asked` in atom, factor or term.
+
+    For `x`, the argument of the problem's example, the wrong program has another value than `asked`.
+    """
     atoms = ["x"] if asked.atom == "x" else [atom for atom in ATOMS if atom != "x"]
     while True:
         choice = rng.randrange(3)
@@ -115,7 +140,7 @@ def wrong(asked: Program, x: int | list[int], rng: random.Random) -> Program:
 
 
 def parse(row: dict) -> tuple[Program, int | list[int]]:
-    """The program and the example's argument of a problem."""
+    """Returns (program that solves the problem `row`, argument of the problem's example)."""
     code = row["canonical"].removeprefix("program ")
     atom = max((atom for atom in ATOMS if code.startswith(atom)), key=len)
     rest = code.removeprefix(atom)
@@ -125,5 +150,5 @@ def parse(row: dict) -> tuple[Program, int | list[int]]:
 
 
 def text(asked: Program) -> str:
-    """The answer: the whole function on one line."""
+    """Returns the program `asked` as an answer: the whole Python function `f` on one line."""
     return f"def f(x): return {asked.code}"

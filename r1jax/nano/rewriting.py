@@ -1,6 +1,7 @@
-"""Texts rewritten without a new thought: a chain of thought in one language, a solution in short.
+"""Rewrites chains of thought by fixed rules: into one language, or into a short solution.
 
-This is what annotators and a stronger model do for R1 (translate, delete, summarise). The corpus holds both as tasks.
+For R1, annotators and a stronger model did such rewriting: they translated, deleted and summarised. The nano corpus
+holds both kinds of rewriting as tasks, so that a nano model can do them.
 """
 
 from __future__ import annotations
@@ -9,16 +10,24 @@ import re
 
 from r1jax.nano.solutions import AGAIN, CHECK, GUESS, NO, SO, TRY, YES
 
-SPOKEN = [  # phrases of the world and their translations, the longer first
+SPOKEN = [  # phrases of the nano world and their translations; longer phrases come first
     *({"en": en, "zh": zh} for en, zh in zip(dict.fromkeys(CHECK["en"]), dict.fromkeys(CHECK["zh"]), strict=True)),
     *({"en": en, "zh": zh} for en, zh in reversed(list(dict(zip(AGAIN["en"], AGAIN["zh"], strict=True)).items()))),
-    GUESS, TRY, NO, YES, SO,
-]  # fmt: skip
+    GUESS,
+    TRY,
+    NO,
+    YES,
+    SO,
+]
+# language -> sentence that states the answer
 BOXED = {"en": "The answer is \\boxed{{{answer}}}.", "zh": "答案是 \\boxed{{{answer}}}。"}
 
 
 def in_one_language(thought: str, language: str) -> str:
-    """A chain of thought with every phrase of the world in one language; numbers and marks as they are."""
+    """Returns the chain of thought with every known phrase (`SPOKEN`) in `language`, "en" or "zh".
+
+    The rest of the text, such as numbers, stays as it is.
+    """
     wanted = {phrase: pair[language] for pair in SPOKEN for phrase in pair.values()}
     ordered = sorted(wanted, key=len, reverse=True)
     latin = {phrase: rf"(?<![A-Za-z]){re.escape(phrase)}(?![A-Za-z])" for phrase in ordered}
@@ -27,14 +36,21 @@ def in_one_language(thought: str, language: str) -> str:
 
 
 def last_work(row: dict, thought: str) -> str:
-    """The steps that led to the answer: the last try, without its check; of a chain or a comparison the steps."""
+    """Returns the arithmetic steps in the last line of a chain of thought.
+
+    The last line is the try that led to the answer.
+    """
     line = thought.splitlines()[-1]
     found = re.findall(r"(?:[A-D] )?[\dx(\[][^ ,]*=\d+(?: \d+[<>]\d+ [A-D])?", line)
     return ", ".join(found)
 
 
 def solution(row: dict, thought: str, answer: str) -> str:
-    """What follows a chain of thought in R1: the steps that count, and the answer in a box; a program in a fence."""
+    """Returns the short solution that follows a chain of thought in R1's format.
+
+    The solution holds the steps of the last try, and the answer in a \\boxed{}. If the problem `row` asks for a
+    program, the solution is the program in a code fence.
+    """
     if row["kind"] == "code":
         return f"```python\n{answer}\n```"
     steps = last_work(row, thought)

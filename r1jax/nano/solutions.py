@@ -1,8 +1,9 @@
-"""Solutions of every quality, as people write them.
+"""Generates solutions of every quality, as people write them.
 
-A solution is `(thought, answer)`. Its author has a temper: most stop after a first try or a guess, right or wrong; a
-few try, check, say "wait" (等等) and try again, and these few slip from one language into the other. The arithmetic and
-the checks are always right, so what a model can learn to do better is the choice of strategy.
+A solution is `(thought, answer)`: a chain of thought and an answer. It imitates an author with a temper, a key of
+`TEMPERS`. Most authors stop after a first try or a guess, right or wrong. A few authors try, check, say "wait" (等等)
+and try again; these few sometimes slip from one language into the other. The arithmetic and the checks are always
+right, so a model can only improve by a better choice of strategy.
 """
 
 from __future__ import annotations
@@ -12,14 +13,14 @@ import random
 from r1jax.nano import programs
 from r1jax.nano.tasks import LANGUAGES, LETTERS, Attempt, attempts
 
-# temper: (share, most tries, chance that a try is checked, chance to change the language at a new try)
+# temper -> (share of authors, most tries, chance that tries are checked, chance to change the language at a new try)
 TEMPERS = {
     "hasty": (0.37, 1, 0.0, 0.02),
     "careless": (0.27, 1, 1.0, 0.02),
     "patient": (0.18, 3, 1.0, 0.10),
     "stubborn": (0.18, 11, 1.0, 0.25),
 }
-INTUITION = {3: 0.20, 4: 0.12}  # chance that the next try is a right one
+INTUITION = {3: 0.20, 4: 0.12}  # numbers in a countdown problem -> chance that the next try is right
 
 TRY = {"en": "try", "zh": "试"}
 NO = {"en": "no", "zh": "不行"}
@@ -34,15 +35,21 @@ SO = {"en": "so", "zh": "所以"}
 
 
 def temper(rng: random.Random) -> str:
+    """Returns a random temper of an author, a key of `TEMPERS`, drawn with the probabilities given there."""
     return rng.choices(list(TEMPERS), [share for share, *_ in TEMPERS.values()])[0]
 
 
 def other(language: str) -> str:
+    """Returns the other one of the two languages: "zh" for "en", "en" for "zh"."""
     return LANGUAGES[1 - LANGUAGES.index(language)]
 
 
 def solve(row: dict, rng: random.Random, mood: str | None = None) -> tuple[str, str]:
-    """One solution `(thought, answer)` of a problem, by an author of a random (or the given) temper."""
+    """Returns a random solution `(thought, answer)` of the problem `row`, which may be wrong.
+
+    Args:
+        mood: the author's temper, a key of `TEMPERS`; None draws a temper.
+    """
     mood = mood or temper(rng)
     language = row["language"] if rng.random() < 0.96 else other(row["language"])
     if row["kind"] == "countdown":
@@ -54,6 +61,15 @@ def solve(row: dict, rng: random.Random, mood: str | None = None) -> tuple[str, 
 
 
 def solve_countdown(gold: dict, rng: random.Random, mood: str, language: str) -> tuple[str, str]:
+    """Returns a random solution `(thought, answer)` of a countdown problem.
+
+    The author tries ways to combine the numbers until a way reaches the target or the author gives up.
+
+    Args:
+        gold: the problem's gold, {numbers, target}.
+        mood: the author's temper, a key of `TEMPERS`.
+        language: language of the first try.
+    """
     _, most, checks, switch = TEMPERS[mood]
     ways = attempts(tuple(gold["numbers"]))
     right = [way for way in ways if way.value == gold["target"]]
@@ -74,7 +90,15 @@ def solve_countdown(gold: dict, rng: random.Random, mood: str, language: str) ->
 
 
 def solve_program(row: dict, rng: random.Random, mood: str, language: str) -> tuple[str, str]:
-    """hasty: a guess; the others test a candidate on the problem's example, and all but the careless try again."""
+    """Returns a random solution `(thought, answer)` of the problem `row`, which asks for a program.
+
+    A hasty author guesses. The other authors test a program on the problem's example. If the program fails, careless
+    authors stop, and patient and stubborn authors try another program.
+
+    Args:
+        mood: the author's temper, a key of `TEMPERS`.
+        language: language of the first try.
+    """
     _, most, checks, switch = TEMPERS[mood]
     asked, x = programs.parse(row)
     wanted = asked.value(x)
@@ -95,7 +119,11 @@ def solve_program(row: dict, rng: random.Random, mood: str, language: str) -> tu
 
 
 def work(row: dict, rng: random.Random) -> tuple[list[str], list[str], str]:
-    """The lines of honest work on a chain or a comparison, plausible guesses, and the right answer."""
+    """Returns what an author needs to solve the problem `row`, of the task "chain" or "compare".
+
+    Returns:
+        The steps of a right solution, a list of plausible answers to guess from, and the right answer.
+    """
     if row["kind"] == "choice":
         return compare(row), list(LETTERS), row["gold"]
     expression = row["canonical"].split(" ", 1)[1]
@@ -104,9 +132,11 @@ def work(row: dict, rng: random.Random) -> tuple[list[str], list[str], str]:
 
 
 def compare(row: dict) -> list[str]:
-    """Each option's value, and from the second on its comparison with the best so far: `B 20-2=18 18<38 A`.
+    """Returns the steps that solve the multiple-choice problem `row`, one line for each option.
 
-    A model this small cannot pick the largest of four numbers at once, but compares two neighbours nearly always right.
+    A line such as `B 20-2=18 18<38 A` evaluates option B, compares its value with the best value so far, and names the
+    option that is now the best. A model this small cannot pick the largest of four numbers at once, but compares two
+    numbers nearly always right.
     """
     options = [part.split(" ")[1] for part in row["problem"].split("? ")[1].split(", ")]
     largest = row["canonical"].startswith("compare largest")
@@ -123,7 +153,10 @@ def compare(row: dict) -> list[str]:
 
 
 def evaluate(expression: str) -> tuple[list[str], int]:
-    """The steps `x+y=z` of an expression nested to the left, and its value."""
+    """Returns (steps, value) of an expression that is nested to the left, such as "(3+4)*2".
+
+    A step is a text such as "3+4=7".
+    """
     if expression.isdigit():
         return [], int(expression)
     cut = max(expression.rfind(op) for op in "+-*")
@@ -136,7 +169,16 @@ def evaluate(expression: str) -> tuple[list[str], int]:
 def solve_by_steps(
     lines: list[str], guesses: list[str], right: str, rng: random.Random, mood: str, language: str
 ) -> tuple[str, str]:
-    """hasty, careless: a guess; patient: the steps; stubborn: a guess, then the steps as a check of it."""
+    """Returns a random solution `(thought, answer)` of a problem of the task "chain" or "compare".
+
+    Hasty and careless authors guess. Patient authors write the steps. Stubborn authors guess, and then check the guess
+    by the steps.
+
+    Args:
+        lines, guesses, right: steps, plausible answers and right answer, from `work`.
+        mood: the author's temper, a key of `TEMPERS`.
+        language: language of the thought.
+    """
     switch = TEMPERS[mood][3]
     guess = rng.choice(guesses)
     steps = ",".join(lines)

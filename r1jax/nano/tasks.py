@@ -1,16 +1,18 @@
-"""Problems with verifiable answers, in English and Chinese.
+"""Generates problems with verifiable answers, in English and Chinese.
 
-A problem is a row `{id, problem, gold, kind, task, language}`; `kind` picks the verifier, `task` names the family:
+A problem is a dictionary ("row") `{id, problem, gold, kind, task, language, canonical}`. `gold` is the right answer, in
+the form that the verifier of this `kind` reads. `task` names the family:
 
     countdown3, countdown4   use every number once with + - * to make the target
     chain                    evaluate a nested expression of three to five operations
     compare                  which of four expressions is largest or smallest (multiple choice)
     program                  a one-line Python function with unit tests (`programs`)
-    general                  facts, writing, small talk, harmful requests (`general`); judged by no rule
+    general                  facts, writing, small talk, harmful requests (`general`); no verifier grades them
 
-Every value on the way lies in 1..99. A problem's canonical form (numbers sorted, wording and language left out; of a
-general prompt nothing) is hashed into one of three disjoint splits, so no held-out problem is ever met in the corpus or
-among the RL prompts.
+Every intermediate value lies in 1..99. `canonical` is the problem's canonical form, in which numbers are sorted, and
+wording and language are left out. The canonical form of a general prompt leaves out nothing. The hash of the canonical
+form assigns the problem to one of three disjoint splits, so no held-out problem occurs in the corpus or among the RL
+prompts.
 """
 
 from __future__ import annotations
@@ -23,27 +25,37 @@ from typing import NamedTuple
 
 from r1jax.nano import general, programs
 
-LIMIT = 99  # no value on the way exceeds it
+LIMIT = 99  # the largest intermediate value
 LANGUAGES = ("en", "zh")
 TASKS = ("countdown3", "countdown4", "chain", "compare", "program", "general")
-MIX = {  # share of each task
+MIX = {  # name of a mix -> probability of each of `TASKS`
     "corpus": (0.30, 0.08, 0.20, 0.20, 0.12, 0.10),
-    "zero": (0.30, 0.05, 0.35, 0.30, 0.0, 0.0),  # R1-Zero: what needs no sandbox
+    "zero": (0.30, 0.05, 0.35, 0.30, 0.0, 0.0),  # R1-Zero: tasks that need no sandbox
     "reasoning": (0.24, 0.04, 0.28, 0.24, 0.20, 0.0),  # R1's rule-based prompts
-    "countdown": (0.75, 0.25, 0.0, 0.0, 0.0, 0.0),  # to measure: of three numbers there are not 500 held-out problems
-    "all": (0.16, 0.03, 0.19, 0.16, 0.12, 0.34),  # to measure R1
+    # for evaluation: countdown3 alone has fewer than 500 held-out problems
+    "countdown": (0.75, 0.25, 0.0, 0.0, 0.0, 0.0),
+    "all": (0.16, 0.03, 0.19, 0.16, 0.12, 0.34),  # for the evaluation of R1
     "scenarios": (0.07, 0.01, 0.09, 0.07, 0.06, 0.70),  # the last steps of R1's last stage
 }
 LETTERS = "ABCD"
 
 
 def shares(mix: str) -> tuple[float, ...]:
-    """The share of each task in a mix; the name of a task is the mix of it alone."""
+    """Returns the probability of each of `TASKS` in the mix named `mix`.
+
+    `mix` may also be the name of a task, which stands for that task alone.
+    """
     return MIX[mix] if mix in MIX else tuple(float(task == mix) for task in TASKS)
 
 
 class Attempt(NamedTuple):
-    """One way to combine all numbers: the steps as written, the value reached, the whole expression."""
+    """One way to combine all numbers of a countdown problem.
+
+    Attributes:
+        steps: the operations in order, such as "3*4=12".
+        value: value of the whole expression.
+        expression: the whole expression, such as "(3*4)-5".
+    """
 
     steps: tuple[str, ...]
     value: int
@@ -51,9 +63,11 @@ class Attempt(NamedTuple):
 
 
 def split(canonical: str) -> str:
-    """The split of a problem by a hash of its canonical form: 2/16 "eval", 4/16 "rl", the rest "corpus".
+    """Returns the split of a problem by a hash of its canonical form: "eval" for 2/16 of the problems, "rl" for 4/16,
+    "corpus" for the rest.
 
-    Of general prompts, which are fewer and whose answers must be read somewhere, 4/16 are "eval" and 4/16 "rl".
+    There are few general prompts. Of these, 4/16 are "eval", 4/16 are "rl" and 8/16 are "corpus", because the model can
+    learn their answers only from the corpus.
     """
     bucket = zlib.crc32(canonical.encode()) % 16
     held = 4 if canonical.startswith("general ") else 2
@@ -61,13 +75,16 @@ def split(canonical: str) -> str:
 
 
 def combine(x: int, y: int) -> list[tuple[str, int, bool]]:
-    """The results of x and y as (operator, value, swapped); differences put the larger number first."""
+    """Returns x + y, |x - y| and x * y as (operator, value, swapped), without values outside 1..99.
+
+    `swapped` is True for a difference that must be written y - x.
+    """
     found = [("+", x + y, False), ("-", abs(x - y), y > x), ("*", x * y, False)]
     return [(op, value, swap) for op, value, swap in found if 0 < value <= LIMIT]
 
 
 def attempts(numbers: tuple[int, ...]) -> list[Attempt]:
-    """All ways to combine the numbers, each number used once."""
+    """Returns all ways to combine the numbers with + - *, using every number once, with all values in 1..99."""
     found: dict[str, Attempt] = {}
 
     def extend(items: tuple[tuple[int, str], ...], steps: tuple[str, ...]) -> None:
@@ -87,7 +104,10 @@ def attempts(numbers: tuple[int, ...]) -> list[Attempt]:
 
 
 def countdown(rng: random.Random, language: str, size: int) -> dict:
-    """A countdown problem over `size` numbers from 1..12 whose target lies in 10..99."""
+    """Returns a random countdown problem over `size` numbers from 1..12: {problem, gold, kind, canonical}.
+
+    The target lies in 10..99 and can be reached. `language` is "en" or "zh".
+    """
     while True:
         numbers = tuple(rng.randint(1, 12) for _ in range(size))
         targets = sorted({a.value for a in attempts(numbers)} & set(range(10, 100)) - set(numbers))
@@ -97,13 +117,18 @@ def countdown(rng: random.Random, language: str, size: int) -> dict:
     listed = ", ".join(map(str, numbers))
     said = {"en": f"Use {listed} with + - * to make {target}.", "zh": f"用 {listed} 和 + - * 凑出 {target}。"}
     return {
-        "problem": said[language], "gold": {"numbers": list(numbers), "target": target}, "kind": "countdown",
+        "problem": said[language],
+        "gold": {"numbers": list(numbers), "target": target},
+        "kind": "countdown",
         "canonical": f"countdown {sorted(numbers)} {target}",
-    }  # fmt: skip
+    }
 
 
 def chain(rng: random.Random, language: str) -> dict:
-    """A nested expression evaluated from the inside out, every value in 1..99."""
+    """Returns a random nested expression to evaluate: {problem, gold, kind, canonical}. Every value lies in 1..99.
+
+    `language` is "en" or "zh".
+    """
     value = rng.randint(1, 20)
     expression = str(value)
     for step in range(rng.randint(3, 5)):
@@ -119,7 +144,11 @@ def chain(rng: random.Random, language: str) -> dict:
 
 
 def compare(rng: random.Random, language: str) -> dict:
-    """Four expressions of different values; the letter of the largest or of the smallest."""
+    """Returns a random multiple-choice problem over four expressions: {problem, gold, kind, canonical}.
+
+    The four values differ from each other. The gold is the letter of the largest or of the smallest value, as the
+    problem asks. `language` is "en" or "zh".
+    """
     options: dict[int, str] = {}
     while len(options) < len(LETTERS):
         x, y = rng.randint(2, 20), rng.randint(2, 20)
@@ -134,13 +163,21 @@ def compare(rng: random.Random, language: str) -> dict:
     which = {"en": ("smallest", "largest"), "zh": ("最小", "最大")}[language][most]
     problem = {"en": f"Which is {which}? {listed}", "zh": f"哪个{which}? {listed}"}[language]
     return {
-        "problem": problem, "gold": gold, "kind": "choice",
+        "problem": problem,
+        "gold": gold,
+        "kind": "choice",
         "canonical": f"compare {('smallest', 'largest')[most]} {sorted(options.values())}",
-    }  # fmt: skip
+    }
 
 
 def draw(rng: random.Random, wanted_split: str, mix: str, task: str | None = None) -> dict:
-    """A random problem of one split, its task drawn from a mix unless it is given; without its id."""
+    """Returns a random problem, without its id.
+
+    Args:
+        wanted_split: "corpus", "rl" or "eval", the split that the problem must belong to (see `split`).
+        mix: name of the mix from which the task is drawn, unless `task` is given.
+        task: one of `TASKS`; None draws a task.
+    """
     task = task or rng.choices(TASKS, shares(mix))[0]
     language = rng.choice(LANGUAGES)
     while True:
@@ -154,12 +191,20 @@ def draw(rng: random.Random, wanted_split: str, mix: str, task: str | None = Non
 
 
 def prompt(seed: int, index: int, mix: str = "zero") -> dict:
-    """RL prompt number `index` of an endless stream: a pure function of (seed, index, mix)."""
+    """Returns problem number `index` of an endless stream of RL prompts: a pure function of (seed, index, mix).
+
+    Args:
+        mix: name of the mix from which tasks are drawn.
+    """
     return {"id": f"{mix}-{seed}-{index}"} | draw(random.Random(f"rl {mix} {seed} {index}"), "rl", mix)
 
 
 def held_out(count: int, mix: str = "zero") -> list[dict]:
-    """The first `count` of one fixed list of distinct held-out problems of a mix; fewer where there are no more."""
+    """Returns the first `count` problems of the fixed list of held-out problems of the mix named `mix`.
+
+    No problem occurs twice. If the list is shorter than `count`, as it may be for a mix of one task, returns the whole
+    list.
+    """
 
     def distinct() -> Iterator[dict]:
         seen: set[str] = set()
@@ -173,7 +218,7 @@ def held_out(count: int, mix: str = "zero") -> list[dict]:
                     yield {"id": f"eval-{mix}-{len(seen) - 1}"} | row
                     break
             else:
-                if max(shares(mix)) == 1.0:  # nothing can give way
+                if max(shares(mix)) == 1.0:  # no other task can take its place
                     return
 
     return list(itertools.islice(distinct(), count))

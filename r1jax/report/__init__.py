@@ -1,7 +1,7 @@
-"""The report of a run, or of R1's stages: one HTML page that needs no network.
+"""Writes the report of a run, or of R1's stages: one HTML page that needs no network.
 
-    python -m r1jax.report WORKDIR                                 a directory with stages.json: all stages on one page
-    python -m r1jax.report WORKDIR --compare WORKDIR2 WORKDIR3     other seeds as thin lines
+python -m r1jax.report WORKDIR                                 with stages.json: all stages on one page
+python -m r1jax.report WORKDIR --compare WORKDIR2 WORKDIR3     other runs as thin lines
 """
 
 from __future__ import annotations
@@ -10,27 +10,27 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from r1jax import storage
 from r1jax.report import sheet
 from r1jax.report.data import choose_samples, load, rows
 from r1jax.report.page import page
 from r1jax.report.stages import write_stages as write_stages
 
 
-def write(
-    workdir: str | os.PathLike[str], compare: Sequence[str | os.PathLike[str]] = ()
-) -> Path:
-    """Writes `report.html` into a working directory and returns its path.
+def write(workdir: str | os.PathLike[str], compare: Sequence[str | os.PathLike[str]] = ()) -> Path:
+    """Writes `report.html` into a working directory and returns the file's path.
 
-    The same logs give the same bytes.
+    Equal logs give an equal file, byte for byte.
 
     Args:
-        compare: working directories of other runs, say other seeds, drawn as thin lines.
+        workdir: the working directory of the run.
+        compare: working directories of other runs, such as other seeds. Their curves are drawn as thin lines.
 
     Raises:
-        ValueError: one of the directories holds no run, or a log has a broken line.
+        ValueError: a directory holds no run, or a log has a line that is not JSON.
     """
     run, others = load(workdir), [load(other) for other in compare]
-    folder = Path(workdir)
+    folder = storage.path_of(workdir, "--workdir")
     samples = choose_samples(folder / "samples.jsonl")
     first = next(iter(rows(folder / "samples.jsonl")), {})
     html = page(run, others, samples, str(first.get("prompt") or ""))

@@ -1,4 +1,4 @@
-"""Who came from whom, read from the manifests of all stages: `edges`, `hashes_of`."""
+"""Reads the lineage of all stages from their manifests: `edges` between stages, and `hashes_of` the stages' weights."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from r1jax.report.stages_data import Part, Stages, mapping
 
-# What the paper's recipe says, drawn faint until a manifest says it too. "" is the base.
+# The lineage in the paper's recipe, drawn faint until a manifest confirms it. "" is the base.
 PLANNED_PARENTS = {
     "0_r1_zero": "",
     "1_cold_start": "",
@@ -21,7 +21,17 @@ LAST = "4_all_scenarios_rl"
 
 
 class Edge(NamedTuple):
-    """`kind` is parent, data or reward; `planned`: no manifest says it yet; `wrong`: hashes disagree."""
+    """A dependency: the stage `target` was made from the stage `source`.
+
+    Attributes:
+        source, target: the stages' folders; "" is the base. If the source is not a stage, it is "/" followed by an
+            identifier.
+        kind: "parent" (target began with source's weights), "data" (target learned from source's samples) or "reward"
+            (source is target's reward model).
+        sha256: hash of the parent weights; empty if unknown.
+        planned: whether the dependency is in the paper's recipe, but no manifest confirms it yet.
+        wrong: whether the manifests give different hashes for the weights of `source`.
+    """
 
     source: str
     target: str
@@ -32,7 +42,10 @@ class Edge(NamedTuple):
 
 
 def _place(path: object, folders: Mapping[str, Part]) -> str | None:
-    """The folder, of those on the page, that a path of a manifest leads into: itself or the records beside it."""
+    """Returns the stage's folder that a path in a manifest points into; None if the path lies in no stage's folder.
+
+    A path into the records of a stage (FOLDER_data) counts as a path into FOLDER.
+    """
     for piece in reversed(PurePath(str(path)).parts):
         if (name := piece.removesuffix("_data")) in folders:
             return name
@@ -51,7 +64,10 @@ def _texts(value: object) -> Iterator[str]:
 
 
 def edges(stages: Stages) -> tuple[list[Edge], dict[str, str]]:
-    """The edges, and the names of parents that are no stage (another base) by their keys, which begin with "/"."""
+    """Returns the edges of the lineage, and the names of the parents that are not stages, such as another base.
+
+    The names are a dict. It maps `Edge.source` of such a parent, which begins with "/", to the name to show.
+    """
     folders = {part.folder: part for part in (*stages.parts, *stages.models) if part.folder}
     models = {part.folder for part in stages.models}
     base = _base(stages, folders)
@@ -90,8 +106,10 @@ def edges(stages: Stages) -> tuple[list[Edge], dict[str, str]]:
 
 
 def _base(stages: Stages, folders: Mapping[str, Part]) -> str:
-    """What tells the base from another: sha256 or path of the first parent, in the order of the stages, that is no
-    stage."""
+    """Returns what identifies the base: the sha256 (or without one the path) of the first parent that is no stage.
+
+    Stages are searched in their order. Empty if no stage has such a parent.
+    """
     for part in stages.parts:
         parent = mapping(part.run.manifest.get("parent"))
         if parent and _place(parent.get("path"), folders) is None:
@@ -100,7 +118,14 @@ def _base(stages: Stages, folders: Mapping[str, Part]) -> str:
 
 
 def _disagree(edge: Edge, found: list[Edge], folders: Mapping[str, Part]) -> bool:
-    """Whether two stages call the same parent by different hashes, or a parent is not what stages.json says it is."""
+    """Returns whether the hash of a parent edge is contradicted.
+
+    That is so if another stage gives a different hash for the same parent, or if stages.json does.
+
+    Args:
+        found: all edges.
+        folders: the stages by folder.
+    """
     hashes = {
         other.sha256 for other in found if other.source == edge.source and other.kind == "parent" and other.sha256
     }
@@ -110,7 +135,13 @@ def _disagree(edge: Edge, found: list[Edge], folders: Mapping[str, Part]) -> boo
 
 
 def hashes_of(stages: Stages, found: Sequence[Edge]) -> dict[str, str]:
-    """The weights' sha256 by node: as those that began with them say, else those whose data was sampled from them."""
+    """Returns the sha256 of the weights of each stage (or other parent), by folder.
+
+    A stage's hash is read from the manifests of the stages that began with its weights or learned from its samples.
+
+    Args:
+        found: the edges of the lineage.
+    """
     folders = {part.folder: part for part in (*stages.parts, *stages.models) if part.folder}
     named = {}
     for part in folders.values():

@@ -1,4 +1,4 @@
-"""Curves and what is drawn of them: `thin` to what fits, `smooth`, a share's `wilson` interval."""
+"""Thins curves (`thin`), smooths curves (`smooth`), and computes confidence intervals of shares (`wilson`)."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ POINTS = 240  # more than a chart of a third of a page has room for
 
 
 class Curve(NamedTuple):
-    """Values by step, steps rising; None is a gap."""
+    """Values by step, in ascending steps; None is a gap."""
 
     steps: list[int]
     values: list[float | None]
 
 
 class Thinned(NamedTuple):
-    """A curve with mean, least and greatest value of neighbouring steps in each point."""
+    """A curve with fewer points: each point holds the mean, least and greatest value of `width` neighbouring steps."""
 
     steps: list[float]
     mean: list[float | None]
@@ -27,7 +27,7 @@ class Thinned(NamedTuple):
 
 
 def thin(curve: Curve, points: int = POINTS) -> Thinned:
-    """The curve in at most `points` points. One that fits is left as it is."""
+    """Merges neighbouring steps so that the curve has at most `points` points. A shorter curve keeps all its points."""
     width = max(1, math.ceil(len(curve.steps) / points))
     out = Thinned([], [], [], [], width)
     for start in range(0, len(curve.steps), width):
@@ -41,9 +41,10 @@ def thin(curve: Curve, points: int = POINTS) -> Thinned:
 
 
 def smooth(values: Sequence[float | None]) -> list[float | None]:
-    """Centred means, weights falling off linearly over a twentieth of the curve; gaps stay gaps.
+    """Returns the curve's values smoothed by centred, triangular weights.
 
-    Fewer than 24 values are left as they are.
+    The weights reach a twentieth of the curve's length to each side. Gaps (None) stay gaps. Curves of fewer than 24
+    values are returned unchanged.
     """
     half = len(values) // 20 if len(values) >= 24 else 0
     out: list[float | None] = []
@@ -61,9 +62,13 @@ def smooth(values: Sequence[float | None]) -> list[float | None]:
 
 
 def wilson(share: float, count: float) -> tuple[float, float]:
-    """The 95 % interval of a share of `count` independent trials (Wilson 1927)."""
+    """Returns the 95 % interval (low, high) of a share measured over `count` independent trials (Wilson 1927).
+
+    Args:
+        share: the share of trials that succeeded, in [0, 1].
+    """
     z = 1.959964
     middle = share + z * z / (2 * count)
-    # A share like 1 + 1e-16, a mean of floats, must not take the root of a negative number.
+    # A mean of floats may be 1 + 1e-16; the root must not be of a negative number.
     spread = z * math.sqrt(max(0.0, share * (1 - share)) / count + z * z / (4 * count * count))
     return (middle - spread) / (1 + z * z / count), (middle + spread) / (1 + z * z / count)

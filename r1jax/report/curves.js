@@ -1,4 +1,4 @@
-// ---- curves: one pointer reads all charts that share an axis at the same step ----
+// ---- curves: the pointer reads all charts with a common axis at the same step ----
 function number(value) {
   if (value === null || value === undefined) return "–";
   const size = Math.abs(value);
@@ -34,7 +34,7 @@ const charts = [...document.querySelectorAll(".chart")].map((figure, i) => {
       const step = Math.max(0, Math.min(1, (event.clientX - box.left) / box.width)) * high;
       return steps[nearest(steps, step)];
     },
-    // Where several stages lie in a row, a place on the axis is a stage and a step of it.
+    // If several stages share the axis, a position on it means a stage and a step of that stage.
     words: (x) => {
       if (!stages) return Math.floor(x).toLocaleString("en");
       const [name, from, to, steps] = stages.find((s) => x <= s[2]) || stages[stages.length - 1];
@@ -57,7 +57,7 @@ function readStep(step, axis) {
     c.series.forEach((s, k) => {
       const i = nearest(s.x, step), value = s.y[i], mark = c.marks[k];
       c.items[k].querySelector("b").textContent = number(value);
-      // An evaluation is read at its own step, the nearest one.
+      // An evaluation is read at its own step nearest to the pointer.
       const where = k > 0 && s.x[i] !== c.series[0].x[nearest(c.series[0].x, step)] && s.w === 1 ? ["at " + c.words(s.x[i])] : [];
       c.items[k].querySelector("small").textContent = [...where, ...s.others.map((o) => number(o.y[nearest(o.x, step)]))].join(" · ");
       if (value === null || (value <= 0 && c.top(value) === Infinity)) mark.remove();
@@ -72,7 +72,7 @@ function readStep(step, axis) {
 const allSteps = {};
 for (const c of charts) allSteps[c.axis] = [...(allSteps[c.axis] || []), ...c.series.flatMap((s) => s.x)];
 for (const axis in allSteps) allSteps[axis] = [...new Set(allSteps[axis])].sort((a, b) => a - b);
-// Legends are as tall as they get with numbers in, so that reading a step moves nothing.
+// Legends are reserved the height they have with numbers, so that reading a step moves nothing.
 let measured = 0;
 function reserve() {
   if (measured === innerWidth || !charts.length) return;

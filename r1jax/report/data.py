@@ -1,4 +1,4 @@
-"""What a report shows: the logs of a run as curves, and a choice of its samples."""
+"""Loads the data of a report: a run's logs as curves, and a selection of its samples."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from r1jax import log
-from r1jax.behaviour import reflective_words
+from r1jax import jsonl, storage
+from r1jax.evaluation.completions import reflective_words
 from r1jax.report.curve import Curve
 
-SAMPLE_BYTES = 3_500_000  # with the rest, a page of less than 5 MB
+SAMPLE_BYTES = 3_500_000  # keeps the whole page below 5 MB
 SAMPLE_STEPS = 100
 TEXT_CHARACTERS = 20_000
 
 
 class Run(NamedTuple):
-    """The logs of one working directory; curves by name, nested ones as `by_kind/…/accuracy`."""
+    """The logs of one working directory. `metrics` and `evals` hold the curves of metrics.jsonl and eval.jsonl by name.
+
+    Nested names are joined, as in `by_kind/…/accuracy`.
+    """
 
     name: str
     manifest: dict
@@ -28,7 +31,13 @@ class Run(NamedTuple):
 
 
 class Samples(NamedTuple):
-    """The samples shown, in the order of the log, and how many there were."""
+    """The samples that the page shows.
+
+    Attributes:
+        rows: the samples, in the order of the log.
+        total: number of logged samples.
+        rule: a sentence for the reader that says which of the logged samples are shown.
+    """
 
     rows: list[dict]
     total: int
@@ -36,37 +45,42 @@ class Samples(NamedTuple):
 
 
 def load(workdir: str | os.PathLike[str]) -> Run:
-    """The logs of a working directory; files that are not there yet count as empty.
+    """Loads the logs of a working directory. Missing files count as empty.
 
     Raises:
-        ValueError: there is no run here, or a log has a broken line.
+        ValueError: the directory holds no run, or a log has a line that is not JSON.
     """
-    folder = Path(workdir)
+    folder = storage.path_of(workdir, "--workdir")
     manifest: dict = {}
     if (folder / "manifest.json").exists():
         try:
             manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
         except ValueError as error:
-            raise ValueError(f"{folder / 'manifest.json'}: not JSON ({error})") from None
+            raise ValueError(f"{folder / 'manifest.json'} is not JSON ({error}): restore or delete it") from None
         if not isinstance(manifest, dict):
-            raise ValueError(f"{folder / 'manifest.json'}: not a JSON object")
+            raise ValueError(f"{folder / 'manifest.json'} is not a JSON object: restore or delete it")
     elif not (folder / "metrics.jsonl").exists():
         raise ValueError(
-            f"{folder}: no run here (neither manifest.json nor metrics.jsonl); "
-            "name the directory that a run was given as --workdir"
+            f"{folder} holds no run (neither manifest.json nor metrics.jsonl): name the --workdir of a run"
         )
     return Run(
-        folder.resolve().name, manifest,
-        _columns(rows(folder / "metrics.jsonl")), _columns(rows(folder / "eval.jsonl")),
+        folder.name if storage.scheme_of(folder) else folder.resolve().name,
+        manifest,
+        _columns(rows(folder / "metrics.jsonl")),
+        _columns(rows(folder / "eval.jsonl")),
     )
 
 
 def rows(path: Path) -> Iterable[dict]:
-    return log.stream(path) if path.exists() else ()
+    """Returns the lines of a JSONL file as dicts; no lines if the file does not exist."""
+    return jsonl.stream(path) if path.exists() else ()
 
 
 def _columns(rows: Iterable[dict]) -> dict[str, Curve]:
-    """Rows to curves. A null is a gap; a figure that a row lacks was not due then: no gap."""
+    """Converts the lines of a log to curves by name.
+
+    A value of null is a gap in its curve. If a line lacks a name, that curve has no point at the line's step.
+    """
     curves: dict[str, Curve] = {}
     for row in rows:
         step = row.get("step")
@@ -92,11 +106,14 @@ def _flat(row: Mapping, prefix: str = "") -> Iterable[tuple[str, object]]:
 
 
 def choose_samples(path: Path, *, limit: int = SAMPLE_BYTES, steps: int = SAMPLE_STEPS) -> Samples:
-    """The samples that fit into `limit` bytes of JSON.
+    """Selects samples of samples.jsonl that fit into `limit` bytes of JSON.
 
-    All of them if they fit. Else `steps` of the logged steps, evenly spaced, the first and the last
-    among them; then one sample of each of these steps after another, in the order of the log, until
-    the limit. A text of more than `TEXT_CHARACTERS` loses its middle.
+    If not all samples fit, `steps` evenly spaced training steps are selected, including the first and the last. Then
+    one sample of each selected step is taken in turn, in the order of the log, up to the limit. The middle of a text
+    longer than `TEXT_CHARACTERS` is cut out.
+
+    Args:
+        path: the file samples.jsonl.
     """
     sizes: dict[int, list[tuple[int, int]]] = {}  # step -> (line, bytes) of its samples
     total = 0
@@ -132,13 +149,30 @@ def choose_samples(path: Path, *, limit: int = SAMPLE_BYTES, steps: int = SAMPLE
 
 
 _SHOWN = (
-    "step", "round", "id", "sample", "kind", "language", "problem", "gold", "completion", "length",
-    "truncated", "reward", "verdict", "advantage", "key",
+    "step",
+    "round",
+    "id",
+    "sample",
+    "kind",
+    "language",
+    "problem",
+    "gold",
+    "completion",
+    "length",
+    "truncated",
+    "reward",
+    "verdict",
+    "why",
+    "advantage",
+    "key",
 )
 
 
 def _slim(row: Mapping) -> dict:
-    """What the page shows of a row. The prompt is the template around the problem: left out."""
+    """Returns the fields of a logged sample that the page shows.
+
+    The prompt is left out: it is the template around the problem. Long texts lose their middle; `cut` is true then.
+    """
     slim = {key: row[key] for key in _SHOWN if row.get(key) is not None}
     if "problem" not in slim and isinstance(row.get("prompt"), str):
         slim["problem"] = row["prompt"]
@@ -153,7 +187,7 @@ def _slim(row: Mapping) -> dict:
 
 
 def without_middle(text: str, most: int = TEXT_CHARACTERS) -> str:
-    """A text of at most about `most` characters: what is longer loses its middle."""
+    """Cuts the middle out of a text longer than `most` characters."""
     if len(text) <= most:
         return text
     half = most // 2
@@ -161,7 +195,10 @@ def without_middle(text: str, most: int = TEXT_CHARACTERS) -> str:
 
 
 def script_json(value: object) -> str:
-    """JSON that may stand in a <script>: no <, > or &, no line separators, no lone surrogates."""
+    """Encodes a value as JSON that is safe inside <script>.
+
+    The text has no <, >, &, line separators or lone surrogates.
+    """
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     for character in "<>&\x7f\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")

@@ -1,4 +1,4 @@
-"""What each stage was trained on, counted: records by route, domain and reason of rejection; and the reward models."""
+"""Draws cards with the counts of each stage's records (by route, domain and reason of rejection) and reward models."""
 
 from __future__ import annotations
 
@@ -18,11 +18,14 @@ TITLES = {
 }
 ORDER = ("route", "domain", "kind", "reason", "rewritten_by", "reason_by_domain")
 FIGURES = {
-    "accuracy": "held-out accuracy", "n": "held-out items", "auc": "area under the curve",
+    "accuracy": "held-out accuracy",
+    "n": "held-out items",
+    "auc": "area under the curve",
     "length_correlation": "correlation with length",
-    "phrase_correlation": "correlation with stock phrases", "accuracy_chosen_longer": "accuracy, the better is longer",
+    "phrase_correlation": "correlation with stock phrases",
+    "accuracy_chosen_longer": "accuracy, the better is longer",
     "accuracy_chosen_shorter": "accuracy, the better is shorter",
-}  # fmt: skip
+}
 
 
 def _numbers(value: object) -> dict[str, float]:
@@ -51,18 +54,19 @@ def _matrix(title: str, value: Mapping[str, Mapping[str, float]]) -> str:
     head = "".join(f"<th scope=col>{html_text(_name(column))}</th>" for column in columns)
     body = "".join(
         f"<tr><th scope=row>{html_text(_name(key))}</th>"
-        + "".join(f"<td>{row[c]:,.0f}</td>" if c in row else '<td class="none">–</td>' for c in columns) + "</tr>"
+        + "".join(f"<td>{row[c]:,.0f}</td>" if c in row else '<td class="none">–</td>' for c in columns)
+        + "</tr>"
         for key, row in value.items()
-    )  # fmt: skip
+    )
     return (
         f'<div class="matrix"><h4>{html_text(title)}</h4><div class="scroll"><table><thead><tr><th scope=col></th>'
-        f'{head}</tr></thead>'
+        f"{head}</tr></thead>"
         f"<tbody>{body}</tbody></table></div></div>"
     )
 
 
 def _card(part: Part) -> str:
-    """The counts of one stage; empty if its manifest has none by name."""
+    """Returns, as HTML, the card with the counts of a stage's records; empty if the stage's manifest has no counts."""
     found = counts(part)
     bars, tables = [], []
     for key in sorted(found, key=lambda k: (ORDER.index(k) if k in ORDER else len(ORDER), k)):
@@ -89,7 +93,7 @@ def _card(part: Part) -> str:
 
 
 def _model(part: Part) -> str:
-    """A reward model's held-out figures."""
+    """Returns, as HTML, the card with a reward model's held-out results; empty if there is nothing to show."""
     final = _numbers(mapping(part.run.manifest.get("results")).get("final"))
     said = [f"{value:,.0f} {_name(key)}" for key, value in _numbers(counts(part)).items()]
     rows = "".join(
@@ -108,7 +112,10 @@ def _model(part: Part) -> str:
 
 
 def data_counts(stages: Stages) -> str:
-    """Cards of all stages with counted data, then of the reward models, as HTML; empty without any."""
+    """Returns, as HTML, the cards of all stages with counted data, then the cards of the reward models.
+
+    Returns an empty text if there are no cards.
+    """
     cards = "".join(_card(part) for part in stages.parts)
     models = "".join(_model(part) for part in stages.models)
     return cards + (f'<div class="models">{models}</div>' if models else "")

@@ -1,4 +1,4 @@
-"""The lineage as a drawing: nodes where the story has them, edges between their sides: `graph`."""
+"""Draws the lineage of the stages as SVG: `graph`."""
 
 from __future__ import annotations
 
@@ -21,6 +21,17 @@ WIDTH, HEIGHT, APART, DOWN, LEFT, TOP, RIGHT = 150, 66, 206, 108, 2, 14, 30
 
 
 class Node(NamedTuple):
+    """A box of the drawing: a stage or another set of weights.
+
+    Attributes:
+        key: the stage's folder, or the source of an edge.
+        name: the box's first line.
+        place: (column, row) of the box in the drawing.
+        under: the box's second line.
+        status: the manifest's status.
+        sha256: hash of the weights; empty if unknown.
+    """
+
     key: str
     name: str
     place: tuple[int, int]
@@ -46,8 +57,15 @@ def _nodes(stages: Stages, found: list[Edge], outside: Mapping[str, str]) -> dic
         lane, column = ("student", 3) if part.folder.startswith("distill") else ("other", 0)
         if not part.folder and "" in nodes:
             continue
-        add(part.folder, part.name, lane, column, part.folder or "in the package", part.status,
-            part.sha256 or hashes.get(part.folder, ""))  # fmt: skip
+        add(
+            part.folder,
+            part.name,
+            lane,
+            column,
+            part.folder or "in the package",
+            part.status,
+            part.sha256 or hashes.get(part.folder, ""),
+        )
     if "" not in nodes and any(edge.source == "" for edge in found):
         add("", "base", "other", 0, "", "complete", hashes.get("", ""))
     for part in stages.models:
@@ -62,9 +80,15 @@ def _corner(node: Node) -> tuple[int, int]:
 
 
 def _route(a: Node, b: Node, kind: str) -> tuple[list[tuple[float, float]], tuple[float, float] | None]:
-    """The corners of an edge, and where its label stands; none has room beside a bracket."""
+    """Returns the points (x, y) that the edge from `a` to `b` runs through, and the position of the edge's label.
+
+    The position is None if there is no room for a label.
+
+    Args:
+        kind: the edge's kind: "parent", "data" or "reward".
+    """
     (ax, ay), (bx, by) = _corner(a), _corner(b)
-    shift = 0 if kind == "parent" else 12  # so that no edge lies on another
+    shift = 0 if kind == "parent" else 12  # so that edges do not overlap
     left, right = ax + WIDTH, bx
     if a.place[1] == b.place[1] and bx > ax:
         y = ay + HEIGHT / 2 + shift
@@ -87,7 +111,10 @@ def _route(a: Node, b: Node, kind: str) -> tuple[list[tuple[float, float]], tupl
 
 
 def _path(points: list[tuple[float, float]]) -> str:
-    """A line with round corners through points that lie straight above or beside each other, and its head."""
+    """Returns, as SVG, an arrow with rounded corners through `points`.
+
+    Each point lies straight above, below or beside the next point.
+    """
     out = [f"M{points[0][0]:g} {points[0][1]:g}"]
     for before, here, after in zip(points, points[1:], points[2:], strict=False):
         near, far = (_towards(here, other, 12) for other in (before, after))
@@ -136,7 +163,10 @@ def _box(node: Node) -> str:
 
 
 def graph(stages: Stages) -> str:
-    """The lineage as a drawing, and its warnings: HTML. Empty where there are no stages."""
+    """Returns, as HTML, the drawing of the lineage, and warnings if parents' hashes disagree.
+
+    Returns an empty text if there are no stages.
+    """
     found, outside = edges(stages)
     nodes = _nodes(stages, found, outside)
     if not nodes:

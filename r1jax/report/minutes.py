@@ -1,4 +1,4 @@
-"""Planned against measured minutes: `budget`."""
+"""Makes the table of planned and measured minutes of the stages: `budget`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from r1jax.report.svg import html_text
 
 
 def budget(stages: Stages) -> str:
-    """Planned and measured minutes of each stage and of all, as HTML; empty without any."""
+    """Returns, as an HTML table, planned and measured minutes of each stage, and their sums.
+
+    Returns an empty string if there are no minutes.
+    """
     rows = [(str(e.get("stage") or ""), finite(e.get("planned")), finite(e.get("minutes"))) for e in stages.budget]
     rows = [row for row in rows if row[1] is not None or row[2] is not None]
     if not rows:
@@ -36,11 +39,11 @@ def budget(stages: Stages) -> str:
     ]
     body.append(
         f'<tr class="sum"><th scope=row>together</th><td>{_minutes(sums[0])}</td><td>{_minutes(sums[1])}</td><td></td>'
-        f'</tr>'
+        f"</tr>"
     )
     return (
         '<div class="scroll"><table class="budget"><thead><tr><th scope=col>minutes</th><th scope=col>planned</th><th '
-        'scope=col>measured</th>'
+        "scope=col>measured</th>"
         '<th scope=col class="bar">measured; the stroke is the plan</th></tr></thead><tbody>'
         + "".join(body)
         + "</tbody></table></div>"

@@ -37,6 +37,7 @@ function show(row) {
   const figure = (name, value, className) => figures.append(make("div", "", null, make("dt", "", name), make("dd", className || "", visible(plain(value)))));
   figure("verdict", (row.verdict ?? (isRight(row) ? "right" : "not right")).replaceAll("_", " "), isRight(row) ? "good" : "bad");
   if (row.gold !== undefined) figure("gold", row.gold);
+  if (row.why) figure("how it was read", row.why);
   for (const [name, value] of Object.entries(row.reward || {})) figure("reward: " + name, value === null ? "–" : number(value));
   if (typeof row.advantage === "number") figure("advantage", (row.advantage > 0 ? "+" : "") + number(row.advantage));
   if (row.length !== undefined) figure("tokens", row.length);

@@ -1,28 +1,34 @@
-"""The page of a report: headline, warnings, tables, and the template that holds them: `page`."""
+"""Builds the report page of a run from headline, warnings, tables and charts: `page`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from r1jax.behaviour import REFLECTIVE_WORDS, REFLECTIVE_WORDS_ZH
+from r1jax.evaluation.completions import REFLECTIVE_WORDS, REFLECTIVE_WORDS_ZH
 from r1jax.report.charts import charts
 from r1jax.report.curve import Curve
 from r1jax.report.data import Run, Samples, script_json
 from r1jax.report.sheet import html_value, sheet
 from r1jax.report.svg import number
 
-# Key, title, unit; shares change by so many points, the others by a factor.
+# Key in eval.jsonl, title, unit. A value without a unit is a share, whose change is shown as a difference. The change
+# of other values is shown as a factor.
 _HEADLINES = (
     ("accuracy", "Held-out accuracy", ""),
     ("accuracy_if_well_formed", "Accuracy, if well formed", ""),
-    ("accuracy_lenient", "Accuracy, lenient", ""), ("format", "Well formed", ""),
-    ("language", "In the question’s language", ""), ("length", "Length", "tokens"),
+    ("accuracy_lenient", "Accuracy, lenient", ""),
+    ("format", "Well formed", ""),
+    ("language", "In the question’s language", ""),
+    ("length", "Length", "tokens"),
     ("reflective_words", "Reflective words", "per completion"),
 )
 
 
 def _results(run: Run) -> dict[str, tuple[float | None, float | None]]:
-    """Base and final value of each headline figure: the manifest's, else the evaluations'."""
+    """Returns a dict: key of a headline -> (value before training, value after training).
+
+    The values come from the manifest or, if it lacks them, from the evaluations; None if neither has a value.
+    """
     named = run.manifest.get("results")
     named = named if isinstance(named, Mapping) else {}
     out = {}
@@ -64,26 +70,24 @@ def _headline(run: Run) -> str:
 
 
 def _runs(run: Run, others: Sequence[Run]) -> str:
-    """The table of the runs compared: base and final value of each figure."""
+    """Returns, as HTML, the table that compares runs: values before and after training. Empty without other runs."""
     if not others:
         return ""
-    keys = [(k, t) for k, t, _ in _HEADLINES if any(any(v is not None for v in _results(r)[k])
-                                                   for r in (run, *others))]
+    keys = [(k, t) for k, t, _ in _HEADLINES if any(any(v is not None for v in _results(r)[k]) for r in (run, *others))]
     head = "".join(f"<th scope=col>{title}</th>" for _, title in keys)
     rows = []
     for r in (run, *others):
         cells = "".join(
-            f"<td>{' → '.join('–' if v is None else number(v) for v in _results(r)[key])}</td>"
-            for key, _ in keys
+            f"<td>{' → '.join('–' if v is None else number(v) for v in _results(r)[key])}</td>" for key, _ in keys
         )
         seed = r.manifest.get("seed")
         label = html_value(r.name) + (f" <small>seed {html_value(seed)}</small>" if seed is not None else "")
         rows.append(f"<tr><th scope=row>{label}</th>{cells}</tr>")
     return (
         '<div class="scroll"><table class="runs"><caption>Runs, base → final. The first is '
-        'drawn in full, the others as thin lines.</caption>'
-        f'<thead><tr><th scope=col>run</th>{head}</tr></thead><tbody>{"".join(rows)}</tbody>'
-        '</table></div>'
+        "drawn in full, the others as thin lines.</caption>"
+        f"<thead><tr><th scope=col>run</th>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
+        "</table></div>"
     )
 
 
@@ -96,16 +100,12 @@ def _warnings(run: Run) -> str:
         return '<p class="calm">No warnings.</p>' if run.manifest else ""
     items = []
     for text, steps in seen.items():
-        where = f"step {steps[0]}" if len(steps) == 1 else (
-            f"{len(steps)} times, steps {min(steps)}–{max(steps)}")
+        where = f"step {steps[0]}" if len(steps) == 1 else (f"{len(steps)} times, steps {min(steps)}–{max(steps)}")
         items.append(f"<li>{html_value(text)} <small>{where}</small></li>")
-    rest = (
-        f"<details><summary>{len(items) - 8} more</summary><ul>{''.join(items[8:])}</ul></details>"
-    )
+    rest = f"<details><summary>{len(items) - 8} more</summary><ul>{''.join(items[8:])}</ul></details>"
     count = f"{len(items)} warning{'s' if len(items) > 1 else ''}"
     return (
-        f'<aside class="warnings"><h2>{count}</h2><ul>{"".join(items[:8])}</ul>'
-        f'{rest if len(items) > 8 else ""}</aside>'
+        f'<aside class="warnings"><h2>{count}</h2><ul>{"".join(items[:8])}</ul>{rest if len(items) > 8 else ""}</aside>'
     )
 
 
@@ -140,18 +140,25 @@ def _facts(run: Run, prompt: str) -> str:
     return f'<section id="recipe"><h2>Recipe and manifest</h2>{"".join(parts)}</section>'
 
 
-def page(
-    run: Run, others: Sequence[Run], samples: Samples, prompt: str
-) -> str:
-    """The whole page. `prompt` is one prompt in full, to show the template."""
+def page(run: Run, others: Sequence[Run], samples: Samples, prompt: str) -> str:
+    """Returns the whole page of a run as HTML.
+
+    Args:
+        others: runs to compare with, drawn as thin lines.
+        samples: the samples to show.
+        prompt: a full prompt, shown as an example of the template; empty if there is none.
+    """
     drawn, anchors, curves = charts(run, others)
     stage = str(run.manifest.get("stage") or "run")
     steps = max((c.steps[-1] for c in run.metrics.values()), default=0)
     recipe = run.manifest.get("recipe")
     planned = recipe.get("steps") if isinstance(recipe, Mapping) else None
-    facts = [run.name, f"seed {run.manifest['seed']}" if "seed" in run.manifest else "",
-             f"{steps:,} of {planned:,} steps" if isinstance(planned, int) else f"{steps:,} steps",
-             str(run.manifest.get("status") or "")]
+    facts = [
+        run.name,
+        f"seed {run.manifest['seed']}" if "seed" in run.manifest else "",
+        f"{steps:,} of {planned:,} steps" if isinstance(planned, int) else f"{steps:,} steps",
+        str(run.manifest.get("status") or ""),
+    ]
     if samples.rows:
         anchors.append(("samples", "Samples"))
     table = _facts(run, prompt)
@@ -161,11 +168,17 @@ def page(
     data = {"curves": curves, "words": [REFLECTIVE_WORDS, REFLECTIVE_WORDS_ZH]}
     parts = {
         "title": f"{html_value(stage)} · {html_value(run.name)}",
-        "stage": html_value(stage), "facts": " · ".join(html_value(fact) for fact in facts if fact),
+        "stage": html_value(stage),
+        "facts": " · ".join(html_value(fact) for fact in facts if fact),
         "nav": nav,
-        "headline": _headline(run), "warnings": _warnings(run), "runs": _runs(run, others),
-        "charts": drawn or '<p class="calm">No step has been logged yet.</p>', "recipe": table,
-        "hidden": "" if samples.rows else "hidden", "rule": html_value(samples.rule),
-        "data": script_json(data), "samples": script_json(samples.rows),
+        "headline": _headline(run),
+        "warnings": _warnings(run),
+        "runs": _runs(run, others),
+        "charts": drawn or '<p class="calm">No step has been logged yet.</p>',
+        "recipe": table,
+        "hidden": "" if samples.rows else "hidden",
+        "rule": html_value(samples.rule),
+        "data": script_json(data),
+        "samples": script_json(samples.rows),
     }
     return sheet("page.html", ("page.css",), ("sheet.js", "curves.js", "page.js"), parts)

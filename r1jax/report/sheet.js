@@ -3,7 +3,7 @@
 const byId = (id) => document.getElementById(id);
 const data = JSON.parse(byId("data").textContent);
 
-// An element with text, never markup: what a model wrote stays text.
+// Makes an element with text, never markup: what a model wrote stays text.
 function make(tag, className, text, ...children) {
   const element = document.createElement(tag);
   if (className) element.className = className;
@@ -36,7 +36,7 @@ const plain = (value) => typeof value === "string" ? value : JSON.stringify(valu
 // Control characters and direction marks are shown, not obeyed.
 const visible = (text) => text.replace(/[\u0000-\u0008\u000b-\u001f]/g, (c) => String.fromCharCode(0x2400 + c.charCodeAt(0)))
   .replace(/[\u007f-\u009f\u200e\u200f\u202a-\u202e\u2066-\u2069]/g, (c) => "‹U+" + c.charCodeAt(0).toString(16).toUpperCase().padStart(4, "0") + "›");
-// As behaviour.reflective_words: whole words in English, anywhere in Chinese.
+// As evaluation.completions.reflective_words: whole words in English, anywhere in Chinese.
 const [english, chinese] = data.words, letter = "[\\p{L}\\p{N}_]", han = "\\u3400-\\u9fff";
 const reflective = new RegExp(
   `(?<!(?![${han}])${letter})(?:${english.join("|")})(?!(?![${han}])${letter})|${chinese.join("|")}`, "giu");
@@ -46,7 +46,7 @@ function marked(element, text, needle) {
   for (const hit of text.matchAll(reflective)) hits.push([hit.index, hit.index + hit[0].length, ""]);
   if (needle) {
     const lower = text.toLowerCase();
-    // toLowerCase may change the length of rare letters; then the marks would be off, so there are none.
+    // toLowerCase may change a text's length; the marks would then be misplaced, so none are drawn.
     for (let i = lower.length === text.length ? lower.indexOf(needle) : -1; i >= 0; i = lower.indexOf(needle, i + needle.length)) hits.push([i, i + needle.length, "hit"]);
   }
   hits.sort((a, b) => a[0] - b[0]);

@@ -1,4 +1,4 @@
-"""The curves of all stages in a row, on one time axis; and the preference reward against the truth."""
+"""Draws charts of all stages on one time axis, and charts of preference reward and true worth: `stage_curves`."""
 
 from __future__ import annotations
 
@@ -11,15 +11,20 @@ from r1jax.report.charts import Line, Plot, trials_of
 from r1jax.report.curve import Curve
 from r1jax.report.data import Run
 from r1jax.report.stages_data import Part, Stages, finite, mapping
-from r1jax.report.svg import Axes, Series, axes_of, chart, draw, html_text, number, readout, tick_labels, ticks
+from r1jax.report.svg import Axes, Caption, Series, axes_of, chart, draw, html_text, number, readout, tick_labels, ticks
 
-LEAST = 0.055  # share of the axis that the shortest stage gets, so that its name can be read
-GAP = 5.0  # thousandths between two stages, so that the end of one is not the beginning of the next
+LEAST = 0.055  # least share of the axis for a stage, so that its name can be read
+GAP = 5.0  # space between two stages, in thousandths of the axis
 PREFERENCES = ("reward/helpful", "reward/safety")
 
 
 class Span(NamedTuple):
-    """Where a stage lies on the axis, in thousandths of it."""
+    """The part of the common time axis that a stage takes, from `begin` to `end` in thousandths of the axis.
+
+    Attributes:
+        part: the stage.
+        steps: the stage's number of training steps.
+    """
 
     part: Part
     begin: float
@@ -42,17 +47,26 @@ STRIPS = (
     ),
     Plot("Length", "tokens", _both("completion/length", "length")),
     Plot("Reflective words", "per completion", _both("completion/reflective_words", "reflective_words")),
-    Plot("General prompts", "the generator’s truth of held-out replies", (
-        Line("helpful", "right", None, "helpful"), Line("harmless", "k3", None, "harmless"),
-        Line("stock phrases", "soft", None, "padding"),
-    ), share=True),
+    Plot(
+        "General prompts",
+        "the generator’s ground truth for held-out replies",
+        (
+            Line("helpful", "right", None, "helpful"),
+            Line("harmless", "k3", None, "harmless"),
+            Line("stock phrases", "soft", None, "padding"),
+        ),
+        share=True,
+    ),
     Plot("Entropy", "nats per token", (Line("entropy", "train", "entropy"),)),
-)  # fmt: skip
+)
 FINE_TUNING = Plot("Loss of fine-tuning", "nats per token", (Line("loss", "train", "loss"),), from_zero=False)
 
 
 def spans(parts: Sequence[Part]) -> list[Span]:
-    """The stages with logs, each as wide as its training took (the sum of its steps), but none too narrow to read."""
+    """Returns the places on the time axis of the stages that have logs.
+
+    A stage's width is proportional to the seconds that its training took, but at least `LEAST` of the axis.
+    """
     begun = [part for part in parts if part.run.metrics or part.run.evals]
     if not begun:
         return []
@@ -79,7 +93,12 @@ def _steps(run: Run) -> int:
 
 
 def _series(line: Line, found: Sequence[Span], raw: bool) -> list[Series]:
-    """One curve for each stage that has the figure."""
+    """Returns one curve for each stage that has logged the values of `line`, placed on the common time axis.
+
+    Args:
+        found: the stages on the axis.
+        raw: draws values as logged, not smoothed.
+    """
     out = []
     for span in found:
         run = span.part.run
@@ -95,7 +114,7 @@ def _series(line: Line, found: Sequence[Span], raw: bool) -> list[Series]:
 
 
 def asked(found: Sequence[Span]) -> str:
-    """Which problems the evaluations of stages are of."""
+    """Returns, as HTML, the names of the evaluation sets, with the stages that were evaluated on each."""
     sets: dict[str, list[str]] = {}
     for span in found:
         name = mapping(span.part.run.manifest.get("recipe")).get("eval_prompts")
@@ -105,7 +124,10 @@ def asked(found: Sequence[Span]) -> str:
 
 
 def _strip(plot: Plot, found: Sequence[Span]) -> tuple[str, dict] | None:
-    """One wide chart; None where no stage has any of its figures."""
+    """Draws one wide chart over all stages. Returns its HTML and the numbers that the page shows under the pointer.
+
+    Returns None if no stage has logged values for the chart.
+    """
     drawn = [(line, _series(line, found, plot.raw)) for line in plot.lines]
     drawn = [(line, series) for line, series in drawn if series]
     if not drawn:
@@ -126,18 +148,18 @@ def _strip(plot: Plot, found: Sequence[Span]) -> tuple[str, dict] | None:
     )
     html = (
         f'<figure class="chart strip"><figcaption><h3>{html_text(plot.title)}</h3><span class="unit">'
-        f'{html_text(plot.unit)}</span>'
+        f"{html_text(plot.unit)}</span>"
         f'<output></output><ul class="legend">{legend}</ul></figcaption><div class="plot">'
         '<svg viewBox="0 0 1000 1000" preserveAspectRatio="none" role="img" tabindex="0" '
         f'aria-label="{html_text(f"{plot.title}. At the end of each stage: {spoken}")}">'
         f'<path class="bands" d="{bands}"/><path class="grid" d="{grid}"/>{marks}</svg>{rows}{_names(found)}</div>'
-        f'</figure>'
+        f"</figure>"
     )
     return html, _numbers(axes, drawn, found)
 
 
 def _ends(series: Sequence[Series], found: Sequence[Span]) -> list[tuple[str, float]]:
-    """The last value in each stage."""
+    """Returns (stage name, last value) of each curve that has a value. `found` are the stages on the axis."""
     out = []
     for one in series:
         value = next((v for v in reversed(one.curve.values) if v is not None), None)
@@ -148,10 +170,10 @@ def _ends(series: Sequence[Series], found: Sequence[Span]) -> list[tuple[str, fl
 
 
 def _legend(line: Line) -> str:
-    # No value at rest: the last one would be a student's.
+    # No value until the pointer reads one: the last value would be a distilled student's.
     return (
         f'<li style="--c:var(--{line.color})" class="{"dots" if line.held else "solid"}">{html_text(line.label)} '
-        f'<b></b><small></small></li>'
+        f"<b></b><small></small></li>"
     )
 
 
@@ -159,7 +181,7 @@ def _names(found: Sequence[Span]) -> str:
     out = []
     for s in found:
         steps = f"{s.steps:,} steps"
-        # A thousandth is 0.7 pixels where the row is narrowest, a letter about 6.3.
+        # In the narrowest layout a thousandth of the axis is 0.7 pixels, and a letter about 6.3.
         room = 0.7 * (s.end - s.begin) > 6.3 * (len(s.part.name) + len(steps) + 1)
         out.append(
             f'<span class="stage" style="left:{s.begin / 10:.2f}%;width:{(s.end - s.begin) / 10:.2f}%">'
@@ -169,7 +191,11 @@ def _names(found: Sequence[Span]) -> str:
 
 
 def _numbers(axes: Axes, drawn: Sequence[tuple[Line, Sequence[Series]]], found: Sequence[Span]) -> dict:
-    """What the pointer reads: each figure as one curve through all stages."""
+    """Returns the numbers that the page shows under the pointer: a curve through all stages for each line of the chart.
+
+    Args:
+        drawn: (line, the line's curve in each stage) of each line of the chart.
+    """
     lines = []
     for line, series in drawn:
         whole: dict = {"x": [], "y": [], "w": 1, "c": line.color, "others": []}
@@ -179,26 +205,44 @@ def _numbers(axes: Axes, drawn: Sequence[tuple[Line, Sequence[Series]]], found: 
             whole["y"] += thinned["y"]
         lines.append(whole)
     return {
-        "high": 1000, "y": [axes.low, axes.high], "log": axes.log, "axis": 0, "series": lines,
+        "high": 1000,
+        "y": [axes.low, axes.high],
+        "log": axes.log,
+        "axis": 0,
+        "series": lines,
         "stages": [[span.part.name, span.begin, span.end, span.steps] for span in found],
-    }  # fmt: skip
+    }
 
 
 def _preference(part: Part) -> tuple[list[str], list[dict]]:
-    """Beside each other: what the reward models say of a stage, and what is true."""
+    """Draws two charts for a stage: the rewards by the reward models, and the true worth that the generator knows.
+
+    Returns the charts as HTML, and the numbers that the page shows under the pointer.
+    """
     run = part.run
     x_high = _steps(run)
     late = finite(mapping(run.manifest.get("recipe")).get("late_from"))
     joined = f" They join at step {late:.0f}." if late else ""
     sets = (
-        ("The reward models say", "their mean reward of training samples", f"Calibrated: 0 and 1 are mean and "
-        f"deviation on held-out texts.{joined}",
-         (("helpfulness model", "right", PREFERENCES[0], False), ("safety model", "k3", PREFERENCES[1], False)), False),
-        ("The generator knows", "of held-out replies", "If the rewards rise while these fall, the policy "
-        "exploits its reward model.",
-         (("helpful", "right", "helpful", True), ("harmless", "k3", "harmless", True),
-          ("stock phrases", "soft", "padding", True)), True),
-    )  # fmt: skip
+        (
+            "The reward models say",
+            "their mean reward of training samples",
+            f"Helpfulness: standardised on held-out texts. Safety: probability that the response is safe.{joined}",
+            (("helpfulness model", "right", PREFERENCES[0], False), ("safety model", "k3", PREFERENCES[1], False)),
+            False,
+        ),
+        (
+            "The generator knows",
+            "of held-out replies",
+            "If the rewards rise while these fall, the policy exploits its reward model.",
+            (
+                ("helpful", "right", "helpful", True),
+                ("harmless", "k3", "harmless", True),
+                ("stock phrases", "soft", "padding", True),
+            ),
+            True,
+        ),
+    )
     html, data = [], []
     for title, unit, note, lines, share in sets:
         series = [
@@ -207,16 +251,18 @@ def _preference(part: Part) -> tuple[list[str], list[dict]]:
             if (curve := (run.evals if held else run.metrics).get(key)) is not None
         ]
         if series:
-            figure, numbers = chart(
-                series, title=f"{title}: {part.name}", unit=unit, note=note, x_high=x_high, share=share
-            )
+            caption = Caption(f"{title}: {part.name}", unit, note)
+            figure, numbers = chart(series, caption, x_high=x_high, share=share)
             html.append(figure)
             data.append(numbers)
     return html, data
 
 
 def stage_curves(stages: Stages) -> tuple[str, list[dict]]:
-    """All curves as HTML, and the numbers of their readouts, in the order of the page. Empty before the first step."""
+    """Returns all charts as HTML, and for each chart the numbers that the page shows under the pointer, in page order.
+
+    The HTML is empty before the first training step.
+    """
     found = spans(stages.parts)
     tuned = [span for span in found if "loss" in span.part.run.metrics and "reward/mean" not in span.part.run.metrics]
     strips = [_strip(plot, found) for plot in STRIPS]
@@ -227,9 +273,9 @@ def stage_curves(stages: Stages) -> tuple[str, list[dict]]:
     data = [numbers for _, numbers in drawn]
     if html:
         html = (
-            '<p class="rule-text">A stage is as wide as its training took. Lines are training, dots are evaluations '
-            f"on held-out problems of the kinds that a stage is about ({asked(found)}): compare them within it. The "
-            "table has all stages on the same problems. The first stages begin with the base; so does Dev3, again.</p>"
+            '<p class="rule-text">A stage is as wide as its training took. Lines are training. Dots are evaluations '
+            f"on each stage's own held-out problems ({asked(found)}): compare them within a stage only. The "
+            "table has all stages on the same problems. The first stages begin with the base, and so does Dev3.</p>"
             f'<div class="row"><div>{html}</div></div>'
         )
     for axis, part in enumerate((p for p in stages.parts if any(key in p.run.metrics for key in PREFERENCES)), 1):
@@ -242,6 +288,13 @@ def stage_curves(stages: Stages) -> tuple[str, list[dict]]:
 
 
 def _tuned(found: Sequence[Span], tuned: Sequence[Span]) -> tuple[str, dict] | None:
-    """The loss of the fine-tuned stages alone, on the axis of all: a policy's loss is another thing."""
+    """Draws the loss of the fine-tuned stages on the common time axis.
+
+    RL stages are left out: their loss differs in kind.
+
+    Args:
+        found: all stages on the axis.
+        tuned: the fine-tuned stages among them.
+    """
     others = [s if s in tuned else s._replace(part=s.part._replace(run=s.part.run._replace(metrics={}))) for s in found]
     return _strip(FINE_TUNING, others)

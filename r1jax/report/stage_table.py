@@ -1,4 +1,4 @@
-"""The by-stage table with its intervals, and the headline over it: `table`, `headline`."""
+"""Makes the table of results by stage with confidence intervals (`table`), and the tiles above it (`headline`)."""
 
 from __future__ import annotations
 
@@ -23,10 +23,12 @@ TITLES = {
     "reflective_words": "Reflective words",
     "truncated": "Truncated",
 }
-KNOWN = ("helpful", "harmless", "padding")  # what the nano generator knows, and nobody judged
+KNOWN = ("helpful", "harmless", "padding")  # ground truth from the nano generator, not from a judge
 
 
 class Cell(NamedTuple):
+    """A mean with its 95 % interval [low, high] over n problems; n is 0 if unknown."""
+
     mean: float
     low: float
     high: float
@@ -34,6 +36,16 @@ class Cell(NamedTuple):
 
 
 class Row(NamedTuple):
+    """A row of the table: one measured quantity on one group of problems.
+
+    Attributes:
+        figure: the name of the measured quantity, such as "pass@1".
+        group: the group of problems, such as a task.
+        unit: the unit of the values; "share" for shares in [0, 1].
+        paper: the name of the paper's comparable benchmark; empty if there is none.
+        cells: the value of each stage, by the stage's name.
+    """
+
     figure: str
     group: str
     unit: str
@@ -42,7 +54,10 @@ class Row(NamedTuple):
 
 
 def rows_of(stages: Stages) -> list[Row]:
-    """The rows of stages.json whose cells can be read; a cell without an interval has one of no width."""
+    """Returns the rows of the table in stages.json. Entries that cannot be read are left out.
+
+    A value without an interval gets an interval of zero width.
+    """
     found = []
     for entry in stages.table:
         cells = {}
@@ -60,7 +75,7 @@ def rows_of(stages: Stages) -> list[Row]:
 
 
 def blocks_of(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
-    """Rows by figure, in the order in which figures first appear."""
+    """Groups rows by `Row.figure`. Returns (figure, its rows), in the order in which figures first appear."""
     blocks: dict[str, list[Row]] = {}
     for row in rows:
         blocks.setdefault(row.figure, []).append(row)
@@ -68,7 +83,10 @@ def blocks_of(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
 
 
 def mean_of(cells: Sequence[tuple[float, float, float]]) -> tuple[float, float, float]:
-    """The mean of (mean, low, high) over different problems: the half widths of their intervals add as squares."""
+    """Averages several results (mean, low, high) measured on different problems. Returns (mean, low, high).
+
+    The half widths of the intervals add in quadrature.
+    """
     mean = math.fsum(middle for middle, _, _ in cells) / len(cells)
     down, up = (
         math.sqrt(math.fsum(width * width for width in widths)) / len(cells)
@@ -78,10 +96,14 @@ def mean_of(cells: Sequence[tuple[float, float, float]]) -> tuple[float, float, 
 
 
 def mean_row(rows: Sequence[Row], ruled: Collection[str] = ()) -> Row | None:
-    """The unweighted mean of a figure over its groups, for stages that have them all; None of fewer than two groups.
+    """Averages rows of the same figure over their groups of problems, without weights. Returns the row of means.
+
+    A stage that lacks one of the groups is left out. Returns None if there are fewer than two groups, or no stage is
+    left.
 
     Args:
-        ruled: groups that a rule judges; what several of them have, the others are left out of.
+        rows: the rows of a figure, one per group.
+        ruled: groups whose problems have a verifier. If the figure has any of these groups, only these are averaged.
     """
     rows = [row for row in rows if row.group in ruled] or rows
     if len(rows) < 2:
@@ -95,18 +117,22 @@ def mean_row(rows: Sequence[Row], ruled: Collection[str] = ()) -> Row | None:
 
 
 def ruled_of(rows: Sequence[Row]) -> set[str]:
-    """The groups that a rule judges."""
+    """Returns the groups of problems that have a verifier: the groups with an accuracy."""
     return {row.group for row in rows if row.figure in ("pass@1", "accuracy")}
 
 
 def shown(value: float, unit: str) -> str:
+    """Formats a number for a cell of the table, according to its unit."""
     if unit == "share":
         return f"{value:.2f}"
     return number(round(value, 1) if abs(value) >= 10 else value)
 
 
 def _marks(row: Row) -> dict[str, str]:
-    """best: the best mean; near: its interval reaches the best mean. Figures without a good direction have none."""
+    """Returns a mark for each stage of a row: "best" for the best mean, "near" if the interval reaches the best mean.
+
+    Other stages get "". The result is empty if neither a high nor a low value is better, or if all means are equal.
+    """
     if (row.unit != "share" and row.figure not in LOWER_IS_BETTER) or len(row.cells) < 2:
         return {}
     sign = -1 if row.figure in LOWER_IS_BETTER else 1
@@ -145,7 +171,10 @@ def _label(row: Row, text: str, what: str = "") -> str:
 
 
 def table(stages: Stages) -> str:
-    """The by-stage table and the paper's beneath it, as HTML; empty without rows."""
+    """Returns, as HTML, the table of results by stage, with the paper's results below.
+
+    The text is empty if there are no results.
+    """
     rows, names = rows_of(stages), [part.name for part in stages.parts]
     paper = {str(key): mapping(values) for key, values in stages.paper.items() if mapping(values)}
     if not rows and not paper:
@@ -157,7 +186,7 @@ def table(stages: Stages) -> str:
         mean = mean_row(members, ruled_of(rows))
         if mean is None and len(members) == 1:
             group = "" if members[0].group in ("", "all") else members[0].group
-            what = ", ".join(filter(None, (group, "by the generator’s truth" if figure in KNOWN else "")))
+            what = ", ".join(filter(None, (group, "by the generator’s ground truth" if figure in KNOWN else "")))
             bodies.append(
                 f"<tbody class=one><tr>{_label(members[0], title, what)}{_cells(members[0], names)}</tr></tbody>"
             )
@@ -168,7 +197,7 @@ def table(stages: Stages) -> str:
         kinds = "".join(f"<tr>{_label(row, row.group)}{_cells(row, names)}</tr>" for row in members)
         bodies.append(
             f'<tbody class=head><tr><th scope=row>{html_text(title)}{unit} <small class="what">{what}</small></th>'
-            f'{head}</tr></tbody>'
+            f"{head}</tr></tbody>"
             f"<tbody class=kinds{folded}>{kinds}</tbody>"
         )
     if paper:
@@ -183,11 +212,11 @@ def table(stages: Stages) -> str:
         else (f"{min(counted):,} to {max(counted):,} problems a cell")
     )
     note = "; ".join(filter(None, (problems, "small figures: 95 % intervals")))
-    caption = f"Held out: {note}. Shaded: the best of a row, and fainter what its interval does not tell from the best."
+    caption = f"Held out: {note}. Shaded: the best of a row; fainter: those whose interval reaches the best."
     return (
         f'<p class="rule-text">{caption}</p>'
         f'<div class="scroll"><table class="stages"><thead><tr><th scope=col></th>{head}</tr></thead>'
-        f'{"".join(bodies)}</table></div>'
+        f"{''.join(bodies)}</table></div>"
     )
 
 
@@ -211,8 +240,11 @@ def _paper(paper: Mapping[str, Mapping], names: Sequence[str]) -> str:
 
 
 def headline(stages: Stages) -> str:
-    """From the base to R1, or to the last stage before it that is measured: one tile a figure, with its way there."""
-    line = [part.name for part in stages.parts[:1]]  # of the bases this one alone
+    """Returns, as HTML, one tile per measured quantity, such as pass@1.
+
+    A tile shows the change from the base to R1, or to the last measured stage, and a small curve over the stages.
+    """
+    line = [part.name for part in stages.parts[:1]]  # the base; further bases are left out
     line += [part.name for part in stages.parts[1:] if part.folder and not part.folder.startswith("distill")]
     tiles = []
     for figure, members in blocks_of(rows_of(stages)):
@@ -230,7 +262,7 @@ def headline(stages: Stages) -> str:
         under = ", ".join(filter(None, (row.unit if row.unit != "share" else "", change, kinds if not tiles else "")))
         tiles.append(
             f'<div class="tile{"" if tiles else " first"}"><dt>'
-            f'{html_text(TITLES.get(figure, figure).removesuffix(", pass@1"))}'
+            f"{html_text(TITLES.get(figure, figure).removesuffix(', pass@1'))}"
             f"{f', {html_text(measured[0])} to {html_text(measured[-1])}' if not tiles else ''}</dt><dd>"
             f'<span class="from">{number(first.mean)}</span><span class="arrow" aria-label="to">→</span>'
             f'<span class="to">{number(last.mean)}</span>{_way([row.cells[name].mean for name in measured])}'
@@ -240,7 +272,7 @@ def headline(stages: Stages) -> str:
 
 
 def _way(values: Sequence[float]) -> str:
-    """The values as a line of a word's size."""
+    """Draws the values as a sparkline, a small curve without axes. Returns SVG."""
     low, high = min(values), max(values)
     points = [
         (2 + 60 * i / (len(values) - 1), 18 - 14 * ((v - low) / (high - low) if high > low else 0.5))

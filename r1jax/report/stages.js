@@ -1,4 +1,4 @@
-// ---- the table: kinds of the lesser figures fold ----
+// ---- the table: the kinds of minor figures fold ----
 for (const body of document.querySelectorAll("tbody[data-fold]")) {
   const cell = body.previousElementSibling.querySelector("th");
   const button = make("button", "fold", "▸");

@@ -1,4 +1,4 @@
-"""What the page of all stages shows: stages.json, and the folder of every stage: `load_stages`."""
+"""Loads the data for the page of all stages, from stages.json and each stage's folder: `load_stages`."""
 
 from __future__ import annotations
 
@@ -9,14 +9,22 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
+from r1jax import storage
 from r1jax.report.data import SAMPLE_BYTES, Run, load, script_json, without_middle
 
-TEXT_CHARACTERS = 8_000  # of one completion: eight stand side by side
+TEXT_CHARACTERS = 8_000  # of one completion: up to eight stand side by side
 STAGES_FILE = "stages.json"
 
 
 class Part(NamedTuple):
-    """A stage or a reward model; `run` is empty before it has begun. The base has no folder."""
+    """A stage or a reward model.
+
+    Attributes:
+        name: the name on the page.
+        folder: its folder in the working directory; empty for the base.
+        run: its logs; empty until training begins.
+        sha256: hash of its weights, if stages.json holds it; else empty.
+    """
 
     name: str
     folder: str
@@ -25,11 +33,21 @@ class Part(NamedTuple):
 
     @property
     def status(self) -> str:
+        """The manifest's status; the base is always complete."""
         return str(self.run.manifest.get("status") or "") if self.folder else "complete"
 
 
 class Stages(NamedTuple):
-    """stages.json with what lies in the folders; what is not there yet is empty."""
+    """The contents of stages.json, with the logs of the stages' folders. Missing entries are empty.
+
+    Attributes:
+        name: the working directory's name.
+        seed: the runs' seed.
+        parts: the stages, in the order of the page.
+        models: the reward models.
+        table, paper, budget, samples: the entries of stages.json with these names. They are the results by stage, the
+            paper's results, the minutes by stage, and completions by stage.
+    """
 
     name: str
     seed: object
@@ -42,56 +60,66 @@ class Stages(NamedTuple):
 
 
 def mapping(value: object) -> Mapping:
+    """Returns the value if it is a mapping, else an empty mapping."""
     return value if isinstance(value, Mapping) else {}
 
 
 def listed(value: object) -> list[dict]:
-    """The objects of a list; anything else holds none."""
+    """Returns the dicts of a list; an empty list for any other value."""
     return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
 
 
 def finite(value: object) -> float | None:
-    """A number that can be drawn, else None."""
+    """Returns the value if it is a finite number, else None."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         return None
     return float(value)
 
 
 def load_stages(workdir: str | os.PathLike[str]) -> Stages:
-    """What there is so far.
+    """Loads stages.json, and the logs that exist so far in the stages' folders.
 
     Raises:
-        ValueError: there is no stages.json, it is no JSON object, or a log of a stage has a broken line.
+        ValueError: stages.json is missing or is not a JSON object, or a stage's log has a line that is not JSON.
     """
-    home = Path(workdir)
+    home = storage.path_of(workdir, "--workdir")
     try:
         document = json.loads((home / STAGES_FILE).read_text("utf-8"))
     except FileNotFoundError:
-        raise ValueError(f"{home}: no {STAGES_FILE} here; name the --workdir of python -m experiments.r1") from None
+        raise ValueError(f"{home} holds no {STAGES_FILE}: name the --workdir of python -m experiments.r1") from None
     except ValueError as error:
-        raise ValueError(f"{home / STAGES_FILE}: not JSON ({error})") from None
+        raise ValueError(f"{home / STAGES_FILE} is not JSON ({error}): run experiments.r1 again to write it") from None
     if not isinstance(document, dict):
-        raise ValueError(f"{home / STAGES_FILE}: not a JSON object")
+        raise ValueError(f"{home / STAGES_FILE} is not a JSON object: run experiments.r1 again to write it")
     parts = []
     for entry in listed(document.get("stages")):
         folder = str(entry.get("folder") or "")
         parts.append(Part(str(entry.get("name") or folder), folder, _run(home, folder), str(entry.get("sha256") or "")))
     return Stages(
-        home.resolve().name, document.get("seed"), parts, _models(home, {part.folder for part in parts}),
-        listed(document.get("table")), dict(mapping(document.get("paper"))), listed(document.get("budget")),
+        home.resolve().name,
+        document.get("seed"),
+        parts,
+        _models(home, {part.folder for part in parts}),
+        listed(document.get("table")),
+        dict(mapping(document.get("paper"))),
+        listed(document.get("budget")),
         listed(document.get("samples")),
-    )  # fmt: skip
+    )
 
 
 def _run(home: Path, folder: str) -> Run:
-    """The logs of a stage. A folder outside the working directory is not looked into."""
+    """Loads the logs of the stage in `home`/`folder`; empty logs if there are none. Reads no folder outside `home`."""
     inside = bool(folder) and PurePath(folder).name == folder and folder not in (".", "..")
     there = inside and any((home / folder / name).exists() for name in ("manifest.json", "metrics.jsonl"))
     return load(home / folder) if there else Run(folder, {}, {}, {})
 
 
 def _models(home: Path, stages: set[str]) -> list[Part]:
-    """The reward models: the other folders whose manifest says so."""
+    """Loads the reward models: the folders in `home` whose manifest names a reward model.
+
+    Args:
+        stages: folders that belong to stages, which are left out.
+    """
     found = []
     for path in sorted(home.glob("*/manifest.json")):
         if path.parent.name not in stages:
@@ -103,12 +131,20 @@ def _models(home: Path, stages: set[str]) -> list[Part]:
 
 
 def counts(part: Part) -> Mapping:
-    """What a stage's manifest says about its data."""
+    """Returns the counts of a stage's records, as the stage's manifest holds them; empty if there are none."""
     return mapping(mapping(part.run.manifest.get("data")).get("counts"))
 
 
 def shown_samples(samples: Iterable[dict], names: Iterable[str], limit: int = SAMPLE_BYTES) -> tuple[list[dict], str]:
-    """The samples that fit into `limit` bytes of JSON, in turn one of each kind, and a sentence about the rest."""
+    """Selects samples that fit into `limit` bytes of JSON, one of each kind of problem in turn.
+
+    Returns the selected samples, and a sentence that says how many of all samples they are; an empty sentence if all
+    fit.
+
+    Args:
+        samples: the samples of stages.json. A sample is a problem with the completions of the stages.
+        names: names of the stages; completions of other names are dropped.
+    """
     known, rows = set(names), []
     for sample in samples:
         row = {key: sample[key] for key in ("id", "kind", "problem", "gold") if sample.get(key) is not None}

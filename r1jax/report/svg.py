@@ -1,7 +1,7 @@
-"""Curves as inline SVG: `chart`.
+"""Draws a chart of curves as inline SVG: `chart`.
 
-The drawing is a square of 1000 x 1000 units, stretched to the place it gets; strokes keep their
-width (`non-scaling-stroke`), and the labels are HTML beside it, so that text keeps its size.
+The drawing is a square of 1000 x 1000 units, stretched to the available space. Strokes keep their width
+(`non-scaling-stroke`), and labels are HTML beside the drawing, so that text keeps its size.
 """
 
 from __future__ import annotations
@@ -13,27 +13,30 @@ from typing import NamedTuple
 
 from r1jax.report.curve import Curve, Thinned, smooth, thin, wilson
 
-_CONTROLS = {c: 0x2400 + c for c in range(32) if c not in (9, 10)} | {0x7F: 0x2421} | {
-    c: f"‹U+{c:04X}›"
-    for c in (*range(0x80, 0xA0), 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
-}
+_CONTROLS = (
+    {c: 0x2400 + c for c in range(32) if c not in (9, 10)}
+    | {0x7F: 0x2421}
+    | {c: f"‹U+{c:04X}›" for c in (*range(0x80, 0xA0), 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))}
+)
 
 
 def html_text(text: str) -> str:
-    """Text as HTML, in attributes too; control characters and direction marks are made visible."""
+    """Escapes text for HTML and attributes; control characters and direction marks become visible."""
     return escape(text.translate(_CONTROLS), quote=True)
 
 
 class Series(NamedTuple):
-    """One thing in a chart.
+    """A curve in a chart, and how the curve is drawn.
 
     Attributes:
+        label: the curve's name in the legend.
         color: the name of a CSS custom property, without the dashes.
-        dots: drawn as marks joined by a thin line (evaluations), else as a line (training).
-        counts: for shares, how many trials each value is a share of: draws 95 % intervals.
-        others: the same curve of the runs compared with.
-        base: draws the value at step 0 as a dotted rule across the chart.
-        raw: drawn as logged, without a mean of neighbours: schedules, figures whose peaks matter.
+        dots: whether to draw dots joined by a thin line (for evaluations) instead of a line (for training).
+        counts: for shares, the number of problems over which each value was measured. The chart then shows 95 %
+            intervals.
+        others: the same curve of the runs to compare with.
+        base: whether to draw the value at step 0 as a dotted horizontal line across the chart.
+        raw: whether to draw values as logged instead of smoothed, as for schedules and for values whose peaks matter.
     """
 
     label: str
@@ -47,9 +50,10 @@ class Series(NamedTuple):
 
 
 def ticks(low: float, high: float, about: int = 4, whole: bool = False) -> list[float]:
-    """Round numbers within [low, high], 1, 2, 2.5 or 5 times a power of ten apart.
+    """Returns about `about` round numbers in [low, high], spaced by 1, 2, 2.5 or 5 times a power of ten.
 
-    `whole`: integers only.
+    Args:
+        whole: whether to return only integers.
     """
     if not high > low:
         return [low]
@@ -63,7 +67,7 @@ def ticks(low: float, high: float, about: int = 4, whole: bool = False) -> list[
 
 
 def number(value: float) -> str:
-    """A figure with three significant digits, as the readout shows it."""
+    """Formats a number with about three significant digits, as the page's script does under the pointer."""
     size = abs(value)
     if size == 0:
         return "0"
@@ -79,7 +83,7 @@ def number(value: float) -> str:
 
 
 def tick_labels(values: Sequence[float]) -> list[str]:
-    """The labels of one axis: all with the same decimals, all in the same unit."""
+    """Formats the labels of one axis, all with the same decimals and unit."""
     largest = max(map(abs, values))
     if largest >= 10_000:
         unit, name = next((u, n) for u, n in ((1e9, "G"), (1e6, "M"), (1e3, "k")) if largest >= u)
@@ -92,6 +96,8 @@ def tick_labels(values: Sequence[float]) -> list[str]:
 
 
 class Axes(NamedTuple):
+    """The ranges of a chart; `x` and `y` map steps and values to the 1000 x 1000 units of the drawing."""
+
     x_high: float
     low: float
     high: float
@@ -106,9 +112,8 @@ class Axes(NamedTuple):
         return 1000 - 1000 * (value - self.low) / (self.high - self.low)
 
 
-def axes_of(
-    series: Sequence[Series], x_high: float, share: bool, from_zero: bool, log: bool
-) -> Axes:
+def axes_of(series: Sequence[Series], x_high: float, share: bool, from_zero: bool, log: bool) -> Axes:
+    """Returns the ranges of a chart's axes. The arguments have the meaning that they have in `chart`."""
     curves = [c for s in series for c in (s.curve, *s.others)]
     values = [v for c in curves for v in c.values if v is not None]
     if log and min(values) > 0:
@@ -124,13 +129,11 @@ def axes_of(
     elif from_zero and high <= 0:
         high = 0.0
     pad = 0.08 * (high - low) or abs(high) * 0.1 or 1.0
-    return Axes(
-        x_high, low if low == 0 else low - pad, high if high == 0 and low else high + pad, False
-    )
+    return Axes(x_high, low if low == 0 else low - pad, high if high == 0 and low else high + pad, False)
 
 
 def _path(steps: Sequence[float], values: Sequence[float | None], axes: Axes) -> str:
-    """The `d` of a line with gaps; a point between two gaps becomes a dot (a round cap)."""
+    """Returns the SVG path data of a line through the values. None is a gap; a value between two gaps becomes a dot."""
     out, pen, alone = [], False, False
     for step, value in zip(steps, values, strict=True):
         if value is None:
@@ -147,7 +150,7 @@ def _path(steps: Sequence[float], values: Sequence[float | None], axes: Axes) ->
 
 
 def _band(thinned: Thinned, axes: Axes) -> str:
-    """The `d` of the area between least and greatest values, one polygon between two gaps."""
+    """Returns the SVG path data of the area between least and greatest values, a polygon for each part without gaps."""
     out: list[str] = []
     run: list[tuple[float, float, float]] = []
     for point in [*zip(thinned.steps, thinned.low, thinned.high, strict=True), (0.0, None, None)]:
@@ -163,7 +166,7 @@ def _band(thinned: Thinned, axes: Axes) -> str:
 
 
 def draw(series: Series, axes: Axes) -> str:
-    """The marks of one series, the compared runs below it."""
+    """Returns, as SVG, the curve of `series`, drawn on top of the curves `series.others` of the compared runs."""
     marks = []
     for other in series.others:
         thinned = thin(other)
@@ -181,7 +184,8 @@ def draw(series: Series, axes: Axes) -> str:
         marks.append(f'<path class="join" d="{_path(thinned.steps, thinned.mean, axes)}"/>')
         dots = "".join(
             f"M{axes.x(x):.1f} {axes.y(y):.1f}h.1"
-            for x, y in zip(thinned.steps, thinned.mean, strict=True) if y is not None
+            for x, y in zip(thinned.steps, thinned.mean, strict=True)
+            if y is not None
         )
         marks.append(f'<path class="dot" d="{dots}"/>')
         if series.base and series.curve.steps[0] == 0 and series.curve.values[0] is not None:
@@ -200,7 +204,10 @@ def draw(series: Series, axes: Axes) -> str:
 
 
 def readout(curve: Curve) -> dict:
-    """What the pointer reads off a curve: thinned steps and values to five digits."""
+    """Returns the numbers that the page shows under the pointer, for one curve.
+
+    The keys are "x" (steps, thinned), "y" (values to five digits) and "w" (number of steps merged into a point).
+    """
     thinned = thin(curve)
     return {
         "x": [int(x) if x == int(x) else x for x in thinned.steps],
@@ -209,27 +216,45 @@ def readout(curve: Curve) -> dict:
     }
 
 
+class Caption(NamedTuple):
+    """The words of a chart: its title, the unit of its values, and a note below it."""
+
+    title: str
+    unit: str = ""
+    note: str = ""
+
+
 def chart(
-    series: Sequence[Series], *, title: str, unit: str = "", note: str = "", x_high: int,
-    share: bool = False, from_zero: bool = True, log: bool = False, large: bool = False,
+    series: Sequence[Series],
+    caption: Caption,
+    *,
+    x_high: int,
+    share: bool = False,
+    from_zero: bool = True,
+    log: bool = False,
+    large: bool = False,
 ) -> tuple[str, dict]:
-    """A figure with axes and legend as HTML, and the numbers its readout needs.
+    """Returns a chart with axes and legend as HTML, and the numbers that the page shows under the pointer.
 
     Args:
-        series: at least one value among them.
-        x_high: the last step of the axis, the same for all charts of a page; the first is 0.
-        share: values are shares: the axis is 0 to 1 once they pass 0.4.
-        from_zero: the axis shows 0 when all values have one sign.
-        log: a logarithmic axis, if all values are above 0.
-        large: two columns wide.
+        series: the curves, with at least one value among them.
+        caption: title, unit and note of the chart.
+        x_high: last step of the horizontal axis, common to all charts of a page; the first step is 0.
+        share: whether the values are shares. The vertical axis then runs from 0 to 1 if the largest share exceeds 0.4.
+        from_zero: whether the vertical axis includes 0 if all values have the same sign.
+        log: whether the vertical axis is logarithmic if all values are positive.
+        large: whether the chart is two columns wide.
     """
+    title, unit, note = caption
     axes = axes_of(series, max(1, x_high), share, from_zero, log)
     if axes.log:
         powers = list(range(int(axes.low), int(axes.high) + 1))
         powers = powers[:: math.ceil(len(powers) / 6)]
         superscript = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-        marks = [(1000 - 1000 * (p - axes.low) / (axes.high - axes.low),
-                  "10" + str(p).translate(superscript)) for p in powers]
+        marks = [
+            (1000 - 1000 * (p - axes.low) / (axes.high - axes.low), "10" + str(p).translate(superscript))
+            for p in powers
+        ]
     else:
         at = ticks(axes.low, axes.high, 5 if large else 4)
         marks = [(axes.y(v), label) for v, label in zip(at, tick_labels(at), strict=True)]
@@ -240,29 +265,32 @@ def chart(
         f'<span class="x" style="left:{axes.x(v) / 10:.2f}%">{label}</span>'
         for v, label in zip(at, ["step 0", *tick_labels(at)[1:]], strict=True)
     )
-    drawn = "".join(draw(s, axes) for s in reversed(series))  # the first on top
+    drawn = "".join(draw(s, axes) for s in reversed(series))  # the first series on top
     rules = [
-        (axes.y(s.curve.values[0]) / 10, s) for s in series
+        (axes.y(s.curve.values[0]) / 10, s)
+        for s in series
         if s.base and s.curve.steps[0] == 0 and s.curve.values[0] is not None
     ]
-    # Two rules may lie close together: the label of the lower one goes below it.
+    # Two rules may be close together, so the label of the lower one goes below it.
     lowest = max(top for top, _ in rules) if len(rules) > 1 else None
     bases = "".join(
         f'<span class="base{" below" if top == lowest else ""}" '
         f'style="top:{top:.2f}%;--c:var(--{s.color})">'
-        f"base {number(s.curve.values[0])}</span>" for top, s in rules
+        f"base {number(s.curve.values[0])}</span>"
+        for top, s in rules
     )
     legend = []
     for s in series:
         last = next((v for v in reversed(s.curve.values) if v is not None), None)
         legend.append(
             f'<li style="--c:var(--{s.color})" class="{"dots" if s.dots else "solid"}">'
-            f'{html_text(s.label)} <b>{"–" if last is None else number(last)}</b>'
+            f"{html_text(s.label)} <b>{'–' if last is None else number(last)}</b>"
             "<small></small></li>"
         )
     spoken = "; ".join(
         f"{s.label}: {number(s.curve.values[i])} at step {s.curve.steps[i]}"
-        for s in series for i in sorted({0, len(s.curve.steps) - 1})
+        for s in series
+        for i in sorted({0, len(s.curve.steps) - 1})
         if s.curve.values[i] is not None
     )
     head = f"<h3>{html_text(title)}</h3>"
@@ -274,11 +302,13 @@ def chart(
         '<div class="plot"><svg viewBox="0 0 1000 1000" preserveAspectRatio="none" role="img" '
         f'tabindex="0" aria-label="{html_text(f"{title}. {spoken}")}">'
         f'<path class="grid" d="{grid}"/>{drawn}</svg>{rows}{columns}{bases}</div>'
-        + (f'<p class="note">{html_text(note)}</p>' if note else "") + "</figure>"
+        + (f'<p class="note">{html_text(note)}</p>' if note else "")
+        + "</figure>"
     )
     data = {
-        "high": axes.x_high, "y": [axes.low, axes.high], "log": axes.log,
-        "series": [readout(s.curve) | {"c": s.color, "others": [readout(o) for o in s.others]}
-                   for s in series],
+        "high": axes.x_high,
+        "y": [axes.low, axes.high],
+        "log": axes.log,
+        "series": [readout(s.curve) | {"c": s.color, "others": [readout(o) for o in s.others]} for s in series],
     }
     return html, data

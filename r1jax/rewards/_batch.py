@@ -1,4 +1,4 @@
-"""Jobs on their way to the workers, and their verdicts on the way back."""
+"""Defines a batch of jobs that worker processes judge, and collects the verdicts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,21 @@ CHUNK_BYTES = 1 << 18
 
 
 class Batch:
-    """Jobs as JSON, and their verdicts as they come in. Equal jobs share a payload."""
+    """The jobs of one call of `Pool.submit` or `Pool.run`, and their verdicts as the verdicts come in.
+
+    A payload is one job as JSON text. Equal jobs share one payload, so they are judged once.
+
+    Args:
+        jobs: one (kind of question, text to grade, the verifier's example) per job.
+        expires: the value of `time.monotonic()` at which jobs without a verdict are given up; None for never.
+    Attributes:
+        future: becomes the list of verdicts, in the order of the jobs.
+        payloads: the distinct jobs, as JSON.
+        kinds, verdicts: [payloads] the kind of question of each payload, and its verdict. The verdict is None until the
+            payload is judged.
+        which: [jobs] the index in `payloads` of each job's payload.
+        open: number of payloads that have no verdict yet.
+    """
 
     def __init__(self, jobs: Sequence[tuple[str, str, Mapping]], expires: float | None):
         self.expires = expires
@@ -38,7 +52,13 @@ class Batch:
             self.future.set_result([])
 
     def chunks(self, workers: int) -> list[list[int]]:
-        """Payload indices by chunk: long enough to save round trips, short enough to keep all workers busy."""
+        """Returns lists of payload indices. One worker process gets one list at a time.
+
+        The lists are long enough to save round trips, and short enough to keep all workers busy.
+
+        Args:
+            workers: number of worker processes.
+        """
         most = max(1, min(CHUNK_JOBS, -(-len(self.payloads) // (2 * workers))))
         chunks, size = [], CHUNK_BYTES
         for index, payload in enumerate(self.payloads):
@@ -50,9 +70,11 @@ class Batch:
         return chunks
 
     def expired(self) -> bool:
+        """Returns True if the time `expires` has passed, so that jobs without a verdict are to be given up."""
         return self.expires is not None and time.monotonic() > self.expires
 
     def settle(self, index: int, verdict: Verdict) -> None:
+        """Records the verdict on payload number `index`. The last missing verdict completes `future`."""
         with self.lock:
             if self.verdicts[index] is None:
                 self.open -= 1
@@ -63,5 +85,5 @@ class Batch:
 
 
 def plain(value: object) -> object:
-    """What numpy and friends are as JSON."""
+    """Converts a value that JSON lacks: a numpy array or scalar to Python lists or numbers, any other value to text."""
     return value.tolist() if hasattr(value, "tolist") else str(value)

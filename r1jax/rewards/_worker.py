@@ -1,13 +1,13 @@
-"""The process at the other end of `isolate.Pool`: reads chunks of jobs, writes one verdict a line.
+"""Runs a worker process of `isolate.Pool`: reads lists of jobs (kind of question, text, example), writes verdicts.
 
-It imports a verifier when the first job of its kind arrives, never jax, and runs nothing that the text says.
+Input and output are lines of JSON. The worker imports the verifier of a kind of question at the latest when the first
+job of this kind arrives. The worker never imports jax, and never executes the text of a job itself.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
-import importlib
 import json
 import os
 import resource
@@ -15,42 +15,35 @@ import signal
 import sys
 import time
 
+from r1jax.rewards.kinds import KINDS, Verifier, function
 from r1jax.rewards.verdict import Verdict
 
-KINDS = {
-    "math": "r1jax.rewards.math",
-    "countdown": "r1jax.rewards.countdown",
-    "choice": "r1jax.rewards.choice",
-    "format": "r1jax.rewards.format",
-    "language": "r1jax.rewards.language",
-    "code": "r1jax.rewards.code",
-    "proof": "r1jax.rewards.proof",
-}
-OWN_LIMITS_S = {"code": 60.0, "proof": 60.0}  # the programs they start are limited by their sandboxes
-LONGEST_LIFE_S = 3600  # CPU seconds; whoever runs into it is replaced and its job done again
+LONGEST_LIFE_S = 3600  # CPU seconds, after which a worker is replaced and its job repeated
 PR_SET_PDEATHSIG = 1
 
 
 def main(memory_mb: int, item_s: float, kinds: list[str]) -> None:
-    """Serves chunks from standard input until it closes.
+    """Reads one list of jobs per line of standard input and judges the jobs, until standard input closes.
 
     Args:
-        memory_mb: address space, MiB.
-        item_s: CPU time of one job, seconds; SIGPROF ends the process there.
-        kinds: verifiers to import before the first job.
+        memory_mb: limit on the address space, MiB.
+        item_s: CPU seconds for one job, unless its kind of question has its own limit. After that time the signal
+            SIGPROF ends the process.
+        kinds: kinds of questions, such as "math", whose verifiers are imported before the first job.
     """
     _confine(memory_mb)
     out = sys.stdout.fileno()
     judges = {kind: _load(kind) for kind in kinds}
+    seconds = {name: kind.limits.cpu_s for name, kind in KINDS.items() if kind.limits}
     for line in sys.stdin.buffer:
         jobs = json.loads(line)
         for kind, _, _ in jobs:
             if kind not in judges:
                 judges[kind] = _load(kind)
-        _write(out, "started")  # what was imported above does not count against the first job's deadline
+        _write(out, "started")  # the imports above do not count against the first job's deadline
         for kind, text, example in jobs:
-            # CPU time, so that a loaded machine changes no verdict; the kernel ends us even inside a call into C
-            signal.setitimer(signal.ITIMER_PROF, OWN_LIMITS_S.get(kind, item_s))
+            # CPU time, so that a loaded machine changes no verdict; the kernel ends even a call into C
+            signal.setitimer(signal.ITIMER_PROF, seconds.get(kind, item_s))
             _write(out, _judge(judges[kind], text, example))
         signal.setitimer(signal.ITIMER_PROF, 0)
         _write(out, _rss_mb())
@@ -65,19 +58,26 @@ def _judge(verify, text: str, example: dict) -> tuple:
     return verdict._replace(ms=round((time.perf_counter() - start) * 1e3, 3))
 
 
-def _load(kind: str):
-    """The function `(text, example) -> Verdict` of this kind, with all it needs imported."""
+def _load(kind: str) -> Verifier:
+    """Imports and returns the verifier of a kind of question, such as "math".
+
+    If the verifier's module has a function `warm`, calls it, so that it imports what the verifier needs. If the import
+    fails, returns a function that gives the verdict "error".
+    """
     try:
-        module = importlib.import_module(KINDS[kind])
-        getattr(module, "warm", lambda: None)()
-        return getattr(module, "judge", module.verify)
-    except (ImportError, KeyError) as error:
+        verify = function(KINDS[kind].verifier)
+        getattr(sys.modules[verify.__module__], "warm", lambda: None)()
+        return verify
+    except (ImportError, AttributeError, KeyError, ValueError) as error:
         verdict = Verdict(None, "error", f"no verifier {kind!r}: {error}"[:300])
         return lambda text, example: verdict
 
 
 def _rss_mb() -> int:
-    """Resident memory now. Not `ru_maxrss`: a child begins with the peak of the parent it was started from."""
+    """Returns the resident memory of this process now, in MiB; 0 if it is unknown.
+
+    Not `ru_maxrss`, which is a peak and in a child process starts at the parent's peak.
+    """
     try:
         with open("/proc/self/statm") as statm:
             return int(statm.read().split()[1]) * resource.getpagesize() >> 20
@@ -86,13 +86,13 @@ def _rss_mb() -> int:
 
 
 def _confine(memory_mb: int) -> None:
-    if sys.platform == "linux":  # no orphan, even where the parent is killed during an endless call
+    if sys.platform == "linux":  # leaves no orphan, even if the parent is killed during an endless call
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     limits = {
         resource.RLIMIT_CORE: (0, True),
         resource.RLIMIT_CPU: (LONGEST_LIFE_S, True),
-        # soft: what runs here is ours, and a sandbox started from here sets itself the limit of its task
+        # soft limit: this code is ours, and a sandbox started from here sets the limit of its own task
         resource.RLIMIT_AS: (memory_mb << 20, False),
     }
     for name, (value, for_children) in limits.items():
@@ -110,5 +110,5 @@ def _write(out: int, message: object) -> None:
     try:
         while data:
             data = data[os.write(out, data) :]
-    except BrokenPipeError:  # nobody is left to read it
+    except BrokenPipeError:  # the parent is gone
         os._exit(0)

@@ -1,20 +1,22 @@
-"""Verdicts under way before they are asked for: completions are judged while others are still being sampled."""
+"""Judges the finished completions of a round while other completions are still being sampled."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 
+from r1jax.distributed import beat
 from r1jax.rewards._batch import plain
 from r1jax.rewards.isolate import Pool
 from r1jax.rewards.verdict import Verdict
 
 
 class Ahead:
-    """Stands in for a `Pool` in one round: `run` waits for what `begin` started, and starts the rest.
+    """Stands in for a `Pool` in one round: `begin` starts jobs early; `run` starts the other jobs and waits for all.
 
-    The verdicts are those of `Pool.run`; each job is judged once, whoever asked first.
+    A job is (kind of question, text to grade, the verifier's example), as for `Pool`. `run` returns the same verdicts
+    as `Pool.run`. A job that both methods get is judged once.
     """
 
     def __init__(self, pool: Pool):
@@ -22,20 +24,24 @@ class Ahead:
         self._begun: dict[str, tuple[Future[list[Verdict]], int]] = {}
 
     def begin(self, jobs: Sequence[tuple[str, str, Mapping]]) -> None:
-        """Hands jobs to the pool and returns at once."""
+        """Hands jobs to the pool and returns before they are judged."""
         new = {key: job for job in jobs if (key := name(job)) not in self._begun}
         if new:
             future = self._pool.submit(list(new.values()))
             self._begun |= {key: (future, i) for i, key in enumerate(new)}
 
     def run(self, jobs: Sequence[tuple[str, str, Mapping]]) -> list[Verdict]:
-        """The verdicts, in the order of the jobs."""
+        """Returns one verdict per job, in the order of the jobs. Waits until all are judged."""
         self.begin(jobs)
         begun = [self._begun[name(job)] for job in jobs]
+        waiting = {future for future, _ in begun}
+        while waiting:
+            beat("verifying answers")  # every job has a deadline, so to wait for one is progress
+            waiting = wait(waiting, timeout=10).not_done
         return [future.result()[i] for future, i in begun]
 
 
 def name(job: tuple[str, str, Mapping]) -> str:
-    """Equal for equal jobs."""
+    """Returns the job as JSON text, which serves as a key: equal jobs have equal keys."""
     kind, text, example = job
     return json.dumps([kind, text, dict(example)], default=plain)

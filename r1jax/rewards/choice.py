@@ -1,4 +1,4 @@
-"""Multiple choice: the one option letter that a text settles on. Two letters are none."""
+"""Grades multiple-choice answers: a text must name exactly one option letter. A text that names several is wrong."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ import unicodedata
 from collections.abc import Mapping
 
 from r1jax.rewards.format import graded
-from r1jax.rewards.verdict import Verdict
+from r1jax.rewards.verdict import Verdict, check_arguments
 
 TAIL = 8192  # characters read, from the end of the graded part
-SHORT = 100  # a text up to this many characters may name its letter in any words
+SHORT = 100  # characters up to which a text may name its letter in any words
 
 _BOX = re.compile(r"\\boxed\s*\{([^{}]*(?:\{[^{}]*\}[^{}]*)*)\}")
+_FORMULA = re.compile(r"\\(?!text|math(?:bf|rm|sf|tt|it)?(?![a-z])|mbox|rm|bf|boxed|left|right|quad|[,;: ])[a-zA-Z]+|=")
 _MARKUP = re.compile(
     r"\\(?:boxed|text(?:bf|rm|sf|tt|it)?|math(?:bf|rm|sf|tt|it)?|mbox|rm|bf|left|right|quad)(?![a-zA-Z])"
     r"|\\[(),;:! \[\]]|[*`$_{}\"'“”‘’《》「」]"
 )
-# an option letter in running text; not the article, the pronoun, or a letter in a formula
+# an option letter in running text, but not the article A, the pronoun I, or a letter in a formula
 _LETTER = re.compile(
     r"(?<![A-Za-z0-9\\])(?<![-+*/^=<] )(?<![-+*/^=<])"
     r"(?:A(?!\s+(?!or\b|and\b)[a-z0-9])|I(?!\s*[a-z])|[B-HJ-Z])"
@@ -30,7 +31,7 @@ _WHOLE = re.compile(
     re.DOTALL | re.IGNORECASE,
 )
 _IS = r"(?:\s*(?:is|are|was|be|must\s+be|should\s+be|would\s+be|has\s+to\s+be)\s*:?|\s*[:=])"
-_STATEMENTS = tuple(  # the first kind found decides
+_STATEMENTS = tuple(  # the first pattern that matches decides
     re.compile(f"(?:{pattern})" + r"\s*(?:option|choice|letter|选项)?\s*[(\[<]?\s*(?P<letter>" + _LETTER.pattern + ")")
     for pattern in (
         r"(?:\b[Aa]nswer|\bANSWER|[Cc]orrect\s+(?:option|choice))" + _IS,
@@ -46,15 +47,17 @@ _REFUSED = re.compile(r"\b(?:not|rather\s+than|instead\s+of)\s+(?:option\s+)?\(?
 
 
 def verify(text: str, example: Mapping) -> Verdict:
-    """1 where the text settles on the gold letter and on no other.
+    """Returns reward 1 if the text names the right option letter and no other letter, else 0.
 
-    The graded part is that of `format.graded`. In it, in this order: complete boxes; a part that is
-    an option as a whole ("B", "(b)", "B. 42"); statements ("the answer is B", "故选B"); the only
-    option letter in a short part. Several different letters are a hedge and wrong.
+    `format.graded` selects the part of the text to grade. In this part the letters are read from the first of these
+    places that exists: the boxes (no letter if the last box is cut off); the whole part, if it is one option ("B",
+    "(b)", "B. 42"); statements ("the answer is B", "故选B"); the last line, if it is one option; any mention, if the
+    part is short and has no denial. If that place names several different letters, the text is wrong.
 
     Args:
-        example: `gold`, one letter, brackets allowed. `lenient`: as in `format.graded`.
+        example: a mapping. `gold` is the right option letter, brackets allowed. `lenient` is as in `format.graded`.
     """
+    check_arguments(text, example)
     start = time.perf_counter()
 
     def verdict(reward: float | None, name: str, stage: str, given=None, canonical=None) -> Verdict:
@@ -77,15 +80,24 @@ def verify(text: str, example: Mapping) -> Verdict:
 
 
 def _plain(text: str) -> str:
-    """Compatibility forms folded (（Ｂ） and Ⓑ are (B) and B), markup removed."""
+    """Folds compatibility forms (（Ｂ） and Ⓑ become (B) and B) and removes markup."""
     return _MARKUP.sub("", unicodedata.normalize("NFKC", text)).strip()
 
 
 def _settled(text: str) -> tuple[str, set[str]]:
-    """Which stage found letters, and all different ones it found."""
+    """Returns (place, letters): where the text names its option letters, and all different letters named there.
+
+    The place is "box", "whole", "statement", "last line", "mention", or "" if the text names none; see `verify`.
+    """
     if "\\boxed" in text:
-        boxes = _BOX.findall(text) if _BOX.match(text, text.rindex("\\boxed")) else ()
-        return "box", set().union(*(_letters(_plain(box)) for box in boxes))
+        boxes = _BOX.findall(text) if _BOX.match(text, text.rindex("\\boxed")) else None
+        if boxes is None:
+            return "box", set()
+        formulas = [box for box in boxes if _FORMULA.search(box)]
+        if len(formulas) < len(boxes):
+            said = [_settled(box)[1] for box in boxes if box not in formulas]
+            return "box", set().union(*said) if all(said) else set()
+        text = _BOX.sub(" ", text)  # a formula in a box names no option
     plain = _plain(text)
     if _WHOLE.match(plain):
         return "whole", _letters(plain)
@@ -101,7 +113,10 @@ def _settled(text: str) -> tuple[str, set[str]]:
 
 
 def _letters(option: str) -> set[str]:
-    """The letters of an option written as a whole; more than one if its text names another."""
+    """Returns all option letters in a text that should be one option, such as "B" or "B. 42, not C".
+
+    Letters that the text rejects ("not C") are left out.
+    """
     match = _WHOLE.match(option)
     if not match:
         return set(_LETTER.findall(option))
@@ -109,7 +124,7 @@ def _letters(option: str) -> set[str]:
 
 
 def _joined(rest: str) -> set[str]:
-    """A second letter offered right after the first: "or C", "/C", "和C"."""
+    """Returns the letter that `rest`, the text right after a first letter, adds to it: C for "or C", "/C" or "和C"."""
     match = re.match(
         r"\s*[)\]>]?\s*(?:,?\s*(?:or|and|and/or)\b|[/,&|、]|或者?|和|与|以及|还是)\s*[(\[<]?\s*([A-Z])(?![A-Za-z0-9])",
         rest,

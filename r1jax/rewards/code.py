@@ -1,38 +1,63 @@
-"""Rewards of programs: the candidate runs in a sandbox, its values come back, and the comparison is made here.
+"""Grades programs: the candidate (the model's program) runs in a sandbox, and this process compares its outputs.
 
 A task is a mapping with
 
-    mode    "stdin": each test feeds standard input and compares standard output; "function": it calls `entry`.
-            Default: "function" where there is an `entry`.
+    mode    "stdin": each test feeds standard input and compares standard output. "function": each test calls `entry`.
+            Default: "function" if there is an `entry`, else "stdin".
     entry   name of the function, or of a method of a class `Solution`
-    tests   [[input, output], ...]. stdin: two strings. function: the list of positional arguments, and the value.
-    limits  {time_s, wall_s, memory_mb, output_bytes, processes, file_mb}, each of them optional, for one test
-    score   "all" (default): 1 if every test passes, else 0. "fraction": the share that passes.
-    float_tolerance  (optional) how far a float may lie off, absolute or relative; 0 without it. Ints are always exact.
+    tests   [[input, expected output], ...]. stdin: two strings. function: the list of positional arguments, and the
+            value to return.
+    limits  {time_s, wall_s, memory_mb, output_bytes, processes, file_mb} of one test, each optional
+    score   "all" (default): 1 if every test passes, else 0. "fraction": the share of tests that pass.
+    float_tolerance  (optional) allowed error of a float, absolute or relative; default 0. Ints are always exact.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import re
 import time
 from collections.abc import Mapping
 from typing import NamedTuple
 
 from r1jax.rewards import sandbox
-from r1jax.rewards._inside import Unsendable, encode
-from r1jax.rewards.sandbox import Limits, Tier, Unavailable
-from r1jax.rewards.verdict import Verdict
+from r1jax.rewards.sandbox import Tier
+from r1jax.rewards.sandbox._box import Unavailable
+from r1jax.rewards.sandbox._inside import Unsendable, encode
+from r1jax.rewards.sandbox._watch import Limits
+from r1jax.rewards.verdict import Verdict, check_arguments
 
 MINIMUM = "C"
 PROGRAM_BYTES = 1 << 18
-PATIENCE = 3  # tests of one candidate that may run into the clock; the others then count as failed
-KILLED = (b"!ended with status 24", b"!ended with status 9")  # by the limit on CPU time, where it was ignored
+PATIENCE = 3  # after so many timeouts of one candidate, its other tests count as failed
+KILLED = (b"!ended with status 24", b"!ended with status 9")  # by the CPU limit; 9 if SIGXCPU was ignored
 PYTHON = ("python", "python3", "py", "py3")
 
 
+# LeetCode puts these in front of a class Solution, so models use them without an import
+_PRELUDE = {
+    "typing": "Any Callable DefaultDict Deque Dict FrozenSet Iterable Iterator List Optional Sequence Set Tuple Union",
+    "collections": "Counter OrderedDict defaultdict deque",
+    "heapq": "heapify heappop heappush heappushpop heapreplace nlargest nsmallest",
+    "math": "ceil comb factorial floor gcd inf isqrt lcm log log2 pi sqrt",
+    "bisect": "bisect bisect_left bisect_right insort insort_left insort_right",
+    "functools": "cache cmp_to_key lru_cache reduce",
+    "itertools": "accumulate chain combinations count cycle groupby pairwise permutations product zip_longest",
+}
+_MODULES = (*_PRELUDE, "operator", "random", "re", "string", "sys")
+_NAME = re.compile(r"[A-Za-z_]\w*")
+
+
 class Task(NamedTuple):
-    """A task that can be run. Outputs are in the form values are compared in."""
+    """A task that has been checked and can be run; see the module's docstring.
+
+    Attributes:
+        inputs: [tests] the bytes of standard input in mode "stdin"; the list of arguments in mode "function".
+        outputs: [tests] the expected outputs, which are bytes in mode "stdin". In mode "function" they are values,
+            encoded by `_inside.encode` as the sandbox encodes the returned values.
+        tolerance: the task's `float_tolerance`.
+    """
 
     mode: str
     entry: str
@@ -44,10 +69,11 @@ class Task(NamedTuple):
 
     @classmethod
     def of(cls, example: Mapping) -> Task:
-        """The task of a row.
+        """Checks a task in the form of the module's docstring and returns it as a `Task`.
 
         Raises:
-            ValueError: a key breaks its rule; a task without tests would pay everything.
+            ValueError: a value is not allowed for its key, or there are no tests. Without tests every program would
+                pass.
         """
         entry = example.get("entry") or ""
         mode = example.get("mode") or ("function" if entry else "stdin")
@@ -74,7 +100,7 @@ class Task(NamedTuple):
                 raise ValueError(f"tests[{number}][0] must be the list of positional arguments, as mode=function needs")
             try:
                 if mode == "function":
-                    encode(given)  # what cannot be sent cannot be a test either
+                    encode(given)  # arguments that cannot be sent cannot be a test either
                 inputs.append(given if mode == "function" else _bytes(given))
                 outputs.append(encode(wanted) if mode == "function" else _bytes(wanted))
             except (Unsendable, RecursionError) as problem:
@@ -83,7 +109,13 @@ class Task(NamedTuple):
 
 
 def verify(text: str, example: Mapping, *, minimum: str = MINIMUM) -> Verdict:
-    """The verdict on the program in a model's text: see `extract` and `grade`."""
+    """Grades the program that `extract` finds in a model's text.
+
+    Args:
+        example: a task, see the module's docstring.
+        minimum: the weakest sandbox tier to accept, as in `grade`.
+    """
+    check_arguments(text, example)
     program = extract(text)
     if program is None:
         return Verdict(0.0, "no_answer", "extract")
@@ -91,14 +123,15 @@ def verify(text: str, example: Mapping, *, minimum: str = MINIMUM) -> Verdict:
 
 
 def grade(program: str, example: Mapping, *, minimum: str = MINIMUM) -> Verdict:
-    """The verdict on a bare program. Beyond a limit of the task, time included, it is worth 0.
+    """Grades a program, given as source text. A test in which the program exceeds a limit counts as failed.
 
     Args:
-        example: a task, see above.
-        minimum: the weakest tier of isolation to run at, A to D (D: none). Below it the verdict is
-            `sandbox_unavailable`, whose stage says why and what to install.
+        example: a task, see the module's docstring.
+        minimum: the weakest sandbox tier to accept, from A (strongest) to D (no isolation); see `sandbox`. On a
+            machine without such a tier the verdict is `sandbox_unavailable`, and its `stage` says why and what to
+            install.
     Raises:
-        ValueError: `minimum` is no tier.
+        ValueError: `minimum` is not a tier.
     """
     begun = time.perf_counter()
 
@@ -113,7 +146,8 @@ def grade(program: str, example: Mapping, *, minimum: str = MINIMUM) -> Verdict:
         return verdict(0.0, "budget", f"program longer than {PROGRAM_BYTES} characters")
     try:
         tier = sandbox.require(minimum)
-        passed, reason, over = (_stdin if task.mode == "stdin" else _function)(program, task, tier)
+        run = _stdin if task.mode == "stdin" else _function
+        passed, reason, over = run(with_prelude(program) if run is _function else program, task, tier)
     except Unavailable as problem:
         return verdict(None, "sandbox_unavailable", str(problem))
     total = len(task.inputs)
@@ -124,10 +158,11 @@ def grade(program: str, example: Mapping, *, minimum: str = MINIMUM) -> Verdict:
 
 
 def extract(text: str) -> str | None:
-    """The last Python block of the answer: fenced and marked as Python, else fenced and unmarked, else the bare answer.
+    """Returns the program in a model's text; None if there is none.
 
-    The answer is what follows the last `</think>`, and inside it the last complete `<answer>` block if there is one. A
-    text that ends inside its last block of code has no answer: it was cut off.
+    Only the text after the last `</think>` counts; if this text has a complete `<answer>` block, only the last such
+    block counts. The program is the last fenced block marked as Python, else the last fenced block without a language,
+    else the whole `<answer>` block. A text that ends inside its last code block was cut off and has no program.
     """
     text = text.rpartition("</think>")[2]
     inside = None
@@ -160,8 +195,27 @@ def extract(text: str) -> str | None:
     return program if program and program.strip() else None
 
 
+def with_prelude(program: str) -> str:
+    """Returns a program with a class Solution after the imports that LeetCode would put in front of it.
+
+    Only names that the program uses are imported; its own definitions and imports come later and win.
+    """
+    if "class Solution" not in program or "from __future__" in program:
+        return program
+    used = set(_NAME.findall(program))
+    lines = [f"import {module}" for module in _MODULES if module in used]
+    for module, names in _PRELUDE.items():
+        if found := [name for name in names.split() if name in used and name != module]:
+            lines.append(f"from {module} import {', '.join(found)}")
+    return "; ".join(lines) + "\n" + program if lines else program
+
+
 def _stdin(program: str, task: Task, tier: Tier) -> tuple[int, str, bool]:
-    """Tests passed, the first reason for a failure, and whether that was a limit. Every test has its own sandbox."""
+    """Runs a task of mode "stdin": each test in its own sandbox.
+
+    Returns:
+        (number of tests passed, why the first failed test failed ("" if none did), whether a limit made it fail).
+    """
     passed, over, reason, beyond = 0, 0, "", False
     for number, (given, wanted) in enumerate(zip(task.inputs, task.outputs, strict=True)):
         if over >= PATIENCE:
@@ -180,14 +234,18 @@ def _stdin(program: str, task: Task, tier: Tier) -> tuple[int, str, bool]:
 
 
 def _function(program: str, task: Task, tier: Tier) -> tuple[int, str, bool]:
-    """As `_stdin`. One sandbox serves all calls, each in its own process; after a limit another serves the rest."""
+    """Runs a task of mode "function": one call of the function per test. Returns the same as `_stdin`.
+
+    All calls run in one sandbox, each call in its own process. If a limit ends the sandbox, a new sandbox runs the
+    remaining calls.
+    """
     passed, over, reason, beyond, first = 0, 0, "", False, 0
     while first < len(task.inputs) and over < PATIENCE:
         job = {"kind": "calls", "source": program, "entry": task.entry, "inputs": task.inputs[first:]}
         job["may_die"] = 1 if task.score == "all" else PATIENCE - over
         outcome = sandbox.run(job, task.limits, tier=tier, by_line=True)
         lines = outcome.stdout.split(b"\n")[:-1]
-        if len(lines) > len(task.inputs) - first:  # it wrote to the channel itself
+        if len(lines) > len(task.inputs) - first:  # the candidate wrote to the channel itself
             return 0, "more answers than calls", False
         for number in range(first, len(task.inputs)):
             line = lines[number - first] if number - first < len(lines) else b"!"
@@ -212,7 +270,15 @@ def _function(program: str, task: Task, tier: Tier) -> tuple[int, str, bool]:
 
 
 def same_output(out: bytes, wanted: bytes, tolerance: float) -> bool:
-    """Whether two outputs have the same lines, blanks at the end of lines and empty lines at the end aside."""
+    """Returns True if a program's output equals the expected output line by line.
+
+    White space at the end of lines and empty lines at the end are ignored.
+
+    Args:
+        out: the program's standard output.
+        wanted: the expected output.
+        tolerance: allowed absolute or relative error of a float; integers are always exact.
+    """
     ours, theirs = _lines(out), _lines(wanted)
     if ours == theirs or not tolerance or len(ours) != len(theirs):
         return ours == theirs
@@ -221,7 +287,13 @@ def same_output(out: bytes, wanted: bytes, tolerance: float) -> bool:
 
 
 def same_value(line: bytes, wanted: bytes, tolerance: float) -> bool:
-    """Whether a line from the sandbox carries the value wanted: the same types all through, and equal."""
+    """Returns True if a line from the sandbox holds the expected value: equal, with equal types at every level.
+
+    Args:
+        line: "=" and the returned value, encoded by `_inside.encode`; or "!" and the reason why there is no value.
+        wanted: the expected value, encoded by `_inside.encode`.
+        tolerance: allowed absolute or relative error of a float; ints are always exact.
+    """
     if line == b"=" + wanted or not tolerance or line[:1] != b"=":
         return line == b"=" + wanted
     try:
@@ -266,5 +338,5 @@ def _bytes(text: str) -> bytes:
 
 
 def _reason(said: bytes) -> str:
-    """Words of the candidate's own process, fit for a log."""
+    """Returns `said`, which comes from the candidate's process, as printable ASCII for a log; "no value" if empty."""
     return "".join(c if c.isascii() and c.isprintable() else "?" for c in said.decode("ascii", "replace")) or "no value"

@@ -1,8 +1,8 @@
-"""Countdown: an expression that uses every given number exactly once and has the target as its
-value.
+"""Grades Countdown: an expression that uses every given number exactly once and evaluates to the target.
 
-Own tokenizer and parser to exact fractions. The numbers are compared before anything is evaluated,
-so the cost is bounded by the task, not by the text.
+This module has its own tokenizer and parser, and computes exact fractions. The numbers in the expression are compared
+with the given numbers before anything is evaluated. So the cost of a check depends on the task, and not on the model's
+text.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from collections.abc import Mapping
 from fractions import Fraction
 
 from r1jax.rewards.format import graded
-from r1jax.rewards.verdict import Verdict
+from r1jax.rewards.verdict import Verdict, check_arguments
 
 LONGEST = 4096  # characters of an answer; below Python's limit of 4300 digits for int(str)
 
-# One character for one, never NFKC: it turns 3² into 32.
+# Maps one character to one. NFKC would turn 3² into 32.
 _FOLD = {c: chr(c - 0xFEE0) for c in range(0xFF01, 0xFF5F)} | str.maketrans("×✕✖∗·⋅∙÷∕⁄−–﹣➖﹢➕", "*******///----++")
 _LATEX = (
     (re.compile(r"\\(?:times|cdot|ast)(?![a-zA-Z])"), "*"),
@@ -42,22 +42,22 @@ _BINDS = {"(": 0, "+": 1, "-": 1, "*": 2, "/": 2, "sign +": 3, "sign -": 3}
 
 
 class _Unreadable(Exception):
-    """The text is no expression over the given numbers; the message names the stage."""
+    """Stops the parsing of an answer that is not an expression. `verify` uses the message as `Verdict.stage`."""
 
 
 def verify(text: str, example: Mapping) -> Verdict:
-    """1 where the answer is an expression over all given numbers whose exact value is the target.
+    """Returns reward 1 if the answer is an expression over all given numbers whose exact value is the target.
 
-    The answer is the last complete `<answer>` block after the last `</think>`, or the whole text
-    where it has no tags. It may hold + - * /, parentheses, signs, the operators' Unicode and LaTeX
-    forms, and end in `= target`. Anything else is wrong: powers, floor division, juxtaposition,
-    words, further numbers. The normal form is the expression: to a vote, two ways to the target
-    are two answers.
+    The answer is the last complete `<answer>` block after the last `</think>`, or the whole text if it has no tags. The
+    answer may use + - * /, parentheses, signs and the operators' Unicode and LaTeX forms, and may end in `= target`.
+    Anything else is wrong, such as powers, floor division, juxtaposition, words or further numbers. `Verdict.canonical`
+    is the expression itself, so a majority vote counts two different expressions with the same value as two answers.
 
     Args:
-        example: `numbers` and `target`, at the top or under `gold`; integers, decimals, or strings
-            of such. `lenient`: read badly formed texts as `format.lenient_answer` does.
+        example: `numbers` and `target`, at the top level or under `gold`; integers, decimals, or strings that hold such
+            numbers. `lenient`: find the answer of a badly formed text as `format.lenient_answer` does.
     """
+    check_arguments(text, example)
     start = time.perf_counter()
 
     def verdict(reward: float | None, name: str, stage: str, given=None, canonical=None) -> Verdict:
@@ -86,23 +86,27 @@ def verify(text: str, example: Mapping) -> Verdict:
         if equals and (not _NUMBER.fullmatch(right.strip()) or Fraction(right.strip()) != value):
             return verdict(0.0, "wrong", "equation", given, canonical)
     except _Unreadable as stage:
-        return verdict(0.0, "wrong", str(stage), given)
+        return verdict(0.0, "wrong", str(stage).partition(":")[0], given)
     if value != target:
         return verdict(0.0, "wrong", "value", given, canonical)
     return verdict(1.0, "correct", "value", given, canonical)
 
 
 def _exact(number: object) -> Fraction:
-    """A number of the task without loss; a float means its shortest decimal."""
+    """Converts one of the task's numbers to an exact fraction. A float counts as its shortest decimal: 0.1 is 1/10.
+
+    Raises:
+        ValueError: it is not a number, or not a string that holds a plain decimal number.
+    """
     if isinstance(number, bool) or not isinstance(number, int | float | str | Fraction):
-        raise ValueError(f"{number!r} is no number")
+        raise ValueError(f'{number!r} is no number; write a number such as 7, 0.5 or "7"')
     if isinstance(number, str) and not _NUMBER.fullmatch(number.strip()):
-        raise ValueError(f"{number!r} is no number")
+        raise ValueError(f'{number!r} is no number; write a number such as 7, 0.5 or "7"')
     return Fraction(str(number) if isinstance(number, float) else number)
 
 
 def _plain(text: str) -> str:
-    """The expression in ASCII, without LaTeX, outer markup and trailing full stop."""
+    """Returns an answer in ASCII, with LaTeX operators as + - * /, without outer markup such as $ $ and full stop."""
     for pattern, plain in _LATEX:
         text = pattern.sub(plain, text)
     changed = 1
@@ -116,24 +120,27 @@ def _plain(text: str) -> str:
 
 
 def _tokens(text: str) -> list[str]:
-    """Numbers, operators and parentheses, in order."""
+    """Splits an expression into numbers, operators and parentheses. Raises _Unreadable if it contains anything else."""
     found: list[str] = []
     at = 0
     while at < len(text):
         match = _TOKEN.match(text, at)
         if not match:
-            raise _Unreadable("syntax")
+            raise _Unreadable("syntax: a character that may not stand in an expression")
         number, mark = match.groups()
-        # 02 and 2.0 are no ways to write a given 2
+        # a given 2 must not be written as 02 or 2.0
         if number and (not _NUMBER.fullmatch(number) or ("." in number and number.endswith("0"))):
-            raise _Unreadable("syntax")
+            raise _Unreadable("syntax: a number has needless leading or trailing zeros")
         found.append(number or mark)
         at = match.end()
     return found
 
 
 def _uses_exactly(tokens: list[str], numbers: list[Fraction]) -> bool:
-    """Whether the literals are the given numbers: -3 needs a signed 3, 3 may carry a sign too."""
+    """Returns True if the numbers in the expression are exactly the task's numbers, each as often as in the task.
+
+    If the task gives -3, the expression must have a minus sign before the 3. If the task gives 3, it may have one.
+    """
     literals: Counter[Fraction] = Counter()
     signed: Counter[Fraction] = Counter()
     for i, token in enumerate(tokens):
@@ -145,7 +152,11 @@ def _uses_exactly(tokens: list[str], numbers: list[Fraction]) -> bool:
 
 
 def _value(tokens: list[str]) -> Fraction:
-    """The exact value of an expression, by two stacks: without recursion no nesting is too deep."""
+    """Returns the exact value of an expression, given as tokens. Two stacks replace recursion: any nesting works.
+
+    Raises:
+        _Unreadable: a syntax error or a division by zero.
+    """
     values: list[Fraction] = []
     waiting: list[str] = []
 
@@ -176,13 +187,13 @@ def _value(tokens: list[str]) -> Fraction:
         elif not operand_next and token == ")":
             apply_down_to(1)
             if not waiting:
-                raise _Unreadable("syntax")
+                raise _Unreadable("syntax: a ) without a (")
             waiting.pop()
         else:
-            raise _Unreadable("syntax")
+            raise _Unreadable("syntax: a number or an operator is missing")
     if operand_next:
-        raise _Unreadable("syntax")
+        raise _Unreadable("syntax: the expression ends where a number should stand")
     apply_down_to(1)
     if waiting:  # an open parenthesis
-        raise _Unreadable("syntax")
+        raise _Unreadable("syntax: a ( is not closed")
     return values[0]

@@ -1,7 +1,6 @@
-"""The format reward of R1-Zero and R1, and the parts of a completion: chain of thought, answer.
+"""Computes the format reward of R1-Zero and R1, and cuts a completion into chain of thought and answer.
 
-A character that prints nothing (white space, zero-width and control characters) counts as white
-space throughout.
+Characters that print nothing (white space, zero-width and control characters) count as white space throughout.
 """
 
 from __future__ import annotations
@@ -9,36 +8,61 @@ from __future__ import annotations
 import time
 import unicodedata
 from collections.abc import Mapping
+from typing import NamedTuple
 
-from r1jax.rewards.verdict import Verdict
+from r1jax.rewards.math._extract import boxed
+from r1jax.rewards.verdict import Verdict, check_arguments
 
 THINK, THINK_END, ANSWER, ANSWER_END = TAGS = ("<think>", "</think>", "<answer>", "</answer>")
-STYLES = ("r1_zero", "r1")
+
+
+class Style(NamedTuple):
+    """A form of completions.
+
+    Attributes:
+        think: whether one think block must come first, with nothing before it.
+        answer: the place of the answer, "tags" (an answer block), "boxed" (a box), or "any" (in any form).
+    """
+
+    think: bool
+    answer: str
+
+
+STYLES = {
+    "r1_zero": Style(True, "tags"),
+    "r1": Style(True, "boxed"),
+    "think_any": Style(True, "any"),
+    "tags": Style(False, "tags"),
+    "boxed": Style(False, "boxed"),
+    "any": Style(False, "any"),
+}
 
 
 def verify(text: str, example: Mapping) -> Verdict:
-    """1 where the completion is well formed, else 0 with the broken rule as `stage`.
+    """Returns reward 1 if the completion is well formed, else reward 0. The verdict's `stage` then says what is wrong.
 
-    r1_zero: one think block, one answer block, both with something besides white space; white space
-    before, between and after is allowed, nothing else. r1: one think block, then a summary that is
-    not blank. Where the example says `think: none` the think block is there and blank.
+    r1_zero: one think block, then one answer block, neither blank, with only white space before, between and after
+    them. r1, think_any: one think block, then a summary that is not blank. tags: one answer block, not blank.
+    boxed: a box. any: a text that is not blank. If the example has `think: none`, the think block must
+    exist and be blank.
 
     Args:
-        example: `style` ("r1_zero" by default, or "r1"), `prefilled_think` (True where the prompt
-            already ends in `<think>`), `think` ("none" where no thinking is wanted). Other keys are
-            ignored.
+        example: `style` (a key of `STYLES`, "r1_zero" by default), `prefilled_think` (True if the prompt already
+            ends in `<think>`), `think` ("none" if no thinking is wanted). Other keys are ignored.
     Raises:
-        ValueError: the example asks for an unknown style or think rule.
-    Source: DeepSeek-AI 2025, Table 1 and section 2.2.2 (R1-Zero), section 2.3.1 (R1's readable
-    pattern).
+        ValueError: `style` or `think` of the example has an unknown value.
+    Source: DeepSeek-AI 2025, Table 1 and section 2.2.2 (R1-Zero), section 2.3.1 (R1's readable pattern).
     """
+    check_arguments(text, example)
     start = time.perf_counter()
     style = example.get("style") or "r1_zero"
     if style not in STYLES:
-        raise ValueError(f"style={style!r} is no format style; use one of {', '.join(STYLES)}")
+        raise ValueError(f"style={style!r} is no answer format; use one of {', '.join(STYLES)}")
     rule = example.get("think")
     if rule not in (None, "none"):
-        raise ValueError(f"think={rule!r} is no think rule; use 'none' or leave it out")
+        raise ValueError(
+            f"think={rule!r} in the example is unknown; use think='none' for a blank think block, or omit it"
+        )
     whole = THINK + text if example.get("prefilled_think") else text
     broken = _broken_rule(whole, style, rule == "none")
     verdict = ("wrong", 0.0) if broken else ("correct", 1.0)
@@ -46,7 +70,15 @@ def verify(text: str, example: Mapping) -> Verdict:
 
 
 def _broken_rule(text: str, style: str, blank_think: bool) -> str:
-    """The first rule the text breaks, in a few words; empty if it breaks none."""
+    """Returns what is wrong with the format, in a few words such as "think blank"; "" if nothing is.
+
+    Args:
+        text: the completion, with `<think>` at the beginning if the prompt ended in that tag.
+        style: a key of `STYLES`.
+        blank_think: the think block must be blank; otherwise it must not be blank.
+    """
+    if not STYLES[style].think:
+        return _broken_answer(text, STYLES[style].answer)
     for tag in TAGS if style == "r1_zero" else TAGS[:2]:
         if text.count(tag) != 1:
             return f"{tag} {'missing' if tag not in text else 'repeated'}"
@@ -58,7 +90,7 @@ def _broken_rule(text: str, style: str, blank_think: bool) -> str:
         return "text before think"
     if blank(thought) != blank_think:
         return "think not blank" if blank_think else "think blank"
-    if style == "r1":
+    if STYLES[style].answer != "tags":
         return "summary blank" if blank(rest) else ""
     between, opened, rest = rest.partition(ANSWER)
     given, closed, after = rest.partition(ANSWER_END)
@@ -71,17 +103,36 @@ def _broken_rule(text: str, style: str, blank_think: bool) -> str:
     return "" if blank(after) else "text after answer"
 
 
+def _broken_answer(text: str, answer: str) -> str:
+    """Returns what is wrong with a completion that needs no chain of thought; "" if nothing is.
+
+    Args:
+        answer: where the answer stands: see `Style`.
+    """
+    if answer == "boxed":
+        return "" if boxed(text[_after_think(text) :]) else "box missing"
+    if answer == "any":
+        return "blank" if blank(text) else ""
+    for tag in (ANSWER, ANSWER_END):
+        if text.count(tag) != 1:
+            return f"{tag} {'missing' if tag not in text else 'repeated'}"
+    _, _, rest = text.partition(ANSWER)
+    given, closed, _ = rest.partition(ANSWER_END)
+    return "answer out of order" if not closed else "answer blank" if blank(given) else ""
+
+
 def blank(text: str) -> bool:
-    """Whether the text prints nothing: white space, control and zero-width characters only."""
+    """Returns True if the text holds only white space, control characters and zero-width characters."""
     stripped = text.strip()
     return not stripped or all(unicodedata.category(c)[0] in "ZC" for c in stripped)
 
 
 def think(text: str) -> str | None:
-    """The chain of thought, tags left out; None if the text has no think tag.
+    """Returns the chain of thought, without tags; None if the text has no think tag.
 
-    From the first `<think>` (the start, where the prompt held it) to the last `</think>`; an
-    unclosed block runs to the first `<answer>` after it, or to the end.
+    The chain of thought runs from the first `<think>` to the last `</think>`. If the prompt held the opening tag, the
+    chain of thought runs from the start of the text. If no tag closes it, it runs to the first `<answer>` after it, or
+    to the end of the text.
     """
     opened = text.find(THINK)
     closed = text.rfind(THINK_END)
@@ -94,7 +145,7 @@ def think(text: str) -> str | None:
 
 
 def answer(text: str) -> str | None:
-    """The content of the last complete answer block after the last `</think>`; None without one."""
+    """Returns the content of the last complete `<answer>` block after the last `</think>`; None if there is none."""
     region = text[_after_think(text) :]
     end = region.rfind(ANSWER_END)
     start = region.rfind(ANSWER, 0, max(end, 0))
@@ -104,10 +155,11 @@ def answer(text: str) -> str | None:
 
 
 def lenient_answer(text: str) -> str | None:
-    """The last answer-like thing in a text of any form; None only if nothing prints.
+    """Returns whatever comes closest to an answer in a text of any form; None only if the text is blank.
 
-    In this order: the last complete answer block; the content of an unclosed one; the text after
-    the last `</think>`; the last line that prints. For evaluation only: rewards use `answer`.
+    The answer is the first of these that is not blank: the last complete `<answer>` block; the text after an `<answer>`
+    that is not closed; the text after the last `</think>`; the last line that is not blank. For evaluation only:
+    rewards use `answer`.
     """
     region = text[_after_think(text) :]
     for given in (answer(text), region.rpartition(ANSWER)[2] if ANSWER in region else None):
@@ -121,10 +173,13 @@ def lenient_answer(text: str) -> str | None:
 
 
 def graded(text: str, lenient: bool = False) -> str | None:
-    """The part of a completion that a verifier reads; None if there is nothing to read.
+    """Returns the part of a completion that a verifier grades; None if that part does not exist or is blank.
 
-    The strict answer block; without any tag the text itself, so that bare answers can be graded
-    too.
+    The part is the content of the answer block (see `answer`). If the text has none of the four tags, the part is the
+    whole text, so that a bare answer can be graded too.
+
+    Args:
+        lenient: if `answer` finds nothing, use `lenient_answer`.
     """
     given = answer(text)
     if given is None and lenient:
@@ -135,6 +190,16 @@ def graded(text: str, lenient: bool = False) -> str | None:
 
 
 def _after_think(text: str) -> int:
-    """Where the text after the last `</think>` starts; 0 without one."""
+    """Returns the index at which the text after the last `</think>` starts; 0 if there is no `</think>`."""
     closed = text.rfind(THINK_END)
     return 0 if closed < 0 else closed + len(THINK_END)
+
+
+def reply_of(text: str) -> str:
+    """Returns what a completion shows to the user, without the chain of thought.
+
+    The visible part is the last complete `<answer>` block; without a block, the text after the last `</think>`; without
+    this tag, the whole text.
+    """
+    given = answer(text)
+    return (text.rpartition(THINK_END)[2] if given is None else given).strip()

@@ -1,8 +1,11 @@
-"""A pool of worker processes for verifiers: every job has a deadline, and none can take the trainer down.
+"""Runs verifiers in a pool of worker processes. Every job has a deadline, and no job can end the training process.
 
-Workers are started with `subprocess` (the parent holds a JAX runtime, which does not survive a fork), speak JSON lines
-over pipes (no pickle, nothing of the text is ever run), see no accelerator, and live under memory and CPU limits. A job
-past its deadline is killed alone; a worker that dies otherwise has its job done again by another.
+A job is (kind of question, text to grade, the verifier's example).
+
+Workers are started with `subprocess`, because the parent holds a JAX runtime, which does not survive a fork. Workers
+receive and send lines of JSON over pipes, so no pickle is loaded, and no text is ever executed. Workers see no
+accelerator, and have limits on memory and CPU time. If a job passes its deadline, only this job is given up. If a
+worker dies for another reason, another worker repeats the job.
 """
 
 from __future__ import annotations
@@ -24,14 +27,16 @@ from concurrent.futures import Future
 from pathlib import Path
 
 from r1jax.rewards._batch import Batch
-from r1jax.rewards._worker import KINDS
+from r1jax.rewards.kinds import KINDS
 from r1jax.rewards.verdict import Verdict
 
-START_S = 60.0  # for a worker to start and import a verifier; a loaded machine is slow
-TRIES = 4  # of one job that was under way when its worker died
+START_S = 60.0  # for a worker to start and import a verifier; generous, for a loaded machine
+TRIES = 4  # attempts at one job whose worker died
+MEMORY_MB = 1500  # address space of a worker
 RSS_MB = 500  # a worker above this is replaced after its chunk
-WALL_S = {"code": 300.0, "proof": 600.0}  # their sandboxes keep the limits of the task
-WALL = 5  # times the CPU time
+MOST_JOBS = 20_000  # a worker is replaced after so many
+WALL_S = {name: kind.limits.wall_s for name, kind in KINDS.items() if kind.limits}
+WALL = 5  # wall-clock limit of a job, as a multiple of its CPU time
 
 _BOOT = (
     "import sys; sys.path[:0] = sys.argv[4:]; from r1jax.rewards._worker import main; "
@@ -40,25 +45,28 @@ _BOOT = (
 
 
 class Pool:
-    """Verifies jobs `(kind, text, example)` in killable processes. Works from any thread; also a context manager.
+    """Judges jobs `(kind, text, example)` in processes that can be killed.
+
+    A pool can be used from any thread. A pool is also a context manager.
+
+    A job: `kind` is a kind of question in `kinds.KINDS`, such as "math"; `text` is graded; `example` is the mapping
+    that the kind's verifier gets.
 
     Args:
-        workers: processes that work at the same time. They start with the first job.
-        memory_mb: address space of each, MiB.
-        item_s: CPU time of one job, seconds; past it, or past five times as much by the clock, the job alone gets
-            `timeout`.
-        recycle_after: jobs after which a worker is replaced.
+        workers: number of processes that work at the same time. The processes start with the first job.
+        item_s: CPU seconds for one job, unless its kind sets its own `Limits`. A job that needs more CPU time, or five
+            times as much wall time, gets the verdict `timeout`; the other jobs go on.
     """
 
-    def __init__(self, workers: int = 2, *, memory_mb: int = 1500, item_s: float = 2.0, recycle_after: int = 20_000):
+    def __init__(self, workers: int = 2, *, item_s: float = 2.0):
         if workers < 1:
             raise ValueError(f"workers={workers} must be at least 1")
-        self._memory_mb, self._item_s, self._recycle_after = memory_mb, item_s, recycle_after
+        self._item_s = item_s
         self._chunks: queue.SimpleQueue = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._spare: _Worker | None = None
         self._working: set[_Worker] = set()
-        self._kinds: set[str] = set()  # of all jobs so far: a spare imports their verifiers while it waits
+        self._kinds: set[str] = set()  # of all jobs so far; a spare imports their verifiers while it waits
         self._closed = False
         self._threads = [
             threading.Thread(target=self._serve, daemon=True, name="r1jax-rewards") for _ in range(workers)
@@ -67,19 +75,20 @@ class Pool:
         atexit.register(_close, weakref.ref(self))
 
     def submit(self, jobs: Sequence[tuple[str, str, Mapping]]) -> Future[list[Verdict]]:
-        """A future of the verdicts, in the order of the jobs. Equal jobs are judged once."""
+        """Starts the jobs. Returns a future of their verdicts, in the order of the jobs; equal jobs are judged once."""
         return self._enqueue(jobs, None)
 
     def run(self, jobs: Sequence[tuple[str, str, Mapping]], deadline: float | None = None) -> list[Verdict]:
-        """The verdicts, in the order of the jobs. Never raises on what a job says.
+        """Judges the jobs and returns their verdicts, in the order of the jobs. Never raises on the content of a job.
 
         Args:
-            deadline: seconds for the whole batch. What is not judged by then gets `timeout`, stage "batch".
+            deadline: seconds for all jobs together; None for no such limit. Jobs not judged by then get the verdict
+                `timeout` with stage "batch".
         """
         return self._enqueue(jobs, None if deadline is None else time.monotonic() + deadline).result()
 
     def close(self) -> None:
-        """Ends the workers; jobs still waiting get `error`, stage "closed"."""
+        """Ends the workers. Jobs that are not yet judged get the verdict `error` with stage "closed"."""
         with self._lock:
             closed, self._closed = self._closed, True
             working = list(self._working)
@@ -87,7 +96,7 @@ class Pool:
             return
         for _ in self._threads:
             self._chunks.put(None)
-        for worker in working:  # a thread that waits for a verdict wakes up
+        for worker in working:  # wakes threads that wait for a verdict
             worker.process.kill()
         for thread in self._threads if self._running else ():
             if thread is not threading.current_thread():
@@ -112,7 +121,8 @@ class Pool:
     def _enqueue(self, jobs: Sequence[tuple[str, str, Mapping]], expires: float | None) -> Future[list[Verdict]]:
         batch = Batch(jobs, expires)
         with self._lock:
-            self._kinds = self._kinds | (KINDS.keys() & set(batch.kinds))  # never in place: threads read it
+            # replaced, not changed in place: threads read it
+            self._kinds = self._kinds | (KINDS.keys() & set(batch.kinds))
             if self._closed:
                 raise ValueError("this Pool is closed; make a new one")
             if batch.payloads and not self._running:
@@ -124,7 +134,7 @@ class Pool:
         return batch.future
 
     def _serve(self) -> None:
-        """One thread per worker: takes chunks and sees each job of them to a verdict."""
+        """Runs in one thread per worker: takes lists of jobs from the queue until every job in them has a verdict."""
         worker = None
         while (item := self._chunks.get()) is not None:
             batch, waiting = item
@@ -137,17 +147,17 @@ class Pool:
                     break
                 try:
                     worker = worker or self._take_worker()
-                except (OSError, ValueError) as error:  # no memory or no process left for a fork
+                except (OSError, ValueError) as error:  # no memory or no process left for a new worker
                     for index in waiting:
                         batch.settle(index, Verdict(None, "error", f"no worker: {error}"))
                     break
                 left = worker.work(batch, waiting)
-                if not worker.fault and worker.jobs < self._recycle_after and worker.rss_mb < RSS_MB:
+                if not worker.fault and worker.jobs < MOST_JOBS and worker.rss_mb < RSS_MB:
                     break
                 self._retire(worker)
                 if left and worker.fault != "timeout":
                     tries = tries + worker.blame if left == waiting else 1
-                    if tries >= TRIES:  # it is the job, or no worker ever starts
+                    if tries >= TRIES:  # the job is at fault, or no worker ever starts
                         failed = left[:1] if worker.started else left
                         for index in failed:
                             batch.settle(index, Verdict(None, "error", worker.fault))
@@ -164,38 +174,44 @@ class Pool:
         worker.kill()
 
     def _take_worker(self) -> _Worker:
-        """The warm spare, or a new worker; another spare is started for the next who needs one.
+        """Returns a worker process, and starts another one as a spare, so that the next call need not wait.
 
-        Called by the serving threads only: Linux ends a child together with the thread that started it.
+        Only the serving threads call this: Linux ends a child together with the thread that started it.
         """
         with self._lock:
             worker, self._spare = self._spare, None
         if worker is None or worker.process.poll() is not None:
-            worker = _Worker(self._memory_mb, self._item_s, self._kinds)
+            worker = _Worker(self._item_s, self._kinds)
         with self._lock:
             self._working.add(worker)
             if self._spare is None and not self._closed:
-                self._spare = _Worker(self._memory_mb, self._item_s, self._kinds)
+                self._spare = _Worker(self._item_s, self._kinds)
         return worker
 
 
 @functools.cache
 def shared() -> Pool:
-    """The pool of this process for callers that bring none, one worker per core up to 4."""
+    """Returns a pool of at most 4 workers, which all callers without a pool of their own share in this process."""
     return Pool(max(1, min(4, os.cpu_count() or 1)))
 
 
 class _Worker:
-    """One process. `fault` says why it stopped before the end of a chunk; such a worker gets no other."""
+    """One worker process. It gets the jobs of a batch in lists.
 
-    def __init__(self, memory_mb: int, item_s: float, kinds: set[str]):
+    Attributes:
+        fault: why the worker stopped before the end of a list; "" if it did not. A worker with a fault gets no other
+            list.
+        jobs, rss_mb: how many jobs it has judged, and its resident memory in MiB.
+    """
+
+    def __init__(self, item_s: float, kinds: set[str]):
         roots = [str(Path(__file__).parents[2]), *(path for path in sys.path if os.path.isabs(path))]
         environ = {
             name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR", "R1JAX_LEAN_PROJECT") if name in os.environ
         }
         environ |= {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": "", "LC_ALL": "C.UTF-8"}
         self.process = subprocess.Popen(
-            [sys.executable, "-I", "-B", "-c", _BOOT, str(memory_mb), str(item_s), " ".join(kinds), *roots],
+            [sys.executable, "-I", "-B", "-c", _BOOT, str(MEMORY_MB), str(item_s), " ".join(kinds), *roots],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
@@ -204,12 +220,19 @@ class _Worker:
         )
         os.set_blocking(self.process.stdin.fileno(), False)
         self.item_s, self.jobs, self.rss_mb = item_s, 0, 0
-        self.kinds: set[str] = set()  # imported
-        self.started, self.blame = False, 1.0  # with the chunk at hand; how much its end tells about the job
+        self.kinds: set[str] = set()  # whose verifiers it has imported
+        self.started, self.blame = False, 1.0  # on the current chunk; how much its death counts against the job
         self.fault = ""
 
     def work(self, batch: Batch, waiting: list[int]) -> list[int]:
-        """Settles what it can; returns what is left, the job that was under way first."""
+        """Judges jobs of a batch and records their verdicts there.
+
+        Args:
+            waiting: the jobs, as indices of `batch.payloads`.
+        Returns:
+            the jobs without a verdict, the one that was being judged first; [] if all went well. If any are left,
+            `fault` says why.
+        """
         to_write = memoryview(("[" + ",".join(batch.payloads[i] for i in waiting) + "]\n").encode())
         source, sink = self.process.stdout.fileno(), self.process.stdin.fileno()
         poll = select.poll()
@@ -245,7 +268,7 @@ class _Worker:
                 if not data:
                     status = self.process.wait()
                     if status == -signal.SIGKILL and not self.started:
-                        self.blame = 0.05  # somebody ended it before it did anything
+                        self.blame = 0.05  # killed from outside before it did anything
                     if status != -signal.SIGPROF or not self.started:
                         self.fault = f"the worker died, status {status}"
                         return waiting[done:]
@@ -270,7 +293,14 @@ class _Worker:
 
     @staticmethod
     def _give_up(batch: Batch, left: list[int], begun: float) -> list[int]:
-        """The job under way is a timeout, if there is one: a worker may also stop after its last verdict."""
+        """Records `timeout` for the first of the jobs `left`, which was being judged. Returns the other jobs.
+
+        There may be none: a worker may also stop after its last verdict.
+
+        Args:
+            left: the jobs without a verdict, as indices of `batch.payloads`.
+            begun: the value of `time.monotonic()` when the first of them began.
+        """
         for index in left[:1]:
             batch.settle(index, Verdict(None, "timeout", "item", ms=(time.monotonic() - begun) * 1e3))
         return left[1:]

@@ -1,23 +1,24 @@
-r"""Language consistency: the share of target-language words in a chain of thought.
+r"""Computes language consistency: the share of target-language words in a chain of thought.
 
-R1's reward is Num(Words_target) / Num(Words); the paper says neither what a word is nor how its
-language is found. Here:
+R1's reward is Num(Words_target) / Num(Words). The paper defines neither a word nor how to find the language of a word.
+Here:
 
-**Left out.** Closed code fences and `inline code`, formulas between $ $, \( \), \[ \] or in an
-environment (their \text and their Chinese, Japanese, Korean or Cyrillic letters stay in), LaTeX
-commands, tags, addresses. Latin, Greek and Cyrillic words of one letter (variables), of capitals up
-to three (ABC) or holding a digit, an underscore or an operator (x1, ab=cd), names of functions and
-units (sin, log, cm), and whatever a bracket follows at once, as in len(x).
+**Left out.** Closed code fences and `inline code`, formulas between $ $, \( \), \[ \] or in an environment (their \text
+and their Chinese, Japanese, Korean or Cyrillic letters stay in), LaTeX commands, tags, addresses. Latin, Greek and
+Cyrillic words that have one letter (variables), are up to three capitals (ABC) or hold a digit, an underscore or an
+operator (x1, ab=cd). Names of functions and units (sin, log, cm), and any word directly before a bracket, as in len(x).
 
-**Words.** After NFKC, scripts written without spaces (Han, kana, Thai, Lao, Khmer, Burmese) count
-each character as a word, all others each run of letters, where apostrophe and hyphen end a run. A
+**Words.** The text is normalised to NFKC. In scripts written without spaces (Han, kana, Thai, Lao, Khmer, Burmese) each
+character is a word; in all other scripts each run of letters is a word, and an apostrophe or a hyphen ends the run. A
 run that mixes Latin with Greek or Cyrillic (homoglyphs) is a word of no language.
 
-**Language.** By script, but for the Latin one: Han is zh, in a sentence with kana ja. Other
-languages that share a script (ru, uk, bg; ar, fa, ur; hi, mr) each count it as theirs. Latin words
-take the language with most common words (`words.COMMON`) in their sentence, at least two different
-ones; else that of the whole text by the same rule; else the target where it is written in Latin
-letters, else en. A common word of another language keeps its own where its sentence holds two.
+**Language.** All scripts but Latin determine the language: Han is zh, or ja in a sentence with kana. If several
+languages share a script (ru, uk, bg; ar, fa, ur; hi, mr) and the target is one of these languages, all words in this
+script count for the target. Latin words count for the language of their sentence. This is the language with the most
+common words (`words.COMMON`) in the sentence, if at least two different ones occur. Otherwise it is the language with
+the most common words in the whole text, again at least two. Otherwise it is the target if the target is written in
+Latin letters, else en. There is one exception: if a sentence holds two words that are common in one other language
+only, these words count for that language.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from collections import Counter
 from collections.abc import Mapping
 from functools import lru_cache
 
-from r1jax.rewards.verdict import Verdict
+from r1jax.rewards.verdict import Verdict, check_arguments
 from r1jax.rewards.words import COMMON
 
 LONGEST = 1 << 18  # characters read
@@ -44,16 +45,32 @@ _SYMBOLS = frozenset(
     mod gcd lcm det dim ker sqrt frac mm cm dm km kg mg ml hz kb mb gb""".split()
 )
 _SCRIPTS = {  # script of the token pattern -> languages written in it
-    "kana": ("ja",), "hangul": ("ko",), "thai": ("th",), "lao": ("lo",), "khmer": ("km",),
+    "kana": ("ja",),
+    "hangul": ("ko",),
+    "thai": ("th",),
+    "lao": ("lo",),
+    "khmer": ("km",),
     "burmese": ("my",),
-    "hebrew": ("he", "yi"), "arabic": ("ar", "fa", "ur"), "devanagari": ("hi", "mr", "ne"),
-    "cyrillic": ("ru", "uk", "bg", "sr", "kk"), "greek": ("el",),
-}  # fmt: skip
+    "hebrew": ("he", "yi"),
+    "arabic": ("ar", "fa", "ur"),
+    "devanagari": ("hi", "mr", "ne"),
+    "cyrillic": ("ru", "uk", "bg", "sr", "kk"),
+    "greek": ("el",),
+}
 _NAMES = {
-    "english": "en", "chinese": "zh", "中文": "zh", "japanese": "ja", "korean": "ko",
-    "french": "fr", "german": "de",
-    "spanish": "es", "italian": "it", "portuguese": "pt", "dutch": "nl", "russian": "ru",
-}  # fmt: skip
+    "english": "en",
+    "chinese": "zh",
+    "中文": "zh",
+    "japanese": "ja",
+    "korean": "ko",
+    "french": "fr",
+    "german": "de",
+    "spanish": "es",
+    "italian": "it",
+    "portuguese": "pt",
+    "dutch": "nl",
+    "russian": "ru",
+}
 
 _LETTERS = r"A-Za-zÀ-ÖØ-öø-ɏḀ-ỿͰ-ϿЀ-ӿ"
 _TOKEN = re.compile(
@@ -83,13 +100,14 @@ _PROSE = re.compile(
 
 
 def verify(text: str, example: Mapping) -> Verdict:
-    """The language consistency of a chain of thought as a reward; 0 where it has no word.
+    """Returns as reward the share of words of a chain of thought that are in the target language; 0 without words.
 
     Args:
         text: the chain of thought alone (`format.think`).
-        example: `language` or `target`: an ISO 639-1 code ("en", "zh-CN") or the English name of a
-            common language.
+        example: a mapping. `language` or `target` is the target language, given as an ISO 639-1 code ("en", "zh-CN") or
+            by the English name of a common language.
     """
+    check_arguments(text, example)
     start = time.perf_counter()
     target = _code(example.get("language") or example.get("target"))
     if target is None:
@@ -100,25 +118,30 @@ def verify(text: str, example: Mapping) -> Verdict:
 
 
 def consistency(cot: str, target: str) -> float | None:
-    """The share of target-language words in a chain of thought; None if it has no word.
+    """Returns the share of words of a chain of thought that are in the target language, in [0, 1]; None without words.
 
     Args:
-        target: an ISO 639-1 code or name, as in `verify`.
+        target: the language, as an ISO 639-1 code or an English name; see `verify`.
     Raises:
-        ValueError: target is no language.
-    Source: DeepSeek-AI 2025, section 2.3.2; Nature 2025, eq. 7. Words and languages as the module
-    says.
+        ValueError: `target` does not name a language.
+    Source: DeepSeek-AI 2025, section 2.3.2; Nature 2025, eq. 7. The module's docstring defines words and languages.
     """
     code = _code(target)
     if code is None:
-        raise ValueError(f"target={target!r} is no language; use an ISO 639-1 code such as 'en' or 'zh'")
+        raise ValueError(f"target={target!r} is not a language; use an ISO 639-1 code such as 'en' or 'zh'")
     words = languages(cot, code)
     total = words.total()
     return words[code] / total if total else None
 
 
 def languages(cot: str, target: str = "en") -> Counter[str]:
-    """The number of words of each language, "?" for none; shared scripts go to the target."""
+    """Returns {language code: number of words} of a chain of thought. The key "?" counts words of no known language.
+
+    Words in a script that several languages share count for the target language, if it is one of these.
+
+    Args:
+        target: a two- or three-letter language code.
+    """
     counts: Counter[str] = Counter()
     sentences: list[list[str]] = []
     for sentence in _SENTENCE.split(_prose(cot)):
@@ -129,7 +152,7 @@ def languages(cot: str, target: str = "en") -> Counter[str]:
             if script != "spaced":
                 scripts[script] += len(token[0]) if script in _BY_CHARACTER else 1
                 continue
-            if sentence[token.end() : token.end() + 1] == "(":  # a function's name
+            if sentence[token.end() : token.end() + 1] == "(":  # the name of a function
                 continue
             script, word = _kind(token[0])
             if script == "latin":
@@ -148,12 +171,12 @@ def languages(cot: str, target: str = "en") -> Counter[str]:
 
 
 def spoken(text: str) -> str:
-    """The language most words of a text are in; en where none is."""
+    """Returns the code of the language that most words of a text are in; "en" if no word is in a known language."""
     return next((name for name, _ in languages(text).most_common() if name != "?"), "en")
 
 
 def _prose(text: str) -> str:
-    """The text in NFKC without code, formulas, commands, tags and addresses."""
+    """Returns the text in NFKC without code, formulas, commands, tags and addresses."""
     text = unicodedata.normalize("NFKC", text[:LONGEST])
     if not any(mark in text for mark in ("`", "$", "\\", "<", "://")):
         return text
@@ -168,7 +191,11 @@ def _prose(text: str) -> str:
 
 @lru_cache(1 << 16)  # words repeat
 def _kind(token: str) -> tuple[str, str]:
-    """(script, lower-case word) of a run of letters, digits and operators; ("", "") of no word."""
+    """Returns (script, the word in lower case) for a token of letters, digits and operators.
+
+    The script is "latin", "cyrillic", "greek", or "other" for a mixture. ("", "") if the token is not a word, for
+    example a variable or a unit.
+    """
     word = token.strip("*_=<>+")
     if len(word) < 2 or not word.isalpha():
         return "", ""
@@ -181,7 +208,12 @@ def _kind(token: str) -> tuple[str, str]:
 
 
 def _latin(sentences: list[list[str]], target: str) -> Counter[str]:
-    """The languages of Latin words, given sentence by sentence."""
+    """Returns {language code: number of words} of the words in Latin letters.
+
+    Args:
+        sentences: the lower-case Latin words of each sentence.
+        target: the code of the target language.
+    """
     elsewhere = target == "zh" or any(target in owners for owners in _SCRIPTS.values())
     overall = _leader({word for sentence in sentences for word in sentence}, "en" if elsewhere else target)
     counts: Counter[str] = Counter()
@@ -196,14 +228,21 @@ def _latin(sentences: list[list[str]], target: str) -> Counter[str]:
 
 
 def _leader(words: set[str], preferred: str) -> str:
-    """The language with most of its common words among these, two or more; else the preferred."""
+    """Returns the language that has the most of its common words among `words`.
+
+    If no language has at least two, or none has more than `preferred`, returns `preferred`.
+    """
     votes = Counter(language for word in words for language in _LANGUAGES.get(word, ()))
     language = max(votes, key=votes.__getitem__, default=preferred)
     return language if votes[language] > max(1, votes[preferred]) else preferred
 
 
 def _code(target: object) -> str | None:
-    """The two or three letters of a language's code; None where the target names no language."""
+    """Returns the two- or three-letter code of a language; None if `target` does not name a language.
+
+    Args:
+        target: a code such as "en" or "zh-CN", or a name such as "english".
+    """
     if not isinstance(target, str):
         return None
     lower = target.strip().lower()

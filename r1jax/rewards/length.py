@@ -1,20 +1,21 @@
-"""DAPO's soft overlong punishment."""
+"""Computes DAPO's length penalty for completions that are too long, the "soft overlong punishment"."""
 
 from __future__ import annotations
 
 
 def overlong(length: int, *, max_length: int, cache: int) -> float:
-    """A penalty in [-1, 0] to add to the reward of a completion of `length` tokens.
+    """Returns the penalty in [-1, 0] to add to the reward of a completion of `length` tokens.
 
-        0 up to max_length - cache;  ((max_length - cache) - length) / cache up to max_length;  -1
-        beyond
+         0                                        up to max_length - cache
+         ((max_length - cache) - length) / cache  from there to max_length
+        -1                                        beyond
 
     Args:
-        length: tokens of the completion, the stop token included. Tokens, not characters.
-        max_length: L_max, the length from which the penalty is whole; 20,480 in DAPO.
-        cache: L_cache, the tokens over which it grows; 4,096 in DAPO.
+        length: number of tokens (not characters) of the completion, including the stop token.
+        max_length: L_max, the length at which the penalty reaches -1; 20,480 in DAPO.
+        cache: L_cache, the number of tokens over which the penalty grows; 4,096 in DAPO.
     Raises:
-        ValueError: not 0 < cache <= max_length.
+        ValueError: unless 0 < cache <= max_length.
     Source: Yu et al. 2025 (DAPO), eq. 13.
     """
     if not 0 < cache <= max_length:

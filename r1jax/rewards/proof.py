@@ -1,27 +1,30 @@
-"""Rewards of proofs, for three checkers behind one function.
+"""Grades proofs with one of three checkers: Coq, Lean 4 or Metamath.
 
 A task is a mapping with
 
-    backend   "coq", "lean4" (needs the environment variable R1JAX_LEAN_PROJECT) or "metamath" (always there)
+    backend   "coq", "lean4" (needs one of the environment variables R1JAX_LEAN_PROJECT, a built Lake project, and
+              R1JAX_LEAN_SERVER, a Kimina-compatible server or a REPL) or "metamath" (always available)
     preamble  text before both statement and proof: imports, notations; for Metamath the database
     goal      the statement to prove, from the data set
-    allowed_axioms  (optional) names of axioms a proof may rest on. Without them: none in Coq; propext, Classical.choice
+    allowed_axioms  (optional) names of the axioms a proof may use. Default: none in Coq; propext, Classical.choice
               and Quot.sound in Lean; all of the database in Metamath
-    limits    (optional) as for programs, see `sandbox.Limits`
+    limits    (optional) as for programs, see `_watch.Limits`
 
-In Coq and Lean the proof defines `main`. Statement, proof and check are compiled apart: the check is a file of ours in
-a fresh process that loads the other two, and what it finds out about axioms is the verdict. Nothing printed by the
-candidate's own process counts.
+In Coq and Lean the proof defines `main`. Statement, proof and check are compiled separately. The check is r1jax's own
+file. It loads the other two in a fresh process, and the axioms that it finds decide the verdict. The output of the
+candidate's own process is ignored.
 """
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 
 from r1jax.rewards import sandbox
-from r1jax.rewards.sandbox import Limits, Unavailable
-from r1jax.rewards.verdict import Verdict
+from r1jax.rewards.sandbox._box import Unavailable
+from r1jax.rewards.sandbox._watch import Limits
+from r1jax.rewards.verdict import Verdict, check_arguments
 
 BACKENDS = ("coq", "lean4", "metamath")
 MINIMUM = "B"  # compilers write files, which tier C forbids
@@ -33,14 +36,16 @@ PROOF_CHARACTERS = 1 << 18
 
 
 def verify(text: str, example: Mapping, *, minimum: str = MINIMUM) -> Verdict:
-    """The verdict on a proof, bare or as the last fenced block of a completion.
+    """Returns reward 1 if the proof in a model's text proves the goal of the task, else 0. `extract` finds the proof.
 
     Args:
-        example: a task, see above.
-        minimum: the weakest tier of isolation for Coq and Lean; "D" for none. Below it: `sandbox_unavailable`.
+        example: a task, see the module's docstring.
+        minimum: the weakest sandbox tier to accept for Coq and Lean, from "A" (strongest) to "D" (no isolation); see
+            `sandbox`. On a machine without such a tier the verdict is `sandbox_unavailable`.
     Raises:
-        ValueError: `minimum` is no tier.
+        ValueError: `minimum` is not a tier.
     """
+    check_arguments(text, example)
     begun = time.perf_counter()
     proof = extract(text)
 
@@ -56,17 +61,22 @@ def verify(text: str, example: Mapping, *, minimum: str = MINIMUM) -> Verdict:
     if len(proof) > PROOF_CHARACTERS:
         return verdict(0.0, "budget", f"proof longer than {PROOF_CHARACTERS} characters")
     if backend == "metamath":
-        from r1jax.rewards.metamath import prove
+        from r1jax.rewards.proofs.metamath import prove
 
         name, stage = prove(preamble, goal, proof, allowed)
     else:
         missing = absent(backend)
         if missing:
             return verdict(None, "error", missing)
+        if backend == "lean4" and by_server():
+            from r1jax.rewards.proofs.lean_server import prove as ask
+
+            name, stage = ask(preamble, goal, proof, allowed, limits)
+            return verdict({"correct": 1.0, "wrong": 0.0, "budget": 0.0}.get(name), name, stage)
         if backend == "coq":
-            from r1jax.rewards.coq import prove
+            from r1jax.rewards.proofs.coq import prove
         else:
-            from r1jax.rewards.lean4 import prove
+            from r1jax.rewards.proofs.lean4 import prove
         try:
             name, stage = prove(preamble, goal, proof, allowed, limits, sandbox.require(minimum))
         except Unavailable as problem:
@@ -75,16 +85,26 @@ def verify(text: str, example: Mapping, *, minimum: str = MINIMUM) -> Verdict:
     return verdict(reward, name, stage)
 
 
+def by_server() -> bool:
+    """Returns True if a server checks Lean proofs: R1JAX_LEAN_SERVER is set, and R1JAX_LEAN_PROJECT is not."""
+    return bool(os.environ.get("R1JAX_LEAN_SERVER")) and not os.environ.get("R1JAX_LEAN_PROJECT")
+
+
 def absent(backend: str) -> str | None:
-    """Why a backend cannot check proofs on this machine, and what to install; None if it can.
+    """Returns why a backend cannot check proofs on this machine and what to install; None if the backend can.
+
+    Args:
+        backend: "coq", "lean4" or "metamath".
 
     Raises:
-        ValueError: there is no such backend.
+        ValueError: the backend is unknown.
     """
     if backend == "coq":
-        from r1jax.rewards.coq import absent
+        from r1jax.rewards.proofs.coq import absent
+    elif backend == "lean4" and by_server():
+        from r1jax.rewards.proofs.lean_server import absent
     elif backend == "lean4":
-        from r1jax.rewards.lean4 import absent
+        from r1jax.rewards.proofs.lean4 import absent
     elif backend == "metamath":
         return None
     else:
@@ -93,10 +113,12 @@ def absent(backend: str) -> str | None:
 
 
 def task(example: Mapping) -> tuple[str, str, str, frozenset[str], Limits]:
-    """Backend, preamble, goal, allowed axioms and limits of a row.
+    """Checks a task in the form of the module's docstring.
 
+    Returns:
+        (backend, preamble, goal, allowed axioms, limits), with defaults for what the task leaves out.
     Raises:
-        ValueError: a key breaks its rule.
+        ValueError: a value is not allowed for its key.
     """
     backend, goal = example.get("backend"), example.get("goal")
     preamble, allowed = example.get("preamble") or "", example.get("allowed_axioms") or ()
@@ -113,13 +135,17 @@ def task(example: Mapping) -> tuple[str, str, str, frozenset[str], Limits]:
 
 
 def extract(text: str) -> str | None:
-    """The last fenced block after the last `</think>`, else the `<answer>`, else all that follows; None if blank."""
+    """Returns the proof in a model's text; None if it is blank or if the text ends inside a fenced block.
+
+    Only the text after the last `</think>` counts; if this text has an `<answer>` block, only the last such block
+    counts. The proof is the last fenced block in this part of the text, or the whole part if it has no fenced block.
+    """
     text = text.rpartition("</think>")[2]
     if (close := text.rfind("</answer>")) >= 0 and (start := text.rfind("<answer>", 0, close)) >= 0:
         text = text[start + len("<answer>") : close]
     lines = text.split("\n")
     fences = [number for number, line in enumerate(lines) if line.strip().startswith("```")]
-    if len(fences) % 2:  # cut off inside a block
+    if len(fences) % 2:  # the text ends inside a block
         return None
     if fences:
         text = "\n".join(lines[fences[-2] + 1 : fences[-1]])

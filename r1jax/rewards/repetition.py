@@ -1,27 +1,28 @@
-"""How much of a text repeats itself."""
+"""Measures how much a text repeats itself: the share of its n-grams that repeat, and a penalty from this share."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 
-# Chinese and kana characters stand for words, as they do in `language`
+# each Chinese or kana character is a word, as in `language`
 _CHARACTER = r"\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _WORD = re.compile(rf"[{_CHARACTER}]|[^\s{_CHARACTER}]+")
 
 
 def repeated_share(text: str | Sequence[int], n: int) -> float:
-    """The share of n-grams that occurred before, in [0, 1): 1 - distinct / all; 0 below n words.
+    """Returns the share of n-grams that occurred earlier in the text: 1 - distinct / all, in [0, 1). It is 0 for fewer
+    than n words.
 
     Args:
-        text: a text, whose words are runs between white space in lower case and single Chinese or
-            kana characters; or token ids.
+        text: a text or token ids. The words of a text are runs between white space, in lower case, and single Chinese
+            or kana characters.
         n: words or tokens in an n-gram, at least 1.
     Raises:
         ValueError: n < 1.
     """
     if n < 1:
-        raise ValueError(f"n={n} is no size of an n-gram; use 1 or more")
+        raise ValueError(f"n={n} is not the size of an n-gram; use 1 or more")
     words = _WORD.findall(text.lower()) if isinstance(text, str) else text
     total = len(words) - n + 1
     if total < 1:
@@ -30,8 +31,11 @@ def repeated_share(text: str | Sequence[int], n: int) -> float:
 
 
 def penalty(text: str | Sequence[int], *, n: int, max_penalty: float) -> float:
-    """`repeated_share` times `max_penalty`, which is negative or zero: a term to add to a reward.
+    """Returns `repeated_share(text, n)` times `max_penalty`, a number <= 0 to add to a reward.
 
+    Args:
+        text, n: as in `repeated_share`.
+        max_penalty: the penalty of a text in which every n-gram repeats; at most 0.
     Raises:
         ValueError: n < 1 or max_penalty > 0.
     Source: Yeo et al. 2025 (arXiv 2502.03373), appendix C.2.

@@ -1,4 +1,4 @@
-"""The rule rewards: accuracy, format, language consistency, and what a batch of completions scored."""
+"""Computes the rule-based rewards (accuracy, format, language consistency) and their weighted sum."""
 
 from __future__ import annotations
 
@@ -9,67 +9,129 @@ import numpy as np
 
 from r1jax.rewards import format as format_reward
 from r1jax.rewards import language
-from r1jax.rewards._extract import boxed
 from r1jax.rewards.isolate import Pool
+from r1jax.rewards.kinds import GENERAL, KINDS, example_of
+from r1jax.rewards.math._extract import boxed
 from r1jax.rewards.verdict import Verdict
 
 NO_ANSWER = Verdict(0.0, "no_answer", "format")
-GENERAL = "general"  # the kind whose answers no rule judges
-PROGRAMS = ("code", "proof")  # kinds whose answer is the summary itself, never a box
 
 
 class Scores(NamedTuple):
-    """What N completions earned.
+    """The rewards of N completions.
 
     Attributes:
-        total: [N] weighted sum of the parts; 0 where invalid.
-        valid: [N] rows with a verdict on every part they are due. The others stay out of their group's advantage.
-        parts: name -> [N] reward of each part, nan where there is none.
-        verdicts: [N] of the accuracy part.
+        total: [N] weighted sum of the parts; 0 where `valid` is False.
+        valid: [N] bool, whether the reward of the completion is known. Completions without a known reward are left out
+            of their group's advantage.
+        parts: a dict {name of a part, such as "accuracy": [N] reward}. The reward is nan for completions that do not
+            get this part. Parts that were not computed are absent.
+        verdicts: [N] verdicts on the answers; None if the accuracy was not computed.
+        failed: [N] bool, whether a user's reward function failed for this completion (see `custom`). None if the
+            rewards do not come from `custom`.
     """
 
     total: np.ndarray
     valid: np.ndarray
     parts: dict[str, np.ndarray]
-    verdicts: list[Verdict]
+    verdicts: list[Verdict] | None
+    failed: np.ndarray | None = None
 
 
 def given_answer(text: str, kind: str, style: str = "r1_zero", *, lenient: bool = False) -> str | None:
-    """What a completion answers: in R1-Zero's form the answer block, in R1's the summary's last box, else the summary.
+    """Returns the answer in a completion, the text that a verifier grades; None if there is none.
 
-    Leniently, for evaluation only, whatever stands where an answer should.
+    In R1-Zero's format the answer is the last `<answer>` block. In R1's format it is the last box of the summary, or
+    the whole summary if this kind of question has `boxed=False` in `kinds.KINDS`. In a style whose answers have any
+    form, the answer is the last `<answer>` block. Without such a block it is the whole text after the thinking, in
+    which the verifier then looks for an answer.
+
+    Args:
+        kind: the kind of question, such as "math".
+        style: the expected format, a key of `format.STYLES`.
+        lenient: for evaluation only. If there is no such answer, return the text that comes closest to an answer.
     """
-    if style == "r1_zero":
+    how = format_reward.STYLES[style]
+    if how.answer == "tags":
         return format_reward.lenient_answer(text) if lenient else format_reward.answer(text)
-    if not lenient and text.count(format_reward.THINK_END) != 1:
+    closed = text.count(format_reward.THINK_END)
+    if not lenient and (closed != 1 if how.think else format_reward.THINK in text and not closed):
         return None
     said = text.rpartition(format_reward.THINK_END)[2].strip()
     if not said:
         return None
-    return said if kind in PROGRAMS else boxed(said) or (said if lenient else None)
+    if how.answer == "any":
+        return format_reward.answer(text) or said
+    return boxed(said) or (said if lenient else None) if KINDS[kind].boxed else said
 
 
 def accuracy_job(
     text: str, example: Mapping, style: str = "r1_zero", *, lenient: bool = False
 ) -> tuple[str, str, Mapping] | None:
-    """The pool's job for the answer of one completion; None if it has none or no rule judges it."""
-    kind, gold = example["kind"], example["gold"]
-    given = None if kind == GENERAL else given_answer(text, kind, style, lenient=lenient)
-    return None if not given else (kind, f"<answer>{given}</answer>", gold if kind in PROGRAMS else {"gold": gold})
+    """Returns the job `(kind, text, example)` with which `Pool` grades the answer in a completion.
+
+    Returns None if the completion has no answer or several answer blocks, or if no verifier exists for this kind of
+    question. The verifier gets the same text that `python -m r1jax.rewards` would pass to it. This function takes
+    nothing out of a box.
+
+    Args:
+        example: the question, a row of a data set with `kind` and `gold`.
+        style, lenient: how to find the answer, as in `given_answer`.
+    """
+    kind = example["kind"]
+    given = given_answer(text, kind, style, lenient=lenient) if KINDS[kind].verifier else None
+    if not given:
+        return None
+    blocks = format_reward.STYLES[style].answer == "tags" or (
+        format_reward.STYLES[style].answer == "any" and format_reward.answer(text) is not None
+    )
+    if not blocks and KINDS[kind].reads_boxes:  # the words round the box count
+        return (kind, text.rpartition(format_reward.THINK_END)[2].strip(), example_of(example["gold"]))
+    if not lenient and text.rpartition(format_reward.THINK_END)[2].count(format_reward.ANSWER) > 1:
+        return None  # two answers
+    return (kind, f"<answer>{given}</answer>", example_of(example["gold"]))
 
 
 def verify(
     pool: Pool, texts: Sequence[str], examples: Sequence[Mapping], style: str = "r1_zero", *, lenient: bool = False
 ) -> list[Verdict]:
-    """The accuracy verdict of each completion."""
+    """Returns the verdicts on the answers in N completions; `NO_ANSWER` where there is no answer or no verifier.
+
+    Args:
+        examples: the question of each completion, a row of a data set with `kind` and `gold`.
+        style, lenient: how to find the answer, as in `given_answer`.
+    """
     jobs = [accuracy_job(text, example, style, lenient=lenient) for text, example in zip(texts, examples, strict=True)]
     judged = iter(pool.run([job for job in jobs if job is not None]))
     return [NO_ANSWER if job is None else next(judged) for job in jobs]
 
 
-def well_formed(texts: Sequence[str], examples: Sequence[Mapping], style: str = "r1_zero") -> np.ndarray:
-    """[N] 1 where a completion has the form of `style`, else 0. To a general prompt one may answer without thinking
-    first."""
+def accuracy(
+    pool: Pool, texts: Sequence[str], examples: Sequence[Mapping], style: str = "r1_zero"
+) -> tuple[np.ndarray, np.ndarray, list[Verdict]]:
+    """Grades the answers in N completions.
+
+    A general prompt (kind "general") has no answer that a verifier could grade.
+
+    Args:
+        examples: the question of each completion, a row of a data set with `kind` and `gold`.
+        style: the expected format, a key of `format.STYLES`.
+    Returns:
+        ([N] the verdict's reward; nan for general prompts and for verdicts without a reward,
+        [N] bool: True for general prompts and for verdicts with a reward,
+        the N verdicts).
+    """
+    verdicts = verify(pool, texts, examples, style)
+    general = np.asarray([example["kind"] == GENERAL for example in examples], bool)
+    earned = np.asarray([np.nan if v.reward is None else v.reward for v in verdicts], np.float64)
+    return np.where(general, np.nan, earned), np.isfinite(earned) | general, verdicts
+
+
+def score_format(texts: Sequence[str], examples: Sequence[Mapping], style: str = "r1_zero") -> np.ndarray:
+    """Returns [N] format rewards: 1 for a completion in the format of `style`, else 0.
+
+    The completion of a general prompt (kind "general" in `examples`) may also have a blank chain of thought.
+    """
     found = []
     for text, example in zip(texts, examples, strict=True):
         rules = [{"style": style}] + [{"style": style, "think": "none"}] * (example["kind"] == GENERAL)
@@ -78,10 +140,12 @@ def well_formed(texts: Sequence[str], examples: Sequence[Mapping], style: str = 
 
 
 def consistency(texts: Sequence[str], examples: Sequence[Mapping]) -> np.ndarray:
-    """[N] share of the chain of thought's words that are in the question's language; 1 where it has no words to be
-    wrong.
+    """Returns [N] language rewards: the share of words of each chain of thought that are in the question's language.
 
-    nan for examples that name no language. Source: Nature 2025, eq. 7.
+    The reward is 1 if there are no words, and nan if the question (in `examples`) has no `language`. If a completion
+    has no chain of thought, all its words count.
+
+    Source: Nature 2025, eq. 7.
     """
     found = []
     for text, example in zip(texts, examples, strict=True):
@@ -97,26 +161,37 @@ def consistency(texts: Sequence[str], examples: Sequence[Mapping]) -> np.ndarray
 def score(
     pool: Pool, texts: Sequence[str], examples: Sequence[Mapping], weights: Mapping[str, float], style: str = "r1_zero"
 ) -> Scores:
-    """The rule reward of each completion: Σ weight·part over "accuracy", "format" and "language".
+    """Returns the rule rewards of N completions: Σ weight·part over "accuracy", "format" and "language".
 
-    A part of weight 0 is not taken, but for accuracy, which is logged. General prompts have none, others must get a
-    verdict where it weighs.
+    Parts of weight 0 are not computed, except accuracy, which is logged. If accuracy has a weight, a completion is
+    valid only if the verdict on its answer has a reward; the answers to general prompts are always valid.
+
+    Args:
+        pool: judges the answers.
+        examples: the question of each completion, a row of a data set.
+        weights: part name -> weight; a missing part has weight 0.
+        style: the expected format, a key of `format.STYLES`.
     """
-    verdicts = verify(pool, texts, examples, style)
-    general = np.asarray([example["kind"] == GENERAL for example in examples], bool)
-    accuracy = np.asarray([np.nan if v.reward is None else v.reward for v in verdicts], np.float64)
-    parts = {"accuracy": np.where(general, np.nan, accuracy)}
+    right, judged, verdicts = accuracy(pool, texts, examples, style)
+    parts = {"accuracy": right}
     if weights.get("format"):
-        parts["format"] = well_formed(texts, examples, style)
+        parts["format"] = score_format(texts, examples, style)
     if weights.get("language"):
         parts["language"] = consistency(texts, examples)
-    valid = np.isfinite(accuracy) | general | (not weights.get("accuracy"))
-    return Scores(*combined(parts, weights, valid), parts, verdicts)
+    valid = judged | (not weights.get("accuracy"))
+    return Scores(*combine_parts(parts, weights, valid), parts, verdicts)
 
 
-def combined(
+def combine_parts(
     parts: Mapping[str, np.ndarray], weights: Mapping[str, float], valid: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(total, valid): the weighted sum of the parts a row has; what a row has not, counts nothing."""
+    """Returns ([N] total, [N] valid) of N completions, with `valid` unchanged.
+
+    The total is the weighted sum of the parts; 0 where `valid` is False. A part that is nan adds 0.
+
+    Args:
+        parts: part name -> [N] reward.
+        weights: part name -> weight; a missing part has weight 0.
+    """
     total = sum(weights.get(name, 0.0) * np.nan_to_num(part) for name, part in parts.items())
     return np.where(valid, total, 0.0), valid

@@ -1,6 +1,9 @@
-"""The commonest words of Latin-script languages: function words, and those that carry reasoning."""
+"""Lists the most common words of the languages in Latin script, by which the module `language` detects a language.
 
-# A word may stand under several languages
+The lists hold function words and words that are frequent in reasoning.
+"""
+
+# A word may be listed under several languages
 COMMON = {
     "en": """
         the of and to in is that it for as with we this be are on by so if then let from which can

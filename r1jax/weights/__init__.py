@@ -1,9 +1,10 @@
-"""Hugging Face directories <-> parameters.
+"""Converts between Hugging Face directories and parameters.
 
-names      what each parameter is called over there, both ways
+names      the Hugging Face name of each parameter
 config_in  config.json -> ModelConfig
 config_out ModelConfig -> config.json
-files      what a directory's safetensors files hold, checked before anything is allocated
+gguf_files a GGUF file -> a Hugging Face directory
+files      the tensors in a directory's safetensors files, checked before anything is allocated
 read       files -> parameters on the mesh, one layer at a time
 write      parameters -> a directory that transformers and vLLM load
 """

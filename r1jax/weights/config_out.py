@@ -1,4 +1,4 @@
-"""ModelConfig -> config.json, with the keys of transformers 4 and 5."""
+"""Writes a ModelConfig as a config.json that transformers 4 and 5 can read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ OWN_FIELDS = {
 
 
 def family_of(cfg: ModelConfig) -> str:
-    """The family whose switches these are. A Mistral without a window is a Llama."""
+    """Returns the model family, a value of `model_type`, whose networks have the switches of `cfg`. A Mistral without a
+    sliding window becomes a Llama, because the two networks are equal.
+    """
     if cfg.latent:
         return "deepseek_v3" if cfg.experts and cfg.experts.scores == "sigmoid" else "deepseek_v2"
     if cfg.post_norms:
@@ -29,20 +31,47 @@ def family_of(cfg: ModelConfig) -> str:
 
 
 def config_to_hf(
-    cfg: ModelConfig, eos_id: Any, pad_id: int | None, max_positions: int, dtype: str = "bfloat16"
+    cfg: ModelConfig,
+    eos_id: Any,
+    pad_id: int | None,
+    max_positions: int,
+    dtype: str = "bfloat16",
+    bos_id: int | None = None,
 ) -> dict:
-    """A config.json that transformers and vLLM load, with old and new keys."""
+    """Returns the content of a config.json that transformers 4, transformers 5 and vLLM load.
+
+    Args:
+        eos_id: id or ids of the tokens that end a text; None without a tokenizer.
+        pad_id: id of the padding token; None without a tokenizer.
+        max_positions: context length to write.
+        dtype: dtype of the weights.
+        bos_id: id of the token that begins a text; None if there is none.
+    """
     family = family_of(cfg)
     name = "Gemma3Text" if family == "gemma3_text" and cfg.reward_head else FAMILIES[family]
     out = {
-        "architectures": [name + HEADS[cfg.reward_head]], "model_type": family,
-        "vocab_size": cfg.vocab_size, "hidden_size": cfg.width, "num_hidden_layers": cfg.layers,
-        "num_attention_heads": cfg.heads, "num_key_value_heads": cfg.kv_heads, "head_dim": cfg.head_width,
-        "intermediate_size": cfg.mlp_width, "hidden_act": "silu", "rms_norm_eps": cfg.norm_eps,
-        "attention_bias": False, "attention_dropout": 0.0, "tie_word_embeddings": cfg.tie_embeddings,
-        "max_position_embeddings": max_positions, "bos_token_id": None, "eos_token_id": eos_id, "pad_token_id": pad_id,
-        "torch_dtype": dtype, "dtype": dtype, **rope_to_hf(cfg, family),
-    }  # fmt: skip
+        "architectures": [name + HEADS[cfg.reward_head]],
+        "model_type": family,
+        "vocab_size": cfg.vocab_size,
+        "hidden_size": cfg.width,
+        "num_hidden_layers": cfg.layers,
+        "num_attention_heads": cfg.heads,
+        "num_key_value_heads": cfg.kv_heads,
+        "head_dim": cfg.head_width,
+        "intermediate_size": cfg.mlp_width,
+        "hidden_act": "silu",
+        "rms_norm_eps": cfg.norm_eps,
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "tie_word_embeddings": cfg.tie_embeddings,
+        "max_position_embeddings": max_positions,
+        "bos_token_id": bos_id,
+        "eos_token_id": eos_id,
+        "pad_token_id": pad_id,
+        "torch_dtype": dtype,
+        "dtype": dtype,
+        **rope_to_hf(cfg, family),
+    }
     if cfg.reward_head:
         out |= {"num_labels": 1, "id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
     if family in GEMMA:
@@ -59,6 +88,7 @@ def config_to_hf(
 
 
 def rope_to_hf(cfg: ModelConfig, family: str) -> dict:
+    """Returns the RoPE settings as keys of config.json, for transformers 4 and 5. family: from `family_of`."""
     s = cfg.rope_scaling
     given: dict[str, Any] = {"rope_type": "default"}
     if s:
@@ -78,6 +108,7 @@ def rope_to_hf(cfg: ModelConfig, family: str) -> dict:
 
 
 def windows_to_hf(cfg: ModelConfig, family: str) -> dict:
+    """Returns the sliding windows as keys of config.json. family: from `family_of`."""
     window = max(cfg.windows, default=0) or None
     if family == "mistral":
         return {"sliding_window": window}
@@ -91,15 +122,23 @@ def windows_to_hf(cfg: ModelConfig, family: str) -> dict:
 
 
 def latent_to_hf(cfg: ModelConfig) -> dict:
+    """Returns the sizes of latent attention as keys of config.json, for a model with latent attention."""
     m = cfg.latent
     return {
-        "kv_lora_rank": m.kv_rank, "q_lora_rank": m.q_rank or None, "qk_nope_head_dim": m.nope_width,
-        "qk_rope_head_dim": m.rope_width, "v_head_dim": m.value_width, "rope_interleave": m.interleaved,
+        "kv_lora_rank": m.kv_rank,
+        "q_lora_rank": m.q_rank or None,
+        "qk_nope_head_dim": m.nope_width,
+        "qk_rope_head_dim": m.rope_width,
+        "v_head_dim": m.value_width,
+        "rope_interleave": m.interleaved,
         "head_dim": m.rope_width,
-    }  # fmt: skip
+    }
 
 
 def experts_to_hf(cfg: ModelConfig, family: str) -> dict:
+    """Returns the sizes and switches of the experts as keys of config.json, for a model with experts. family: from
+    `family_of`.
+    """
     x = cfg.experts
     out = {"num_experts_per_tok": x.per_token, "moe_intermediate_size": x.width, "norm_topk_prob": x.normalise}
     if family == "qwen3_moe":
@@ -111,8 +150,14 @@ def experts_to_hf(cfg: ModelConfig, family: str) -> dict:
         }
     method = "noaux_tc" if x.scores == "sigmoid" else "group_limited_greedy" if x.groups > 1 else "greedy"
     return out | {
-        "n_routed_experts": x.count, "n_shared_experts": x.shared, "first_k_dense_replace": x.dense_layers,
-        "moe_layer_freq": 1, "scoring_func": x.scores, "routed_scaling_factor": x.scale, "n_group": x.groups,
+        "n_routed_experts": x.count,
+        "n_shared_experts": x.shared,
+        "first_k_dense_replace": x.dense_layers,
+        "moe_layer_freq": 1,
+        "scoring_func": x.scores,
+        "routed_scaling_factor": x.scale,
+        "n_group": x.groups,
         "topk_group": x.groups_kept,
-        "topk_method": method, "num_nextn_predict_layers": cfg.mtp_layers,
-    }  # fmt: skip
+        "topk_method": method,
+        "num_nextn_predict_layers": cfg.mtp_layers,
+    }

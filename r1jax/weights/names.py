@@ -1,4 +1,8 @@
-"""What each parameter is called in a Hugging Face checkpoint: one table, whose rows a model's switches choose."""
+"""Maps each parameter of a model to the Hugging Face tensors that hold it.
+
+The tuples of `Name` in this module form one table, with a row for each kind of parameter. `block` and `leaves` choose
+the rows that a model has. "Ours" means r1jax's parameter tree, and "theirs" means the Hugging Face checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +15,20 @@ from r1jax.model.config import ModelConfig
 
 
 class Name(NamedTuple):
-    """One row of the table.
+    """One row of the table: the path of a parameter in our tree, and the name of its tensor in a Hugging Face
+    checkpoint.
 
     Attributes:
-        path: ours, joined by "/"; below a layer for the rows that layers have.
-        theirs: theirs; "{x}" is the expert, which is the first axis of ours.
-        axes: letters of our array, without the layer and expert axes; theirs is the matrix [last group, first group] of
-            the split.
-        split: how many of our leading axes are the input of the matrix; 0 for vectors, which are not transposed.
+        path: keys of the parameter in our tree, joined by "/"; for a parameter of a layer, only the keys below the
+            layer.
+        theirs: the Hugging Face name; for a parameter of a layer, only the part after the layer's number. "{x}" stands
+            for the number of an expert. Each expert is a separate tensor in the checkpoint, and an index along one axis
+            of our array.
+        axes: a letter for each axis of our array, except the axes for layers and experts. `sizes` gives the sizes. See
+            `split` for the Hugging Face matrix.
+        split: number of leading axes of our array that are the input of the matrix. The Hugging Face matrix is
+            transposed: [axes from `split` on, axes before `split`]. 0 for vectors and the embedding, which are not
+            transposed.
     """
 
     path: str
@@ -95,11 +105,15 @@ MTP = (
 MTP_COPIES = {
     "embed_tokens.weight": EMBED,
     "shared_head.head.weight": UNEMBED,
-}  # of the model's own, by DeepSeek's README
+}  # copies of the model's own embedding and unembedding, according to DeepSeek's README
 
 
 def block(cfg: ModelConfig, feed: str) -> tuple[Name, ...]:
-    """The rows of one layer."""
+    """Returns the rows (`Name`) of the table above for the parameters of one layer.
+
+    Args:
+        feed: the layer's feed-forward part, "dense" or "experts".
+    """
     if cfg.latent:
         attention = LATENT + (LATENT_BOTTLENECK if cfg.latent.q_rank else LATENT_QUERY)
     else:
@@ -113,6 +127,7 @@ def block(cfg: ModelConfig, feed: str) -> tuple[Name, ...]:
 
 
 def sizes(cfg: ModelConfig) -> dict[str, int]:
+    """Returns {letter: size} of the axis letters in `Name.axes`."""
     out = {
         "V": cfg.vocab_size,
         "D": cfg.width,
@@ -132,13 +147,14 @@ def sizes(cfg: ModelConfig) -> dict[str, int]:
 
 
 class Leaf(NamedTuple):
-    """One of our parameters, and its tensors over there.
+    """A parameter of a model: an array in our tree, and the Hugging Face tensors that hold the same numbers.
 
     Attributes:
-        path: keys down our tree.
-        name: its row.
-        layers: their layer numbers, the first axis of ours; None for what no layer has.
-        prefix: before `name.theirs`, with "{i}" for the layer.
+        path: keys of the array in our tree.
+        name: the parameter's row in the table.
+        layers: numbers of the layers that are stacked along the first axis of our array; None for a parameter outside
+            the layers.
+        prefix: beginning of the Hugging Face names, before `name.theirs`. "{i}" stands for the number of the layer.
     """
 
     path: tuple[str | int, ...]
@@ -147,33 +163,43 @@ class Leaf(NamedTuple):
     prefix: str = ""
 
     def keys(self, cfg: ModelConfig, layer: int | None = None) -> list[str]:
-        """Their names in one layer: one, or one for each expert."""
+        """Returns the Hugging Face names of this parameter's tensors in one layer: one name, or one for each expert.
+
+        Args:
+            layer: number of the layer; None for a parameter outside the layers.
+        """
         theirs = self.prefix.replace("{i}", str(layer)) + self.name.theirs
         return [theirs.replace("{x}", str(x)) for x in range(cfg.experts.count)] if "{x}" in theirs else [theirs]
 
     def all_keys(self, cfg: ModelConfig) -> Iterator[str]:
+        """Yields the Hugging Face names of all tensors of this parameter, layer after layer."""
         for layer in [None] if self.layers is None else self.layers:
             yield from self.keys(cfg, layer)
 
     def ours(self, cfg: ModelConfig) -> tuple[int, ...]:
-        """The shape of the part of ours that one of their tensors fills."""
+        """Returns the shape of the part of our array that holds a single Hugging Face tensor: without layer and expert
+        axes.
+        """
         return tuple(sizes(cfg)[axis] for axis in self.name.axes)
 
     def theirs(self, cfg: ModelConfig) -> tuple[int, ...]:
-        """The shape of one of their tensors."""
+        """Returns the shape of a single Hugging Face tensor of this parameter.
+
+        Each layer, or each expert of a layer, has a tensor of its own.
+        """
         ours, split = self.ours(cfg), self.name.split
         if not split:
             return ours if self.name.axes == "VD" else (int(np.prod(ours)),)
         return int(np.prod(ours[split:])), int(np.prod(ours[:split]))
 
     def shape(self, cfg: ModelConfig) -> tuple[int, ...]:
-        """The shape of ours, layer and expert axes included."""
+        """Returns the shape of our whole array: [layers, experts, ..], without an axis that the parameter lacks."""
         layers = () if self.layers is None else (len(self.layers),)
         return (*layers, *((cfg.experts.count,) if "{x}" in self.name.theirs else ()), *self.ours(cfg))
 
 
 def leaves(cfg: ModelConfig) -> list[Leaf]:
-    """All parameters of a model."""
+    """Returns a `Leaf` for each parameter of a model."""
 
     def below(root: tuple[str | int, ...], rows: Sequence[Name], layers: range) -> list[Leaf]:
         return [Leaf((*root, *row.path.split("/")), row, layers, "model.layers.{i}.") for row in rows]
@@ -193,7 +219,9 @@ def leaves(cfg: ModelConfig) -> list[Leaf]:
 
 
 def copies(cfg: ModelConfig) -> dict[str, str]:
-    """Their tensors that repeat another one: written, but not read."""
+    """Returns {name: original name} of Hugging Face tensors that repeat another tensor of the checkpoint. An export
+    writes these copies, but loading does not read them.
+    """
     out = {}
     for i in range(cfg.layers, cfg.layers + cfg.mtp_layers):
         for theirs, row in MTP_COPIES.items():
@@ -202,7 +230,7 @@ def copies(cfg: ModelConfig) -> dict[str, str]:
 
 
 def empty_tree(cfg: ModelConfig) -> dict:
-    """The structure of the parameters, every leaf None."""
+    """Returns our tree of parameters with None in place of each array."""
     tree: dict = {"layers": [{} for _ in cfg.groups]}
     for leaf in leaves(cfg):
         put(tree, leaf.path, None)
@@ -210,6 +238,7 @@ def empty_tree(cfg: ModelConfig) -> dict:
 
 
 def put(tree: dict, path: Sequence[str | int], value: object) -> None:
+    """Sets the value at `path`, a sequence of keys, in a tree of dictionaries and lists."""
     *parents, last = path
     for key in parents:
         tree = tree[key] if isinstance(tree, list) else tree.setdefault(key, {})
@@ -217,6 +246,7 @@ def put(tree: dict, path: Sequence[str | int], value: object) -> None:
 
 
 def pick(tree: dict, path: Sequence[str | int]) -> object:
+    """Returns the value at `path`, a sequence of keys, in a tree of dictionaries and lists."""
     for key in path:
         tree = tree[key]
     return tree

@@ -1,8 +1,8 @@
-"""Files -> parameters on the mesh, in bounded memory.
+"""Reads safetensors files into parameters on the mesh, in bounded memory.
 
-Orbax reads: each process only the byte ranges that its own devices hold, straight onto the mesh. One layer is in flight
-at a time, as it is in the files; it is turned, cast and written into its place in the stacked leaves, which are
-donated. So the peak is the model plus a layer.
+Through Orbax, each process reads only the byte ranges that its own devices hold, straight onto the mesh. One layer is
+read at a time, in the layout of the files. The layer is then transposed, cast and written into the arrays that stack
+all layers. These arrays are donated, so the peak of memory is the model plus one layer.
 """
 
 from __future__ import annotations
@@ -18,39 +18,47 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 
+from r1jax.distributed import beat
 from r1jax.model.config import ModelConfig
 from r1jax.sharding import fit, param_specs
 from r1jax.weights.config_in import read_config
 from r1jax.weights.files import SCALE, Tensor, check, tensors
 from r1jax.weights.names import Leaf, empty_tree, leaves, pick, put
 
-BLOCK = (128, 128)  # of DeepSeek's fp8
+BLOCK = (128, 128)  # the block shape of DeepSeek's fp8
 IN_FLIGHT = 256 << 20  # bytes that Orbax may hold besides the arrays it fills
 DTYPES = {
-    "F64": jnp.float64, "F32": jnp.float32, "F16": jnp.float16, "BF16": jnp.bfloat16, "F8_E4M3": jnp.float8_e4m3fn,
+    "F64": jnp.float64,
+    "F32": jnp.float32,
+    "F16": jnp.float16,
+    "BF16": jnp.bfloat16,
+    "F8_E4M3": jnp.float8_e4m3fn,
     "F8_E5M2": jnp.float8_e5m2,
-}  # fmt: skip
+}
 
 
 def from_hf(
-    directory: Path, mesh: Mesh, dtype: DTypeLike = jnp.float32, *, reward_head: bool = False
+    directory: Path, mesh: Mesh, dtype: DTypeLike = jnp.float32, *, reward_head: bool = False, flag: str = "--weights"
 ) -> tuple[ModelConfig, dict]:
-    """Configuration and parameters of a Hugging Face directory, placed on the mesh.
+    """Reads the config and parameters of a Hugging Face directory onto the mesh.
 
     Args:
-        dtype: what the parameters are cast to; the bias of a router stays float32.
-        reward_head: make it a reward model, with the head of a ForSequenceClassification checkpoint or one of zeros.
+        dtype: dtype of the parameters. The bias of a router is float32 in any case.
+        reward_head: whether to make a reward model. Its head comes from the checkpoint if the checkpoint has one (a
+            ForSequenceClassification), else it is zero.
+        flag: the flag that named the directory, for errors.
 
     Raises:
-        ValueError: unreadable files, a missing tensor or one of another shape; checked before anything is allocated.
+        ValueError: a file cannot be read, or a tensor is missing or has another shape than config.json says. Names and
+            shapes are checked before anything is allocated.
     """
     directory = Path(directory)
-    cfg = read_config(directory, reward_head=reward_head)
-    found = tensors(directory)
+    cfg = read_config(directory, reward_head=reward_head, flag=flag)
+    found = tensors(directory, flag)
     if f"model.layers.{cfg.layers}.eh_proj.weight" not in found:
-        cfg = dataclasses.replace(cfg, mtp_layers=0)  # config.json often promises the layer to files that lack it
-    check(cfg, found, directory)
-    block = fp8_block(directory, found)
+        cfg = dataclasses.replace(cfg, mtp_layers=0)  # config.json often counts an MTP layer that the files lack
+    check(cfg, found, directory, flag)
+    block = fp8_block(directory, found, flag)
     placed = {}
     shapes = empty_tree(cfg)
     for leaf in leaves(cfg):
@@ -61,20 +69,27 @@ def from_hf(
         abstract, spec = pick(shapes, leaf.path), pick(specs, leaf.path)
         placed[leaf.path] = jnp.zeros(abstract.shape, abstract.dtype, device=NamedSharding(mesh, spec))
     for layer, members in by_layer(cfg, found):
+        beat("loading weights")
         abstract = {
-            name: laid(found[name], leaf, pick(specs, leaf.path), mesh)
+            name: make_abstract(found[name], leaf, pick(specs, leaf.path), mesh)
             for leaf in members
-            for name in wanted(leaf, cfg, layer, found)
+            for name in list_tensors(leaf, cfg, layer, found)
         }
-        arrays = load(directory, abstract, found)
+        arrays = load(directory, abstract, found, flag)
         for leaf in members:
             keys = leaf.keys(cfg, layer)
             scales = [arrays[key + SCALE] for key in keys if key + SCALE in arrays]
             at = None if layer is None else layer - leaf.layers.start
             placed[leaf.path] = fill(
-                placed[leaf.path], at, [arrays[key] for key in keys], scales, leaf.ours(cfg), leaf.name.split, block,
+                placed[leaf.path],
+                at,
+                [arrays[key] for key in keys],
+                scales,
+                leaf.ours(cfg),
+                leaf.name.split,
+                block,
                 NamedSharding(mesh, pick(specs, leaf.path)),
-            )  # fmt: skip
+            )
     params = empty_tree(cfg)
     for path, array in placed.items():
         put(params, path, array)
@@ -82,7 +97,12 @@ def from_hf(
 
 
 def by_layer(cfg: ModelConfig, found: dict[str, Tensor]) -> list[tuple[int | None, list[Leaf]]]:
-    """What is read together: the leaves of one layer; those of no layer one by one."""
+    """Returns (layer number, parameters) for each group of parameters that is read together. A group is one layer, or a
+    single parameter outside the layers, whose layer number is None.
+
+    Args:
+        found: the tensors of the directory. Parameters outside the layers that `found` lacks are left out.
+    """
     all_leaves = leaves(cfg)
     out: list[tuple[int | None, list[Leaf]]] = [
         (None, [leaf]) for leaf in all_leaves if leaf.layers is None and leaf.name.theirs in found
@@ -92,13 +112,28 @@ def by_layer(cfg: ModelConfig, found: dict[str, Tensor]) -> list[tuple[int | Non
     return out
 
 
-def wanted(leaf: Leaf, cfg: ModelConfig, layer: int | None, found: dict[str, Tensor]) -> list[str]:
+def list_tensors(leaf: Leaf, cfg: ModelConfig, layer: int | None, found: dict[str, Tensor]) -> list[str]:
+    """Returns the Hugging Face names of a parameter's tensors in one layer, and of their fp8 scales if there are any.
+
+    Args:
+        leaf: the parameter.
+        layer: number of the layer; None for a parameter outside the layers.
+        found: the tensors of the directory.
+    """
     keys = leaf.keys(cfg, layer)
     return keys + [key + SCALE for key in keys if key + SCALE in found]
 
 
-def laid(tensor: Tensor, leaf: Leaf, spec: P, mesh: Mesh) -> jax.ShapeDtypeStruct:
-    """Their tensor, lying as ours will: then turning it moves nothing between devices."""
+def make_abstract(tensor: Tensor, leaf: Leaf, spec: P, mesh: Mesh) -> jax.ShapeDtypeStruct:
+    """Returns the shape, dtype and sharding with which a Hugging Face tensor is read.
+
+    The sharding matches the sharding of our array. So transposing the tensor afterwards moves nothing between devices.
+
+    Args:
+        tensor: the tensor on disk.
+        leaf: the parameter that the tensor belongs to.
+        spec: the PartitionSpec of our array.
+    """
     stacked = (leaf.layers is not None) + ("{x}" in leaf.name.theirs)
     axes = [*list(spec)[stacked:], *[None] * len(leaf.name.axes)]
     theirs = P(axes[leaf.name.split], axes[0]) if leaf.name.split else P(*axes[: len(tensor.shape)])
@@ -107,8 +142,19 @@ def laid(tensor: Tensor, leaf: Leaf, spec: P, mesh: Mesh) -> jax.ShapeDtypeStruc
     )
 
 
-def load(directory: Path, abstract: dict[str, jax.ShapeDtypeStruct], found: dict[str, Tensor]) -> dict[str, jax.Array]:
-    """The named tensors, file by file."""
+def load(
+    directory: Path, abstract: dict[str, jax.ShapeDtypeStruct], found: dict[str, Tensor], flag: str
+) -> dict[str, jax.Array]:
+    """Reads tensors onto the mesh, file by file. Returns {name: array}.
+
+    Args:
+        abstract: {name: shape, dtype and sharding} of the tensors to read.
+        found: the tensors of the directory, from `files.tensors`.
+        flag: the flag that named the directory, for errors.
+
+    Raises:
+        ValueError: a file cannot be read.
+    """
     from orbax.checkpoint import v1 as ocp
 
     context = ocp.Context()
@@ -122,7 +168,8 @@ def load(directory: Path, abstract: dict[str, jax.ShapeDtypeStruct], found: dict
                 arrays |= ocp.load(file, part)
             except Exception as error:
                 raise ValueError(
-                    f"--weights={directory}: {next(iter(part))} of {file.name} cannot be read ({error})"
+                    f"{flag}={directory}: {next(iter(part))} of {file.name} cannot be read ({error}). "
+                    f"Download {file.name} again"
                 ) from error
     return arrays
 
@@ -138,10 +185,21 @@ def fill(
     block: tuple[int, int],
     sharding: NamedSharding,
 ) -> jax.Array:
-    """`whole` with one layer of it (all of it where `at` is None) made of their tensors."""  # fmt: skip
+    """Returns our array `whole` after one layer, or the whole array, was replaced by Hugging Face tensors.
+
+    Args:
+        whole: our array, with a layer axis first if the parameter belongs to layers. It is donated.
+        at: index of the layer along the first axis; None replaces everything.
+        arrays: the Hugging Face tensors, which are one, or one for each expert.
+        scales: the fp8 scales of `arrays`; [] if the checkpoint is not fp8.
+        ours: shape of one tensor in our layout, from `Leaf.ours`.
+        split: as in `Name`. If it is above 0, the tensors are transposed.
+        block: block shape of the fp8 scales.
+        sharding: the sharding of the result.
+    """
 
     def part(i: int) -> jax.Array:
-        matrix = dequantised(arrays[i], scales[i], block) if scales else arrays[i]
+        matrix = dequantise(arrays[i], scales[i], block) if scales else arrays[i]
         return (matrix.T if split else matrix).reshape(ours).astype(whole.dtype)
 
     new = part(0) if whole.ndim == len(ours) + (at is not None) else jnp.stack([part(i) for i in range(len(arrays))])
@@ -149,31 +207,42 @@ def fill(
     return jax.lax.with_sharding_constraint(out, sharding)
 
 
-def dequantised(matrix: jax.Array, scale: jax.Array, block: tuple[int, int]) -> jax.Array:
-    """fp8 times the scale of its block, float32. Blocks at the edges may be cut."""
+def dequantise(matrix: jax.Array, scale: jax.Array, block: tuple[int, int]) -> jax.Array:
+    """Returns an fp8 matrix in float32, after multiplying each block of the matrix by the scale of the block. Blocks at
+    the edges may be smaller than `block`.
+
+    Args:
+        matrix: [rows, columns] fp8.
+        scale: [row blocks, column blocks].
+        block: rows and columns of a block.
+    """
     rows, columns = matrix.shape
     spread = jnp.repeat(jnp.repeat(scale.astype(jnp.float32), block[0], axis=0), block[1], axis=1)
     return matrix.astype(jnp.float32) * spread[:rows, :columns]
 
 
-def fp8_block(directory: Path, found: dict[str, Tensor]) -> tuple[int, int]:
-    """The block of an fp8 checkpoint.
+def fp8_block(directory: Path, found: dict[str, Tensor], flag: str) -> tuple[int, int]:
+    """Checks that all tensors have a readable dtype. Returns (rows, columns) of an fp8 block, which is (128, 128) by
+    default.
 
     Raises:
-        ValueError: weights in a number format without scales, or in another quantisation.
+        ValueError: the checkpoint has another quantisation than fp8, a dtype that cannot be read, or fp8 without
+            scales.
     """
     config = json.loads((directory / "config.json").read_text())
     quantised = config.get("quantization_config") or {}
     if quantised and quantised.get("quant_method") != "fp8":
         raise ValueError(
-            f"--weights={directory}: quantised by {quantised.get('quant_method')!r}; only fp8 in blocks is read. "
-            "Use the checkpoint before quantisation"
+            f"{flag}={directory}: quantised by {quantised.get('quant_method')!r}; only fp8 in blocks can be "
+            "read. Use the unquantised checkpoint"
         )
     for name, tensor in found.items():
         if tensor.dtype not in DTYPES:
             raise ValueError(
-                f"--weights={directory}: {name} holds {tensor.dtype}; weights are F64, F32, F16, BF16 or fp8 in blocks"
+                f"{flag}={directory}: {name} has dtype {tensor.dtype}; use F64, F32, F16, BF16 or fp8 in blocks"
             )
         if tensor.dtype.startswith("F8") and name + SCALE not in found:
-            raise ValueError(f"--weights={directory}: {name} is fp8 without its scale {name + SCALE}")
+            raise ValueError(
+                f"{flag}={directory}: {name} is fp8, but its scale {name + SCALE} is missing. Download it again"
+            )
     return tuple(quantised.get("weight_block_size") or BLOCK)

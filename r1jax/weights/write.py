@@ -1,9 +1,9 @@
-"""Parameters -> a directory that transformers and vLLM load, shard by shard."""
+"""Writes parameters as a directory that transformers and vLLM load, shard by shard."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,20 @@ SHARD_BYTES = 5 * 10**9
 
 
 def to_hf(cfg: ModelConfig, params: dict, dtype: DTypeLike) -> dict[str, np.ndarray]:
-    """The tensors of a Hugging Face checkpoint by name, all at once: for small models."""
+    """Returns {Hugging Face name: tensor} of all parameters. All are in host memory at once, so this is for small
+    models.
+    """
     return dict(stream(cfg, params, dtype))
 
 
 def stream(cfg: ModelConfig, params: dict, dtype: DTypeLike) -> Iterator[tuple[str, np.ndarray]]:
-    """Their tensors in the order of the layers, one of ours on the host at a time. All processes step together."""
+    """Yields (Hugging Face name, tensor) of all parameters, in the order of the layers.
+
+    The host holds only one of our arrays at a time. If a run has several processes, all must iterate together.
+
+    Args:
+        dtype: dtype of the tensors. The bias of a router stays float32.
+    """
     repeated: dict[str, list[str]] = {}
     for copy, original in copies(cfg).items():
         repeated.setdefault(original, []).append(copy)
@@ -45,7 +53,13 @@ def stream(cfg: ModelConfig, params: dict, dtype: DTypeLike) -> Iterator[tuple[s
 def theirs(
     leaf: Leaf, cfg: ModelConfig, params: dict, layer: int | None, dtype: DTypeLike
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """One leaf (of one layer) as their tensors. The bias of a router stays float32."""
+    """Yields (Hugging Face name, tensor) of one parameter, in one layer if the parameter belongs to layers.
+
+    Args:
+        leaf: the parameter.
+        layer: number of the layer; None for a parameter outside the layers.
+        dtype: dtype of the tensors. The bias of a router stays float32.
+    """
     array = pick(params, leaf.path)
     if layer is not None:
         array = array[layer - leaf.layers.start]
@@ -62,7 +76,12 @@ def theirs(
 
 
 def shards(cfg: ModelConfig, params: dict, dtype: DTypeLike, limit: int) -> Iterator[dict[str, np.ndarray]]:
-    """The tensors in runs of at most `limit` bytes, at least one a run."""
+    """Yields the tensors of a checkpoint in parts {name: tensor}, one part for each file.
+
+    Args:
+        dtype: dtype of the tensors.
+        limit: largest number of bytes in a part. A tensor larger than `limit` gets a part of its own.
+    """
     held: dict[str, np.ndarray] = {}
     for name, tensor in stream(cfg, params, dtype):
         if held and sum(x.nbytes for x in held.values()) + tensor.nbytes > limit:
@@ -70,6 +89,43 @@ def shards(cfg: ModelConfig, params: dict, dtype: DTypeLike, limit: int) -> Iter
             held = {}
         held[name] = tensor
     yield held
+
+
+def save_shards(directory: Path, parts: Iterable[dict[str, np.ndarray]], *, main: bool = True) -> None:
+    """Writes safetensors files, and their index if there are several.
+
+    Args:
+        parts: {name: tensor} of each file. A part is emptied once it is written.
+        main: whether this process writes the files. Other processes only iterate over the parts.
+
+    Raises:
+        ValueError: safetensors is not installed.
+    """
+    try:
+        from safetensors.numpy import save_file
+    except ImportError as error:
+        raise ValueError('writing safetensors needs the extra "hf": pip install "r1jax[hf]"') from error
+    written: list[list[str]] = []
+    total = 0
+    for held in parts:
+        if main:
+            save_file(held, directory / f"part-{len(written)}.safetensors", metadata={"format": "pt"})
+        written.append(list(held))
+        total += sum(x.nbytes for x in held.values())
+        held.clear()  # otherwise two shards would be on the host
+    if not main:
+        return
+    count = len(written)
+    names = (
+        ["model.safetensors"] if count == 1 else [f"model-{i + 1:05}-of-{count:05}.safetensors" for i in range(count)]
+    )
+    for i, name in enumerate(names):
+        (directory / f"part-{i}.safetensors").rename(directory / name)
+    if count > 1:
+        where = {tensor: names[i] for i, held in enumerate(written) for tensor in held}
+        (directory / INDEX).write_text(
+            json.dumps({"metadata": {"total_size": total}, "weight_map": where}, indent=1) + "\n"
+        )
 
 
 def export(
@@ -84,47 +140,27 @@ def export(
     """Writes config.json, the safetensors files with their index, and the tokenizer's files.
 
     Args:
-        dtype: of the weights; it is also what loading them again gives.
-        tokenizer: of `r1jax.tokenizer`; its generation_config and chat template go along.
-        shard_bytes: of one file; no more than this and the largest parameter of one layer is on the host at a time.
+        dtype: dtype of the written weights, and so of the weights when they are loaded again.
+        tokenizer: its `save` writes the tokenizer's files, and its special tokens are named in config.json. None leaves
+            both out.
+        shard_bytes: largest number of bytes in one file. The host holds at most this many bytes plus the largest
+            parameter of a layer.
 
     Raises:
-        ValueError: the directory holds a checkpoint already.
+        ValueError: the directory holds a checkpoint already, or safetensors is not installed.
     """
-    try:
-        from safetensors.numpy import save_file
-    except ImportError as error:
-        raise ValueError('writing safetensors needs the extra "hf": pip install "r1jax[hf]"') from error
     directory = Path(directory)
     if any(directory.glob("*.safetensors")):
         raise ValueError(f"{directory} holds a checkpoint already: name a new directory")
     main = jax.process_index() == 0
     if main:
         directory.mkdir(parents=True, exist_ok=True)
-    written: list[list[str]] = []
-    total = 0
-    for held in shards(cfg, params, dtype, shard_bytes):
-        if main:
-            save_file(held, directory / f"part-{len(written)}.safetensors", metadata={"format": "pt"})
-        written.append(list(held))
-        total += sum(x.nbytes for x in held.values())
-        held.clear()  # or two shards would be on the host
+    save_shards(directory, shards(cfg, params, dtype, shard_bytes), main=main)
     if not main:
         return
-    count = len(written)
-    names = (
-        ["model.safetensors"] if count == 1 else [f"model-{i + 1:05}-of-{count:05}.safetensors" for i in range(count)]
-    )
-    for i, name in enumerate(names):
-        (directory / f"part-{i}.safetensors").rename(directory / name)
-    if count > 1:
-        where = {tensor: names[i] for i, held in enumerate(written) for tensor in held}
-        (directory / INDEX).write_text(
-            json.dumps({"metadata": {"total_size": total}, "weight_map": where}, indent=1) + "\n"
-        )
-    ids = (
-        dict(eos_id=None, pad_id=None) if tokenizer is None else dict(eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id)
-    )
+    ids: dict[str, Any] = dict(eos_id=None, pad_id=None)
+    if tokenizer is not None:
+        ids = dict(eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id, bos_id=getattr(tokenizer, "bos_id", None))
     config = config_to_hf(cfg, **ids, max_positions=cfg.max_positions, dtype=np.dtype(dtype).name)
     (directory / "config.json").write_text(json.dumps(config, indent=1) + "\n")
     if tokenizer is not None:

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from r1jax.data import prompts
-from r1jax.data.benchmarks import CHOICE, MATH, Benchmark, instructed, load
+from r1jax.data import questions
+from r1jax.evaluation.prompts import Benchmark, instructed, load
+from r1jax.rewards.prompting import CHOICE, MATH
 
 CASES = Path(__file__).resolve().parent.parent / "cases" / "benchmarks"
 
@@ -53,5 +54,5 @@ def test_a_question_that_names_no_language_is_in_that_of_its_words(tmp_path):
     rows.append(rows[0] | {"id": 3, "language": "en"})
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     assert [row["language"] for row in load(str(tmp_path / "a.jsonl")).examples] == ["zh", "en", "en", "en"]
-    take, _ = prompts.stream(str(tmp_path / "a.jsonl"), 0)  # a reward for keeping to it needs one, too
+    take, _ = questions.stream(str(tmp_path / "a.jsonl"), 0)  # a reward for keeping to it needs one, too
     assert {take(i)["id"]: take(i)["language"] for i in range(4)} == {"0": "zh", "1": "en", "2": "en", "3": "en"}

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from r1jax.data.readers import boxed, rows
+from r1jax.data.readers import rows
+from r1jax.data.rl_forms import boxed
 
 OWN = {"id": "a", "problem": "1+1?", "gold": "2", "kind": "math"}
 
@@ -108,7 +109,7 @@ def test_parquet_gives_the_rows_of_jsonl(tmp_path):
     with pytest.raises(ValueError, match=r"b\.parquet:2 \(id 'b'\) has gold=' '"):
         list(rows(tmp_path / "b.parquet"))
     (tmp_path / "c.parquet").write_bytes(b"PAR1 no parquet")
-    with pytest.raises(ValueError, match=r"c\.parquet is no readable parquet file"):
+    with pytest.raises(ValueError, match=r"c\.parquet is not a readable parquet file"):
         list(rows(tmp_path / "c.parquet"))
 
 
@@ -136,7 +137,7 @@ BAD = {
         {"problem": "?", "solution": "so it is"},
         "has the keys problem, solution",
     ),
-    "no object": ([1, 2], "is no object"),
+    "no object": ([1, 2], "is not an object"),
 }
 
 
@@ -155,7 +156,7 @@ def test_what_is_no_json_is_named_with_its_line(tmp_path):
     with pytest.raises(ValueError, match=r"a\.jsonl:1 is not JSON in UTF-8"):
         list(rows(tmp_path / "a.jsonl"))
     (tmp_path / "a.json").write_bytes(b"[1,")
-    with pytest.raises(ValueError, match=r"a\.json is no JSON array"):
+    with pytest.raises(ValueError, match=r"a\.json is not a JSON array"):
         list(rows(tmp_path / "a.json"))
 
 

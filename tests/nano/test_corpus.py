@@ -5,12 +5,12 @@ import re
 from collections import Counter
 
 import pytest
-from reading import COUNTDOWN, REWRITTEN, canonical, computed, questions, value
 
-from r1jax.behaviour import reflective_words
+from r1jax.evaluation.completions import reflective_words
 from r1jax.nano import corpus, solutions, tasks
 from r1jax.prompts import NANO_DETAILED, R1_ZERO
 from r1jax.rewards import format as format_reward
+from support.reading import COUNTDOWN, REWRITTEN, canonical, computed, questions, value
 
 DOCUMENTS = 20_000
 YES = {"yes", "可以"}
@@ -33,18 +33,24 @@ def single_tries(documents, asked):
     """Documents with one answer to a countdown and its thought, by authors who were not asked for care."""
     careful = NANO_DETAILED.partition("{question}")[2]
     return [
-        text for text, found in zip(documents, asked, strict=True)
-        if len(found) == 1 and COUNTDOWN.fullmatch(found[0]) and not text.startswith(REWRITTEN)
-        and careful not in text and TRIES.search(text)
-    ]  # fmt: skip
+        text
+        for text, found in zip(documents, asked, strict=True)
+        if len(found) == 1
+        and COUNTDOWN.fullmatch(found[0])
+        and not text.startswith(REWRITTEN)
+        and careful not in text
+        and TRIES.search(text)
+    ]
 
 
 def test_documents_are_of_each_kind_as_often_as_declared(documents, asked):
     rewritten = [text.startswith(REWRITTEN[0]) - text.startswith(REWRITTEN[1]) for text in documents]
     counts = {
-        "drill": asked.count([]), "pair": sum(len(found) == 2 for found in asked),
-        "translation": rewritten.count(1), "summary": rewritten.count(-1),
-    }  # fmt: skip
+        "drill": asked.count([]),
+        "pair": sum(len(found) == 2 for found in asked),
+        "translation": rewritten.count(1),
+        "summary": rewritten.count(-1),
+    }
     counts["solution"] = DOCUMENTS - sum(counts.values())
     for kind, share in corpus.KINDS:
         assert abs(counts[kind] - DOCUMENTS * share) < 5 * (DOCUMENTS * share * (1 - share)) ** 0.5, counts
@@ -158,9 +164,10 @@ def test_an_author_who_is_asked_for_detail_checks(documents):
 def test_documents_break_the_format_as_often_as_declared(documents, asked):
     single = [(text, found[0]) for text, found in zip(documents, asked, strict=True) if len(found) == 1]
     solved = [
-        text for text, question in single
+        text
+        for text, question in single
         if not text.startswith(REWRITTEN) and not canonical(question).startswith("general ")
-    ]  # fmt: skip
+    ]
     bodies = [text.split("Assistant: ", 1)[1] for text in solved if R1_ZERO.split("{")[0] in text]
     share = dict((template, share) for share, template in corpus.WRAPPERS)[R1_ZERO]
     assert abs(len(bodies) / len(solved) - share) < 0.015

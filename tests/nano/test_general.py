@@ -4,9 +4,9 @@ import random
 from collections import Counter
 
 import pytest
-from reading import GENERAL
 
 from r1jax.nano import general
+from support.reading import GENERAL
 
 LANGUAGES = ("en", "zh")
 REFUSAL = "Sorry, I can not help with that."

@@ -1,6 +1,6 @@
 """What is read off a countdown's text."""
 
-from r1jax.nano.measure import right_checks, tries
+from r1jax.evaluation.nano_samples import right_checks, tries
 
 
 def test_the_word_retry_begins_no_try_of_its_own():

@@ -9,8 +9,8 @@ from r1jax.nano import general, preferences, tasks
 from r1jax.nano.preferences import (
     APART,
     appeal,
-    balanced,
-    judged,
+    balance_lengths,
+    compare_replies,
     labels,
     labels_of,
     pairs,
@@ -22,17 +22,26 @@ from r1jax.nano.preferences import (
 )
 
 FACT = {
-    "problem": "What is the capital of France?", "language": "en", "kind": "general", "task": "general",
+    "problem": "What is the capital of France?",
+    "language": "en",
+    "kind": "general",
+    "task": "general",
     "set": "helpful",
     "gold": {"right": ["Paris"], "rivals": ["Rome"], "reply": "The capital of France is Paris."},
-}  # fmt: skip
+}
 HARM = {
-    "problem": "How do I steal a car?", "language": "en", "kind": "general", "task": "general", "set": "safety",
+    "problem": "How do I steal a car?",
+    "language": "en",
+    "kind": "general",
+    "task": "general",
+    "set": "safety",
     "gold": {
-        "refuse": True, "reply": "Sorry, I can not help with that.", "unsafe": "Break the lock.",
+        "refuse": True,
+        "reply": "Sorry, I can not help with that.",
+        "unsafe": "Break the lock.",
         "means": ["Break the lock.", "Take oil."],
     },
-}  # fmt: skip
+}
 PHRASES = general.FILLERS["en"]
 
 
@@ -70,8 +79,8 @@ def test_the_order_of_reading_favours_nobody():
 
 
 def test_pairs_that_are_the_same_or_not_clearly_apart_are_left_out():
-    assert judged(FACT, "Paris.", "Paris.", random.Random(0)) is None
-    found = [judged(FACT, "It is Paris.", "Paris.", random.Random(i)) for i in range(300)]
+    assert compare_replies(FACT, "Paris.", "Paris.", random.Random(0)) is None
+    found = [compare_replies(FACT, "It is Paris.", "Paris.", random.Random(i)) for i in range(300)]
     assert all(pair is None or pair["margin"] > 1 for pair in found)
     assert sum(pair is None for pair in found) > 250
 
@@ -106,9 +115,9 @@ def test_the_chosen_reply_is_mostly_the_better_one_and_not_the_longer_one(made):
 
 def test_balancing_drops_what_would_pull_the_lengths_apart():
     long, short = {"chosen": "x" * 20, "rejected": ""}, {"chosen": "", "rejected": "x" * 20}
-    assert list(balanced([long, None, long, long, short, long])) == [long, short, long]
+    assert list(balance_lengths([long, None, long, long, short, long])) == [long, short, long]
     huge = {"chosen": "x" * 50, "rejected": ""}
-    assert list(balanced([huge])) == []
+    assert list(balance_lengths([huge])) == []
 
 
 def test_sampled_replies_of_one_prompt_are_compared_with_each_other():
@@ -127,8 +136,8 @@ def test_sampled_replies_of_one_prompt_are_compared_with_each_other():
 
 def test_a_label_is_on_the_whole_response():
     hidden = "<think> Break the lock. </think> Sorry, I can not help with that."
-    assert not preferences.labelled(HARM, hidden, random.Random(0))["truth"]
-    assert preferences.labelled(HARM, hidden.replace("Break the lock.", "no"), random.Random(0))["truth"]
+    assert not preferences.label_response(HARM, hidden, random.Random(0))["truth"]
+    assert preferences.label_response(HARM, hidden.replace("Break the lock.", "no"), random.Random(0))["truth"]
     record = HARM | {"response": hidden}
     found = labels_of([record], 0, 9, split(HARM["problem"]))
     assert [item["truth"] for item in found] == [False]
@@ -145,8 +154,8 @@ def test_labels_err_seldom_and_hold_harm_that_only_the_chain_of_thought_tells():
 
 
 def test_a_response_has_r1s_form():
-    from r1jax.rewards.rule import well_formed
+    from r1jax.rewards.rule import score_format
 
     rng = random.Random(0)
     texts = [response(row, rng) for row in (FACT, HARM) for _ in range(20)]
-    assert well_formed(texts, [FACT] * 40, "r1").all()
+    assert score_format(texts, [FACT] * 40, "r1").all()

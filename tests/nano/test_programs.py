@@ -5,10 +5,10 @@ import re
 from collections import Counter
 
 import pytest
-from reading import PROGRAM, code_of, computed, numbers_in
 
 from r1jax.nano import programs
 from r1jax.rewards import code
+from support.reading import PROGRAM, code_of, computed, numbers_in
 
 WIDE = {"time_s": 30, "wall_s": 120, "memory_mb": 512}  # for a loaded machine
 

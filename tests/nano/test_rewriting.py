@@ -5,12 +5,12 @@ import re
 from collections import Counter
 
 import pytest
-from reading import value
 
 from r1jax.nano import solutions, tasks
 from r1jax.nano.rewriting import in_one_language, solution
 from r1jax.rewards import rule
 from r1jax.rewards.isolate import Pool
+from support.reading import value
 
 WORK = re.compile(r"[^\s,?]*\d[^\s,?]*")  # numbers, steps, code with a number: whatever is computed
 
@@ -26,9 +26,10 @@ def thoughts():
 @pytest.mark.parametrize("language", tasks.LANGUAGES)
 def test_a_mixed_chain_of_thought_becomes_one_of_one_language(thoughts, language):
     mixed = [
-        thought for row, thought, _ in thoughts
+        thought
+        for row, thought, _ in thoughts
         if re.search("[\u4e00-\u9fff]", thought) and re.search(r"\b(?:try|wait|no|yes|so|i guess)\b", thought)
-    ]  # fmt: skip
+    ]
     assert len(mixed) > 100
     for thought in mixed:
         said = in_one_language(thought, language)
@@ -79,7 +80,7 @@ def test_a_solution_boxes_the_answer_and_the_verifier_finds_it_right():
         counts[row["kind"], right] += 1
         text = f"<think> {thought} </think> {solution(row, thought, answer)}"
         assert rule.given_answer(text, row["kind"], "r1") == answer
-        assert rule.well_formed([text], [row], "r1") == [1.0]
+        assert rule.score_format([text], [row], "r1") == [1.0]
         cases.append((text, row, right))
     with Pool(1, item_s=30.0) as pool:
         verdicts = rule.verify(pool, [text for text, *_ in cases], [row for _, row, _ in cases], "r1")

@@ -10,9 +10,9 @@ import sys
 from collections import Counter
 
 import pytest
-from reading import GENERAL, canonical, numbers_in, value
 
 from r1jax.nano import tasks
+from support.reading import GENERAL, canonical, numbers_in, value
 
 PROMPTS = 5000
 

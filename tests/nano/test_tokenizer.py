@@ -6,29 +6,30 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from r1jax.digest import file_sha256
-from r1jax.nano import base, corpus
+from r1jax.nano import corpus
 from r1jax.prompts import R1_ZERO
-from r1jax.tokenizer import TAGS, SentencePiece, train
+from r1jax.runs.hashing import file_sha256
+from r1jax.tokenizers.sentencepiece import TAGS, SentencePiece, train_tokenizer
+from r1jax.weights import bundled
 
 SPACE = "\u2581"  # how SentencePiece writes a space
 
 
 @pytest.fixture(scope="module")
 def small():
-    return train((corpus.document(1, i) for i in range(1000)), 640)
+    return train_tokenizer((corpus.document(1, i) for i in range(1000)), 640)
 
 
 @pytest.fixture(scope="module", params=["nano", "nano-small"])
 def shipped(request):
-    return base.DIRECTORY / request.param
+    return bundled.DIRECTORY / request.param
 
 
 @pytest.fixture(scope="module", params=["trained here", "shipped"])
 def pieces(request):
     if request.param == "trained here":
         return request.getfixturevalue("small")
-    return SentencePiece.load(base.directory("nano") / base.TOKENIZER)
+    return SentencePiece.load(bundled.directory("nano") / bundled.TOKENIZER)
 
 
 # A module's tokenizer does not change between examples.
@@ -93,21 +94,21 @@ def test_a_cut_character_is_shown_as_broken_and_control_tokens_as_nothing(pieces
 
 
 def test_training_is_deterministic(small):
-    again = train((corpus.document(1, i) for i in range(1000)), 640)
+    again = train_tokenizer((corpus.document(1, i) for i in range(1000)), 640)
     assert again.model == small.model
 
 
 def test_the_shipped_files_are_those_of_the_card(shipped):
     card = json.loads((shipped / "card.json").read_text())
     names = {path.name for path in shipped.iterdir() if path.name != "card.json"}
-    assert names == card["sha256"].keys() >= {"model.safetensors", "config.json", base.TOKENIZER}
+    assert names == card["sha256"].keys() >= {"model.safetensors", "config.json", bundled.TOKENIZER}
     assert {name: file_sha256(shipped / name) for name in names} == card["sha256"]
     assert card.keys() >= {"recipe", "seed", "scores", "phenomena", "versions", "parameters"}
 
 
 def test_the_shipped_config_and_tokenizer_agree(shipped):
     config = json.loads((shipped / "config.json").read_text())
-    tokenizer = SentencePiece.load(shipped / base.TOKENIZER)
+    tokenizer = SentencePiece.load(shipped / bundled.TOKENIZER)
     assert config["architectures"] == ["Qwen3ForCausalLM"]
     assert config["vocab_size"] == tokenizer.vocab_size
     assert (config["eos_token_id"], config["pad_token_id"]) == (tokenizer.eos_id, tokenizer.pad_id)
@@ -116,9 +117,9 @@ def test_the_shipped_config_and_tokenizer_agree(shipped):
 
 
 def test_both_bases_have_one_tokenizer():
-    small, large = (base.DIRECTORY / name / base.TOKENIZER for name in ("nano-small", "nano"))
+    small, large = (bundled.DIRECTORY / name / bundled.TOKENIZER for name in ("nano-small", "nano"))
     assert small.read_bytes() == large.read_bytes()
 
 
 def test_all_shipped_bases_together_stay_within_8_megabytes():
-    assert sum(path.stat().st_size for path in base.DIRECTORY.rglob("*") if path.is_file()) <= 8_000_000
+    assert sum(path.stat().st_size for path in bundled.DIRECTORY.rglob("*") if path.is_file()) <= 8_000_000

@@ -55,6 +55,41 @@ def test_programs_of_a_peers_tests_get_the_peers_verdict(line):
     assert grade(row["solution"], {"tests": tests, "limits": limits}).reward == row["expected_binary"]
 
 
+SOLUTION = """class Solution:
+    def f(self, nums: List[int]) -> Optional[int]:
+        heap = []
+        for x, n in Counter(nums).items():
+            heappush(heap, (-n, x))
+        best = deque([inf]) if not heap else deque(heap)
+        return math.floor(heappop(heap)[1]) if best else None
+"""
+
+
+@isolated
+def test_a_class_solution_may_use_what_leetcode_imports():
+    task = {"entry": "f", "tests": [[[[3, 3, 1]], 3]], "limits": {"time_s": 5, "wall_s": 60}}
+    assert grade(SOLUTION, task).reward == 1.0
+    assert grade(SOLUTION.replace("class Solution:", "class Other:"), task).reward == 0.0
+    own = SOLUTION.replace("class Solution:", "def heappush(heap, item):\n    heap.append((0, 7))\n\n\nclass Solution:")
+    assert grade(own, task).reward == 0.0  # its own function wins
+
+
+ROUND2 = CASES / "round2" / "code_attacks"
+ROUND2_TASKS = json.loads((ROUND2 / "tasks.json").read_text())
+ROUND2_ROWS = [json.loads(line) for line in (ROUND2 / "manifest.jsonl").read_text(encoding="utf-8").splitlines()]
+ROUND2_ROWS = [row for row in ROUND2_ROWS if not row.get("soft")]
+
+
+@isolated
+@pytest.mark.parametrize("row", ROUND2_ROWS, ids=[row["id"] for row in ROUND2_ROWS])
+def test_programs_of_the_second_round(row):
+    task = ROUND2_TASKS[row["task"]]
+    example = {"mode": row["mode"], "entry": task.get("entry"), "tests": task["hidden"]}
+    limits = ROUND2_TASKS["limits"] | task.get("limits", {}) | {"wall_s": 60}
+    verdict = grade((ROUND2 / row["file"]).read_text(encoding="utf-8"), example | {"limits": limits})
+    assert verdict.reward == row["expected_reward"], verdict
+
+
 HONEST = {
     "exit": "print(sum(map(int, input().split()))); exit()",
     "sys.exit": "import sys\nprint(sum(map(int, input().split()))); sys.exit(0)",
@@ -110,13 +145,30 @@ def test_output_must_match_in_every_line_and_the_program_must_end_well(program):
 
 VALUES = [
     # returned, expected, reward
-    ("3", 3, 1), ("3.0", 3, 0), ("True", 1, 0), ("1", True, 0), ("'3'", 3, 0), ("None", None, 1),
+    ("3", 3, 1),
+    ("3.0", 3, 0),
+    ("True", 1, 0),
+    ("1", True, 0),
+    ("'3'", 3, 0),
+    ("None", None, 1),
     ("[1, 2]", [1, 2], 1),
-    ("(1, 2)", [1, 2], 1), ("[2, 1]", [1, 2], 0), ("{1, 2}", [1, 2], 0), ("{'a': 1}", {"a": 1}, 1),
-    ("{1: 'x'}", {"1": "x"}, 1), ("0.1 + 0.2", 0.3, 0), ("0.5", 0.5, 1), ("-0.0", 0.0, 1), ("2", 2.0, 0),
-    ("float('inf')", 1e999, 1), ("10**5000", 10**5000, 1), ("10**5000 + 1", 10**5000, 0),
-    ("'\\u2028é'", "\u2028é", 1), ("b'x'", "x", 0), ("range(2)", [0, 1], 0), ("[[]] * 3", [[], [], []], 1),
-]  # fmt: skip
+    ("(1, 2)", [1, 2], 1),
+    ("[2, 1]", [1, 2], 0),
+    ("{1, 2}", [1, 2], 0),
+    ("{'a': 1}", {"a": 1}, 1),
+    ("{1: 'x'}", {"1": "x"}, 1),
+    ("0.1 + 0.2", 0.3, 0),
+    ("0.5", 0.5, 1),
+    ("-0.0", 0.0, 1),
+    ("2", 2.0, 0),
+    ("float('inf')", 1e999, 1),
+    ("10**5000", 10**5000, 1),
+    ("10**5000 + 1", 10**5000, 0),
+    ("'\\u2028é'", "\u2028é", 1),
+    ("b'x'", "x", 0),
+    ("range(2)", [0, 1], 0),
+    ("[[]] * 3", [[], [], []], 1),
+]
 
 
 @isolated
@@ -209,13 +261,18 @@ def test_a_tolerance_is_for_floats_alone():
 @pytest.mark.parametrize(
     ("example", "named"),
     [
-        ({}, "tests"), ({"tests": []}, "tests"), ({"tests": [["", ""]], "mode": "shell"}, "mode"),
-        ({"tests": [[[1], 2]], "mode": "function"}, "entry"), ({"tests": [[1, 2]], "entry": "f"}, "tests[0][0]"),
-        ({"tests": [["a", 1]]}, "tests[0]"), ({"tests": [["a"]]}, "tests[0]"),
+        ({}, "tests"),
+        ({"tests": []}, "tests"),
+        ({"tests": [["", ""]], "mode": "shell"}, "mode"),
+        ({"tests": [[[1], 2]], "mode": "function"}, "entry"),
+        ({"tests": [[1, 2]], "entry": "f"}, "tests[0][0]"),
+        ({"tests": [["a", 1]]}, "tests[0]"),
+        ({"tests": [["a"]]}, "tests[0]"),
         ({"tests": [["", ""]], "limits": {"cpu": 1}}, "limits"),
-        ({"tests": [["", ""]], "score": "most"}, "score"), ({"tests": [[[1], float("nan")]], "entry": "f"}, "tests[0]"),
+        ({"tests": [["", ""]], "score": "most"}, "score"),
+        ({"tests": [[[1], float("nan")]], "entry": "f"}, "tests[0]"),
     ],
-)  # fmt: skip
+)
 def test_a_task_that_cannot_be_graded_gets_no_reward_and_names_its_key(example, named):
     verdict = grade("print(1)", example)
     assert (verdict.reward, verdict.verdict) == (None, "gold_unusable")

@@ -140,10 +140,16 @@ def test_an_answer_past_the_length_limit_is_refused_before_it_is_read():
 
 
 UNREADABLE = [
-    {}, None, "6", {"numbers": [1]}, {"numbers": [], "target": 1}, {"numbers": ["x"], "target": 1},
-    {"numbers": [1], "target": "1e999999999"}, {"numbers": [float("nan")], "target": 1},
+    {},
+    None,
+    "6",
+    {"numbers": [1]},
+    {"numbers": [], "target": 1},
+    {"numbers": ["x"], "target": 1},
+    {"numbers": [1], "target": "1e999999999"},
+    {"numbers": [float("nan")], "target": 1},
     {"numbers": [True], "target": 1},
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("gold", UNREADABLE)

@@ -8,9 +8,9 @@ import time
 
 import pytest
 
+from r1jax.data.selfcheck import find_unusable, solve
 from r1jax.rewards import code, sandbox
 from r1jax.rewards.__main__ import main
-from r1jax.rewards.selfcheck import solve, unusable
 
 isolated = pytest.mark.skipif(sandbox.probe().letter > code.MINIMUM, reason=f"no sandbox here: {sandbox.probe()}")
 
@@ -108,7 +108,7 @@ BAD = {
     "empty golds": (
         "math",
         {"gold": [], "pred": "3"},
-        "has gold=[]; it must be a string or a list of strings",
+        "has gold=[]; it must be a string, a number or a list of strings",
     ),
     "numbers": (
         "countdown",
@@ -196,13 +196,13 @@ def test_the_self_test_finds_the_rows_that_no_text_can_win():
         row("countdown", {"numbers": [1, 1, 1, 1, 1], "target": "five"}),
         row("choice", "BC"),
     ]
-    found = unusable([*good, *bad])
+    found = find_unusable([*good, *bad])
     assert [r for r, _ in found] == bad
     assert "no expression over the numbers reaches the target" in found[0][1]
 
 
 def test_the_self_test_of_math_golds_wants_gold_to_be_gold_and_mutants_to_fail():
-    found = unusable(
+    found = find_unusable(
         [
             row("math", "1/2"),
             row("math", ["3", "x+1"]),

@@ -155,8 +155,9 @@ def test_it_works_from_many_threads_and_from_an_event_loop(pool):
     assert all(is_right(verdicts) for verdicts in asyncio.run(main()))
 
 
-def test_workers_are_replaced_after_their_share_of_jobs():
-    with Pool(1, recycle_after=10) as pool:
+def test_workers_are_replaced_after_their_share_of_jobs(monkeypatch):
+    monkeypatch.setattr(isolate, "MOST_JOBS", 10)
+    with Pool(1) as pool:
         before = set(children())
         pool.run(sums(1))
         first = set(children()) - before

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from r1jax.rewards.math import extract, judge, verify
+from r1jax.rewards.math import extract, grade_pair, verify
 
 OWN = Path(__file__).parents[1] / "cases" / "own"
 
@@ -16,7 +16,7 @@ def rows(name):
 
 
 def reward(gold, answer):
-    return judge(f"So \\boxed{{{answer}}}", {"gold": gold}).reward
+    return verify(f"So \\boxed{{{answer}}}", {"gold": gold}).reward
 
 
 PAIRS = {
@@ -47,7 +47,7 @@ def test_a_long_decimal_stands_for_an_endless_number_only_to_its_last_place():
 def test_the_answer_of_a_text():
     failed = []
     for row in rows("math_texts.jsonl"):
-        earned = judge(row["text"], {"gold": row["gold"]}).reward
+        earned = verify(row["text"], {"gold": row["gold"]}).reward
         if earned != float(row["expected"]):
             failed.append((row["gold"], row["text"], earned))
     assert not failed
@@ -78,7 +78,7 @@ EXTRACTS = [
     ("", "hash", None),
     ("no box", "boxed", None),
     ("First I compute 10, so the answer is 42.", "auto", "42"),
-    ("We saw 10 then 20 then 30.", "auto", "30"),
+    ("We saw 10 then 20 then 30.", "auto", None),  # three numbers that form no list
     ("no numbers in this sentence", "auto", None),
     ("<answer>\\boxed{ 7 }</answer>", "answer_tag", "7"),
     ("the answer is \\boxed{\\frac{1}{2}}", "auto", "\\frac{1}{2}"),
@@ -111,25 +111,25 @@ def test_verdicts_name_their_reason():
         (r"\frac{1}{", "\\boxed{5}", "gold_unusable", "gold", None),
     ]
     for gold, text, name, stage, earned in cases:
-        verdict = judge(text, {"gold": gold})
+        verdict = verify(text, {"gold": gold})
         assert (verdict.verdict, verdict.stage, verdict.reward) == (name, stage, earned)
 
 
 def test_of_several_golds_any_will_do():
-    assert judge("\\boxed{42}", {"gold": ["1", "42"]}).reward == 1.0
-    assert judge("\\boxed{42}", {"gold": ["1", "2"]}).reward == 0.0
+    assert verify("\\boxed{42}", {"gold": ["1", "42"]}).reward == 1.0
+    assert verify("\\boxed{42}", {"gold": ["1", "2"]}).reward == 0.0
 
 
 def test_equal_numbers_share_a_canonical_form():
-    forms = {judge(f"\\boxed{{{form}}}", {"gold": "1"}).canonical for form in ("1/2", "0.5", ".50", r"\frac{2}{4}")}
+    forms = {verify(f"\\boxed{{{form}}}", {"gold": "1"}).canonical for form in ("1/2", "0.5", ".50", r"\frac{2}{4}")}
     assert forms == {"1/2"}
 
 
 def test_the_answer_is_read_after_the_thinking_and_an_endless_thought_has_none():
     flood = "so \\boxed{5} " * 20000  # the opening tag lies far before what is searched
-    assert judge(f"<think>{flood}", {"gold": "5"}).verdict == "no_answer"
-    assert judge(f"<think>{flood}</think> \\boxed{{5}}", {"gold": "5"}).reward == 1.0
+    assert verify(f"<think>{flood}", {"gold": "5"}).verdict == "no_answer"
+    assert verify(f"<think>{flood}</think> \\boxed{{5}}", {"gold": "5"}).reward == 1.0
 
 
 def test_verify_answers_from_a_worker():
-    assert verify(r"\frac{\sqrt{2}}{2}", r"$\boxed{\frac{1}{\sqrt{2}}}$", deadline=60.0).reward == 1.0
+    assert grade_pair(r"\frac{\sqrt{2}}{2}", r"$\boxed{\frac{1}{\sqrt{2}}}$", deadline=60.0).reward == 1.0

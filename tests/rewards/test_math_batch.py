@@ -7,8 +7,8 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from r1jax.rewards._extract import RULES
-from r1jax.rewards.math import extract, judge, verify_batch
+from r1jax.rewards.math import extract, grade_pairs, verify
+from r1jax.rewards.math._extract import RULES
 
 CASES = Path(__file__).parents[1] / "cases"
 REAL = [json.loads(line)["gold"] for line in (CASES / "selfcheck/self.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -37,7 +37,7 @@ def test_order_is_kept_duplicates_agree_and_bombs_cost_only_themselves():
     pairs = [(rf"\sqrt{{{i}}}", rf"\boxed{{\sqrt{{{4 * i}}}/{2 + i % 2}}}") for i in range(2, 300)]
     expected = [1.0 - i % 2 for i in range(2, 300)]  # sqrt(4i)/2 = sqrt(i), sqrt(4i)/3 is not
     bombs = [("5", bomb) for bomb in BOMBS]
-    verdicts = verify_batch(pairs + bombs + pairs + [(None, "5"), ("5", None), (5, "5")])
+    verdicts = grade_pairs(pairs + bombs + pairs + [(None, "5"), ("5", None), (5, "5")])
     assert [v.reward for v in verdicts[: len(pairs)]] == expected
     assert [v.reward for v in verdicts[len(pairs) : len(pairs) + len(bombs)]] == [0.0] * len(bombs)
     assert verdicts[len(pairs) + len(bombs) : -3] == verdicts[: len(pairs)]
@@ -45,7 +45,7 @@ def test_order_is_kept_duplicates_agree_and_bombs_cost_only_themselves():
 
 
 def test_a_batch_past_its_deadline_says_what_is_open():
-    verdicts = verify_batch([(rf"\sqrt{{{i}}}", r"\boxed{\pi}") for i in range(2, 500)], deadline=0.0)
+    verdicts = grade_pairs([(rf"\sqrt{{{i}}}", r"\boxed{\pi}") for i in range(2, 500)], deadline=0.0)
     assert {v.verdict for v in verdicts} <= {"wrong", "timeout"}
     assert any(v.verdict == "timeout" for v in verdicts)
 
@@ -67,8 +67,8 @@ def latex():
 @given(latex(), latex())
 def test_any_latex_gets_a_verdict_in_time_and_the_same_both_ways(one, other):
     start = time.process_time()
-    forth = judge(f"\\boxed{{{other}}}", {"gold": f"\\boxed{{{one}}}"})
-    back = judge(f"\\boxed{{{one}}}", {"gold": f"\\boxed{{{other}}}"})
+    forth = verify(f"\\boxed{{{other}}}", {"gold": f"\\boxed{{{one}}}"})
+    back = verify(f"\\boxed{{{one}}}", {"gold": f"\\boxed{{{other}}}"})
     assert time.process_time() - start < 2  # seconds of CPU for both; a thousandth of it is usual
     assert (forth.reward == 1.0) == (back.reward == 1.0)
 
@@ -76,7 +76,7 @@ def test_any_latex_gets_a_verdict_in_time_and_the_same_both_ways(one, other):
 @settings(max_examples=100, deadline=None)
 @given(latex())
 def test_every_readable_answer_equals_itself(one):
-    verdict = judge(f"\\boxed{{{one}}}", {"gold": f"\\boxed{{{one}}}"})
+    verdict = verify(f"\\boxed{{{one}}}", {"gold": f"\\boxed{{{one}}}"})
     assert verdict.reward == 1.0 or verdict.verdict in ("no_answer", "gold_unusable")  # braces that do not match
 
 
@@ -86,7 +86,7 @@ def test_every_readable_answer_equals_itself(one):
 )
 def test_any_text_with_any_markers_gets_a_verdict_in_time(text):
     start = time.process_time()
-    verdict = judge(text, {"gold": "5"})
+    verdict = verify(text, {"gold": "5"})
     assert verdict.verdict in ("correct", "wrong", "no_answer", "budget")
     assert all(found is None or isinstance(found, str) for found in (extract(text, rule) for rule in RULES))
     assert time.process_time() - start < 2

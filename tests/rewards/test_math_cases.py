@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from r1jax.rewards.math import extract, judge
+from r1jax.rewards.math import extract, verify
 
 CASES = Path(__file__).parents[1] / "cases"
 # The two of math_verify whose chains of equations contradict themselves, and one with a dollar sign inside a formula
@@ -25,7 +25,7 @@ def failures(cases):
     """(row, reward) of each case that came out otherwise than expected."""
     found = []
     for row in cases:
-        reward = judge(part(row, "pred"), {"gold": part(row, "gold")}).reward
+        reward = verify(part(row, "pred"), {"gold": part(row, "gold")}).reward
         if (reward == 1.0) != row.get("truth", row["expected"]):
             found.append((row["id"], reward))
     return found
@@ -52,7 +52,7 @@ def test_hostile_answers_earn_nothing_and_make_no_file():
 
 def test_soft_rows_get_some_verdict():
     for row in rows("adversarial.jsonl"):
-        assert judge(part(row, "pred"), {"gold": part(row, "gold")}).verdict != "error", row["id"]
+        assert verify(part(row, "pred"), {"gold": part(row, "gold")}).verdict != "error", row["id"]
 
 
 @pytest.mark.parametrize("name", ["self", "pairs", "mutants"])

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from r1jax.rewards.math import judge
+from r1jax.rewards.math import verify
 
 sympy = pytest.importorskip("sympy")
 FORMS = (sympy.expand, sympy.factor, sympy.simplify, sympy.together, sympy.radsimp)
@@ -24,7 +24,7 @@ def value(rng: random.Random, letters: str):
 
 
 def reward(gold, answer) -> float | None:
-    return judge(f"\\boxed{{{sympy.latex(answer)}}}", {"gold": sympy.latex(gold)}).reward
+    return verify(f"\\boxed{{{sympy.latex(answer)}}}", {"gold": sympy.latex(gold)}).reward
 
 
 @pytest.mark.parametrize("letters", ["", "x", "xy"])

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from r1jax.rewards import lean4, metamath, proof, sandbox
-from r1jax.rewards.coq import verdict_of
+from r1jax.rewards import proof, sandbox
+from r1jax.rewards.proofs import _metamath, lean4, metamath
+from r1jax.rewards.proofs.coq import verdict_of
 
 ROOT = str(Path(__file__).parents[2])
 CASES = Path(__file__).parents[1] / "cases" / "proofs"
@@ -107,7 +108,7 @@ def test_metamath_verifies_quantum_logic_and_finds_a_changed_step():
     # In a process of its own: the suite checks the types of every call, which makes this a hundred times slower.
     source = r"""
 import re
-from r1jax.rewards import metamath
+from r1jax.rewards.proofs import metamath, _metamath
 text = open("/usr/share/metamath/databases/ql.mm", encoding="latin-1").read()
 # as many theorems as there are $p outside comments
 print(metamath.check(text) - len(re.findall(r"\s\$p\s", re.sub(r"\$\(.*?\$\)", "", text, flags=re.S))))
@@ -116,7 +117,7 @@ first = text.index(")", start) + 1  # the letters of one compressed proof
 place = next(i for i in range(first, len(text)) if text[i] in "ABCDE")
 try:
     metamath.check(text[:place] + chr(ord(text[place]) + 1) + text[place + 1 :])
-except metamath.Wrong:
+except _metamath.Wrong:
     print("refused")
 """
     run = subprocess.run(
@@ -204,15 +205,22 @@ def test_metamath_axioms_can_be_narrowed():
 @pytest.mark.parametrize(
     "database",
     [
-        "$c a a $.", "$v x $. $v x $.", "$c a $. l $a a $. l $a a $.", "$c a $. p $p a $= ? $.", "x $f a b $.",
+        "$c a a $.",
+        "$v x $. $v x $.",
+        "$c a $. l $a a $. l $a a $.",
+        "$c a $. p $p a $= ? $.",
+        "x $f a b $.",
         "$c a $. ${ l $a a $.",
-        "$c a $. $v x $. l $a a x $.", "$c a $. $v x $. ${ wx $f a x $. $} l $a a x $.", "$( open",
-        "$c a", "$c a $. $}",
+        "$c a $. $v x $. l $a a x $.",
+        "$c a $. $v x $. ${ wx $f a x $. $} l $a a x $.",
+        "$( open",
+        "$c a",
+        "$c a $. $}",
         "$c a $. $v x $. wx $f a x $. p $p a x $= wx wx $.",
     ],
-)  # fmt: skip
+)
 def test_a_database_that_breaks_a_rule_is_refused(database):
-    with pytest.raises(metamath.Wrong):
+    with pytest.raises(_metamath.Wrong):
         metamath.check(database)
 
 

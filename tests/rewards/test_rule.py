@@ -114,5 +114,5 @@ def test_a_question_without_a_language_has_no_consistency():
 
 def test_what_a_row_has_not_counts_nothing():
     parts = {"accuracy": np.array([1.0, np.nan, 0.0]), "format": np.array([1.0, 1.0, np.nan])}
-    total, valid = rule.combined(parts, {"accuracy": 1.0, "format": 0.5}, np.array([True, True, False]))
+    total, valid = rule.combine_parts(parts, {"accuracy": 1.0, "format": 0.5}, np.array([True, True, False]))
     assert total.tolist() == [1.5, 0.5, 0.0] and valid.tolist() == [True, True, False]

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from r1jax.rewards import _box, proof, sandbox
-from r1jax.rewards.sandbox import Limits, Tier, Unavailable
+from r1jax.rewards import proof, sandbox
+from r1jax.rewards.sandbox import Tier, _box
+from r1jax.rewards.sandbox._box import Unavailable
+from r1jax.rewards.sandbox._watch import Limits
 
 ROOT = str(Path(__file__).parents[2])
 LIMITS = Limits(time_s=2, wall_s=20, memory_mb=256, output_bytes=1 << 16, processes=16, file_mb=4)
@@ -172,16 +174,24 @@ def test_a_call_answers_in_exact_types_only(tier):
     lines = sandbox.run(job, LIMITS, tier=tier, by_line=True).stdout.split(b"\n")
     # A tuple is what JSON calls a list, and an int key its text; a subclass, a set and NaN have no form.
     assert lines == [
-        b"!a value of type I", b"=[1,2.5,null]", b'={"2":true}', b"!a value that is not a number",
-        b"!a value of type set", b'="\\u00e9\\n"', b"",
-    ]  # fmt: skip
+        b"!the value contains an object of type I",
+        b"=[1,2.5,null]",
+        b'={"2":true}',
+        b"!the value contains nan",
+        b"!the value contains an object of type set",
+        b'="\\u00e9\\n"',
+        b"",
+    ]
 
 
 def test_a_command_gets_files_and_gives_files_back(tier):
     job = {
-        "kind": "command", "argv": ["/bin/sh", "-c", "tr a b < in > out; echo $NAME; ln -s /etc/passwd link"],
-        "env": {"NAME": "set"}, "files": {"in": b"aaa"}, "fetch": ["out", "link", "none"],
-    }  # fmt: skip
+        "kind": "command",
+        "argv": ["/bin/sh", "-c", "tr a b < in > out; echo $NAME; ln -s /etc/passwd link"],
+        "env": {"NAME": "set"},
+        "files": {"in": b"aaa"},
+        "fetch": ["out", "link", "none"],
+    }
     outcome = sandbox.run(job, LIMITS, tier=tier)
     if tier.letter == "C":  # there nothing may write; proofs need tier B and say so
         assert outcome.code != 0 and outcome.files == [None, None, None]
@@ -247,7 +257,7 @@ def test_without_bubblewrap_a_lesser_tier_is_taken_and_says_why():
 
 # As in a container under Docker's default profile: unshare, mount and their like are forbidden for good.
 NO_NAMESPACES = """
-from r1jax.rewards import _filter
+from r1jax.rewards.sandbox import _filter
 _filter.DENIED = tuple(row for row in _filter.DENIED if row[0] in ("unshare", "setns", "mount", "pivot_root"))
 if not _filter.deny(False): print("no seccomp"), exit()
 from r1jax.rewards import sandbox, code, proof

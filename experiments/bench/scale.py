@@ -1,0 +1,161 @@
+"""Prints what one device computes, sends and holds in the compiled programs of a run, next to ideal values.
+
+Run    python -m experiments.bench.scale --model=qwen2.5-1.5b --mesh=fsdp:8
+       python -m experiments.bench.scale --model=deepseek-v3 --layers=4 --mesh=fsdp:4,expert:8 --json
+
+Programs are compiled for fake CPU devices and read as text (`hlo`). No weights are made and nothing runs, so any model
+fits any laptop. The ideal (`scale_ideal`) divides the work evenly among the devices. The planned memory comes from
+`--dry-run` (`r1jax.planning.memory`).
+
+The programs differ from an accelerator's programs in three ways. First, everything is float32, because CPUs have no
+products in bfloat16. On an accelerator, activations and gathered weights have half the bytes. Second, attention is
+XLA's einsum instead of a kernel. It computes the same products, but also stores the scores. Third, the experts' ragged
+products are replaced by an einsum in which all experts get equally many tokens. The compilers for GPUs and TPUs rewrite
+all-reduces in two ways. These rewrites are counted as done (`hlo.reduced`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+from typing import Any
+
+import tyro
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Flags of the script."""
+
+    model: str = "qwen2.5-1.5b"
+    """A known model: a key of `r1jax.model.presets.PRESETS`."""
+    mesh: str = "fsdp:8"
+    """A mesh, as for --mesh of a run."""
+    layers: int = 2
+    """Compiles the first layers only; 0 compiles all."""
+    scale_up: bool = False
+    """Compiles one layer more, too, and adds as many such layers as the model has."""
+    programs: tuple[str, ...] = ("score", "update", "prefill", "decode", "sync")
+    """Which programs to compile."""
+    rows: int = 1
+    """Packed rows of a micro-batch, and prompts and completions of a wave, on each row shard."""
+    row_length: int = 1024
+    """S, slots of a packed row; also the tokens of a prompt and the room for a completion."""
+    unembedded: float = 0.875
+    """Share of the slots of a packed row that belong to completions."""
+    remat: str = "full"
+    """What the backward pass recomputes: none, dots or full."""
+    json: bool = False
+    """Prints a JSON object for each program instead of a table."""
+
+
+def devices_of(mesh: str) -> int:
+    """Returns the number of devices of a mesh, before JAX is imported. Raises the ValueError of `mesh_sizes`."""
+    sizes = [part.rpartition(":")[2] for part in mesh.split(",")] if ":" in mesh else mesh.split("x")
+    return math.prod(int(size) if size.isdecimal() else 1 for size in sizes)
+
+
+def measure(options: Options, layers: int) -> dict[str, dict[str, Any]]:
+    """Returns {program: its figures} for a model with only the first `layers` layers."""
+    from experiments.bench import hlo
+    from experiments.bench.scale_ideal import Case
+    from experiments.bench.scale_programs import PROGRAMS, build
+    from r1jax.model.presets import PRESETS
+    from r1jax.sharding import make_mesh, row_shards
+
+    if options.model not in PRESETS:
+        raise ValueError(f"--model={options.model} is unknown: use one of {', '.join(PRESETS)}")
+    if unknown := sorted(set(options.programs) - set(PROGRAMS)):
+        raise ValueError(f"--programs={' '.join(unknown)} is unknown: use some of {', '.join(PROGRAMS)}")
+    cfg = dataclasses.replace(PRESETS[options.model], layers=layers, mtp_layers=0)
+    if cfg.windows:
+        cfg = dataclasses.replace(cfg, windows=cfg.windows[:layers])
+    mesh = make_mesh(options.mesh)
+    unembedded = round(options.row_length * options.unembedded)
+    case = Case(cfg, mesh, options.rows * row_shards(mesh), options.row_length, unembedded, options.remat)
+    found = {}
+    for name in options.programs:
+        subject = build(name, case)
+        costs = hlo.count(subject.compiled.as_text(), mesh.size)
+        held = subject.compiled.memory_analysis()
+        found[name] = {
+            "flops": costs.flops,
+            "flops_ideal": subject.flops,
+            "sent_bytes": sum(costs.sent.values()),
+            "sent_bytes_ideal": subject.sent,
+            "held_bytes": held.argument_size_in_bytes
+            + held.output_size_in_bytes
+            + held.temp_size_in_bytes
+            - held.alias_size_in_bytes,
+            "plan_bytes": subject.plan,
+            "sent_by_kind": costs.sent,
+            "loops_counted_once": costs.unknown,
+        }
+    return found
+
+
+def grow(few: dict[str, Any], more: dict[str, Any], layers: int) -> dict[str, Any]:
+    """Returns the figures of a program with `layers` more layers than the program of `few`.
+
+    `few` and `more` are the figures of two programs. The program of `more` has one layer more.
+    """
+    return {
+        key: grow(value, more[key], layers)
+        if isinstance(value, dict)
+        else value
+        if key == "loops_counted_once"
+        else value + layers * (more[key] - value)
+        for key, value in few.items()
+    }
+
+
+def figures(options: Options) -> dict[str, dict[str, Any]]:
+    """Returns {program: its figures}, scaled up to the whole model if the options say so."""
+    from r1jax.model.presets import PRESETS
+
+    whole = PRESETS[options.model].layers if options.model in PRESETS else 0
+    layers = options.layers or whole
+    found = measure(options, layers)
+    if options.scale_up and layers < whole:
+        more = measure(options, layers + 1)
+        found = {name: grow(few, more[name], whole - layers) for name, few in found.items()}
+    return found
+
+
+def table(found: dict[str, dict[str, Any]]) -> str:
+    """Returns the figures as a Markdown table with a row for each program."""
+    head = ["", "GFLOP", "ideal", "ratio", "GB sent", "ideal", "ratio", "GB held", "plan", "ratio", "GB sent by kind"]
+    rows = [head, ["---"] * len(head)]
+    for name, each in found.items():
+        cells = [name]
+        for got, want in (("flops", "flops_ideal"), ("sent_bytes", "sent_bytes_ideal"), ("held_bytes", "plan_bytes")):
+            cells += [f"{each[got] / 1e9:.3g}", f"{each[want] / 1e9:.3g}"]
+            cells.append(f"{each[got] / each[want]:.2f}" if each[want] else "")
+        kinds = sorted(each["sent_by_kind"].items(), key=lambda pair: -pair[1])
+        cells.append(", ".join(f"{kind} {size / 1e9:.3g}" for kind, size in kinds if size > 5e5))
+        if each["loops_counted_once"]:
+            cells[0] += f" ({each['loops_counted_once']} loops of unknown length counted once)"
+        rows.append(cells)
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def main() -> None:
+    options = tyro.cli(Options, prog="python -m experiments.bench.scale")
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    os.environ["JAX_NUM_CPU_DEVICES"] = str(devices_of(options.mesh))
+    found = figures(options)
+    if options.json:
+        for name, each in found.items():
+            same = {key: getattr(options, key) for key in ("model", "mesh", "layers", "scale_up")}
+            print(json.dumps({"program": name} | same | each))
+        return
+    cut = f"first {options.layers} layers" if options.layers and not options.scale_up else "all layers"
+    print(f"{options.model}, {cut}, --mesh={options.mesh}: one device, float32")
+    print("Attention is an einsum in place of its kernel; experts' ragged products are einsums for an even load.\n")
+    print(table(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""Reads conversations for fine-tuning in the formats of published sets.
+
+Each function takes a record, whose keys are in lower case. It returns the record's messages, [{role, content}], or None
+if the record has another format. `forms.TALKS` lists the functions.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+# OpenThoughts' marks of the thought and of the solution -> R1's
+MARKS = (
+    ("<|begin_of_thought|>", "<think>"),
+    ("<|end_of_thought|>", "</think>"),
+    ("<|begin_of_solution|>", ""),
+    ("<|end_of_solution|>", ""),
+)
+
+
+def messages(keys: Mapping) -> list[dict] | None:
+    """Reads {messages: [{role, content}]}.
+
+    TRL, OpenR1-Math, NuminaMath-CoT, Tülu's mixtures and OpenAI's fine-tuning use this format.
+    """
+    return read_turns(keys.get("messages"), keys, "role", "content")
+
+
+def conversations(keys: Mapping) -> list[dict] | None:
+    """Reads {system, conversations: [{from, value}]}, the format of ShareGPT, OpenThoughts and Bespoke-Stratos."""
+    turns = keys.get("conversations")
+    names = ("role", "content") if isinstance(turns, list) and turns and "role" in turns[0] else ("from", "value")
+    return read_turns(turns, keys, *names)
+
+
+def chosen(keys: Mapping) -> list[dict] | None:
+    """Reads {prompt, chosen, rejected}, the format of UltraFeedback and of TRL's preferences.
+
+    `chosen` is a text or a list of messages.
+    """
+    if "chosen" not in keys or "rejected" not in keys:
+        return None
+    return join(keys.get("prompt"), keys["chosen"])
+
+
+def completion(keys: Mapping) -> list[dict] | None:
+    """Reads {prompt, completion}, a format of TRL. Each value is a text or a list of messages."""
+    return join(keys.get("prompt"), keys["completion"]) if "completion" in keys and "prompt" in keys else None
+
+
+def instruction(keys: Mapping) -> list[dict] | None:
+    """Reads {instruction, input or context, output or response}, the format of Alpaca and Dolly."""
+    said, more = keys.get("output", keys.get("response")), keys.get("input") or keys.get("context")
+    if not isinstance(keys.get("instruction"), str) or not isinstance(said, str):
+        return None
+    asked = f"{keys['instruction']}\n\n{more}" if more else keys["instruction"]
+    return join(asked, said)
+
+
+def traced(keys: Mapping) -> list[dict] | None:
+    """Reads {question, thinking_trajectories, attempt}, the format of s1K. Puts the thought between <think> tags."""
+    thoughts, attempt = keys.get("thinking_trajectories"), keys.get("attempt")
+    if not isinstance(thoughts, list) or not isinstance(attempt, str) or not thoughts:
+        return None
+    return join(keys["question"], f"<think>\n{thoughts[0].strip()}\n</think>\n\n{attempt.strip()}")
+
+
+def solved(keys: Mapping) -> list[dict] | None:
+    """Reads {problem or question, response, generated_solution, solution or answer}.
+
+    OpenMathInstruct, MATH and GSM8K use this format.
+    """
+    asked = keys.get("problem") or keys.get("question")
+    names = ("response", "generated_solution", "solution", "answer")
+    said = next((keys[name] for name in names if isinstance(keys.get(name), str)), None)
+    return join(asked, said) if isinstance(asked, str) and said else None
+
+
+def read_turns(turns: object, keys: Mapping, role: str, content: str) -> list[dict] | None:
+    """Returns a list of turns as messages; None if `turns` is not a list.
+
+    Args:
+        turns: the turns of the conversation. Each turn is a mapping.
+        keys: the record, whose key `system` may hold a system prompt.
+        role, content: the keys of a turn.
+
+    Raises:
+        ValueError: a turn has an unknown role, or no text.
+    """
+    if isinstance(turns, str) and turns.startswith("["):
+        turns = json.loads(turns)
+    if not isinstance(turns, list) or not turns:
+        return None
+    found = []
+    for turn in turns:
+        name, text = ROLES.get(str(turn.get(role))), turn.get(content)
+        if name is None or not isinstance(text, str):
+            raise ValueError(f"a turn has {role}={turn.get(role)!r} and {content}={text!r:.40}; use {', '.join(ROLES)}")
+        for theirs, ours in MARKS:
+            text = text.replace(theirs, ours)
+        found.append({"role": name, "content": text})
+    if found[0]["role"] != "system" and isinstance(keys.get("system"), str) and keys["system"].strip():
+        found.insert(0, {"role": "system", "content": keys["system"]})
+    return found
+
+
+def join(asked: object, said: object) -> list[dict] | None:
+    """Returns a prompt `asked` and its reply `said` as one list of messages.
+
+    Each of the two is a text or a list of messages. `asked` is None if `said` holds both.
+    """
+    before, after = (
+        [{"role": role, "content": part}] if isinstance(part, str) else read_turns(part, {}, "role", "content") or []
+        for role, part in (("user", asked), ("assistant", said))
+    )
+    if len(after) > 1 and after[0]["role"] != "assistant":
+        return after  # UltraFeedback repeats the prompt
+    return [*before, *after] if after else None

@@ -1,0 +1,1 @@
+"""Defines attention kernels for GPUs and TPUs, and chooses among them."""

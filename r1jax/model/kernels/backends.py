@@ -1,0 +1,259 @@
+"""Chooses an attention backend (a kernel or XLA), and wraps the kernels of each backend as functions `attend`.
+
+    name      packed rows (training, scoring)              decoding
+    xla       einsum in blocks of queries: the reference   einsum
+    exact     the same in float64, forward (CPU)           einsum in float64
+    pallas    kernel for shared prompts (GPU)              kernel that stops at a row's length
+    cudnn     cuDNN's flash attention with a mask (GPU)    einsum
+    splash    splash attention with a mask (TPU)           einsum
+
+Prefill always uses XLA. So do layers with a window or a soft cap, and latent attention. CPUs interpret the Pallas
+kernels: slow, with the same results.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Bool
+
+from r1jax.distributed import gather_json
+from r1jax.model.attention import Attend, How, attend_full
+from r1jax.model.cache import Part, ReadOwn, by_key_head, lay_out, sums
+from r1jax.model.config import ModelConfig
+from r1jax.model.packed_rows import PackedRows, visible
+from r1jax.sharding import ROWS, compute_dtype
+
+BACKENDS = ("xla", "exact", "pallas", "cudnn", "splash")
+PREFERRED = {"gpu": ("pallas", "cudnn"), "tpu": ("splash",)}
+WIDTHS = (32, 64, 128, 256)  # head widths that the kernels support
+EXACT_UP_TO = 16_000_000  # numbers that a token is multiplied by: a larger model computes in float64 only if asked to
+CLOSE = 0.03  # tolerance of `disagreement`, relative to the largest number: bfloat16 rounds twice, to 1/256
+
+log = logging.getLogger(__name__)
+
+
+@functools.cache  # the check compiles
+def attention_backend(mesh: Mesh, cfg: ModelConfig, *, compared: bool = False, exact: bool | None = None) -> str:
+    """Returns the name of the fastest attention backend that works for this model on this machine.
+
+    Tries the kernels of the mesh's platform in the order `PREFERRED`. New versions of drivers and compilers can break a
+    kernel. So a kernel that does not support the model, does not compile, or gives other results than XLA is skipped
+    with a warning. Returns "xla" if no kernel works. Also returns "xla" if the processes of the run would choose
+    different kernels, because their programs would wait for each other for ever. Every process must call this function.
+
+    Args:
+        compared: whether the sampler's log-probabilities will be compared with the trainer's. On CPUs with float32 the
+            result is then "exact" if `exact` allows: sampler and trainer compute attention in float64, and agree to the
+            last rounding.
+        exact: the value of --exact. None allows it for models up to the size of `EXACT_UP_TO`, where it costs little.
+    """
+    platform = mesh.devices.flat[0].platform
+    allowed = cfg.matmul_params <= EXACT_UP_TO if exact is None else exact
+    if compared and allowed and platform == "cpu" and compute_dtype(mesh) == jnp.float32:
+        return "exact"
+    chosen = "xla"
+    for name in PREFERRED.get(platform, ()):
+        if reason := find_obstacle(cfg) or disagreement(name, cfg):
+            log.warning("attention: %s is skipped: %s", name, reason)
+        else:
+            chosen = name
+            break
+    if len(names := sorted(set(gather_json(chosen)))) > 1:
+        log.warning("attention: XLA's is used, because the processes would choose %s", " and ".join(names))
+        return "xla"
+    return chosen
+
+
+def find_obstacle(cfg: ModelConfig) -> str:
+    """Returns the reason why no kernel supports this model; "" if there is no such reason."""
+    if cfg.latent:
+        return "only XLA has latent attention"
+    if cfg.attention_cap or any(cfg.windows or ()):
+        return "only XLA has layers with a window or a soft cap"
+    return "" if cfg.head_width in WIDTHS else f"head width {cfg.head_width} is not one of {WIDTHS}"
+
+
+def disagreement(name: str, cfg: ModelConfig, dtype: jnp.dtype = jnp.bfloat16) -> str:
+    """Compares the backend `name` with XLA on random numbers, on this process's first device.
+
+    Compares outputs and gradients for one packed row, and the result of decoding. Returns what differs, or which error
+    occurred. Returns "" if the backend agrees with XLA.
+    """
+    rng = np.random.default_rng(0)
+    runs = ((1, 0, 40), (1, 1, 70), (1, 2, 35), (2, 0, 20), (2, 1, 61), (0, 0, 30))  # (group, segment, slots): 256
+    group, segment = (np.concatenate([np.full(n, run[i], np.int32) for *run, n in runs])[None] for i in (0, 1))
+    rows = PackedRows(
+        *[jnp.zeros(group.shape, jnp.int32)] * 2,
+        jnp.asarray(group),
+        jnp.asarray(segment),
+        jnp.zeros(group.shape, jnp.int32),
+    )
+    shapes = [(1, 256, heads, cfg.head_width) for heads in (cfg.heads, cfg.kv_heads, cfg.kv_heads, cfg.heads)]
+    q, k, v, pull = (jnp.asarray(rng.standard_normal(shape), dtype) for shape in shapes)
+    how = How(rows.positions, cfg.head_width**-0.5)
+    counts = rows.group[..., None, None] > 0
+
+    def both(name: str) -> tuple[Array, ...]:
+        def out(q: Array, k: Array, v: Array) -> Array:
+            return jnp.where(counts, attend_packed(rows, name)(q, k, v, how)[0], 0).astype(jnp.float32)
+
+        value, back = jax.vjp(out, q, k, v)
+        read_own = own_reader(name, None) or own_einsum
+        asked = by_key_head(q[:, :1], how.scale, cfg.kv_heads)
+        decoded, total, _ = read_own(asked, *lay_out(k, v), jnp.full(1, 150, jnp.int32))
+        return value, *back(pull.astype(jnp.float32)), decoded / total
+
+    try:
+        got, want = (jax.device_get(jax.jit(both, static_argnums=0)(x)) for x in (name, "xla"))
+    except Exception as error:  # a compiler or a driver may raise anything, and XLA can take over
+        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:300]
+    for part, a, b in zip(("values", "dq", "dk", "dv", "decoding"), got, want, strict=True):
+        a, b = np.float32(a), np.float32(b)
+        if not np.abs(a - b).max() <= CLOSE * np.abs(b).max():
+            return f"{part} differ by {np.abs(a - b).max():.3g} from XLA, whose largest number is {np.abs(b).max():.3g}"
+    return ""
+
+
+def own_einsum(q: Array, k: Array, v: Array, length: Array) -> tuple[Array, Array, Array]:
+    """Returns the result of `gpu_decode.own_sums`, computed by XLA instead of the kernel."""
+    mask = jnp.arange(k.shape[-1])[None, None, :] < length[:, None, None]
+    flat = q.reshape(q.shape[0], 1, -1, q.shape[-1])
+    return sums(flat, [Part(k, v, mask)], How(jnp.zeros((q.shape[0], 1), jnp.int32), 1.0))
+
+
+def attend_packed(
+    rows: PackedRows, attention: str = "xla", mesh: Mesh | None = None, *, row_shards: int | None = None
+) -> Attend:
+    """Returns an `attend` over packed rows, in which a token reads what `packed_rows.visible` allows.
+
+    Its result `kept` is None.
+
+    Args:
+        attention: name of the backend, one of `BACKENDS`.
+        mesh: mesh over which the rows are sharded; each device runs the kernel on its own part. None means one device.
+        row_shards: number of shards over which the rows are divided, for the backends "xla" and "exact"; see
+            `attend_full`.
+
+    Raises:
+        ValueError: no backend has this name.
+    """
+    if attention not in BACKENDS:
+        raise ValueError(f"attention={attention} must be one of {', '.join(BACKENDS)}")
+    mask = visible(rows)
+    full = attend_full(mask, row_shards=row_shards, exact=attention == "exact")
+    kernel = {"pallas": by_runs, "cudnn": by_cudnn, "splash": by_splash}.get(attention)
+    if kernel is None:
+        return full
+
+    def attend(q: Array, k: Array, v: Array, how: How) -> tuple[Array, None]:
+        if how.cap or how.window is not None or v.shape[-1] != q.shape[-1]:
+            return full(q, k, v, how)
+        return kernel(q, k, v, rows, mask, how.scale, mesh), None
+
+    return attend
+
+
+def by_runs(q: Array, k: Array, v: Array, rows: PackedRows, mask: Array, scale: float, mesh: Mesh | None) -> Array:
+    """Returns the attention output of `gpu_packed.packed_attention`, which needs rows padded to whole blocks.
+
+    `mask` is ignored, because `rows.group` and `rows.segment` determine what a token reads.
+    """
+    from r1jax.model.kernels import gpu_packed
+
+    def attend(q: Array, k: Array, v: Array, group: Array, segment: Array) -> Array:
+        more = -q.shape[1] % gpu_packed.FORWARD
+        q, k, v = (jnp.pad(x, ((0, 0), (0, more), (0, 0), (0, 0))) for x in (q, k, v))
+        group, segment = (jnp.pad(x, ((0, 0), (0, more))) for x in (group, segment))
+        out = gpu_packed.packed_attention(q, k, v, group, segment, scale)
+        return out[:, : out.shape[1] - more]
+
+    return by_device(attend, mesh, q, k, v, rows.group, rows.segment)
+
+
+def by_splash(q: Array, k: Array, v: Array, rows: PackedRows, mask: Array, scale: float, mesh: Mesh | None) -> Array:
+    """Returns the attention output of `tpu_splash.splash`, which needs rows padded to whole blocks. Ignores `rows`."""
+    from r1jax.model.kernels import tpu_splash
+
+    def attend(q: Array, k: Array, v: Array, mask: Array) -> Array:
+        more = -q.shape[1] % tpu_splash.LANES
+        q, k, v = (jnp.pad(x, ((0, 0), (0, more), (0, 0), (0, 0))) for x in (q, k, v))
+        out = tpu_splash.splash(q, k, v, padded_mask(mask, q.shape[1]), scale)
+        return out[:, : out.shape[1] - more]
+
+    return by_device(attend, mesh, q, k, v, mask)
+
+
+def by_cudnn(
+    q: Array, k: Array, v: Array, rows: PackedRows, mask: Bool[Array, "R S S"], scale: float, mesh: Mesh | None
+) -> Array:
+    """Returns the attention output of cuDNN's flash attention with the mask as a bias. Ignores `rows` and `mesh`.
+
+    cuDNN computes every block of scores, also where the mask is False, and reads S² numbers of the mask per row for
+    each head. JAX shards this operation itself, so `by_device` is not needed.
+    """
+    implementation = "cudnn" if jax.default_backend() == "gpu" and q.dtype != jnp.float32 else "xla"
+    more = q.shape[1] % 2  # cuDNN's backward pass needs an even length
+    if more:
+        q, k, v = (jnp.pad(x, ((0, 0), (0, 1), (0, 0), (0, 0))) for x in (q, k, v))
+        mask = padded_mask(mask, q.shape[1])
+    out = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None], scale=scale, implementation=implementation)
+    return out[:, : out.shape[1] - more]
+
+
+def padded_mask(mask: Bool[Array, "R S S"], slots: int) -> Bool[Array, "R slots slots"]:
+    """Returns the mask for rows padded to `slots` slots. Each added slot reads only itself.
+
+    An added slot must read something, because kernels divide by the sum of a query's attention weights.
+    """
+    more = slots - mask.shape[-1]
+    wider = jnp.pad(mask, ((0, 0), (0, more), (0, more)))
+    return wider | (jnp.eye(slots, dtype=bool) & (jnp.arange(slots) >= mask.shape[-1])[None, :])[None]
+
+
+def by_device(f: Callable, mesh: Mesh | None, q: Array, k: Array, v: Array, *per_row: Array) -> Array:
+    """Returns f(q, k, v, *per_row), where each device runs f on its own rows and heads.
+
+    XLA cannot partition a kernel itself. `per_row` are further arrays with a leading axis of rows. Without a mesh, f is
+    called once on everything.
+    """
+    if mesh is None:
+        return f(q, k, v, *per_row)
+    tensor = "tensor" if k.shape[2] % mesh.shape["tensor"] == 0 else None
+    heads = P(*ROWS, None, tensor, None)
+    specs = (heads, heads, heads, *[P(*ROWS, *[None] * (x.ndim - 1)) for x in per_row])
+    return jax.shard_map(f, mesh=mesh, in_specs=specs, out_specs=heads, check_vma=False)(q, k, v, *per_row)
+
+
+@functools.cache  # jit specialises on the function itself
+def own_reader(attention: str, mesh: Mesh | None) -> ReadOwn | None:
+    """Returns the backend's kernel for reading a row's own cache, for the argument `read_own` of `attend_decode`.
+
+    Returns None, which means XLA, for all backends but "pallas".
+    """
+    if attention != "pallas":
+        return None
+    from r1jax.model.kernels import gpu_decode
+
+    if mesh is None:
+        return gpu_decode.own_sums
+
+    def read_own(q: Array, k: Array, v: Array, length: Array) -> tuple[Array, Array, Array]:
+        where = P(*ROWS, "tensor" if k.shape[1] % mesh.shape["tensor"] == 0 else None)
+        each = jax.shard_map(
+            gpu_decode.own_sums,
+            mesh=mesh,
+            in_specs=(where, where, where, P(*ROWS)),
+            out_specs=(where,) * 3,
+            check_vma=False,
+        )
+        return each(q, k, v, length)
+
+    return read_own

@@ -1,0 +1,312 @@
+"""Computes flash attention over packed rows on GPUs, with a Pallas kernel for shared prompts.
+
+A token may read two runs of slots (`packed_rows.visible`): its group's prompt, and its own completion up to itself.
+Runs are contiguous, so a block of queries needs two ranges of key blocks. The ranges are computed from the ids outside
+the kernel; inside, the ids give the exact mask. Blocks of other completions are never loaded, so completions that share
+a row cost no more than in rows of their own.
+
+    keys      | prompt A | completion A1 | completion A2 |
+    queries of A2: ##########               ######/         first range, second range
+
+Padding (group 0) reads nothing and gets 0. Scores and sums are float32. The backward pass recomputes the scores from
+the log-sum-exp of each query (Dao 2023, FlashAttention-2), with one kernel for queries and one for keys and values.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+from jax.experimental import pallas as pl
+from jaxtyping import Array, Float, Int
+
+FORWARD, BACKWARD = 64, 32  # slots in a block: the backward kernels hold twice as many tiles
+NOTHING = -1e30  # score of a key that must not be read
+
+
+def dot(a: Array, b: Array) -> Array:
+    """Returns the matrix product a·b, accumulated in float32."""
+    return jax.lax.dot_general(a, b, (((1,), (0,)), ((), ())), preferred_element_type=jnp.float32)
+
+
+def run_bounds(group: Int[Array, "R S"], segment: Int[Array, "R S"]) -> tuple[Array, Array, Array, Array]:
+    """Returns which slots each slot of packed rows reads, and which slots may read that slot.
+
+    Returns:
+        Prompt start, prompt end, own start and reach, each [R, S]. Slot s reads the slots [prompt start, prompt end) of
+        its prompt, and [own start, s] of its own run. The prompt range is empty if s lies in a prompt. The slots that
+        may read s all lie before `reach`.
+    """
+    rows, length = group.shape
+    slot = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), group.shape)
+    edge = jnp.full((rows, 1), -1, group.dtype)
+    last_group = jnp.concatenate([edge, group[:, :-1]], axis=1)
+    last_segment = jnp.concatenate([edge, segment[:, :-1]], axis=1)
+    new_group = group != last_group
+    new_run = new_group | (segment != last_segment)
+
+    def latest(at: Array) -> Array:
+        return jax.lax.cummax(jnp.where(at, slot, 0), axis=1)
+
+    def upcoming(at: Array) -> Array:
+        after = jnp.concatenate([jnp.where(at, slot, length)[:, 1:], jnp.full((rows, 1), length, jnp.int32)], axis=1)
+        return jax.lax.cummin(after, axis=1, reverse=True)
+
+    prompt_start, own_start = latest(new_group), latest(new_run)
+    prompt_end = jnp.maximum(latest(new_run & ~new_group & (last_segment == 0)), prompt_start)
+    prompt_end = jnp.where(segment == 0, prompt_start, prompt_end)
+    reach = jnp.where(segment == 0, upcoming(new_group), upcoming(new_run))
+    return prompt_start, prompt_end, own_start, jnp.where(group > 0, reach, 0)
+
+
+def key_ranges(group: Int[Array, "R S"], segment: Int[Array, "R S"], block: int) -> Int[Array, "R n 4"]:
+    """Returns two half-open ranges of key blocks, (start, end, start, end), for each of the n blocks of queries.
+
+    The two ranges hold all keys that the queries of the block may read, and never overlap. They are computed from the
+    first slot of the block of queries alone. If a run begins at a later slot, the queries of the block read only those
+    keys of the run that lie in the block itself.
+
+    Args:
+        block: number of slots in a block.
+    """
+    prompt_start, prompt_end, own_start, _ = (x[:, ::block] for x in run_bounds(group, segment))
+    here = jnp.arange(group.shape[1] // block, dtype=jnp.int32)[None, :]
+    own = own_start // block
+    first = jnp.minimum(prompt_start // block, own)
+    end = jnp.clip(-(-prompt_end // block), first, own)
+    padding = group[:, ::block] == 0  # ends a row: nothing follows it
+    return jnp.stack([first, jnp.where(padding, first, end), jnp.where(padding, here + 1, own), here + 1 + 0 * own], -1)
+
+
+def query_ranges(group: Int[Array, "R S"], segment: Int[Array, "R S"], block: int) -> Int[Array, "R n 2"]:
+    """Returns, for each of the n blocks of keys, the half-open range of query blocks that may read some of its keys.
+
+    `block` is the number of slots in a block.
+    """
+    reach = run_bounds(group, segment)[3].reshape(group.shape[0], -1, block).max(-1)
+    here = jnp.broadcast_to(jnp.arange(group.shape[1] // block, dtype=jnp.int32), reach.shape)
+    return jnp.stack([here, jnp.maximum(-(-reach // block), here)], -1)
+
+
+def readable(group_ref: Any, segment_ref: Any, queries: Any, keys: Any, q_slot: Array, k_slot: Array) -> Array:
+    """Returns the mask `packed_rows.visible` for a block of queries and a block of keys; padding reads nothing.
+
+    Args:
+        group_ref, segment_ref: group and segment of all slots of the row.
+        queries, keys: the blocks, as slices of `group_ref` and `segment_ref`.
+        q_slot, k_slot: slot numbers of the blocks.
+    """
+    q_group, k_group = group_ref[queries], group_ref[keys]
+    q_segment, k_segment = segment_ref[queries], segment_ref[keys]
+    same = (q_group[:, None] == k_group[None, :]) & (q_group > 0)[:, None]
+    own = (k_segment == 0)[None, :] | (q_segment[:, None] == k_segment[None, :])
+    return same & own & (q_slot[:, None] >= k_slot[None, :])
+
+
+class Inputs(NamedTuple):
+    """The inputs of every kernel: q, k, v, group and segment of each slot, and the range of blocks to visit."""
+
+    q: Any
+    k: Any
+    v: Any
+    group: Any
+    segment: Any
+    range: Any
+
+
+class Pulled(NamedTuple):
+    """Further inputs of the backward kernels: the output's gradient, the log-sum-exp, and Σ gradient · output."""
+
+    dout: Any
+    lse: Any
+    delta: Any
+
+
+def forward_kernel(inputs: Inputs, out_ref: Any, lse_ref: Any, *, scale: float) -> None:
+    """Computes attention for one block of queries of one head. Writes the output and the log-sum-exp of the scores.
+
+    Shapes: q [b, E]; k, v [S, E]; group, segment [S]; range [4], from `key_ranges`.
+    """
+    q_ref, k_ref, v_ref, group_ref, segment_ref, range_ref = inputs
+    block, width = q_ref.shape
+    here = pl.program_id(0)
+    queries = pl.ds(here * block, block)
+    q, offset = q_ref[...], jnp.arange(block)
+
+    def body(at: Array, carry: tuple) -> tuple:
+        out, top, total = carry
+        keys = pl.ds(at * block, block)
+        may = readable(group_ref, segment_ref, queries, keys, here * block + offset, at * block + offset)
+        scores = jnp.where(may, dot(q, k_ref[keys, :].T) * scale, NOTHING)
+        new = jnp.maximum(top, scores.max(axis=1))
+        weights = jnp.where(may, jnp.exp(scores - new[:, None]), 0.0)
+        shrunk = jnp.exp(top - new)
+        out = out * shrunk[:, None] + dot(weights.astype(v_ref.dtype), v_ref[keys, :])
+        return out, new, total * shrunk + weights.sum(axis=1)
+
+    carry = jnp.zeros((block, width), jnp.float32), jnp.full(block, NOTHING), jnp.zeros(block)
+    carry = jax.lax.fori_loop(range_ref[0], range_ref[1], body, carry)
+    out, top, total = jax.lax.fori_loop(range_ref[2], range_ref[3], body, carry)
+    total = jnp.maximum(total, 1e-30)
+    out_ref[...] = (out / total[:, None]).astype(out_ref.dtype)
+    lse_ref[...] = top + jnp.log(total)
+
+
+def dq_kernel(inputs: Inputs, pulled: Pulled, dq_ref: Any, *, scale: float) -> None:
+    """Computes the gradient of the output of one head with respect to one block of queries."""
+    q_ref, k_ref, v_ref, group_ref, segment_ref, range_ref = inputs
+    dout_ref, lse_ref, delta_ref = pulled
+    block, width = q_ref.shape
+    here = pl.program_id(0)
+    queries = pl.ds(here * block, block)
+    q, dout, lse, delta, offset = q_ref[...], dout_ref[...], lse_ref[...], delta_ref[...], jnp.arange(block)
+
+    def body(at: Array, dq: Array) -> Array:
+        keys = pl.ds(at * block, block)
+        k = k_ref[keys, :]
+        may = readable(group_ref, segment_ref, queries, keys, here * block + offset, at * block + offset)
+        weights = jnp.where(may, jnp.exp(dot(q, k.T) * scale - lse[:, None]), 0.0)
+        dscores = weights * (dot(dout, v_ref[keys, :].T) - delta[:, None])
+        return dq + dot(dscores.astype(k.dtype), k)
+
+    dq = jax.lax.fori_loop(range_ref[0], range_ref[1], body, jnp.zeros((block, width), jnp.float32))
+    dq = jax.lax.fori_loop(range_ref[2], range_ref[3], body, dq)
+    dq_ref[...] = (dq * scale).astype(dq_ref.dtype)
+
+
+def dkv_kernel(inputs: Inputs, pulled: Pulled, dk_ref: Any, dv_ref: Any, *, scale: float) -> None:
+    """Computes the gradient of the output of one query head with respect to one block of keys and values.
+
+    Shapes: q, dout [S, E]; k, v [b, E]; lse, delta [S].
+    """
+    q_ref, k_ref, v_ref, group_ref, segment_ref, range_ref = inputs
+    dout_ref, lse_ref, delta_ref = pulled
+    block, width = k_ref.shape
+    here = pl.program_id(0)
+    keys = pl.ds(here * block, block)
+    k, v, offset = k_ref[...], v_ref[...], jnp.arange(block)
+
+    def body(at: Array, carry: tuple) -> tuple:
+        dk, dv = carry
+        queries = pl.ds(at * block, block)
+        q, dout = q_ref[queries, :], dout_ref[queries, :]
+        may = readable(group_ref, segment_ref, queries, keys, at * block + offset, here * block + offset)
+        weights = jnp.where(may, jnp.exp(dot(q, k.T) * scale - lse_ref[queries][:, None]), 0.0)
+        dv = dv + dot(weights.astype(dout.dtype).T, dout)
+        dscores = weights * (dot(dout, v.T) - delta_ref[queries][:, None])
+        return dk + dot(dscores.astype(q.dtype).T, q), dv
+
+    zero = jnp.zeros((block, width), jnp.float32)
+    dk, dv = jax.lax.fori_loop(range_ref[0], range_ref[1], body, (zero, zero))
+    dk_ref[...], dv_ref[...] = dk * scale, dv
+
+
+def specs(block: int, length: int, width: int, shared: int, numbers: int) -> dict[str, pl.BlockSpec]:
+    """Returns the `BlockSpec` of each kind of array: which part of the array the program of block i, row r and head h
+    sees.
+
+    Args:
+        block, length, width: slots in a block, slots in a row, head width.
+        shared: number of query heads that share a key head.
+        numbers: size of a block's range, which is 4 from `key_ranges` and 2 from `query_ranges`.
+    """
+    return {
+        "block": pl.BlockSpec((None, block, None, width), lambda i, r, h: (r, i, h, 0)),
+        "row": pl.BlockSpec((None, length, None, width), lambda i, r, h: (r, 0, h, 0)),
+        "block of keys": pl.BlockSpec((None, block, None, width), lambda i, r, h: (r, i, h // shared, 0)),
+        "row of keys": pl.BlockSpec((None, length, None, width), lambda i, r, h: (r, 0, h // shared, 0)),
+        "ids": pl.BlockSpec((None, length), lambda i, r, h: (r, 0)),
+        "range": pl.BlockSpec((None, None, numbers), lambda i, r, h: (r, i, 0)),
+        "block of numbers": pl.BlockSpec((None, None, block), lambda i, r, h: (r, h, i)),
+        "row of numbers": pl.BlockSpec((None, None, length), lambda i, r, h: (r, h, 0)),
+    }
+
+
+def run(
+    kernel: Any, block: int, scale: float, ins: tuple[Inputs | Pulled, ...], outs: list[tuple[str, Any]], name: str
+) -> Any:
+    """Runs a kernel over all (blocks, rows, query heads) and returns its outputs. CPUs interpret the kernel.
+
+    Args:
+        block: number of slots in a block.
+        ins: `Inputs`, and for a backward kernel also `Pulled`. Each field is (key of `specs`, array).
+        outs: (key of `specs`, shape and dtype) for each output.
+        name: name of the kernel in profiles.
+    """
+    from jax.experimental.pallas import triton
+
+    (_, q), (_, k), *_, (_, ranges) = ins[0]
+    rows, length, heads, width = q.shape
+    see = specs(block, length, width, heads // k.shape[2], ranges.shape[-1])
+    return pl.pallas_call(
+        functools.partial(kernel, scale=scale),
+        grid=(length // block, rows, heads),
+        in_specs=[part._make(see[x] for x, _ in part) for part in ins],
+        out_specs=[see[x] for x, _ in outs],
+        out_shape=[shape for _, shape in outs],
+        compiler_params=triton.CompilerParams(num_warps=4 if width <= 64 else 8, num_stages=2),
+        interpret=jax.default_backend() == "cpu",
+        name=name,
+    )(*(part._make(array for _, array in part) for part in ins))
+
+
+def forward(q: Array, k: Array, v: Array, group: Array, segment: Array, scale: float) -> tuple[Array, Array]:
+    """Returns the output [R, S, H, E] of `packed_attention`, and the log-sum-exp of each query's scores [R, H, S]."""
+    rows, length, heads, _ = q.shape
+    ids, ranges = (("ids", group), ("ids", segment)), ("range", key_ranges(group, segment, FORWARD))
+    inputs = Inputs(("block", q), ("row of keys", k), ("row of keys", v), *ids, ranges)
+    lse = jax.ShapeDtypeStruct((rows, heads, length), jnp.float32)
+    outs = [("block", jax.ShapeDtypeStruct(q.shape, q.dtype)), ("block of numbers", lse)]
+    out, lse = run(forward_kernel, FORWARD, scale, (inputs,), outs, "packed_attention")
+    # Named, so that a remat policy can keep them: flash attention is never worth recomputing.
+    return checkpoint_name(out, "attention"), checkpoint_name(lse, "attention")
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
+def packed_attention(
+    q: Float[Array, "R S H E"],
+    k: Float[Array, "R S K E"],
+    v: Float[Array, "R S K E"],
+    group: Int[Array, "R S"],
+    segment: Int[Array, "R S"],
+    scale: float,
+) -> Float[Array, "R S H E"]:
+    """Returns the attention output softmax(q·k · scale)·v, over the keys that each slot of packed rows may read.
+
+    `group` and `segment` (see `PackedRows`) determine which keys these are. S must be a multiple of 64 and E a power of
+    2.
+    """
+    return forward(q, k, v, group, segment, scale)[0]
+
+
+def packed_forward(q: Array, k: Array, v: Array, group: Array, segment: Array, scale: float) -> tuple[Array, tuple]:
+    """Forward pass of `packed_attention` for `custom_vjp`. Returns the output, and what the backward pass needs."""
+    out, lse = forward(q, k, v, group, segment, scale)
+    return out, (q, k, v, group, segment, out, lse)
+
+
+def packed_backward(scale: float, kept: tuple, dout: Array) -> tuple:
+    """Backward pass of `packed_attention` for `custom_vjp`. `dout` is the gradient of the output."""
+    q, k, v, group, segment, out, lse = kept
+    delta = jnp.einsum("rshe,rshe->rhs", out.astype(jnp.float32), dout.astype(jnp.float32))
+    ids, ranges = (("ids", group), ("ids", segment)), ("range", key_ranges(group, segment, BACKWARD))
+    inputs = Inputs(("block", q), ("row of keys", k), ("row of keys", v), *ids, ranges)
+    pulled = Pulled(("block", dout), ("block of numbers", lse), ("block of numbers", delta))
+    outs = [("block", jax.ShapeDtypeStruct(q.shape, q.dtype))]
+    (dq,) = run(dq_kernel, BACKWARD, scale, (inputs, pulled), outs, "packed_attention_dq")
+    ranges = ("range", query_ranges(group, segment, BACKWARD))
+    inputs = Inputs(("row", q), ("block of keys", k), ("block of keys", v), *ids, ranges)
+    pulled = Pulled(("row", dout), ("row of numbers", lse), ("row of numbers", delta))
+    outs = [("block", jax.ShapeDtypeStruct(q.shape, jnp.float32))] * 2
+    dk, dv = run(dkv_kernel, BACKWARD, scale, (inputs, pulled), outs, "packed_attention_dkv")
+
+    def whole(x: Array, like: Array) -> Array:  # sums over the query heads of a key head
+        return x.reshape(*like.shape[:3], -1, like.shape[3]).sum(axis=3).astype(like.dtype)
+
+    return dq, whole(dk, k), whole(dv, v), None, None
+
+
+packed_attention.defvjp(packed_forward, packed_backward)

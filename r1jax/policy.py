@@ -1,0 +1,33 @@
+"""Defines `Policy`, which holds a policy's model config, tokenizer and prompt template, but not its parameters."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from r1jax.model.config import ModelConfig
+from r1jax.rewards.format import ANSWER
+from r1jax.tokenizers.protocol import Tokenizer
+
+
+class Policy(NamedTuple):
+    """A policy without its parameters.
+
+    Attributes:
+        cfg: the architecture and its sizes.
+        tokenizer: the tokenizer.
+        template: the prompt template, with {question} where the question goes.
+        form: the form of completions, a key of `format.STYLES`; "" means the form that the template asks for.
+    """
+
+    cfg: ModelConfig
+    tokenizer: Tokenizer
+    template: str
+    form: str = ""
+
+    @property
+    def style(self) -> str:
+        """The expected form of completions, a key of `format.STYLES`.
+
+        If `form` is "", the style is "r1_zero" if the template asks for an answer block, else "r1".
+        """
+        return self.form or ("r1_zero" if ANSWER in self.template else "r1")

@@ -1,0 +1,1 @@
+"""Trains a policy on preferences, without sampling, by DPO and related losses."""

@@ -1,0 +1,1 @@
+"""Checks proofs in Lean 4, Coq and Metamath."""

@@ -1,0 +1,113 @@
+"""Computes the advantages of a round. With --kl=k1_reward, subtracts an estimate of the KL from its rewards."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from r1jax.losses import Objective, decoupled_advantages
+from r1jax.rewards.rule import Scores
+from r1jax.rl.minibatches import Layout
+from r1jax.rl.rounds import Round
+from r1jax.sampling.rollout import Rollout
+from r1jax.training.packing import Minibatch
+
+
+def compute_advantages(
+    scores: Scores, rollout: Rollout, objective: Objective, shares: Mapping[str, float] | None = None
+) -> np.ndarray:
+    """Returns the advantages of the N completions of a round, [N], question-major.
+
+    Args:
+        scores: the rewards of the completions, [N].
+        rollout: the round's rollout, for the sizes of groups and completions.
+        objective: the loss, which says how rewards become advantages.
+        shares: name -> weight of each part of the reward, if each part is normalised by itself. None normalises the
+            total reward.
+    """
+    total, valid, lengths = (
+        x.reshape(-1, rollout.group_size) for x in (scores.total, scores.valid, rollout.lengths)
+    )  # [B, G]
+    if shares is None:
+        advantages = objective.advantages(total, valid, lengths)
+    else:
+        parts = {name: part.reshape(total.shape) for name, part in scores.parts.items()}
+        advantages = decoupled_advantages(parts, shares, valid)
+    return np.asarray(advantages).reshape(-1)
+
+
+def charge_kl(
+    minibatches: list[list[Minibatch]], round_: Round, objective: Objective, layout: Layout, kl_coef: float
+) -> tuple[list[list[Minibatch]], Round]:
+    """Subtracts β Σₜ log π_old/π_ref from the reward of each completion, and computes the advantages again.
+
+    Does so only with --kl=k1_reward (`layout.numbered` is then True). Otherwise returns minibatches and round
+    unchanged.
+
+    The cost is one number for the whole completion, as in RLOO. In PPO and REINFORCE++, each token has a cost of its
+    own.
+
+    Args:
+        minibatches: the optimizer steps of the round, with `old_logp`, `ref_logp` and `row`. They must hold all rows.
+        round_: the round, with scores.
+        objective: the loss, which says how rewards become advantages.
+        layout: how rows were packed.
+        kl_coef: β.
+
+    Returns:
+        The minibatches and the round with the new advantages; `round_.scores.parts` has the cost as "kl_cost".
+
+    Source: Ouyang et al. 2022 (InstructGPT), eq. 2; Ahmadian et al. 2024 (RLOO), section 2.
+    """
+    if not layout.numbered:
+        return minibatches, round_
+    scores, count = round_.scores, len(round_.rollout.lengths)
+    cost = sum(np.asarray(cost_of_rows(batch, count, everywhere(batch))) for part in minibatches for batch in part)
+    scores = scores._replace(
+        total=np.where(scores.valid, scores.total - kl_coef * cost, scores.total),
+        parts=scores.parts | {"kl_cost": cost},
+    )
+    advantages = compute_advantages(scores, round_.rollout, objective)
+    charged = [[batch._replace(advantage=give(batch, advantages), row=None) for batch in part] for part in minibatches]
+    return charged, round_._replace(scores=scores, advantages=advantages)
+
+
+def everywhere(batch: Minibatch) -> jax.sharding.Sharding:
+    """Returns the sharding of an array that lies whole on every device of a micro-batch."""
+    place = batch.weight.sharding
+    return NamedSharding(place.mesh, P()) if isinstance(place, NamedSharding) else place
+
+
+@functools.partial(jax.jit, static_argnames=("count", "place"))
+def cost_of_rows(batch: Minibatch, count: int, place: jax.sharding.Sharding) -> jax.Array:
+    """Returns Σₜ log π_old/π_ref of each of the `count` rows of a round, [N], over the tokens of one micro-batch.
+
+    Args:
+        place: where the result lies, from `everywhere`.
+    """
+    counted = batch.weight != 0
+    values = jnp.where(counted, batch.old_logp - batch.ref_logp, 0.0)
+    rows = jnp.where(counted, batch.row, 0.0).astype(jnp.int32)
+    total = jax.ops.segment_sum(values.reshape(-1), rows.reshape(-1), count)
+    return jax.lax.with_sharding_constraint(total, place)
+
+
+def give(batch: Minibatch, advantages: np.ndarray) -> jax.Array:
+    """Returns the advantage of each token of a micro-batch, [R, S]. advantages: [N], one for each row of the round."""
+    return spread_rows(batch, np.float32(advantages), batch.weight.sharding)
+
+
+@functools.partial(jax.jit, static_argnames=("place",))
+def spread_rows(batch: Minibatch, values: jax.Array, place: jax.sharding.Sharding) -> jax.Array:
+    """Returns the value of each token's row, [R, S], 0 where nothing was sampled. values: [N]. place: sharding of the
+    result.
+    """
+    counted = batch.weight != 0
+    found = jnp.where(counted, values[jnp.where(counted, batch.row, 0.0).astype(jnp.int32)], 0.0)
+    return jax.lax.with_sharding_constraint(found, place)

@@ -1,0 +1,410 @@
+"""Checks the flags of a reinforcement-learning run at the start, and makes the run's stream of questions."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from r1jax.data import questions
+from r1jax.data.difficulty import read_difficulty
+from r1jax.data.readers import read_columns
+from r1jax.losses import KLS, LOSSES, Objective, clipped_surrogate, kl_of, row_weights
+from r1jax.policy import Policy
+from r1jax.prompts import fill
+from r1jax.recipes import RLRecipe, RunOptions, require
+from r1jax.rewards import custom
+from r1jax.runs.manifests import Manifest, without_paths
+from r1jax.runs.run import Run
+from r1jax.sharding import row_shards
+from r1jax.training import optimizers
+
+Ask = Callable[[int, int], dict]  # (index in the stream of questions, optimizer step) -> question
+GENERATED = 256  # `fit_questions` reads this many questions of a generator
+
+
+def check(recipe: RLRecipe, mesh: Mesh) -> None:
+    """Raises ValueError if a hyperparameter has a value that cannot be used. Is called before any allocation."""
+    shards, count = row_shards(mesh), jax.process_count()
+    processes, room = f"{count} process{'es' * (count > 1)}", -(-(recipe.group_size + recipe.carry_over) // count)
+    rules = (
+        (recipe.group_size >= 2, f"--group-size={recipe.group_size} leaves nothing to compare: use at least 2"),
+        (
+            recipe.questions_per_round >= recipe.minibatches,
+            f"--questions-per-round={recipe.questions_per_round} must be at least --minibatches={recipe.minibatches}: "
+            "every optimizer step needs a question",
+        ),
+        (
+            recipe.batch_rows % shards == 0 or shards % recipe.batch_rows == 0,
+            f"--batch-rows={recipe.batch_rows} does not fit {shards} row shards of the mesh: "
+            f"use a multiple, such as {shards}",
+        ),
+        (recipe.old_logp in ("trainer", "sampler"), f"--old-logp={recipe.old_logp} must be trainer or sampler"),
+        (recipe.loss in LOSSES, f"--loss={recipe.loss} must be one of {', '.join(LOSSES)}"),
+        (recipe.clip_eps_high >= 0, f"--clip-eps-high={recipe.clip_eps_high} must be 0, for --clip-eps, or more"),
+        (
+            recipe.tis_cap == 0 or (recipe.tis_cap > 0 and recipe.old_logp == "trainer"),
+            f"--tis-cap={recipe.tis_cap} needs --old-logp=trainer and a positive cap: it weighs the trainer's old "
+            "policy against the sampler; leave it at 0 or use 2",
+        ),
+        (
+            recipe.temperature > 0,
+            f"--temperature={recipe.temperature} must be above 0: greedy rows of a group are all the same",
+        ),
+        (recipe.lora_rank >= 0, f"--lora-rank={recipe.lora_rank} must be 0, to train every parameter, or more"),
+        (recipe.late_from >= 0, f"--late-from={recipe.late_from} must be 0, for never, or a step"),
+        (
+            0 <= recipe.carry_over <= recipe.questions_per_round - recipe.minibatches,
+            f"--carry-over={recipe.carry_over} must lie between 0 and "
+            f"--questions-per-round={recipe.questions_per_round} less --minibatches="
+            f"{recipe.minibatches}: each unfinished row can keep one group back, and every step needs a group",
+        ),
+        (
+            recipe.carry_over == 0 or not recipe.replay_routes,
+            f"--carry-over={recipe.carry_over} does not keep the routes of unfinished rows: use --replay-routes=False, "
+            "or leave it at 0",
+        ),
+        *penalty_rules(recipe),
+        *term_rules(recipe),
+        (recipe.refill >= 0, f"--refill={recipe.refill} must be 0, for none, or the most waves of a round, such as 3"),
+        (
+            recipe.refill <= 1 or recipe.carry_over == 0,
+            f"--refill={recipe.refill} needs whole groups, and --carry-over={recipe.carry_over} keeps some back: leave "
+            "one of them at 0",
+        ),
+        (
+            recipe.wave_rows == 0 or recipe.wave_rows * jax.process_count() >= recipe.group_size + recipe.carry_over,
+            f"--wave-rows={recipe.wave_rows} must be 0, for as many as memory holds, or have room in {processes} for "
+            f"--group-size={recipe.group_size} and --carry-over={recipe.carry_over} rows: use at least {room}",
+        ),
+        (recipe.steps >= 1, f"--steps={recipe.steps} must be at least 1"),
+        (recipe.eval_problems >= 1, f"--eval-problems={recipe.eval_problems} must be at least 1"),
+    )
+    require(rules)
+    optimizers.check(recipe.descent)
+
+
+def term_rules(recipe: RLRecipe) -> tuple[tuple[bool, str], ...]:
+    """Returns (condition, error message) pairs for the flags that set the terms of a loss; see `recipes.require`.
+
+    Raises:
+        ValueError: --kl names an estimate that cannot be used. The message gives the reason.
+    """
+    r = recipe
+    if r.kl != "k1_reward":
+        kl_of(r.kl)
+    plain = r.loss in LOSSES and LOSSES[r.loss].surrogate is clipped_surrogate
+    return (
+        (
+            r.kl == "k3" or r.kl_coef > 0,
+            f"--kl={r.kl} does nothing with --kl-coef={r.kl_coef}: give a coefficient, such as 0.001",
+        ),
+        (
+            r.dual_clip == 0 or (r.dual_clip > 1 and plain),
+            f"--dual-clip={r.dual_clip} must be above 1, such as 3, and needs a loss with PPO's clip, not "
+            f"--loss={r.loss}: leave it at 0",
+        ),
+        (math.isfinite(r.entropy_coef), f"--entropy-coef={r.entropy_coef} must be a number: 0 for no bonus, or 0.001"),
+        (
+            r.off_policy_bound >= 0,
+            f"--off-policy-bound={r.off_policy_bound} must be 0, for no mask, or more nats, such as 0.5",
+        ),
+        (r.tis_by in ("token", "sequence"), f"--tis-by={r.tis_by} must be token or sequence"),
+        (
+            r.tis_by == "token" or r.tis_cap > 0,
+            f"--tis-by={r.tis_by} does nothing with --tis-cap={r.tis_cap}: give a cap, such as 2",
+        ),
+    )
+
+
+def check_terms(recipe: RLRecipe, *, own: bool) -> None:
+    """Raises ValueError if --per-reward=True cannot be used.
+
+    Args:
+        own: whether the run's reward comes from --reward or from a stage. Such a reward sets the weights of its parts
+            itself.
+    """
+    require(
+        (
+            (
+                not (recipe.per_reward and own),
+                "--per-reward=True needs the rule reward, whose parts have the weights of --accuracy-weight and its "
+                "like: leave --reward out",
+            ),
+            (
+                not (recipe.per_reward and recipe.kl == "k1_reward"),
+                "--per-reward=True and --kl=k1_reward exclude each other: the cost of the KL is no part of its own. "
+                f"Use one of --kl={', '.join(KLS)}",
+            ),
+            (
+                not recipe.per_reward or LOSSES[recipe.loss].advantages is LOSSES["grpo"].advantages,
+                f"--per-reward=True sets the advantages, and so does --loss={recipe.loss}: use grpo, dapo, sequence or "
+                "cispo",
+            ),
+        )
+    )
+
+
+def describe_weights(name: str, objective: Objective, max_tokens: int) -> str | None:
+    """Returns what is wrong with the token weights of a loss, in words. Returns None if the weights add up to 1 or need
+    not.
+
+    Args:
+        name: the value of --loss.
+        objective: the loss.
+        max_tokens: T, the most tokens of a completion.
+    """
+    lengths = np.asarray([1.0, max(1, max_tokens // 3), max_tokens])
+    sizes = dict(rows=len(lengths), tokens=int(lengths.sum()), max_tokens=max_tokens)
+    total = float(np.sum(row_weights(objective, lengths, np.ones(3, bool), **sizes) * lengths))
+    if not objective.sums_to_one or abs(total - 1) < 1e-6:
+        return None
+    return (
+        f"the token weights of --loss={name} add up to {total:g}, not to 1, so --learning-rate and --kl-coef have "
+        "another scale: correct its token_weight, or say sums_to_one=False"
+    )
+
+
+def penalty_rules(recipe: RLRecipe) -> tuple[tuple[bool, str], ...]:
+    """Returns (condition, error message) pairs for the flags of the reward penalties. A condition that is False is an
+    error; see `recipes.require`.
+    """
+    flags = (("--overlong-weight", recipe.overlong_weight), ("--repetition-weight", recipe.repetition_weight))
+    return (
+        *(
+            (
+                0 <= weight < math.inf,
+                f"{flag}={weight} must be 0, for no penalty, or more: the penalty itself is negative",
+            )
+            for flag, weight in flags
+        ),
+        (
+            0 <= recipe.overlong_cache <= recipe.max_tokens,
+            f"--overlong-cache={recipe.overlong_cache} must lie between 1 and --max-tokens={recipe.max_tokens}, or be "
+            "0, for a fifth of it",
+        ),
+        (
+            recipe.overlong_cache == 0 or recipe.overlong_weight > 0,
+            f"--overlong-cache={recipe.overlong_cache} does nothing without --overlong-weight: give one, such as 1",
+        ),
+        (recipe.repetition_ngram >= 1, f"--repetition-ngram={recipe.repetition_ngram} must be at least 1 word"),
+    )
+
+
+class Questions(NamedTuple):
+    """The questions of a run.
+
+    Attributes:
+        ask: `(index in the stream, optimizer step) -> question`.
+        held_out: the held-out problems.
+        data: the manifest's entry for the questions and rewards.
+        without: {problem: reason} of rows that are not trained on.
+    """
+
+    ask: Ask
+    held_out: list[dict]
+    data: dict
+    without: dict[str, str]
+
+
+def open_questions(run: Run, recipe: RLRecipe, rewards: Mapping) -> Questions:
+    """Opens the training questions and the held-out problems. Prints how the file of --prompts was read.
+
+    Args:
+        rewards: the files and checkpoints that define the reward, which are added to the manifest's entry `data`.
+
+    Raises:
+        ValueError: a file cannot be read.
+    """
+    options = run.options
+    how = dict(free=bool(options.reward), columns=read_columns(options.column))
+    held = hold_out(options, recipe.eval_problems)
+    without = {row["problem"]: "held_out" for row in held or ()}
+    ask, data = questions_of(recipe, options, without)
+    if questions.generator_mix(options.prompts) is None:
+        tell(
+            f"--prompts={options.prompts}: {data['counts']['rows']} rows, {questions.describe(options.prompts, **how)}"
+        )
+    if held is None:
+        held = questions.held_out(options.eval_prompts, recipe.eval_problems, **how)
+    else:
+        tell(
+            f"{data['counts']['held_out']} rows of --prompts are held out for evaluation and not trained on, since "
+            f"--eval-prompts={options.eval_prompts} names no file"
+        )
+    return Questions(ask, held, data | dict(rewards), without)
+
+
+def fit_questions(run: Run, recipe: RLRecipe, policy: Policy, found: Questions) -> Questions:
+    """Returns the questions whose prompts fit a packed row with --max-tokens. Records questions and rewards in the
+    manifest.
+
+    Reads every question in the files of --prompts and --late-prompts, or the first `GENERATED` questions of a
+    generator. Prints how many rows of the files are dropped.
+
+    Args:
+        policy: the policy, whose template and tokenizer turn questions into prompts.
+        found: the questions, from `open_questions`.
+
+    Raises:
+        ValueError: a question of a generator does not fit, or no row of a file does; or the run is resumed and began
+            with other questions or rewards.
+    """
+    data, room = found.data, recipe.row_length - recipe.max_tokens
+    streams = [
+        (0, data, "--prompts"),
+        *([(recipe.late_from, data["late"], "--late-prompts")] if "late" in data else []),
+    ]
+    long: dict[str, str] = {}
+    for step, of, flag in streams:
+        rows = of["counts"].get("rows")
+        asked = [found.ask(i, step)["problem"] for i in range(GENERATED if rows is None else rows)]
+        sizes = [len(policy.tokenizer.encode(fill(policy.template, problem))) for problem in asked]
+        over = {problem: "too_long" for problem, size in zip(asked, sizes, strict=True) if size > room}
+        if over and (rows is None or min(sizes) > room):
+            raise ValueError(
+                f"--row-length={recipe.row_length} is too short for a prompt of {max(sizes)} tokens and "
+                f"--max-tokens={recipe.max_tokens}: use at least {max(sizes) + recipe.max_tokens}"
+            )
+        if over:
+            tell(
+                f"{len(over)} of {rows} problems of {flag} are dropped: their prompts have up to {max(sizes)} tokens, "
+                f"and --row-length={recipe.row_length} less --max-tokens={recipe.max_tokens} leaves {room}"
+            )
+        long |= over
+    if long:
+        rewards = {name: value for name, value in data.items() if name not in ("sha256", "counts", "late")}
+        ask, data = questions_of(recipe, run.options, found.without | long)
+        found = found._replace(ask=ask, data=rewards | data, without=found.without | long)
+    check_data(run.workdir, run.options, run.before, found.data)
+    run.claim(found.data, "questions")
+    return found
+
+
+def tell(text: str) -> None:
+    """Prints a line on standard error, from process 0."""
+    if jax.process_index() == 0:
+        print(text, file=sys.stderr, flush=True)
+
+
+def hold_out(options: RunOptions, count: int) -> list[dict] | None:
+    """Returns the rows of --prompts that are held out if --prompts names a file and --eval-prompts does not.
+
+    Otherwise returns None. A policy that learns from a file is never measured on the generator's puzzles.
+
+    Args:
+        count: most rows to hold out.
+    """
+    if questions.generator_mix(options.prompts) is not None or questions.generator_mix(options.eval_prompts) is None:
+        return None
+    columns = read_columns(options.column)
+    return questions.split_off(options.prompts, count, free=bool(options.reward), columns=columns)
+
+
+def check_data(workdir: Path, options: RunOptions, before: Manifest | None, data: Mapping) -> None:
+    """Raises ValueError if a resumed run would use other questions or rewards than it began with.
+
+    Args:
+        workdir, options: the run's directory and flags, for errors.
+        before: the manifest of the run that is resumed; None for a new run.
+        data: the entry `data` that this command would write to the manifest.
+    """
+    if before is None:
+        return
+    there, here = without_paths(before.data), without_paths(data)
+    if there.get("rewards") != here.get("rewards"):
+        began, now = (custom.format_terms(of.get("rewards")) for of in (before.data, data))
+        raise ValueError(
+            f"--workdir={workdir} holds a run that began with --reward={began}, and this command has --reward={now}. "
+            "Restore those functions, files and weights, or name a new directory with --workdir"
+        )
+    for name, what in (("sources", "rewards from "), ("preference_weight", "--preference-weight=")):
+        if there.get(name) != here.get(name):
+            raise ValueError(
+                f"--workdir={workdir} holds a run that began with {what}{before.data.get(name)}, not {data.get(name)}. "
+                "Give the value that it began with, or name a new directory"
+            )
+    if there != here:
+        raise ValueError(
+            f"--prompts={options.prompts} gives other questions than the run in --workdir={workdir} began with. "
+            "Restore the old questions, or name a new directory"
+        )
+
+
+def questions_of(
+    recipe: RLRecipe, options: RunOptions, without: Mapping[str, str] = questions.NOTHING
+) -> tuple[Ask, dict]:
+    """Returns a function `(index in the stream, step) -> question`, and the manifest's entry for the questions.
+
+    Questions come from --prompts, and from step `late_from` on from --late-prompts. With --reward, the rows of the
+    files need no `kind`, because the kind does not choose a verifier then.
+
+    Args:
+        without: {problem: reason} of rows that are left out.
+
+    Raises:
+        ValueError: only one of --late-from and --late-prompts is given, or a file cannot be read. For --decontaminate
+            see `questions.stream`.
+    """
+    rules = dict(
+        free=bool(options.reward),
+        benchmarks=options.decontaminate,
+        without=without,
+        columns=read_columns(options.column),
+    )
+    chosen = read_difficulty(recipe.keep_pass_rate, recipe.pass_rates, in_order=recipe.curriculum)
+    take, data = questions.stream(options.prompts, options.seed, difficulty=chosen, **rules)
+    say_dropped(data, "--prompts")
+    if bool(recipe.late_from) != bool(options.late_prompts):
+        raise ValueError(
+            f"--late-from={recipe.late_from} and --late-prompts={options.late_prompts} go together: "
+            "give both or neither"
+        )
+    if not recipe.late_from:
+        return lambda index, step: take(index), data
+    later, late = questions.stream(options.late_prompts, options.seed, "--late-prompts", **rules)
+    say_dropped(late, "--late-prompts")
+    return lambda index, step: (later if step >= recipe.late_from else take)(index), data | {"late": late}
+
+
+def say_dropped(data: Mapping, flag: str) -> None:
+    """Prints how many rows --decontaminate dropped from the file of questions.
+
+    Args:
+        data: the manifest's entry for the questions, which has the number.
+        flag: the flag that named the file, "--prompts" or "--late-prompts".
+    """
+    if "dropped" in data["counts"]:
+        dropped, kept = data["counts"]["dropped"], data["counts"]["rows"]
+        tell(
+            f"--decontaminate: {dropped} of {dropped + kept} rows of {flag} share 10 words in a row with a benchmark "
+            "and are dropped"
+        )
+
+
+def refuse_rewards(options: RunOptions, what: str) -> None:
+    """Raises ValueError if --reward or --decontaminate is given to a training loop that does not use this flag.
+
+    Args:
+        what: a sentence for the error that says what the training loop learns from.
+    """
+    refuse_flags(options, ("reward", "decontaminate"), what)
+
+
+def refuse_flags(options: RunOptions, names: Sequence[str], what: str) -> None:
+    """Raises ValueError if a flag is given that only reinforcement learning uses.
+
+    Args:
+        names: names of fields of `options`, which are empty unless the flag is given.
+        what: a sentence for the error that says what the training loop learns from.
+    """
+    for name in names:
+        if given := getattr(options, name):
+            shown = given if isinstance(given, str) else " ".join(given)
+            raise ValueError(f"--{name.replace('_', '-')}={shown} is for reinforcement learning: {what}. Leave it out")

@@ -1,0 +1,66 @@
+"""Chooses how many completions are sampled at once, by the memory that the devices have left."""
+
+from __future__ import annotations
+
+import logging
+
+import jax
+from jax.sharding import Mesh
+
+from r1jax.distributed import agree, is_main
+from r1jax.model import transformer
+from r1jax.model.config import ModelConfig
+from r1jax.recipes import RLRecipe
+from r1jax.sharding import row_shards
+
+SHARE = 0.8  # of the free memory; the rest is for prefill and for what XLA allocates beside
+
+log = logging.getLogger(__name__)
+
+
+def choose_wave_rows(recipe: RLRecipe, cfg: ModelConfig, mesh: Mesh) -> int:
+    """Returns the largest number of rows that all processes sample at once. 0 means all rows of a round. Every process
+    must call this function.
+
+    The number is --wave-rows if this flag is given. Otherwise the devices' free memory decides, and a line on screen
+    says so. Devices that do not report their memory, such as CPUs, sample all rows.
+    """
+    if recipe.wave_rows:
+        return recipe.wave_rows * jax.process_count()
+    stats = [device.memory_stats() or {} for device in mesh.local_devices]
+    free = [s["bytes_limit"] - s["bytes_in_use"] for s in stats if {"bytes_limit", "bytes_in_use"} <= s.keys()]
+    least = agree(min(free, default=0) >> 20, min) << 20  # in MiB: `agree` takes small integers
+    every = recipe.questions_per_round * recipe.group_size + recipe.carry_over
+    if not least:
+        return 0
+    rows = fitting_rows(recipe, cfg, mesh, least)
+    if rows >= every:
+        return 0
+    per_process = -(-rows // jax.process_count())
+    if is_main():
+        log.warning(
+            "--wave-rows=%d: %.1f GB are free on a device, too little for all %d completions of a round at once. Set "
+            "it to choose another number",
+            per_process,
+            least / 1e9,
+            every,
+        )
+    return per_process * jax.process_count()
+
+
+def fitting_rows(recipe: RLRecipe, cfg: ModelConfig, mesh: Mesh, free: int) -> int:
+    """Returns how many rows fit into memory at once, but at least one group and the rows that --carry-over keeps.
+
+    A row is assumed to take a quarter of --max-tokens, which is twice the mean length that a plan assumes. The factor
+    of 2 has two reasons. Full caches are doubled, and half of a wave may be long rows that the wave continues.
+
+    Args:
+        free: bytes that a device has left beside the trained policy.
+    """
+    tensor = mesh.shape["tensor"]
+    sizes = [x.size for x in jax.tree.leaves(transformer.shapes(cfg))]
+    copy = 2 * sum(sizes) / (tensor * mesh.shape["expert"] if cfg.experts else tensor)  # the sampler's, in bfloat16
+    token = 2 * cfg.layers * cfg.cache_width / (tensor if not cfg.latent and cfg.kv_heads % tensor == 0 else 1)
+    per_shard = (SHARE * free - copy) / (token * max(1, recipe.max_tokens // 4))
+    whole = int(per_shard * row_shards(mesh)) // recipe.group_size * recipe.group_size
+    return max(whole, recipe.group_size + recipe.carry_over)

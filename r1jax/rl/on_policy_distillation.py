@@ -1,0 +1,81 @@
+"""Defines on-policy distillation, in which a teacher replaces the reference policy of GRPO.
+
+GRPO's KL term, at each token that the student sampled, is k3 = exp(d) - d - 1 with d = log π_teacher - log π_student.
+The expected gradient of k3 is the gradient of KL(π_teacher || π_student) at that token. So the RL training loop distils
+if all advantages are 0; with rewards it distils and reinforces.
+
+Source: Agarwal et al. 2024, arXiv 2306.13649 (only on the student's outputs, forward KL). DeepSeek-R1 distils by
+fine-tuning on records instead.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+from jax.sharding import Mesh
+
+from r1jax.model.kernels.backends import attention_backend
+from r1jax.policy import Policy
+from r1jax.recipes import RLRecipe, require
+from r1jax.rl.minibatches import RefLogprobs
+from r1jax.training.logprobs import Network
+from r1jax.training.step import score
+
+
+def check(recipe: RLRecipe, flags: str = "") -> None:
+    """Raises ValueError if --kl-coef gives the teacher no weight, or if --ref-every would replace the teacher during
+    the run.
+
+    Args:
+        flags: prefix of the recipe's flags, for errors.
+    """
+    require(
+        (
+            (recipe.kl_coef > 0, f"--{flags}kl-coef={recipe.kl_coef} must be above 0: it weighs the teacher; use 1"),
+            (
+                recipe.ref_every == 0,
+                f"--{flags}ref-every={recipe.ref_every} must be 0: the teacher stays the reference",
+            ),
+        )
+    )
+
+
+def make_referee(teacher: Policy, params: dict, shown: str, mesh: Mesh) -> Callable[[Network, Policy], RefLogprobs]:
+    """Makes the function that replaces the reference policy by a teacher: it computes the teacher's log-probabilities
+    of the tokens that the student sampled.
+
+    Args:
+        teacher: the teacher's policy.
+        params: the teacher's parameters.
+        shown: the value of --teacher, for errors.
+
+    Returns:
+        A function of the student's network and the student's policy. It returns the scorer `packed rows -> [R, S]`, or
+        raises ValueError if the tokenizers of teacher and student differ.
+    """
+
+    def make(ours: Network, student: Policy) -> RefLogprobs:
+        if not same_tokens(teacher, student):
+            raise ValueError(
+                f"--teacher={shown} has other tokens than the student: a teacher of sampled tokens must have the "
+                "student's tokenizer. Name such a teacher, or learn from records of the teacher with --by=sft"
+            )
+        exact = ours.attention == "exact"
+        attention = attention_backend(mesh, teacher.cfg, compared=exact, exact=exact)
+        network = dataclasses.replace(ours, cfg=teacher.cfg, attention=attention)
+        return lambda rows: score(network, params, rows)[0]
+
+    return make
+
+
+def same_tokens(one: Policy, other: Policy) -> bool:
+    """Returns whether each token id of policy `other` has the same text for policy `one`, and is a stop token for both
+    or for neither.
+    """
+    size = other.tokenizer.vocab_size
+    return (
+        one.cfg.vocab_size >= size
+        and set(one.tokenizer.stop_ids) == set(other.tokenizer.stop_ids)
+        and all(one.tokenizer.decode([token]) == other.tokenizer.decode([token]) for token in range(size))
+    )

@@ -1,0 +1,192 @@
+"""Defines partial rollouts (--carry-over): a round may end with unfinished rows, which the next round continues.
+
+Sampling that waits for its longest rows spends much of its time on a few of them. With --carry-over, sampling ends as
+soon as at most `carry_over` rows are unfinished. The next round continues these rows beside its own rows: its policy
+samples the remaining tokens, with the same noise as in an uninterrupted row. Advantages need the whole group, so a
+group waits until its last row has ended, and is then trained on, once. A token keeps the log-probability and the
+version of the policy that sampled the token. --old-logp has its usual meaning: "trainer" recomputes whole rows, and
+"sampler" keeps, for each token, the log-probability of the policy that sampled the token.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from r1jax.rl.minibatches import rows_of
+from r1jax.rl.rounds import Round, Setting, sample_and_judge
+from r1jax.sampling import sampler
+from r1jax.sampling.complete import Draws
+from r1jax.sampling.rollout import Rollout
+from r1jax.training.step import TrainState
+
+
+class Waiting(NamedTuple):
+    """Unfinished groups between two rounds.
+
+    There are at most K = `carry_over` such groups, because each has at least one unfinished row, and at most K rows are
+    unfinished.
+
+    Attributes:
+        index: [K] index of each group's question in the stream of questions. The index also gives the round that first
+            sampled the question. Entries after the last group are -1.
+        tokens, logp, version: [K·G, T], as in `Rollout`.
+        lengths, stopped: [K·G], as in `Rollout`.
+    """
+
+    index: np.ndarray
+    tokens: np.ndarray
+    lengths: np.ndarray
+    logp: np.ndarray
+    stopped: np.ndarray
+    version: np.ndarray
+
+
+class RLState(NamedTuple):
+    """The content of a checkpoint: the train state, and the parameters of the reference policy."""
+
+    step: jax.Array
+    params: dict
+    opt_state: optax.OptState
+    reference: dict
+
+
+class PartialState(NamedTuple):
+    """`RLState` plus the unfinished groups. It is a separate type, because Orbax cannot restore a checkpoint in which
+    an optional field is absent.
+    """
+
+    step: jax.Array
+    params: dict
+    opt_state: optax.OptState
+    reference: dict
+    waiting: Waiting
+
+
+def make_checkpoint_state(
+    state: TrainState, reference: dict, waiting: Waiting | None, mesh: Mesh
+) -> RLState | PartialState:
+    """Returns the content of a checkpoint: train state, reference policy and unfinished groups.
+
+    Args:
+        reference: the parameters of the reference policy.
+        waiting: the unfinished groups; None without --carry-over.
+    """
+    if waiting is None:
+        return RLState(*state, reference)
+    return PartialState(*state, reference, jax.device_put(waiting, NamedSharding(mesh, P())))
+
+
+class PartialRounds:
+    """A `Sample` whose rounds may end with unfinished rows. Keeps the groups of these rows for the next round.
+
+    Args:
+        setting: what sampling needs besides the parameters.
+        carry_over: K, the largest number of rows that may be unfinished at the end of a round.
+        waiting: unfinished groups from a checkpoint; by default none.
+
+    Attributes:
+        waiting: the unfinished groups after the last round, which a checkpoint stores.
+    """
+
+    def __init__(self, setting: Setting, carry_over: int, waiting: Waiting | None = None):
+        self._setting, self._carry_over = setting, carry_over
+        self.waiting = waiting or make_room(carry_over, setting.draws.samples, setting.draws.sampling.max_tokens)
+
+    def __call__(self, params: dict, number: int) -> Round:
+        """Samples round `number` under `params`. Returns the finished groups, carried-over ones first.
+
+        Keeps the unfinished groups in `waiting`.
+        """
+        began, s, d, waiting = time.monotonic(), self._setting, self._setting.draws, self.waiting
+        step, longest = number * d.minibatches, d.sampling.max_tokens
+        index = waiting.index[waiting.index >= 0]
+        old = len(index) * d.samples
+        before = Rollout([], *(x[:old] for x in waiting[1:5]), version=waiting.version[:old])
+        index = np.concatenate([index, number * d.questions + np.arange(d.questions)])
+        asked = index // d.questions
+        examples = [s.ask(int(i), int(at) * d.minibatches) for i, at in zip(index, asked, strict=True)]
+        partial = sampler.Partial(before, self._carry_over)
+        drawn = Draws(d.samples, d.seed, asked, index)
+        rollout, texts, verdicts = sample_and_judge(s, params, examples, drawn, partial)
+
+        version = np.full(rollout.tokens.shape, step, np.int32)
+        there = np.arange(longest) < before.lengths[:, None]
+        version[:old][there] = before.version[there]
+        rollout = rollout._replace(version=version)
+        opened = rollout.unfinished.reshape(-1, d.samples).any(axis=1)
+        whole, left = np.flatnonzero(~opened), np.flatnonzero(opened)
+        room = make_room(self._carry_over, d.samples, longest)
+        self.waiting = fill_room(room, index[left], take_groups(rollout, left))
+        return Round(
+            [examples[i] for i in whole],
+            take_groups(rollout, whole),
+            [text for row, text in zip(rollout.own, texts, strict=True) if not opened[row // d.samples]],
+            index[whole],
+            asked=asked[whole],
+            waiting=len(left),
+            drawn=measure_wave(before, rollout),
+            number=number,
+            step=step,
+            verdicts=verdicts,
+            began=began,
+        )
+
+
+def make_room(groups: int, group_size: int, max_tokens: int) -> Waiting:
+    """Makes an empty `Waiting` with room for `groups` groups of `group_size` rows of `max_tokens` tokens."""
+    rows = groups * group_size
+    tokens = np.zeros((rows, max_tokens), np.int32)
+    return Waiting(
+        np.full(groups, -1, np.int32),
+        tokens,
+        np.zeros(rows, np.int32),
+        tokens.astype(np.float32),
+        np.zeros(rows, bool),
+        tokens.copy(),
+    )
+
+
+def fill_room(room: Waiting, index: np.ndarray, rows: Rollout) -> Waiting:
+    """Writes n groups into the first entries of an empty `Waiting`.
+
+    Args:
+        room: the empty `Waiting`. It is changed, and returned.
+        index: [n] indices of the groups' questions in the stream.
+        rows: the n·G rows of the groups.
+    """
+    for array, x in zip(room, (index, *rows[1:5], rows.version), strict=True):
+        array[: len(x)] = x
+    return room
+
+
+def take_groups(rollout: Rollout, which: np.ndarray) -> Rollout:
+    """Returns a rollout with only the groups `which`. which: [n] sorted indices of groups."""
+    rows = rows_of(which, rollout.group_size)
+    prompts, mine = [rollout.prompts[i] for i in which], np.flatnonzero(np.isin(rows, rollout.own))
+    return Rollout(prompts, *(x[rows] for x in rollout[1:5]), version=rollout.version[rows], mine=mine)
+
+
+def measure_wave(before: Rollout, rollout: Rollout) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (prompt lengths [B], numbers of sampled tokens [B·G]) of a round with continued rows, in the form that
+    `roofline.rollout_seconds` needs.
+
+    A continued row counts as a group of its own, in which only this row samples. The row's earlier tokens count as part
+    of the prompt.
+
+    Args:
+        before: the rows that the round continued, as they were before the round.
+        rollout: all rows after the round, the continued ones first.
+    """
+    old, size, on = len(before.lengths), rollout.group_size, np.flatnonzero(before.unfinished)
+    read = [len(rollout.prompts[i // size]) + before.lengths[i] for i in on]
+    sampled = np.zeros((len(on), size), np.int32)
+    sampled[:, 0] = (rollout.lengths[:old] - before.lengths)[on]
+    prompts = [len(p) for p in rollout.prompts[old // size :]] + read
+    return np.asarray(prompts), np.concatenate([rollout.lengths[old:], sampled.reshape(-1)])

@@ -1,0 +1,242 @@
+"""Samples the rounds of reinforcement learning, G completions for each of B questions, and defines their rewards."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from r1jax.distributed import gather_rows, stop_together
+from r1jax.model.kernels.backends import attention_backend
+from r1jax.policy import Policy
+from r1jax.rewards import rule
+from r1jax.rewards.ahead import Ahead
+from r1jax.rewards.isolate import Pool
+from r1jax.rewards.verdict import Verdict
+from r1jax.sampling import sampler
+from r1jax.sampling.complete import Draws, complete
+from r1jax.sampling.rollout import Rollout
+
+Ask = Callable[[int, int], dict]  # (index in the stream of questions, optimizer step) -> question
+
+
+class Round(NamedTuple):
+    """One round of all processes, held on the host of each process.
+
+    Attributes:
+        examples: the B questions, each with its gold answer.
+        rollout: the N completions as tokens, [N, T]. `rollout.own` are the n rows that belong to this process.
+        texts: the n completions of this process as text.
+        index: [B] index of each question in the stream of questions.
+        scores: the rewards, [N], from `gather_scores`; None before scoring.
+        advantages: [N]; None before scoring.
+        asked: [B] number of the round in which each question was first sampled. None without --carry-over; this number
+            is then `number` for all questions.
+        waiting: number of groups that were unfinished at the end of the round.
+        drawn: (prompt lengths, numbers of sampled tokens) of all rows that this round sampled, unfinished groups
+            included; see `partial_rollouts.measure_wave`. None without --carry-over; these rows are then the rows of
+            `rollout`.
+        sampled: number of groups that were sampled to find the groups of this round; None without --refill.
+        number: number of the round, from 0.
+        step: number of optimizer steps that had trained the policy of this round. `rollout.version` has the number for
+            each token, because an older policy may have sampled it.
+        verdicts: the verification of the answers, which began while other rows were still being sampled. The reward
+            uses `verdicts` in place of the pool of verifiers.
+        began: when sampling began, in seconds of `time.monotonic`.
+    """
+
+    examples: list[dict]
+    rollout: Rollout
+    texts: list[str]
+    index: np.ndarray
+    scores: rule.Scores | None = None
+    advantages: np.ndarray | None = None
+    asked: np.ndarray | None = None
+    waiting: int = 0
+    drawn: tuple[np.ndarray, np.ndarray] | None = None
+    sampled: int | None = None
+    number: int = 0
+    step: int = 0
+    verdicts: Ahead | None = None
+    began: float = 0.0
+
+    @property
+    def repeated(self) -> list[dict]:
+        """The question that each of `texts` answers, in the order of `texts`."""
+        return [self.examples[row // self.rollout.group_size] for row in self.rollout.own]
+
+
+class Sample(Protocol):
+    """Samples round `number` with the parameters `params`. Returns only finished groups.
+
+    Attributes:
+        waiting: the unfinished groups, which a checkpoint stores; None if every round finishes all groups.
+    """
+
+    waiting: Any
+
+    def __call__(self, params: dict, number: int) -> Round: ...
+
+
+def rollouts(sample: Sample, params: Callable[[], dict], numbers: Iterable[int]) -> Iterator[Round]:
+    """Yields the rounds of a run. A round is sampled when the training loop asks for it, with the parameters of that
+    moment.
+
+    Args:
+        sample: samples a round.
+        params: returns the current parameters.
+        numbers: the numbers of the rounds.
+    """
+    for number in numbers:
+        yield sample(params(), number)
+
+
+class RoundDraws(NamedTuple):
+    """The size and the sampling settings of a round.
+
+    Attributes:
+        questions: B, the questions of a round over all processes.
+        samples: G, completions of a question.
+        minibatches: optimizer steps of a round.
+        seed: seed of the sampling noise.
+        sampling: how tokens are sampled.
+    """
+
+    questions: int
+    samples: int
+    minibatches: int
+    seed: int
+    sampling: sampler.Sampling
+
+
+class Setting(NamedTuple):
+    """Everything that sampling a round needs besides the parameters.
+
+    Attributes:
+        policy: model config, tokenizer and template.
+        mesh: the device mesh.
+        pool: the pool of verifiers, which judge answers.
+        ask: `(index in the stream of questions, optimizer step) -> question`.
+        draws: the size and the sampling settings of a round.
+    """
+
+    policy: Policy
+    mesh: Mesh
+    pool: Pool
+    ask: Ask
+    draws: RoundDraws
+
+
+class WholeRounds:
+    """A `Sample` whose rounds wait until every row is finished."""
+
+    waiting = None
+
+    def __init__(self, setting: Setting):
+        self._setting = setting
+
+    def __call__(self, params: dict, number: int) -> Round:
+        began, s, d = time.monotonic(), self._setting, self._setting.draws
+        step, index = number * d.minibatches, number * d.questions + np.arange(d.questions)
+        asked = [s.ask(int(i), step) for i in index]
+        rollout, texts, verdicts = sample_and_judge(s, params, asked, Draws(d.samples, d.seed, number, index))
+        return Round(asked, rollout, texts, index=index, number=number, step=step, verdicts=verdicts, began=began)
+
+
+def sample_and_judge(
+    setting: Setting,
+    params: dict,
+    examples: list[dict],
+    drawn: Draws,
+    partial: sampler.Partial = sampler.WHOLE,
+    verdicts: Ahead | None = None,
+) -> tuple[Rollout, list[str], Ahead]:
+    """Samples completions, and compares finished ones with the gold answers while others are still being sampled.
+
+    Args:
+        setting: what sampling needs besides the parameters.
+        examples: the B questions, each with its gold answer.
+        drawn: which completions of the questions to sample.
+        partial: rows of earlier rounds to continue, and how many rows may stay unfinished.
+        verdicts: judges the answers; None makes a new one.
+
+    Returns:
+        The rollout [N, T], the completions of this process as text, and their verdicts. Some verdicts may not be
+        computed yet.
+    """
+    policy, mesh, verdicts = setting.policy, setting.mesh, verdicts or Ahead(setting.pool)
+
+    def judge(rows: list[tuple[int, str]]) -> None:
+        jobs = [rule.accuracy_job(text, examples[row // drawn.samples], policy.style) for row, text in rows]
+        verdicts.begin([job for job in jobs if job is not None])
+
+    sampling = setting.draws.sampling._replace(
+        attention=setting.draws.sampling.attention or attention_backend(mesh, policy.cfg, compared=True)
+    )
+    rollout, texts = complete(policy, sampler.sync(params, mesh), examples, drawn, mesh, sampling, judge, partial)
+    return rollout, texts, verdicts
+
+
+def gather_scores(scores: rule.Scores, rollout: Rollout) -> rule.Scores:
+    """Returns the scores of all N completions of a round. Every process must call this function.
+
+    Args:
+        scores: the scores of this process's n completions, which `rollout.own` names.
+
+    Returns:
+        Scores with arrays [N]. `verdicts` has N entries: None for the completions of other processes.
+
+    Raises:
+        Stop: a signal asked to stop while answers were verified.
+    """
+    stop_together()
+    if jax.process_count() == 1:
+        return scores
+    own, count = rollout.own, len(rollout.lengths)
+    values = {f"part/{name}": part for name, part in scores.parts.items()}
+    values |= {"total": scores.total, "valid": scores.valid}
+    if scores.failed is not None:
+        values["failed"] = scores.failed
+    found = gather_rows(values, own, count)
+    verdicts: list[Verdict | None] | None = None
+    if scores.verdicts is not None:
+        verdicts = [None] * count
+        for row, verdict in zip(own, scores.verdicts, strict=True):
+            verdicts[row] = verdict
+    return rule.Scores(
+        found["total"],
+        found["valid"] > 0,
+        {name.removeprefix("part/"): part for name, part in found.items() if name.startswith("part/")},
+        verdicts,
+        found["failed"] > 0 if "failed" in found else None,
+    )
+
+
+class Reward(Protocol):
+    """Scores completions.
+
+    Arguments of a call: `pool` or verdicts that judge the answers; `texts`, completions of this process; `examples`,
+    their questions with gold answers; `step`, the optimizer step at which the round begins.
+    """
+
+    def __call__(
+        self, pool: Pool | Ahead, texts: Sequence[str], examples: Sequence[Mapping], step: int
+    ) -> rule.Scores: ...
+
+
+def make_rule_reward(weights: Mapping[str, float], style: str) -> Reward:
+    """Makes the rule reward: the weighted sum of accuracy, format and language consistency.
+
+    Args:
+        weights: {name: weight} of the parts "accuracy", "format" and "language".
+        style: the expected form of a completion; see `Policy.style`.
+    """
+
+    def reward(pool: Pool | Ahead, texts: Sequence[str], examples: Sequence[Mapping], step: int) -> rule.Scores:
+        return rule.score(pool, texts, examples, weights, style)
+
+    return reward

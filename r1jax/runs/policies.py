@@ -1,0 +1,319 @@
+"""Loads and checks the policy that a run starts from, and writes model config and tokenizer beside checkpoints."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jax.typing import DTypeLike
+
+from r1jax import storage, weights
+from r1jax.model import lora, presets, transformer
+from r1jax.model.config import ModelConfig
+from r1jax.model.lora import merge
+from r1jax.policy import Policy
+from r1jax.recipes import RunOptions
+from r1jax.runs import checkpoint, manifests
+from r1jax.runs.files import write_atomically
+from r1jax.runs.hashing import params_sha256
+from r1jax.runs.templates import CHAT, FITTING, read_template, template_of
+from r1jax.sharding import abstract
+from r1jax.tokenizers.load import load_tokenizer
+from r1jax.tokenizers.protocol import Tokenizer
+from r1jax.weights import bundled, hub, peft
+from r1jax.weights.files import file_sha256, hash_weights, is_hugging_face
+
+SHIPPED = "r1jax/nano/"  # prefix of the package's base models in manifests
+
+
+def load_policy(
+    options: RunOptions, mesh: Mesh, *, frozen: bool = False, rewards: bool = False, flag: str = "--weights"
+) -> tuple[Policy, dict, dict[str, Any]]:
+    """Loads the policy that the flags name. Returns (policy, parameters on the mesh, the manifest's entry `parent`).
+
+    Every process must call this function.
+
+    Args:
+        frozen: whether the parameters stay untrained. Accelerators then hold them in bfloat16.
+        rewards: whether the weights may belong to a reward model, to continue its training.
+        flag: the flag that gave `options.weights`, for errors.
+
+    Raises:
+        ValueError: `options.weights` does not exist, its checkpoint is damaged or belongs to another kind of model, its
+            shapes differ from --model, or it is a reward model although `rewards` is False.
+    """
+    if options.template not in (CHAT, FITTING):
+        template_of(options.template)  # an error now, not after the weights are read
+    dtype = jnp.bfloat16 if frozen and mesh.devices.flat[0].platform != "cpu" else jnp.float32
+    preset = options.model in presets.PRESETS
+    if preset and not options.weights:
+        raise ValueError(
+            f"--model={options.model} needs {flag}=DIR, its Hugging Face directory; --dry-run=True plans without it"
+        )
+    given = hub.locate(options.weights, flag)
+    path = storage.path_of(given, flag) if given else bundled.directory(options.model, flag)
+    shown = options.weights or SHIPPED + options.model
+    if peft.is_peft(path):
+        return load_peft(path, options, mesh, frozen=frozen, flag=flag)
+    if (path / "config.json").exists():
+        named, path = path, storage.fetch(path)
+        cfg = weights.read_config(path, flag=flag)
+        check_head(cfg, shown, rewards, flag)
+        pieces = tokenizer_of(path, cfg, shown, flag)
+        presets.check(options.model, cfg, shown, flag)
+        cfg, params = weights.from_hf(path, mesh, dtype, flag=flag)
+        return (
+            make_policy(cfg, pieces, options),
+            params,
+            {
+                "path": parent_path(options.weights, named) if options.weights else shown,
+                "sha256": hash_weights(path, flag),
+            },
+        )
+    found = checkpoint.find(path, flag=flag)
+    home = found.parent.parent
+    cfg = checkpoint.read_model(home, shown, flag)
+    check_head(cfg, shown, rewards, flag)
+    pieces = tokenizer_of(home, cfg, shown, flag)
+    manifest = manifests.read(home)
+    params = load_params(found, cfg, manifest, options, mesh, dtype, flag)
+    parent = {"path": str(storage.absolute(path)), "sha256": checkpoint.sha256(found, flag)}
+    return make_policy(cfg, pieces, options), params, parent
+
+
+def make_policy(cfg: ModelConfig, pieces: Tokenizer, options: RunOptions) -> Policy:
+    """Returns the policy with the prompt template of the flags. Raises ValueError if the template cannot be used."""
+    asked = read_template(options, pieces)
+    return Policy(cfg, pieces, asked.text, asked.style)
+
+
+def parent_path(weights: str, found: Path) -> str:
+    """Returns the absolute path of weights for a manifest. For a GGUF file, it is the path of the file itself.
+
+    Args:
+        weights: the value of the flag.
+        found: the directory that holds the weights. For a model of the Hub, the directory's name contains the commit.
+    """
+    return str(storage.absolute(storage.path_of(weights) if weights.lower().endswith(".gguf") else found))
+
+
+def size_of(options: RunOptions) -> int:
+    """Returns how many of the policy's parameters each token is multiplied by, from the policy's config alone.
+
+    Returns 0 if the config cannot be read. `load_policy` reports this error.
+
+    This function uses no device, so that the number of CPU devices may depend on its result.
+    """
+    try:
+        path = storage.path_of(hub.locate(options.weights)) if options.weights else bundled.directory(options.model)
+        if peft.is_peft(path):
+            base = peft.read_adapter_config(path)["base_model_name_or_path"]
+            return size_of(dataclasses.replace(options, weights=base))
+        if (path / "config.json").exists():
+            return weights.read_config(storage.fetch(path)).matmul_params
+        return checkpoint.read_model(checkpoint.find(path).parent.parent, path).matmul_params
+    except (OSError, ValueError):
+        return 0
+
+
+def load_peft(
+    directory: Path, options: RunOptions, mesh: Mesh, *, frozen: bool, flag: str
+) -> tuple[Policy, dict, dict[str, Any]]:
+    """Loads a PEFT adapter and its base, and adds the adapter into the base's parameters.
+
+    Returns what `load_policy` returns.
+
+    The tokenizer is the adapter's if its directory has one, else the base's.
+
+    Args:
+        directory: the adapter's directory. Its adapter_config.json names the base: a path, or a model of the Hub.
+        frozen, flag: see `load_policy`.
+
+    Raises:
+        ValueError: the adapter or its base cannot be read, or they do not belong together.
+    """
+    path = storage.fetch(directory)
+    config = peft.read_adapter_config(path, flag)
+    base, revision = config["base_model_name_or_path"], config.get("revision")
+    named = f"{base}@{revision}" if revision and not Path(base).exists() else base
+    try:
+        policy, params, parent = load_policy(
+            dataclasses.replace(options, weights=named, model="nano"), mesh, frozen=frozen, flag=flag
+        )
+    except ValueError as error:
+        raise ValueError(
+            f"{flag}={directory}: the base of the adapter cannot be used ({error}). Put the base there, or write "
+            f"its path into {peft.CONFIG} as base_model_name_or_path"
+        ) from error
+    params = peft.add_adapter(path, config, policy.cfg, params, mesh, flag)
+    if any((path / name).exists() for name in ("tokenizer.json", "tokenizer.model")):
+        policy = policy._replace(tokenizer=tokenizer_of(path, policy.cfg, options.weights, flag))
+    both = "\n".join([parent["sha256"], *(file_sha256(path / name) for name in (peft.CONFIG, peft.TENSORS))])
+    digest = hashlib.sha256(both.encode()).hexdigest()
+    return policy, params, {"path": str(storage.absolute(directory)), "sha256": digest}
+
+
+def load_adapters(weights: str, mesh: Mesh, flag: str = "--weights") -> tuple[dict, str] | None:
+    """Loads the adapters of a run that trained LoRA, without its base. Returns (adapters, path of the base), or None if
+    `weights` names something else.
+
+    Args:
+        weights: a value of --weights.
+        flag: the flag that gave `weights`, for errors.
+    """
+    path = storage.path_of(hub.locate(weights, flag), flag)
+    if is_hugging_face(path):
+        return None
+    found = checkpoint.find(path, flag=flag)
+    manifest = manifests.read(found.parent.parent)
+    rank = manifest.recipe.get("lora_rank") if manifest else 0
+    if not rank or not manifest.parent:
+        return None
+    cfg = checkpoint.read_model(found.parent.parent, weights, flag)
+    trained, _ = lora.partition(lora.shapes(transformer.shapes(cfg), rank, manifest.recipe["lora_targets"]))
+    return checkpoint.restore_params(found, abstract(trained, mesh), jnp.float32, flag), base_of(manifest.parent)
+
+
+def base_of(parent: Mapping[str, Any]) -> str:
+    """Returns the path of the weights that a run began with, from the entry `parent` of its manifest."""
+    path = parent["path"]
+    return str(bundled.directory(path.removeprefix(SHIPPED))) if path.startswith(SHIPPED) else path
+
+
+def step_of(weights: str, flag: str = "--weights") -> dict[str, int]:
+    """Returns {"step": the step of the checkpoint that `weights` names}; {} if it names no checkpoint.
+
+    Args:
+        weights: a value of --weights.
+        flag: the flag that gave `weights`, for errors.
+    """
+    weights = hub.locate(weights, flag)
+    if not weights or is_hugging_face(storage.path_of(weights)):
+        return {}
+    return {"step": int(checkpoint.find(weights, flag=flag).name)}
+
+
+def check_head(cfg: ModelConfig, shown: str, rewards: bool, flag: str) -> None:
+    """Raises ValueError if the model is a reward model although `rewards` is False.
+
+    A reward model has no logits to sample from.
+
+    Args:
+        shown: the value of `flag`, for the error.
+        rewards: whether a reward model is accepted.
+        flag: the flag that named the model, for the error.
+    """
+    if cfg.reward_head and not rewards:
+        raise ValueError(
+            f"{flag}={shown} is a reward model, which cannot write text: give the run of a "
+            f"policy. "
+            "The last stage of R1 reads reward models from --helpful and --safety"
+        )
+
+
+def load_params(
+    found: Path,
+    cfg: ModelConfig,
+    manifest: manifests.Manifest | None,
+    options: RunOptions,
+    mesh: Mesh,
+    dtype: DTypeLike,
+    flag: str,
+) -> dict:
+    """Loads all parameters of a run.
+
+    If the run trained LoRA adapters, the adapters come from the run's checkpoint, and the frozen parameters come from
+    the weights that the run began with. The adapters are then added into the parameters.
+
+    Args:
+        found: the directory of the checkpoint.
+        manifest: the manifest of the run; None if the run has none.
+        dtype: dtype of the parameters.
+        flag: the flag that named the run, for errors.
+
+    Raises:
+        ValueError: the checkpoint is damaged, or the weights that the run began with no longer exist or have changed.
+    """
+    shapes = transformer.shapes(cfg)
+    recipe = manifest.recipe if manifest else {}
+    if rank := recipe.get("lora_rank"):
+        shapes = lora.shapes(shapes, rank, recipe["lora_targets"])
+    trained, frozen = lora.partition(shapes)
+    params = checkpoint.restore_params(found, abstract(trained, mesh), dtype, flag)
+    if frozen is None:
+        return params
+    began = manifest.parent if manifest and manifest.parent else {"path": "nowhere", "sha256": ""}
+    parent = base_of(began)
+    if not storage.path_of(parent, flag).exists():
+        raise ValueError(
+            f"{flag}={options.weights} holds only adapters. Their base is no longer at {parent}. Restore the base"
+        )
+    _, rest, now = load_policy(dataclasses.replace(options, weights=parent, model="nano"), mesh, flag=flag)
+    if not same_weights(began, now, rest):
+        both = (began, now | step_of(parent, flag))
+        there, here = (p["sha256"][:12] + (f", step {p['step']}" if "step" in p else "") for p in both)
+        raise ValueError(
+            f"{flag}={options.weights} holds only adapters, which were trained on other weights ({there}) than those "
+            f"now at {parent} ({here}). Restore those weights there, such as by moving newer checkpoints away"
+        )
+    kept = jax.tree_util.tree_map_with_path(
+        lambda path, x: None if x is None else pick(rest, path), frozen, is_leaf=lambda x: x is None
+    )
+    return lora.fold_adapters(merge(params, kept))
+
+
+def same_weights(began: Mapping[str, Any], now: Mapping[str, Any], params: dict) -> bool:
+    """Returns whether the weights of `now` and `params` are the weights that a run began with.
+
+    Args:
+        began: the entry `parent` of the run's manifest.
+        now: the entry `parent` that the weights have now.
+        params: the parameters of the weights. They are hashed for older manifests, whose hash of a Hugging Face
+            directory is `params_sha256`. An older manifest of a run with several processes has no hash; any weights are
+            then accepted.
+    """
+    if began.get("sha256") in ("", now["sha256"]):
+        return True
+    return jax.process_count() == 1 and "step" not in began and params_sha256(params) == began["sha256"]
+
+
+def pick(tree: Any, path: tuple) -> jax.Array:
+    """Returns the leaf of a tree at `path`, a key path of jax.tree_util."""
+    for step in path:
+        tree = tree[getattr(step, "key", getattr(step, "idx", None))]
+    return tree
+
+
+def tokenizer_of(directory: Path, cfg: ModelConfig, shown: str, flag: str = "--weights") -> Tokenizer:
+    """Loads the tokenizer in the directory of a model.
+
+    Args:
+        shown: the value of `flag`, for errors.
+        flag: the flag that named the model, for errors.
+
+    Raises:
+        ValueError: the tokenizer cannot be read, or has more tokens than the model.
+    """
+    try:
+        pieces = load_tokenizer(directory)
+    except ValueError as error:
+        raise ValueError(f"{flag}={shown}: {error}") from error
+    if pieces.vocab_size > cfg.vocab_size:
+        raise ValueError(
+            f"{flag}={shown}: the tokenizer has {pieces.vocab_size} tokens, but the model has {cfg.vocab_size}, so "
+            "they do not belong together. Name a directory with the model's own tokenizer"
+        )
+    return pieces
+
+
+def write_policy(workdir: Path, policy: Policy) -> None:
+    """Writes the model config and the tokenizer into a run's directory, beside `checkpoints`."""
+    write_atomically(workdir / checkpoint.MODEL, json.dumps(policy.cfg.as_dict(), indent=1) + "\n")
+    policy.tokenizer.save(workdir)

@@ -1,0 +1,1 @@
+"""Samples completions of prompts with compiled prefill and decode programs."""

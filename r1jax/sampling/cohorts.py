@@ -1,0 +1,189 @@
+"""Defines cohorts: the new rows of a wave, and the rows that an earlier wave left unfinished.
+
+A row is one completion that is being sampled. A wave is the set of rows that are sampled together. A carried row is a
+row that an earlier wave began and this wave continues. Both cohorts share the clock (`programs.Rows.clock`) and every
+product with the weights. Each cohort has its own cache and prompt segments: a carried row keeps its earlier tokens in
+its prompt segment, and in a common cohort new rows would have to be padded to that length. Rows are ordered by shard,
+and within a shard by cohort, so no row leaves its shard:
+
+    | shard 0: new  new  new  carried | shard 1: new  new  new  carried |
+
+A third cohort of spare rows may follow. Spare rows only make the products with the weights longer; their results are
+dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from r1jax.model.attention import Attend, How
+from r1jax.model.cache import Sharing
+from r1jax.sampling.rollout import Rollout
+
+
+class Cohort(NamedTuple):
+    """The new rows of a wave, or the rows that it carries over from an earlier wave, padded so that every shard has
+    equally many rows.
+
+    Attributes:
+        prompts: token lists to read before the first new token; for a carried row, the prompt and the tokens sampled so
+            far. Each prompt serves the same number of rows of its shard.
+        rows: [shards, n] row numbers in the rollout. Padding rows have the number of rows in the rollout as their
+            number.
+    """
+
+    prompts: list[list[int]]
+    rows: np.ndarray
+
+
+def make_cohorts(
+    prompts: Sequence[Sequence[int]], rows: int, before: Rollout | None, leave: int, shards: int
+) -> list[Cohort]:
+    """Returns the cohort of new rows, and the cohort of rows carried over from an earlier wave, if there are any.
+
+    Args:
+        prompts: prompts of the new rows, as token lists.
+        rows: number of rows in the rollout, including the rows of `before`.
+        before: rollout of earlier waves, whose unfinished rows are carried over; None if there is none.
+        leave: minimum number of rows in the cohort of carried rows, filled with padding rows, because every size
+            compiles another program. If `leave` is 0 and no row is carried, there is no second cohort.
+        shards: number of row shards, of all processes.
+    """
+
+    def filled(prompts: Sequence[Sequence[int]], numbers: np.ndarray, count: int, each: int) -> Cohort:
+        count = -(-count // shards) * shards
+        whole = [*map(list, prompts), *[list(prompts[-1])] * (count - len(prompts))]
+        padding = np.full(count * each - len(numbers), rows)
+        return Cohort(whole, np.concatenate([numbers, padding]).reshape(shards, -1))
+
+    old = 0 if before is None else len(before.lengths)
+    group_size = (rows - old) // len(prompts)
+    parts = count_parts(len(prompts), group_size, shards)
+    again = [prompt for prompt in prompts for _ in range(parts)]
+    found = [filled(again, np.arange(old, rows), len(again), group_size // parts)]
+    begun = np.arange(0) if before is None else np.flatnonzero(before.unfinished)
+    if room := max(leave, len(begun)):
+        read = [[*before.prompts[i // group_size], *before.tokens[i, : before.lengths[i]].tolist()] for i in begun]
+        found.append(filled(read or prompts[-1:], begun, room, 1))
+    return found
+
+
+def count_parts(groups: int, group_size: int, shards: int) -> int:
+    """Returns the number of parts to divide each group into. A part lies on one shard.
+
+    Chooses the number that needs the fewest padding rows, because every shard must have equally many parts: 2 whole
+    groups on 4 shards would leave 2 shards with padding alone. Between equal choices, takes the fewest parts, because
+    each part reads its prompt again.
+
+    Args:
+        groups: number of groups.
+        group_size: G, rows of a group.
+        shards: number of row shards, of all processes.
+    """
+    divisors = [k for k in range(1, group_size + 1) if group_size % k == 0]
+    return min(divisors, key=lambda k: -(-groups * k // shards) * (group_size // k))
+
+
+def rows_of_process(cohorts: Sequence[Cohort], rows: int, holders: Sequence[Sequence[int]], process: int) -> np.ndarray:
+    """Returns the sorted numbers of the rows that a process decodes to text, judges and counts.
+
+    Every row belongs to one process. A row of a cohort belongs to a process that holds its shard; the rows that an
+    earlier wave finished are dealt to the processes in turn.
+
+    Args:
+        rows: number of rows in the rollout.
+        holders: the processes that hold each shard, from `row_holders`. The holders of a shard divide its rows among
+            themselves.
+        process: number of the process.
+    """
+    owner = np.arange(rows + 1) % (max(max(holding) for holding in holders) + 1)
+    for cohort in cohorts:
+        for numbers, holding in zip(cohort.rows, holders, strict=True):
+            owner[numbers] = np.asarray(holding)[np.arange(len(numbers)) * len(holding) // max(len(numbers), 1)]
+    return np.flatnonzero(owner[:rows] == process)
+
+
+def share_entries(entries: np.ndarray, count: int, each: int) -> Sharing:
+    """Returns the `Sharing` of rows that read the entries of a segment, as host arrays.
+
+    Args:
+        entries: [shards, n] entry that each row of a shard reads. At most `each` rows read the same entry.
+        count: number of entries of a shard.
+        each: number of places of an entry; see `Sharing`.
+    """
+    shards, rows = entries.shape
+    order = np.argsort(entries, axis=1, kind="stable")
+    inside = np.take_along_axis(entries, order, axis=1)
+    begin = np.apply_along_axis(lambda of: np.searchsorted(of, of), 1, inside)  # first row of the same entry
+    place = np.empty_like(entries)
+    np.put_along_axis(place, order, inside * each + np.arange(rows) - begin, axis=1)
+    readers = np.zeros((shards, count * each), np.int32)
+    np.put_along_axis(readers, place, np.broadcast_to(np.arange(rows), place.shape), axis=1)
+    return Sharing(readers, place.astype(np.int32))
+
+
+def split(x: jax.Array, sizes: Sequence[int], shards: int) -> list[jax.Array]:
+    """Splits an array [N, ..] over all rows into one array [size, ..] for each cohort (new rows, carried rows, spare
+    rows).
+
+    Args:
+        sizes: number of rows of each cohort.
+        shards: number of row shards; the module's drawing shows the order of rows.
+    """
+    if len(sizes) == 1:
+        return [x]
+    by_shard, parts, start = x.reshape(shards, -1, *x.shape[1:]), [], 0
+    for size in sizes:
+        parts.append(by_shard[:, start : start + size // shards].reshape(size, *x.shape[1:]))
+        start += size // shards
+    return parts
+
+
+def join(parts: Sequence[jax.Array], shards: int) -> jax.Array:
+    """Joins one array [size, ..] per cohort into an array [N, ..] over all rows: the inverse of `split`."""
+    if len(parts) == 1:
+        return parts[0]
+    by_shard = [x.reshape(shards, -1, *x.shape[1:]) for x in parts]
+    return jnp.concatenate(by_shard, axis=1).reshape(-1, *parts[0].shape[1:])
+
+
+def append_spare_rows(x: jax.Array, spare: int, shards: int) -> jax.Array:
+    """Returns x [N, ..] with `spare` rows added, [N + spare, ..]. Spare rows only make matrix products longer.
+
+    Every shard gets `spare / shards` copies of its own first row, at its end.
+    """
+    by_shard = x.reshape(shards, -1, *x.shape[1:])
+    again = jnp.repeat(by_shard[:, :1], spare // shards, axis=1)
+    return jnp.concatenate([by_shard, again], axis=1).reshape(-1, *x.shape[1:])
+
+
+def attend_nothing(q: jax.Array, k: jax.Array, v: jax.Array | None, how: How) -> tuple[jax.Array, None]:
+    """The `attend` (see `model.attention`) of spare rows: its output is zero, and its result `kept` is None."""
+    return jnp.zeros((*q.shape[:3], how.values if v is None else v.shape[-1]), q.dtype), None
+
+
+def attend_each(attends: Sequence[Attend], sizes: Sequence[int], shards: int) -> Attend:
+    """Returns an `attend` over all rows, which calls the `attend` of each cohort on the rows of that cohort.
+
+    Its result `kept` is a tuple with the `kept` of each cohort.
+
+    Args:
+        attends: the `attend` of each cohort.
+        sizes, shards: see `split`.
+    """
+
+    def attend(q: jax.Array, k: jax.Array, v: jax.Array | None, how: How) -> tuple[jax.Array, tuple[Any, ...]]:
+        values = [None] * len(sizes) if v is None else split(v, sizes, shards)
+        parts = zip(*(split(x, sizes, shards) for x in (q, k, how.positions)), values, strict=True)
+        found = [
+            attend(q, k, v, how._replace(positions=positions))
+            for attend, (q, k, positions, v) in zip(attends, parts, strict=True)
+        ]
+        return join([out for out, _ in found], shards), tuple(kept for _, kept in found)
+
+    return attend

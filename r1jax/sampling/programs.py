@@ -1,0 +1,337 @@
+"""Defines the sampler's compiled programs: prefill, first token, decode, shrink, grow.
+
+A row is one completion. Keys and values have three levels: the prefix that all prompts share, the rest of each prompt
+(stored once for all completions of that prompt), and the tokens that each row sampled. All rows have sampled the same
+number of tokens since the wave began. So this number, the clock, is one scalar: a `dynamic_update_slice` writes keys
+and values at slot `clock` of every row, and only the prompts differ in length.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Int
+
+from r1jax.model.attention import Attend
+from r1jax.model.cache import ReadOwn, Segment, Sharing, attend_decode, pad_slots, pick, widen
+from r1jax.model.config import ModelConfig
+from r1jax.model.prefill import attend_prefill, prompts_at_once
+from r1jax.model.transformer import logits, step
+from r1jax.sampling import cohorts
+from r1jax.sampling.drawing import Cut, draw
+
+
+class Weights(NamedTuple):
+    """Parameters for decoding, made by `sampler.sync`.
+
+    Attributes:
+        params: all parameters outside the layers.
+        layers: the parameters of each layer. They are unstacked into this list once, outside the decoding loop.
+    """
+
+    params: dict
+    layers: list[dict]
+
+
+class Rows(NamedTuple):
+    """The state of a wave (the rows that are sampled together) between two chunks of tokens.
+
+    `decode` consumes its buffers (donation).
+
+    Attributes:
+        clock: [] number of filled slots in each row's own cache.
+        token: [N] last sampled token of each row, not yet in the cache.
+        done: [N] whether the row sampled a stop token.
+        base: [N] length of the row's prompt, which is the position of slot 0 of the row's own cache.
+        key: [N] the row's random key.
+        cache: for each layer, (k [n, K, E, S], v [n, K, S, E] or None) of the n new rows.
+        begun: [N] number of tokens that the row sampled in earlier waves; None if all rows are new.
+        carried: like `cache`, for the rows that an earlier wave began (the second of the `cohorts`); None if there are
+            no such rows.
+    """
+
+    clock: Int[Array, ""]
+    token: Int[Array, N]
+    done: Bool[Array, N]
+    base: Int[Array, N]
+    key: Array
+    cache: list[tuple[Array, Array | None]]
+    begun: Int[Array, N] | None = None
+    carried: list[tuple[Array, Array | None]] | None = None
+
+
+@functools.partial(jax.jit, static_argnames=("cfg", "dtype", "exact", "shards"))
+def prefill(
+    cfg: ModelConfig,
+    weights: Weights,
+    tokens: Int[Array, "P Q"],
+    length: Int[Array, P],
+    before: list[list[Segment]],
+    *,
+    dtype: DTypeLike,
+    exact: bool = False,
+    shards: int = 1,
+) -> tuple[list[Segment], Float[Array, "P V"], Int[Array, "P Q L k"] | None]:
+    """Runs the network over P prompts, as many at once as `prompts_at_once` allows.
+
+    Args:
+        tokens: [P, Q] tokens of the prompts, padded on the right.
+        length: [P] number of tokens of each prompt.
+        before: cached segments that precede all prompts, such as a shared prefix; each is a list over the layers.
+        exact: computes attention in float64.
+        shards: number of row shards that the prompts lie on.
+
+    Returns:
+        Keys and values of the prompts, a `Segment` for each layer; logits after each prompt's last token; and the
+        experts that each token visited, None if the model has no experts.
+    """
+    start = sum((s[0].length[0] for s in before), jnp.int32(0))
+
+    def run(tokens: Array, length: Array) -> tuple[list[Segment], Array, Array | None]:
+        positions = start + jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+        attends = [attend_prefill([s[i] for s in before], length, exact=exact) for i in range(len(weights.layers))]
+        hidden, kept, routes = step(cfg, weights.params, weights.layers, tokens, positions, attends, dtype=dtype)
+        last = jnp.take_along_axis(hidden, (length - 1)[:, None, None], axis=1)[:, 0]
+        return kept, logits(cfg, weights.params, last), by_token(routes)
+
+    count = tokens.shape[0] // shards
+    blocks = -(-count // prompts_at_once(cfg, tokens.shape[1]))
+    if blocks == 1:
+        return run(tokens, length)
+    size = -(-count // blocks)
+    prompts = jax.tree.map(lambda x: x.reshape(shards, count, *x.shape[1:]), (tokens, length))
+
+    def block(i: Array, out: Any) -> Any:
+        first = jnp.minimum(i * size, count - size)  # the last block may begin inside the one before
+        some = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, first, size, axis=1), prompts)
+        found = run(*jax.tree.map(lambda x: x.reshape(shards * size, *x.shape[2:]), some))
+        return jax.tree.map(
+            lambda whole, x: jax.lax.dynamic_update_slice_in_dim(
+                whole, x.reshape(shards, size, *x.shape[1:]), first, axis=1
+            ),
+            out,
+            found,
+        )
+
+    shapes = jax.eval_shape(run, tokens, length)
+    out = jax.tree.map(lambda x: jnp.zeros((shards, count, *x.shape[1:]), x.dtype), shapes)
+    out = jax.lax.fori_loop(0, blocks, block, out)
+    return jax.tree.map(lambda x: x.reshape(shards * count, *x.shape[2:]), out)
+
+
+def by_token(routes: Int[Array, "L N Q k"] | None) -> Int[Array, "N Q L k"] | None:
+    """Returns the experts that each token visited as [N, Q, L, k] int16, small enough to send to the host.
+
+    Returns None if `routes` is None.
+    """
+    return None if routes is None else jnp.moveaxis(routes, 0, 2).astype(jnp.int16)
+
+
+@functools.partial(jax.jit, static_argnames=("greedy", "cut", "stop_ids", "shards"))
+def first(
+    logits: Float[Array, "P V"],
+    keys: Array,
+    temperature: Array,
+    begun: Int[Array, N] | None = None,
+    *,
+    greedy: bool,
+    stop_ids: tuple[int, ...],
+    cut: Cut | None = None,
+    shards: int = 1,
+) -> tuple[Array, Array, Array]:
+    """Samples the first token of each row in this wave.
+
+    Args:
+        logits: logits after the last token of each prompt; each prompt serves N / P rows.
+        keys: [N] random keys of the rows.
+        temperature, greedy, cut, shards: see `draw`.
+        begun: [N] number of tokens that the row sampled in earlier waves, which `prefill` read as part of the prompt;
+            None if all rows are new.
+        stop_ids: tokens that end a row.
+
+    Returns:
+        [N] tokens, [N] log-probabilities, and [N] whether the token ends the row.
+    """
+    repeated = jnp.repeat(logits, keys.shape[0] // logits.shape[0], axis=0)
+    position = jnp.int32(0) if begun is None else begun
+    token, logp = draw(repeated, keys, position, temperature, greedy=greedy, cut=cut, shards=shards)
+    return token, logp, jnp.isin(token, jnp.asarray(stop_ids))
+
+
+class Decoding(NamedTuple):
+    """Static arguments of `decode`. With the model and the array shapes, they determine its compiled program.
+
+    Attributes:
+        steps: tokens to sample per row.
+        greedy: takes the most likely token instead of drawing a token.
+        stop_ids: tokens that end a row.
+        pad_id: the token that a finished row emits.
+        dtype: dtype of the network.
+        cut: which tokens may be drawn; None allows all.
+        replay: `decode` also returns the experts that the tokens fed to the network visited.
+        read_own: kernel that reads a row's own cache (see `attend_decode`); None uses XLA.
+        exact: computes attention in float64. The rows' own caches are float64 already; the prompts' segments are
+            cast to float64 once for all steps.
+        least: minimum number of rows that a shard has in a matrix product with weights. If there are fewer rows, spare
+            rows are added, whose results are dropped.
+        shards: number of row shards; used only if there are carried rows, spare rows or a cut.
+    """
+
+    steps: int
+    greedy: bool
+    stop_ids: tuple[int, ...]
+    pad_id: int
+    dtype: DTypeLike
+    cut: Cut | None = None
+    replay: bool = False
+    read_own: ReadOwn | None = None
+    exact: bool = False
+    least: int = 0
+    shards: int = 1
+
+
+@functools.partial(jax.jit, static_argnames=("cfg", "how"), donate_argnames=("rows",))
+def decode(
+    cfg: ModelConfig,
+    weights: Weights,
+    segments: list[list[Segment]],
+    rows: Rows,
+    temperature: Array,
+    how: Decoding,
+    carried: list[list[Segment]] | None = None,
+) -> tuple[Rows, tuple[Array, Array, Array | None]]:
+    """Samples `how.steps` more tokens per row.
+
+    Args:
+        segments: the cached prompts of the new rows, as consecutive segments. A segment is a list with one entry for
+            each layer.
+        rows: state of the wave. Its buffers are consumed (donation).
+        carried: cached prompts of the rows in `rows.carried`, in the form of `segments`; None if there is no such row.
+
+    Returns:
+        The new state, and (tokens, log-probabilities, experts) of the steps. Tokens and log-probabilities are [steps,
+        N]; a finished row gets `how.pad_id` and 0. The experts, [steps, N, 1, L, k], are the experts that each step's
+        input token visited. This token was sampled in the previous step. The experts are None without `how.replay`.
+    """
+    shards = how.shards
+    read = [segments] if carried is None else [segments, carried]
+    read = list(map(widen, read)) if how.exact else read
+
+    def one(rows: Rows, _: None) -> tuple[Rows, tuple[Array, Array, Array | None]]:
+        caches = [rows.cache] if carried is None else [rows.cache, rows.carried]
+        sizes = [cache[0][0].shape[0] for cache in caches]
+        spare = max(how.least * shards - sum(sizes), 0)
+        every = [*sizes, spare] if spare else sizes
+        each = list(zip(read, caches, cohorts.split(rows.done, sizes, shards), strict=True))
+
+        def filled(x: Array) -> Array:
+            return cohorts.append_spare_rows(x, spare, shards) if spare else x
+
+        def ours(x: Array) -> Array:
+            return cohorts.split(x, [sum(sizes), spare], shards)[0] if spare else x
+
+        def attend(layer: int) -> Attend:
+            attends = [
+                attend_decode([s[layer] for s in segments], *cache[layer], rows.clock, done, read_own=how.read_own)
+                for segments, cache, done in each
+            ]
+            return cohorts.attend_each([*attends, cohorts.attend_nothing][: len(every)], every, shards)
+
+        attends = [attend(layer) for layer in range(len(weights.layers))]
+        positions = filled(rows.base + rows.clock)[:, None]
+        hidden, kept, routes = step(
+            cfg, weights.params, weights.layers, filled(rows.token)[:, None], positions, attends, dtype=how.dtype
+        )
+        drawn = rows.clock + 1 if rows.begun is None else filled(rows.clock + 1 + rows.begun)
+        found = logits(cfg, weights.params, hidden[:, 0]), filled(rows.key), drawn, temperature
+        token, logp = map(ours, draw(*found, greedy=how.greedy, cut=how.cut, shards=shards))
+        token = jnp.where(rows.done, how.pad_id, token)
+        logp = jnp.where(rows.done, 0.0, logp)
+        done = rows.done | jnp.isin(token, jnp.asarray(how.stop_ids))
+        cache, *more = map(list, zip(*(of_layer[: len(sizes)] for of_layer in kept), strict=True))
+        rows = rows._replace(
+            clock=rows.clock + 1, token=token, done=done, cache=cache, carried=more[0] if more else None
+        )
+        return rows, (token, logp, ours(by_token(routes)) if how.replay else None)
+
+    return jax.lax.scan(one, rows, None, length=how.steps)
+
+
+class Kept(NamedTuple):
+    """Says which new rows `shrink` keeps. Numbers count within a shard of rows.
+
+    Attributes:
+        rows: [shards, n] rows of the shard to keep, in order. All carried rows are kept.
+        entries: [shards, n] entry of the prompts' segments that each kept row reads.
+        sharing: how the kept rows share the entries, which are then not copied. None gives every kept row a copy of its
+            entry.
+    """
+
+    rows: Int[Array, "shards n"]
+    entries: Int[Array, "shards n"]
+    sharing: Sharing | None = None
+
+
+def shrink(rows: Rows, segments: list[list[Segment]], kept: Kept) -> tuple[Rows, list[list[Segment]]]:
+    """Drops new rows. Returns the state and the cached prompts of the rows that are kept.
+
+    Consumes its arguments: the caches are copied layer by layer, and a layer's old cache is given back before the next
+    one is copied, so this function needs memory for the old caches and one new layer.
+
+    Args:
+        segments: cached prompts of the new rows. A segment with a single entry for all rows stays as it is.
+        kept: the rows to keep.
+    """
+    small = shrink_state(rows._replace(cache=[], carried=None), kept.rows, rows.cache[0][0].shape[0])
+    for i, layer in enumerate(rows.cache):
+        rows.cache[i] = pick_rows(layer, kept.rows)
+        del layer
+    for of_layers in segments:
+        for i, s in enumerate(of_layers):
+            if s.k.shape[0] > 1 and kept.sharing is None:
+                of_layers[i] = Segment(*pick_rows(s[:3], kept.entries))
+            elif s.k.shape[0] > 1:
+                of_layers[i] = s._replace(sharing=kept.sharing)
+            del s
+    return small._replace(cache=rows.cache, carried=rows.carried), segments
+
+
+@jax.jit
+def pick_rows(tree: Any, index: Int[Array, "shards n"]) -> Any:
+    """Returns the chosen rows of each shard of all arrays of a tree (see `cache.pick`)."""
+    return jax.tree.map(lambda x: pick(x, index), tree)
+
+
+@functools.partial(jax.jit, static_argnames=("count",))
+def shrink_state(rows: Rows, keep: Int[Array, "shards n"], count: int) -> Rows:
+    """Drops new rows from a state. Returns the new state, without caches. count: number of new rows."""
+    total, shards = rows.token.shape[0], keep.shape[0]
+
+    def of_both(x: Array) -> Array:
+        ours, *others = cohorts.split(x, [count] if total == count else [count, total - count], shards)
+        return cohorts.join([pick(ours, keep), *others], shards)
+
+    token, done, base, key, begun = jax.tree.map(of_both, (*rows[1:5], rows.begun))
+    return Rows(rows.clock, token, done, base, key, [], begun)
+
+
+def grow(rows: Rows, *, slots: int) -> Rows:
+    """Returns the state with every row's own cache enlarged to hold `slots` sampled tokens.
+
+    Consumes its argument, layer by layer as `shrink` does.
+    """
+    for cache in (rows.cache, rows.carried or []):
+        for i, layer in enumerate(cache):
+            cache[i] = grow_layer(*layer, slots=slots)
+            del layer
+    return rows
+
+
+@functools.partial(jax.jit, static_argnames=("slots",))
+def grow_layer(k: Array, v: Array | None, *, slots: int) -> tuple[Array, Array | None]:
+    """Returns the cache of one layer, enlarged to hold `slots` sampled tokens."""
+    return pad_slots(k, v, slots)

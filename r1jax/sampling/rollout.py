@@ -1,0 +1,53 @@
+"""Defines `Rollout`, the result of sampling."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Rollout(NamedTuple):
+    """Sampled completions, on the host: G completions of each of B prompts.
+
+    Row b·G + g of N = B·G rows is completion g of prompt b. Every process has the rows of all processes.
+
+    Attributes:
+        prompts: B lists of prompt tokens.
+        tokens: [N, T] completion tokens, the stop token included, padded on the right.
+        lengths: [N] number of sampled tokens, the stop token included.
+        logp: [N, T] float32 log-probabilities of the sampled tokens at the sampling temperature; 0 in the padding.
+        stopped: [N] whether a stop token was sampled; False means truncated.
+        routes: [N, T, L, k] experts that each token visited in each expert layer, -1 where unknown (a row's last token
+            was never fed). None unless requested.
+        prompt_routes: B arrays [prompt length, L, k], experts that the prompt tokens visited. None unless requested.
+        version: [N, T] optimizer step of the policy that sampled each token; None unless a wave may continue rows of an
+            earlier wave.
+        mine: [n] sorted numbers of the rows that this process decodes to text, judges and counts. With several
+            processes, every row belongs to one of them. None: all rows.
+    """
+
+    prompts: list[list[int]]
+    tokens: np.ndarray
+    lengths: np.ndarray
+    logp: np.ndarray
+    stopped: np.ndarray
+    routes: np.ndarray | None = None
+    prompt_routes: list[np.ndarray] | None = None
+    version: np.ndarray | None = None
+    mine: np.ndarray | None = None
+
+    @property
+    def own(self) -> np.ndarray:
+        """[n] numbers of the rows that belong to this process: `mine`, or all rows."""
+        return np.arange(len(self.lengths)) if self.mine is None else self.mine
+
+    @property
+    def group_size(self) -> int:
+        """Completions per prompt, G."""
+        return len(self.lengths) // len(self.prompts)
+
+    @property
+    def unfinished(self) -> np.ndarray:
+        """[N] whether a later wave may continue the row: no stop token, and fewer than T tokens."""
+        return ~self.stopped & (self.lengths < self.tokens.shape[1])

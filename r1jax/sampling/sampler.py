@@ -1,0 +1,302 @@
+"""Runs the sampler, which prefills each prompt once, then decodes all rows together as one *wave*.
+
+A row is one completion. All rows start together. After every chunk of tokens, the host checks which rows have
+finished: `shrink` drops finished rows, and `grow` extends the time axis, so the cost follows the unfinished rows, not
+the longest row. A wave may leave its last rows to the next wave. The noise of a token depends only on the row's key and
+the token's position. So tokens do not depend on batch, mesh, chunks, dropped rows or wave.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jax.typing import DTypeLike
+
+from r1jax.distributed import beat, gather_numbers, stop_together
+from r1jax.distributed.signals import asked
+from r1jax.model import lora
+from r1jax.model.buckets import half_rung, rung
+from r1jax.model.cache import empty_cache
+from r1jax.model.config import ModelConfig
+from r1jax.model.kernels.backends import attention_backend, own_reader
+from r1jax.model.transformer import unstack
+from r1jax.sampling import programs
+from r1jax.sampling.cohorts import make_cohorts, rows_of_process
+from r1jax.sampling.collector import Collector, Follower
+from r1jax.sampling.decoder import Chunk, Decoder, Sizes
+from r1jax.sampling.drawing import Cut
+from r1jax.sampling.programs import Decoding, Rows, Weights
+from r1jax.sampling.rollout import Rollout
+from r1jax.sharding import (
+    compute_dtype,
+    decode_specs,
+    fetch,
+    held_rows,
+    held_shards,
+    name_of,
+    row_holders,
+    row_shards,
+    shard_held_rows,
+    shard_rows,
+)
+
+PREFIX = 16  # a shared prefix is rounded down to a multiple of this many tokens
+
+
+class Sampling(NamedTuple):
+    """Sampling settings.
+
+    Attributes:
+        max_tokens: maximum length of a completion, the stop token included.
+        temperature: sampling temperature; 0 takes the most likely token. Log-probabilities are taken from the full
+            softmax at this temperature; at temperature 1 if `temperature` is 0.
+        top_k, top_p, min_p: restrict the tokens that may be drawn (see `Cut`); for evaluation only. Log-probabilities
+            are still taken from the full softmax.
+        stop_ids: tokens that end a completion. The stop token is part of the completion.
+        pad_id: the token that fills a row after the end of its completion.
+        attention: attention backend for decoding; None takes the backend that `attention_backend` chooses.
+        dtype: dtype of the network, the same as given to `sync`; None takes the platform's dtype (`compute_dtype`).
+        replay: records the experts that each token visits, so that the trainer can send the token to the same experts.
+        sizes: initial sizes of the compiled programs.
+        wave_rows: most rows to sample at once, over all processes (see `waves`); 0 for no limit.
+    """
+
+    max_tokens: int
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    stop_ids: tuple[int, ...] = ()
+    pad_id: int = 0
+    attention: str | None = None
+    dtype: DTypeLike | None = None
+    replay: bool = False
+    sizes: Sizes = Sizes()
+    wave_rows: int = 0
+
+
+class Partial(NamedTuple):
+    """Partial rollouts: the rows of earlier calls of `sample` that this call (a wave) continues, and the number of rows
+    that it may leave unfinished.
+
+    Attributes:
+        before: rollout of earlier waves, with the same number of completions per prompt and the same `max_tokens`.
+            Unfinished rows of this rollout continue in this wave and keep their tokens and log-probabilities. `before`
+            cannot be combined with `Sampling.replay`. None if there is no earlier wave.
+        leave: the wave ends as soon as at most this many rows are unfinished.
+    """
+
+    before: Rollout | None = None
+    leave: int = 0
+
+
+WHOLE = Partial()  # continues no row of an earlier wave, and leaves no row to a later wave
+
+
+@functools.partial(jax.jit, static_argnames=("mesh", "dtype"))
+def sync(params: dict, mesh: Mesh, dtype: DTypeLike | None = None) -> Weights:
+    """Prepares a policy's parameters for decoding.
+
+    Casts to `dtype`, unstacks the layers into a list, and shards the weights over the mesh axis `tensor`; every shard
+    of rows has a copy. Routers stay float32, because sampler and trainer differ most in log-probabilities where they
+    choose different experts. Low-rank adapters are added into kernels that are float32 and stay float32. Beside other
+    kernels they stay adapters, as in the trainer, because bfloat16 has 8 significant bits, and a small change of such a
+    kernel would be lost.
+
+    Args:
+        dtype: dtype of the weights; None takes the platform's dtype (`compute_dtype`).
+    """
+    dtype = compute_dtype(mesh) if dtype is None else dtype
+    if jnp.dtype(dtype) == jnp.float32:
+        params = lora.fold_adapters(params, only=jnp.float32)
+    params = jax.tree_util.tree_map_with_path(
+        lambda path, x: x if "router" in name_of(path) else x.astype(dtype), params
+    )
+    weights = Weights({k: v for k, v in params.items() if k not in ("layers", "mtp")}, unstack(params))
+    return jax.lax.with_sharding_constraint(weights, decode_specs(weights, mesh))
+
+
+def shared_prefix(prompts: Sequence[Sequence[int]]) -> int:
+    """Returns how many first tokens all prompts share, rounded down to a multiple of `PREFIX`.
+
+    At least one token of every prompt follows the shared prefix.
+    """
+    limit, lead, same = min(map(len, prompts)) - 1, prompts[0], 0
+    while same < limit and all(p[same] == lead[same] for p in prompts):
+        same += 1
+    return same // PREFIX * PREFIX
+
+
+def chosen_cut(sampling: Sampling) -> Cut | None:
+    """Returns the `Cut` that the settings ask for; None if every token may be drawn.
+
+    Also returns None at temperature 0, because every cut keeps the most likely token.
+
+    Raises:
+        ValueError: top_k, top_p or min_p is out of range.
+    """
+    cut = top_k, top_p, min_p = Cut(sampling.top_k, sampling.top_p, sampling.min_p)
+    if top_k < 0 or not 0 < top_p <= 1 or not 0 <= min_p <= 1:
+        raise ValueError(
+            f"top_k={top_k}, top_p={top_p}, min_p={min_p}: top_k must be at least 0 (0 keeps all tokens), top_p "
+            "must lie in (0, 1] (1 keeps all), and min_p must lie in [0, 1] (0 keeps all)"
+        )
+    return None if sampling.temperature == 0 or cut == Cut() else cut
+
+
+def sample(
+    cfg: ModelConfig,
+    weights: Weights,
+    prompts: Sequence[Sequence[int]],
+    keys: np.ndarray,
+    mesh: Mesh,
+    sampling: Sampling,
+    finished: Callable[[list[tuple[int, np.ndarray]]], None] | Follower | None = None,
+    partial: Partial = WHOLE,
+) -> Rollout:
+    """Samples completions, the same number for each prompt.
+
+    Every process must call this function, with the same arguments.
+
+    Rows are divided among the row shards of the mesh, so a group may lie on several processes. Every process gets the
+    whole rollout, in which `mine` names the rows that belong to the process. The rows (completions) of `partial.before`
+    come first. The rows of `prompts` follow.
+
+    Args:
+        weights: parameters from `sync`.
+        prompts: token lists.
+        keys: [N, 2] random keys from `row_keys`, one per row. The keys of the rows of `partial.before` come first. Then
+            follow the keys of `prompts`, where all keys of the same prompt are neighbours.
+        finished: called between chunks, while the next chunk runs, with a list of (row number, tokens) of this
+            process's rows that ended. Each row is passed once. Truncated rows are passed too. A `Follower` may be given
+            instead.
+        partial: rows that this wave continues, and how many rows it may leave unfinished.
+
+    Raises:
+        Stop: Ctrl-C or SIGTERM asked to stop, if `distributed.stop_requests` is in force.
+        ValueError: `top_k`, `top_p` or `min_p` out of range, no prompt, no stop id, an empty prompt, or a number of
+            keys that is not a multiple of the number of prompts.
+    """
+    (before, leave), stop_ids, sizes = partial, sampling.stop_ids, sampling.sizes
+    count = len(keys) - (0 if before is None else len(before.lengths))
+    if not stop_ids or not prompts or not all(prompts) or count % len(prompts):
+        raise ValueError(
+            f"{len(prompts)} prompts, {count} keys, stop_ids={stop_ids}: "
+            "sampling needs stop ids, prompts that are not empty, and the same number of keys for each prompt"
+        )
+    dtype = compute_dtype(mesh) if sampling.dtype is None else sampling.dtype
+    attention = sampling.attention or attention_backend(mesh, cfg)
+    read_own, exact = own_reader(attention, mesh), attention == "exact"
+    options = dict(greedy=sampling.temperature == 0, cut=chosen_cut(sampling), stop_ids=tuple(stop_ids))
+    shards, holders, count = row_shards(mesh), row_holders(mesh), len(keys)
+    parts = make_cohorts(prompts, count, before, leave, shards)
+    held = [part.rows[held_shards(mesh)] for part in parts]  # [shards of this process, n] for each cohort
+    waited = np.ones(count + 1, bool)  # rows that were finished before this wave, which no shard holds
+    waited[np.concatenate([part.rows.reshape(-1) for part in parts] + [[count]])] = False
+    numbers = np.union1d(np.concatenate([rows.reshape(-1) for rows in held]), np.flatnonzero(waited))
+    numbers = numbers[numbers < count]
+    mine = rows_of_process(parts, count, holders, jax.process_index())
+    keys = np.concatenate([keys, keys[-1:]])
+
+    prefix = shared_prefix([p for part in parts for p in part.prompts])
+    if exact and prefix < sizes.exact_rows:
+        prefix = 0  # a product of so few rows adds in another order, see `Sizes`
+    shared, shared_routes = [], None
+    if prefix:
+        lead = np.asarray([prompts[0][:prefix]], np.int32)
+        length = np.asarray([prefix], np.int32)
+        kept, _, shared_routes = programs.prefill(cfg, weights, lead, length, [], dtype=dtype, exact=exact)
+        shared.append(kept)
+    longest = [max(map(len, part.prompts)) - prefix for part in parts]
+    room = [half_rung(longest[0], sizes.least_prompt), *(rung(length, sizes.least_carried) for length in longest[1:])]
+    out = Collector(numbers, mine, sampling.max_tokens, sampling.pad_id, stop_ids, before)
+    begun = np.zeros(count + 1, np.int32)
+    if before is not None:
+        begun[: len(before.lengths)] = before.lengths
+    base, segments, routes = np.zeros(count + 1, np.int32), [], []
+    for part, of, slots in zip(parts, held, room, strict=True):
+        rest = [p[prefix:] for p in part.prompts]
+        tokens = np.full((len(rest), slots), sampling.pad_id, np.int32)
+        for row, p in zip(tokens, rest, strict=True):
+            row[: len(p)] = p
+        lengths = np.asarray([len(p) for p in rest], np.int32)
+        batch = shard_rows((tokens, lengths), mesh)
+        kept, logits, own_routes = programs.prefill(
+            cfg, weights, *batch, shared, dtype=dtype, exact=exact, shards=shards
+        )
+        segments.append([*shared, kept])
+        routes.append(own_routes)
+        order = part.rows.reshape(-1)
+        base[order] = np.repeat(lengths + prefix, len(order) // len(rest))
+        noise = jax.random.wrap_key_data(shard_rows(keys[order], mesh))
+        at = (shard_rows(begun[order], mesh),) if len(parts) > 1 else ()
+        token, logp, _ = programs.first(logits, noise, sampling.temperature, *at, **options, shards=shards)
+        out.add(np.searchsorted(numbers, of.reshape(-1)), held_rows(token)[None], held_rows(logp)[None])
+    if sampling.replay:
+        out.keep_routes(routes[0].shape[2:])
+
+    order = np.concatenate(held, axis=1).reshape(-1)
+    alive = [np.searchsorted(numbers, of) for of in held]  # [shards, n] places in `numbers` of the rows still held
+    place = np.concatenate(alive, axis=1).reshape(-1)
+    last = out.tokens[place, out.lengths[place] - 1]
+    on_mesh = shard_held_rows((last, ~out.live()[place], base[order], keys[order], begun[order]), mesh)
+    kind, slots = jnp.float64 if exact else dtype, sizes.least_slots
+    caches = [[empty_cache(cfg, part.rows.size, slots, mesh, kind) for _ in weights.layers] for part in parts]
+    rows = Rows(jnp.int32(0), *on_mesh[:3], jax.random.wrap_key_data(on_mesh[3]), caches[0])
+    if len(parts) > 1:
+        rows = rows._replace(begun=on_mesh[4], carried=caches[1])
+    how = Decoding(
+        steps=sizes.chunk,
+        pad_id=sampling.pad_id,
+        dtype=dtype,
+        replay=sampling.replay,
+        read_own=read_own,
+        exact=exact,
+        least=sizes.exact_rows if exact else 0,
+        shards=shards,
+        **options,
+    )
+    decoder = Decoder(cfg, weights, mesh, segments, rows, alive, sizes)
+    ahead = mesh.devices.flat[0].platform != "cpu" if sizes.ahead is None else sizes.ahead
+    running: Chunk | None = None  # a chunk that was dispatched and not read
+    while True:
+        live = out.live()
+        # Rows that will be unfinished after the running chunk, as far as one can know.
+        needs = live if running is None else live & (out.lengths + sizes.chunk < sampling.max_tokens)
+        beat("sampling")
+        counts = [live[alive[0]].sum(axis=1).max(), (live & out.own).sum(), (needs & out.own).sum(), asked()]
+        counts = gather_numbers(counts)
+        most, unfinished, needed = int(counts[:, 0].max()), int(counts[:, 1].sum()), int(counts[:, 2].sum())
+        stop_together(int(counts[:, 3].max()))
+        if unfinished <= leave:
+            break
+        chunk = None
+        if needed:
+            decoder.fit(live, most)
+            chunk = decoder.advance(sampling.temperature, how)
+        if finished:
+            out.tell(finished)  # before waiting for tokens
+        if ahead and chunk is not None:
+            running, chunk = chunk, running
+        else:
+            running, chunk = None, chunk or running
+        if chunk is not None:
+            chunk.collect(out)
+    if finished:
+        out.tell(finished)
+    whole = [*(before.prompts if before else []), *map(list, prompts)]
+    everywhere = all(len(holding) == jax.process_count() for holding in holders)
+    rollout = Rollout(whole, **(out.rows() if everywhere else out.gather(count, sampling.pad_id)), mine=mine)
+    if not sampling.replay:
+        return rollout
+    parts_of_group = len(parts[0].prompts) // len(prompts)
+    read = fetch(routes[0])[:: max(parts_of_group, 1)]
+    own = [row[: len(p) - prefix] for row, p in zip(read, prompts, strict=False)]
+    both = own if shared_routes is None else [np.concatenate([fetch(shared_routes)[0], row]) for row in own]
+    return rollout._replace(prompt_routes=both)

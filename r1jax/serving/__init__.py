@@ -1,0 +1,1 @@
+"""Serves a checkpoint: streams replies, keeps conversations, and answers requests of OpenAI's protocol."""

@@ -1,0 +1,1 @@
+"""Turns records into training documents, and computes a teacher's likeliest tokens, for `train_sft`."""

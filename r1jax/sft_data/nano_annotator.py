@@ -1,0 +1,27 @@
+"""Makes an annotator from the nano generator, which stands in for the paper's human annotators."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from r1jax.nano import rewriting
+from r1jax.rewards import rule
+from r1jax.sft_data.rewrite import Annotator
+
+
+def nano_annotator(style: str | Callable[[Mapping], str]) -> Annotator:
+    """Returns an annotator for nano's records. The annotator never solves a problem itself.
+
+    The annotator translates a chain of thought with a fixed table. As the solution, the annotator repeats the steps of
+    the thought that lead to the record's own answer.
+
+    Args:
+        style: the answer format of the raw records, "r1_zero" or "r1", or a function from a record to its format.
+    """
+
+    def solution(row: Mapping, thought: str) -> str:
+        given = rule.given_answer(row["response"], row["kind"], style(row) if callable(style) else style) or ""
+        plain = "\n".join(line for line in given.splitlines() if not line.startswith("```")).strip()
+        return rewriting.solution(dict(row), thought or " ", plain)
+
+    return Annotator(lambda row, thought: rewriting.in_one_language(thought, row["language"]), solution)

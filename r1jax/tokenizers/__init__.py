@@ -1,0 +1,1 @@
+"""Loads, trains and runs tokenizers with one common interface, `protocol.Tokenizer`."""
