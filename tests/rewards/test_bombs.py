@@ -1,10 +1,14 @@
-"""Texts made to be expensive: more than 138 together take less than three seconds of CPU, and none earns anything."""
+"""Texts made to be expensive: none earns anything, and none costs what a quadratic reading of it would.
+
+They take 1.2 s of CPU together on an idle machine (docs/results.md; `pytest -s` prints the figure). The bound is ten times
+that, because a loaded machine stretches CPU time too.
+"""
 
 import time
 
 from r1jax.rewards.math import verify, warm
 
-MOST_S = 3.0
+MOST_S = 12.0
 # pieces that a scanner or a parser might walk over again and again, at two sizes
 PIECES = (
     "(", "[", "{", "\\{", "|", "$", "\\(", "\\[", "\\boxed{", "\\frac{", "\\sqrt{", "\\text{", "\\text{or }",
@@ -17,7 +21,7 @@ PIECES = (
 SIZES = ((3900, "5"), (60_000, ")"))  # below and above the longest answer that is parsed, and what stands at the end
 
 
-def test_bombs_take_less_than_three_seconds_together():
+def test_bombs_are_read_in_bounded_time_and_earn_nothing():
     warm()
     texts = [piece * (size // len(piece)) + tail for piece in PIECES for size, tail in SIZES]
     texts += [
@@ -44,4 +48,6 @@ def test_bombs_take_less_than_three_seconds_together():
         if verdict.reward:
             paid.append(text[:40])
     assert not paid
-    assert time.process_time() - begun < MOST_S, sorted(slow)[-5:]
+    seconds = time.process_time() - begun
+    print(f"{len(texts)} texts: {seconds:.2f} s of CPU")
+    assert seconds < MOST_S, sorted(slow)[-5:]
