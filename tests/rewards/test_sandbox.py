@@ -72,6 +72,24 @@ def test_files_of_the_host_can_be_neither_read_nor_made(tier, tmp_path):
     assert says(tier, "import os\ntry: os.unlink('/usr/bin/env')\nexcept OSError: print('no')") == "no\n"
 
 
+def test_a_path_of_the_host_that_lies_in_tmp_can_be_shown_and_not_changed(tier):
+    """An environment may lie there, and programs import its packages."""
+    home = Path(tempfile.mkdtemp(dir="/tmp"))
+    try:
+        home.chmod(0o755)
+        (home / "module.py").write_text("answer = 42")
+        (home / "module.py").chmod(0o644)
+        source = (
+            f"import sys; sys.path.append({str(home)!r}); import module; print(module.answer)\n"
+            f"try: open({str(home / 'made')!r}, 'w')\nexcept OSError: print('no')"
+        )
+        job = {"kind": "program", "source": source}
+        assert sandbox.run(job, LIMITS, tier=tier, show=(str(home),)).stdout == b"42\nno\n"
+        assert [path.name for path in home.iterdir()] == ["module.py"]
+    finally:
+        shutil.rmtree(home)
+
+
 def test_there_is_no_network(tier):
     connect = "import socket\ntry: socket.create_connection(('127.0.0.1', 22), 1)\nexcept PermissionError: print('no')"
     assert says(tier, connect) == "no\n"

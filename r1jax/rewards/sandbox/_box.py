@@ -284,25 +284,13 @@ def _bubblewrap(file_mb: int, shown: tuple[str, ...]) -> list[str]:
         "--cap-drop",
         "ALL",
     ]
+    size = str(file_mb << 20)
+    command += ["--size", size, "--tmpfs", "/tmp"]  # before the host's paths, which may lie in it: an environment may
     for path in shown:
         command += ["--ro-bind", path, path]
     for name, goal in symlinks().items():
         command += ["--symlink", goal, name]
-    size = str(file_mb << 20)
-    command += [
-        "--proc",
-        "/proc",
-        "--dev",
-        "/dev",
-        "--size",
-        size,
-        "--tmpfs",
-        "/tmp",
-        "--size",
-        size,
-        "--tmpfs",
-        "/dev/shm",
-    ]
+    command += ["--proc", "/proc", "--dev", "/dev", "--size", size, "--tmpfs", "/dev/shm"]
     return [*command, "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/tmp"]
 
 

@@ -107,18 +107,18 @@ def file_system(config, owner):
     call("mount", None, b"/", None, MS_REC | MS_PRIVATE, None)
     new = "/sys"  # the new root is built over a directory that holds no interpreter
     call("mount", b"tmpfs", new.encode(), b"tmpfs", MS_NOSUID | MS_NODEV, b"mode=755,size=1m")
+    os.mkdir(new + "/dev")
+    for path in ("/tmp", "/dev/shm"):  # before the host's paths, which may lie in /tmp: an environment may
+        os.makedirs(new + path)
+        options = f"mode=700,size={config['file_mb']}m,uid={owner},gid={owner}"
+        call("mount", b"tmpfs", (new + path).encode(), b"tmpfs", MS_NOSUID | MS_NODEV, options.encode())
     for path in config["binds"]:
         show(path, new + path)
     for name, goal in config["symlinks"].items():
         os.symlink(goal, new + name)
-    os.mkdir(new + "/dev")
     for device in DEVICES:
         show("/dev/" + device, new + "/dev/" + device, read_only=False)
     os.symlink("/proc/self/fd", new + "/dev/fd")
-    for path in ("/tmp", "/dev/shm"):
-        os.makedirs(new + path, exist_ok=True)
-        options = f"mode=700,size={config['file_mb']}m,uid={owner},gid={owner}"
-        call("mount", b"tmpfs", (new + path).encode(), b"tmpfs", MS_NOSUID | MS_NODEV, options.encode())
     os.mkdir(new + "/proc")
     libc.mount(
         b"proc", (new + "/proc").encode(), b"proc", MS_NOSUID | MS_NODEV | 8, None
