@@ -1,6 +1,6 @@
 """Texts made to be expensive: none earns anything, and none costs what a quadratic reading of it would.
 
-They take 1.2 s of CPU together on an idle machine (docs/results.md; `pytest -s` prints the figure). The bound is ten times
+They take 1.2 s of CPU on an idle machine (docs/results.md; `pytest -s` prints the figure). The bound is ten times
 that, because a loaded machine stretches CPU time too.
 """
 
