@@ -26,9 +26,9 @@ SIZES = {
 
 
 def write(directory: str, size: str) -> dict[str, int]:
-    """Writes the model and the prompts, which r1jax and its peers read, into a directory.
+    """Writes a model and prompts into a directory, from which r1jax and its peers read them.
 
-    Returns the entry of `SIZES` for `size` ("full" or "toy").
+    Returns the entry of `SIZES` for `size` ("full" or "toy"): the numbers of prompts, completions and tokens.
     """
     import numpy as np
 
@@ -137,8 +137,9 @@ def best(rates: dict[str, float], peer: str) -> float | None:
 def summary(found: dict[str, dict[str, list]], info: dict[str, dict]) -> dict[str, Any]:
     """Returns the result of C1 from the measured repeats.
 
-    `ratio` holds r1jax's rate divided by the rate of each peer's fastest setting. The rates are compared twice: by CPU
-    time on one thread, and by wall time on two threads.
+    `ratio` holds r1jax's rate divided by the rate of each peer's fastest setting. The rates, in tokens per second, are
+    compared twice: by CPU time on one thread, and by wall time with two threads. For the wall time, a peer may also use
+    one thread if that is faster.
 
     Args:
         found: number of threads ("1", "2") -> side -> the reports of the side's repeats.

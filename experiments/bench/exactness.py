@@ -25,7 +25,11 @@ SHARP = 10.0
 
 
 def chi_square(draws: int, vocab: int) -> float:
-    """Returns χ² per degree of freedom of `draws` tokens drawn from one distribution over `vocab` tokens."""
+    """Draws `draws` tokens from one distribution over `vocab` tokens with the sampler's `draw`.
+
+    Returns χ² per degree of freedom of the tokens' counts against the softmax of the logits. An exact sampler gives 1
+    on average.
+    """
     import jax
     import jax.numpy as jnp
     import numpy as np

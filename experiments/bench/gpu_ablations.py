@@ -100,7 +100,8 @@ def cache_seconds(command: Command, k_axes: str, v_axes: str, stacked: bool) -> 
     In each layer one slot of the cache is written, then all slots are read.
 
     Args:
-        k_axes, v_axes: layout of the caches, a permutation of b (rows), k (heads), s (slots) and e (head width).
+        k_axes, v_axes: order of the axes in the caches of keys and of values, such as "bkes": b is the rows, k the
+            heads, s the slots and e the head width.
         stacked: whether the caches of all layers form one stacked array.
     """
     s, cfg = size(command), model(command)

@@ -152,9 +152,9 @@ def advance(
     attention: str,
     call: Any = programs.decode,
 ) -> Rows:
-    """Decodes `steps` tokens of every row, then resets the clock, so that every call does the same work.
+    """Decodes `steps` tokens of every row, then resets the clock (the number of sampled tokens).
 
-    Returns the rows. The argument `rows` is donated and must not be used again.
+    So every call does the same work. Returns the rows. The argument `rows` is donated and must not be used again.
 
     Args:
         attention: name of the attention backend.

@@ -159,7 +159,10 @@ def group_size(op: Op, devices: int) -> int:
         return math.prod(int(part) if part else sizes[name] for name, part in parts)
     if "replica_groups={}" in op.rest or op.kind == "collective-permute":
         return devices
-    raise ValueError(f"the groups of {op.kind} {op.name} are written in an unknown way: {op.rest[:200]}")
+    raise ValueError(
+        f"the groups of {op.kind} {op.name} are written in an unknown way: {op.rest[:200]}. "
+        "Teach experiments.bench.hlo.group_size this format"
+    )
 
 
 def product_flops(op: Op, shapes: dict[str, str]) -> float:
@@ -181,7 +184,7 @@ def reduced(program: Program, ops: list[Op], op: Op) -> dict[str, int]:
     """Returns {opcode: bytes} of an all-reduce, after two rewrites that only the compilers for GPUs and TPUs make.
 
     If each device keeps only a slice of the result, the all-reduce becomes a reduce-scatter. If several results are
-    only added to each other, the arrays are added first, so one all-reduce is counted.
+    only added to each other, those compilers add the arrays first and reduce the sum, so one all-reduce is counted.
     """
     found: Counter[str] = Counter()
     elements = [each for each in ops if each.kind == "get-tuple-element" and each.operands[:1] == [op.name]]

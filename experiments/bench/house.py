@@ -1,11 +1,13 @@
 """Counts rooms, imports and functions of r1jax: `python -m experiments.bench.house [CHECKOUT] [--json]`.
 
 A room is a folder of r1jax, a file directly in r1jax, or a `__main__`. The command also counts long functions, and
-functions that take a recipe. It parses the files without importing them, so it can count any checkout.
+functions that take a recipe (a dataclass of hyperparameters). It parses the files without importing them, so it can
+count any checkout.
 
-An arrow leads from a room to a room that it imports. In an order of the rooms, the lowest first, an arrow goes up if
-the imported room is higher. The command prints the smallest number of upward arrows over all orders. Imports inside
-functions and imports for types count too. A cycle is a strongly connected component of two or more rooms.
+An arrow leads from a room to a room that it imports. Suppose the rooms are put in order, the lowest first. Then an
+arrow goes up if the imported room is higher. The command prints the smallest number of upward arrows that any order
+has; 0 means that there are layers. Imports inside functions and imports for types count too. A cycle is a strongly
+connected component of two or more rooms.
 """
 
 from __future__ import annotations
@@ -105,7 +107,7 @@ def reachable(graph: dict[str, set[str]], start: str) -> set[str]:
 
 
 def upward(graph: dict[str, set[str]]) -> int:
-    """Returns the smallest number of upward arrows that an order of the nodes can have.
+    """Returns the smallest number of upward arrows that any order of the nodes has.
 
     An arrow (node, imported node) goes up if the imported node is higher in the order. Each strongly connected
     component is ordered separately, by dynamic programming over the sets of its lowest nodes.

@@ -274,7 +274,8 @@ def trl(directory: str, size: str) -> None:
 def measure(options: Options) -> dict[str, Any]:
     """Measures C13: the speed of a GRPO iteration in r1jax and in TRL. Returns the benchmark's JSON line.
 
-    `value` is measured by wall time, with two threads for r1jax and two for TRL. Rates by CPU time are reported too.
+    `value` is r1jax's completion tokens per second of wall time, with two threads. `ratio` is r1jax's rate divided by
+    TRL's, by wall time and by CPU time. TRL runs with one and with two threads, and its better rate counts.
     """
     import numpy as np
 

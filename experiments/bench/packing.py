@@ -3,7 +3,7 @@
 There are 32 completions of lognormal lengths, with mean 44 and maximum 128. In the first measurement each completion
 has a prompt of one token, so that only packing matters. In the second, 8 prompts of 48 tokens have 4 completions each,
 and a packed row holds each prompt only once. The gradients on packed and on padded rows must agree for every
-normalisation.
+normalisation of the loss (grpo, dr_grpo, dapo).
 """
 
 from __future__ import annotations

@@ -72,7 +72,10 @@ def side(size: str) -> tuple:
 
 
 def measure(options: Options) -> dict[str, Any]:
-    """Measures C9: the model FLOP/s of an update. Returns the benchmark's JSON line."""
+    """Measures C9: the model FLOP/s of an update. Returns the benchmark's JSON line.
+
+    `value` is tokens per CPU second. `fraction` is the update's model FLOP/s divided by the FLOP/s of a large product.
+    """
     import jax
 
     from experiments.bench.shapes import MODELS

@@ -227,7 +227,7 @@ def main(
     peer_python: str = sys.executable,
     seed: int = 0,
 ) -> None:
-    """Measures and prints the JSON line.
+    """Measures the checks per second of both verifiers. Prints the JSON line.
 
     Args:
         count: number of checks of each mix (grade school, mathematics) in one repeat.
