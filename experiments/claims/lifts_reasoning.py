@@ -2,9 +2,9 @@
 
 Run:     python -m experiments.claims.lifts_reasoning --runs RUN RUN RUN [--picture=curves.png]
 Method:  compares the evaluations of each run before and after training. The rules: pass@1 rises by 0.30, format reaches
-         0.95, P(right | well formed) and lenient accuracy rise by 0.20 each, length and reflective words rise by 25 %,
-         and the log-probabilities of sampler and trainer differ by at most 2e-5 nats in every step. The picture needs
-         matplotlib.
+         0.95, P(right | well formed) and lenient accuracy (any format) rise by 0.20 each, length and reflective words
+         rise by 25 %, and the log-probabilities of sampler and trainer differ by at most 2e-5 nats in every step. The
+         picture needs matplotlib.
 Expect:  every rule holds in every run; otherwise the exit status is 1
 Source:  Nature 2025, Fig. 1 and Extended Data Fig. 1 (accuracy, length, reflective words); the bounds are ours
 """
