@@ -1,4 +1,4 @@
-"""Measures C11: whether XLA's compiled programs of decoding and of the optimizer step make hidden copies of arrays.
+"""Benchmark C11: whether XLA's compiled programs of decoding and of the optimizer step make hidden copies of arrays.
 
 XLA's memory analysis and the program text show it. Every donated buffer must be reused for a result. The temporaries
 may take at most 2 % of the bytes that the cache and the logits take. No loop body may copy a layer's keys or values.
@@ -37,7 +37,7 @@ def copies(text: str) -> list[tuple[str, int]]:
 
 
 def measure(options: Options) -> dict[str, Any]:
-    """Measures C11: the memory and the copies of compiled programs. Returns the benchmark's JSON line.
+    """Measures the memory and the copies of compiled programs (benchmark C11). Returns the benchmark's JSON line.
 
     `value` is the bytes of temporaries in the program of a chunk of decoding steps, divided by the bytes of the cache
     and the logits.

@@ -1,4 +1,4 @@
-"""Measures G2: a decoding step with one design choice changed at a time."""
+"""Measures part G2 of the GPU measurements: a decoding step with one design choice changed at a time."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from r1jax.sampling.programs import Decoding, Rows, Weights
 
 
 def ablations(command: Command, lines: list[dict[str, Any]]) -> Plan:
-    """Yields (name, call) of each measurement of G2, decoding steps with one design choice changed.
+    """Yields (name, call) of each measurement of part G2: a decoding step with one design choice changed.
 
     `ratio` is the time of r1jax's design divided by the time of the alternative. Below 1, r1jax's design is faster.
 
     Args:
-        lines: the results so far, among them the hardware limits that G0 measured.
+        lines: the results so far, among them the hardware limits that part G0 measured (`gpu_decode.ceilings`).
     """
     s, cfg = size(command), model(command)
     context, attention = s["contexts"][0], backends(cfg)[-1]

@@ -1,4 +1,4 @@
-"""Measures C8: memory and time of computing log-probabilities in chunks of tokens, compared with all logits at once.
+"""Benchmark C8: memory and time of computing log-probabilities in chunks of tokens, compared with all logits at once.
 
 Both sides also compute gradients with respect to the hidden states and the unembedding matrix. There are 1,024 tokens,
 the width D is 256, and the vocabulary V is 16,384. r1jax's chunk has 1,024 tokens. So the 1,024 tokens form one chunk,
@@ -20,7 +20,7 @@ SIZES = {
 
 
 def measure(options: Options) -> dict[str, Any]:
-    """Measures C8: memory and time of log-probabilities. Returns the benchmark's JSON line.
+    """Measures memory and time of log-probabilities (benchmark C8). Returns the benchmark's JSON line.
 
     `ratio` is the memory with chunks of 128, divided by the memory with all logits at once. `space` and `time` hold the
     ratios of memory and of time in every case. Smaller is better.

@@ -167,8 +167,8 @@ def read_assertion(line: str) -> tuple[str, list, object] | None:
     """Reads a line of the form `assert f(1, [2]) == 3`, without running it.
 
     Returns:
-        (name of the function, list of its arguments, expected value); None if the line has another form or holds
-        anything but literals.
+        (name of the function, list of its arguments, expected value); None if the line has another form, or if an
+        argument or the value is not a literal.
     """
     try:
         (statement,) = ast.parse(line.strip()).body
