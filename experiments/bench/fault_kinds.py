@@ -74,7 +74,10 @@ class Trial:
 
 @dataclasses.dataclass
 class Found:
-    """The result of a trial: a verdict (EQUAL, CLEAR or SILENT), the phase or file that the fault hit, and details."""
+    """The result of a trial: a verdict, the phase or file that the fault hit, and details.
+
+    The docstring of `faults` explains the verdicts EQUAL, CLEAR and SILENT.
+    """
 
     verdict: str
     where: str = ""
@@ -106,7 +109,7 @@ def finish(trial: Trial, tag: str = "resumed", workdir: Path | None = None) -> N
 
 
 def compare(trial: Trial, ended: Ended, tag: str, workdir: Path | None = None) -> None:
-    """Raises Silent unless a run ended like the uninterrupted run."""
+    """Raises Silent unless a run ended with exit code 0 and the outcome (`read_outcome`) of the uninterrupted run."""
     if ended.code != 0:
         raise Silent(f"{tag}: exit code {ended.code}: {ended.err[-1500:]}")
     here, there = fault_runs.read_outcome(trial.stage, workdir or trial.workdir), trial.whole.outcome

@@ -26,7 +26,7 @@ class Command:
     repeats: int = 5
     """Repeats of each call; the fastest repeat counts."""
     torch_python: str = "python"
-    """An interpreter with torch and transformers, for the baselines of G1 and G4; "" skips these."""
+    """An interpreter with torch and transformers, for the baselines of decoding (G1) and update (G4); "" skips them."""
 
 
 def best(call: Callable[[], Any], repeats: int) -> tuple[float, float]:

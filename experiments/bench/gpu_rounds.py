@@ -75,8 +75,8 @@ def make_forced(
     """Returns (weights, stop tokens, keys): a model, and random keys with which completions end near the given lengths.
 
     The model computes at full cost but gives all tokens equal probability, so the key of a row alone decides where the
-    row stops. Keys are tried at random, and for some of the lengths no key is found that stops there exactly. So each
-    row gets the key with which it stops nearest to its length. In `wave.forcing_keys`, every key is exact.
+    row stops. Not every length has a candidate key that stops exactly there. So each row gets an unused key that stops
+    near its length. In `wave.forcing_keys`, every key is exact.
 
     Args:
         lengths: [N] wanted lengths of N completions. The returned keys are [N, 2].

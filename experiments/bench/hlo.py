@@ -1,4 +1,4 @@
-"""Counts what one device computes and sends in a compiled program, from the text of its optimised HLO.
+"""Counts the FLOPs of one device and the bytes that it sends in a compiled program, from the text of optimised HLO.
 
 The instructions of a loop are counted as often as XLA says that the loop runs. A loop whose trip count XLA does not
 know is counted once, and is reported. Both branches of a conditional are counted.
@@ -64,13 +64,13 @@ class Collective(NamedTuple):
 
 
 class Costs(NamedTuple):
-    """The amounts that one device computes and sends.
+    """The FLOPs of one device in a program, and the bytes that it sends to other devices.
 
     Attributes:
         flops: floating-point operations of matrix products.
         collectives: every collective, the one that sends most first.
         products: (shape, runs, FLOPs) of every matrix product, the largest first.
-        unknown: loops whose trip count XLA does not know.
+        unknown: number of loops whose trip count XLA does not know.
     """
 
     flops: float
@@ -234,7 +234,7 @@ def only_read_by(program: Program, op: Op, name: str, kind: str) -> bool:
 
 
 def count(text: str, devices: int) -> Costs:
-    """Counts what one device computes and sends in a program.
+    """Counts the FLOPs of one device in a program, and the bytes that it sends to other devices.
 
     Args:
         text: the optimised HLO, as `compiled.as_text()` returns it.

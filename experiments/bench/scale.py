@@ -44,7 +44,7 @@ class Options:
     row_length: int = 1024
     """S, token slots of a packed row. For the sampler: tokens of a prompt, and also token slots for a completion."""
     unembedded: float = 0.875
-    """Share of the slots of a packed row that belong to completions."""
+    """Share of the slots of a packed row that belong to completions. Logits are computed in these slots only."""
     remat: str = "full"
     """What the backward pass recomputes: none, dots or full."""
     json: bool = False

@@ -1,4 +1,4 @@
-"""Computes the least that one device must compute and send, from the model, the mesh and the sharding rules.
+"""Computes the fewest FLOPs and bytes sent that one device needs, from the model, the mesh and the sharding rules.
 
 The work is divided evenly among the devices. The devices gather weights and scatter gradients over `fsdp`. They sum
 gradients over `data` and `expert`, and activations over `tensor`. The shards of experts exchange the hidden states of
@@ -28,7 +28,7 @@ class Case(NamedTuple):
     Attributes:
         cfg: the model.
         mesh: the mesh of fake devices.
-        rows: R, the number of packed rows in a micro-batch. For the sampler, the number of completions in a wave.
+        rows: R, the number of packed rows in a micro-batch. For the sampler, the number of completions sampled at once.
         row_length: S, the number of token slots in a packed row. For the sampler, the number of tokens in a prompt, and
             of slots in a row's own cache.
         unembedded: U, the number of slots in a packed row whose logits are computed.
