@@ -57,7 +57,7 @@ class Command:
     sampling: Annotated[SamplingOptions, cli.FLAT]
     options: Annotated[CheckpointOptions, cli.FLAT] = OPTIONS
     benchmarks: str = "nano:reasoning"
-    """Files (jsonl, json, parquet) and mixes of the nano generator, separated by commas."""
+    """Files (jsonl, json, parquet) and mixes of the nano generator (such as nano:reasoning), separated by commas."""
     problems: int = 0
     """Number of problems from each benchmark; 0: all problems of a file, or 512 of the nano generator."""
     instruct: bool = True

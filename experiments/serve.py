@@ -6,7 +6,7 @@ Run:     python -m experiments.serve runs/r1_zero-…           (then http://127
 Serves:  /v1/models, /v1/completions (echo and logprobs too), /v1/chat/completions; both kinds of completion stream.
          Requests with the same sampling settings form a batch, which is sampled to its end; other requests wait. If a
          client disconnects, its reply is stopped
-Cost:    memory for the model twice; each new size of prompt, reply and wave compiles once
+Cost:    memory for the model twice; each new size of prompt, reply and batch compiles once
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ class Command:
     """A run's directory, one of its checkpoints, a Hugging Face directory, a PEFT adapter, or OWNER/NAME of the Hugging
     Face Hub. Default: the base model of --model."""
     model: str = "nano"
-    """Base model that ships with the package, nano or nano-small. Used if no weights are given."""
+    """Base model that is used if no weights are given, such as nano or nano-small, which ship with the package."""
     template: str = ""
     """How chat messages become a prompt: chat (the tokenizer's own chat template), r1, r1_zero, or a text file that
     contains {question}. Default: chat if the tokenizer has one, else the template of the run, else r1_zero."""
     name: str = ""
     """Name that clients call the model by. Default: the last part of the path of the weights, or of --model."""
     host: str = "127.0.0.1"
-    """Address to listen on. Any address but localhost needs --api-key."""
+    """Address to listen on. Any address but localhost needs a key: see --api-key."""
     port: int = 8000
     """Port to listen on."""
     api_key: str = ""

@@ -1,7 +1,7 @@
 """Benchmark C9: model FLOP/s of an update, compared with the FLOP/s of a large matrix product.
 
-An update trains on 16 rows of 128 tokens with AdamW. `roofline.update_flops` counts the FLOPs: for each token 6·N, where
-N is the number of matrix parameters, and those of attention.
+An update trains on 16 rows of 128 tokens with AdamW. `roofline.update_flops` counts the FLOPs: those of attention, and
+for each token 6·N, where N is the number of matrix parameters.
 """
 
 from __future__ import annotations

@@ -86,7 +86,7 @@ def peak_bytes(used: resource.struct_rusage) -> int:
 
 
 def read_figures(place: Path) -> dict[str, float | None]:
-    """Returns the values of `FIGURES` of a finished run.
+    """Returns the values of `FIGURES` of a finished run: accuracy, lengths, entropy, seconds and memory in GB.
 
     Accuracy is taken from the last evaluation. Lengths and entropy are means over the last eighth of the steps.
     """
