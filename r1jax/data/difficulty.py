@@ -79,8 +79,8 @@ def read_difficulty(keep: str, path: str, *, in_order: bool) -> Difficulty | Non
         in_order: whether questions come by falling pass rate.
 
     Raises:
-        ValueError: `keep` is not LOW:HIGH with 0 <= LOW <= HIGH <= 1, the file cannot be read, or a file is given
-            without `keep` and `in_order`, which alone would use it.
+        ValueError: `keep` is not LOW:HIGH with 0 <= LOW <= HIGH <= 1, the file cannot be read, or a file is given that
+            nothing uses, because `keep` is empty and `in_order` is False.
     """
     if not keep and not in_order:
         if path:
