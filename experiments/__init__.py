@@ -1,4 +1,4 @@
-"""Holds the recipes. Each file is a command: `python -m experiments.NAME` runs experiments/NAME.py."""
+"""Holds the training recipes and the other commands: `python -m experiments.NAME` runs experiments/NAME.py."""
 
 import sys
 

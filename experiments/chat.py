@@ -1,4 +1,4 @@
-"""Talks with a checkpoint in the terminal: replies stream, the thinking is folded, the history is kept.
+"""Talks with a checkpoint in the terminal: replies stream, thinking is folded into one line, the history is kept.
 
 Run:     python -m experiments.chat                        (the base model that ships with the package)
          python -m experiments.chat runs/r1_zero-…         (a run, or one of its checkpoints)
@@ -36,13 +36,13 @@ class Command:
     """A run's directory, one of its checkpoints, a Hugging Face directory, a PEFT adapter, or OWNER/NAME of the Hugging
     Face Hub. Default: the base model of --model."""
     model: str = "nano"
-    """Without weights: a base model that ships with the package."""
+    """Base model that is used if no weights are given, such as nano or nano-small, which ship with the package."""
     template: str = ""
     """How questions are asked: chat (the tokenizer's own chat template), r1, r1_zero, or a text file that contains
     {question}. Default: chat if the tokenizer has one, else the template of the run, else r1_zero. Only chat and r1
     have a history."""
     system: str = ""
-    """System prompt."""
+    """System prompt: instructions that the model reads before the first question. Default: none."""
     temperature: float = 0.6
     """Sampling temperature. 0 is greedy."""
     top_p: float = 0.95
@@ -58,7 +58,7 @@ class Command:
     thinking: Literal["fold", "show", "hide"] = "fold"
     """What is shown of the text between <think> and </think>: its number of characters, everything, or nothing."""
     mesh: str = "1x1"
-    """Device mesh: AxB (fsdp=A, tensor=B), or axes by name."""
+    """Device mesh: AxB (fsdp=A, tensor=B), or axes by name, such as data:2,fsdp:2."""
 
 
 class Screen:
@@ -167,10 +167,9 @@ def ask() -> str | None:
 
 
 def answer(command: Command, model: Model, messages: list[dict[str, str]]) -> str:
-    """Samples and writes the reply to the last question.
+    """Samples the reply to the last question, and writes it to standard output as it streams in.
 
-    Returns the reply's text. If Ctrl-C stopped the reply, the text is incomplete.
-
+    Returns the reply's text: incomplete if Ctrl-C stopped the reply, empty if the question does not fit the context.
     Turns that no longer fit the model's context are dropped from `messages`, the oldest first.
     """
     context = model.policy.cfg.max_positions

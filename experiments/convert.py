@@ -44,7 +44,7 @@ class Command:
     """A Hugging Face directory, a GGUF file, OWNER/NAME of the Hugging Face Hub, a PEFT adapter, the directory of a
     run, or one of its checkpoints."""
     target: str
-    """A new directory."""
+    """A new or empty directory for the converted weights."""
     to: Literal["hf", "r1jax"] = "hf"
     """hf: safetensors, which transformers and vLLM load; of a LoRA run also its adapter, as a PEFT directory in
     TARGET/adapter. r1jax: a checkpoint like those of a run."""
@@ -57,7 +57,7 @@ class Command:
     dry_run: bool = False
     """Print what would be written, then stop."""
     parity: bool = False
-    """Read the target back and compare it with the source and with transformers."""
+    """Read the target back, and compare its tensors with the source and its logits with transformers (if installed)."""
 
 
 class Imported(NamedTuple):
@@ -160,7 +160,7 @@ def parity(command: Command, cfg: ModelConfig, params: dict, mesh: Mesh) -> list
 
     Raises:
         ValueError: a tensor read back differs from the one written, or the logits differ from transformers' by more
-            than 1e-4 of the largest.
+            than 1e-4 of the largest logit.
     """
     _, back, _ = load_policy(RunOptions(weights=command.target), mesh, flag="--target")
     number = jnp.dtype(command.dtype if command.to == "hf" else "float32")
@@ -191,11 +191,11 @@ def parity(command: Command, cfg: ModelConfig, params: dict, mesh: Mesh) -> list
             return transformer.logits(cfg, params, hidden)
 
         worst = float(abs(np.asarray(logits(back)) - theirs).max() / abs(theirs).max())
-        lines.append(f"parity: logits differ from transformers by {worst:.1e} of the largest, in float32")
+        lines.append(f"parity: logits differ from transformers by {worst:.1e} of the largest logit, in float32")
         if worst > 1e-4:
             raise ValueError(
-                f"--parity: logits differ from transformers by {worst:.1e} of the largest, which is more than 1e-4. "
-                f"r1jax does not support this model. Do not use --target={command.target}"
+                f"--parity: logits differ from transformers by {worst:.1e} of the largest logit; at most 1e-4 is "
+                f"allowed. r1jax does not support this model. Do not use --target={command.target}"
             )
     return lines
 

@@ -4,14 +4,14 @@ Source:  DeepSeek-AI 2025, sections 2.4 and 4.1; v2 B.4.3 and B.4.1, Tables 6 an
 Run:     python -m experiments.distill --records=RUN_OF_STAGE_3_data/rejection.jsonl
          ... --teacher=RUN_OF_STAGE_2                    also learns the teacher's likeliest tokens, stored in
                                                          <workdir>_teacher
-         ... --by=on_policy --weights=STUDENT --teacher=RUN_OF_STAGE_2   on the student's own samples; its flags are
+         ... --by=on_policy --weights=STUDENT --teacher=RUN_OF_STAGE_2   on the student's own samples; the flags are
                                                          --on-policy.steps and so on
-         python -m experiments.distill --by=rl           R1-Zero's recipe on the same student, for comparison; its
+         python -m experiments.distill --by=rl           R1-Zero's recipe on the same student, for comparison; the
                                                          flags are --rl.steps and so on
          ... --recipe=qwen-7b --weights=DIR --mesh=8x1   the hyperparameters of one of the paper's students
 Departs: 1. nano's student has 3/4 of the layers and 2/3 of the width of nano's base, and the same corpus
          2. RL on the student uses R1-Zero's recipe and template, as for the paper's Qwen2.5-32B-Zero. In experiments.r1
-            the RL prompts include programs, because stage 3's records do
+            the RL prompts ask for programs too, because stage 3's records do
          3. a batch is 64 packed rows, not 64 records
          4. --teacher is not in the paper
 """
@@ -82,9 +82,8 @@ class Command(TuneCommand):
     records."""
     teaching: Annotated[Teaching, cli.FLAT] = NOBODY
     by: Literal["sft", "on_policy", "rl"] = "sft"
-    """How to train. sft: learn from the records. on_policy: learn a teacher's probabilities of the student's own
-    samples.
-    rl: R1-Zero's reinforcement learning, with neither records nor teacher."""
+    """How to train. sft: learn from the records. on_policy: sample from the student, and learn the teacher's
+    probabilities of these samples. rl: R1-Zero's reinforcement learning, with neither records nor teacher."""
     on_policy: RLRecipe = NANO_ON_POLICY
     """Hyperparameters of --by=on_policy, given as --on-policy.steps and so on."""
     rl: RLRecipe = NANO_RL
@@ -142,8 +141,8 @@ def on_policy(recipe: RLRecipe, options: RunOptions, teacher: str) -> Path:
     Args:
         teacher: the directory of the teacher's run.
     Raises:
-        ValueError: no teacher is given, the teacher's tokens differ from the student's, or the recipe has
-            a setting that on-policy distillation cannot use.
+        ValueError: no teacher is given, the tokenizers of teacher and student differ, or the recipe has a setting that
+            on-policy distillation cannot use.
     """
     if not teacher:
         raise ValueError(

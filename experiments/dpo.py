@@ -2,12 +2,12 @@
 
 Source:  Rafailov et al. 2023 (DPO); Azar et al. 2023 (IPO); Ethayarajh et al. 2024 (KTO); Hong et al. 2024 (ORPO);
          Meng et al. 2024 (SimPO). R1 has no such stage; preference learning is an alternative to its last RL stage
-Run:     python -m experiments.dpo --weights=RUN_OF_STAGE_3          (nano's annotator judges pairs)
+Run:     python -m experiments.dpo --weights=RUN_OF_STAGE_3          (nano's annotator, a program, judges pairs)
          ... --data=pairs.jsonl      rows {problem, chosen, rejected}, texts or messages
          ... --loss=kto --data=labels.jsonl      rows {problem, response, desirable}, or pairs
          ... --lora-rank=16          trains adapters; the reference is then the model without them
-Departs: 1. the numbers of the recipe nano are ours. The recipe `dpo` has the DPO paper's β of 0.1 and learning rate of
-            1e-6, but AdamW instead of RMSprop
+Departs: 1. the hyperparameters of --recipe=nano are ours. --recipe=paper has the DPO paper's β of 0.1 and learning rate
+            of 1e-6, but AdamW instead of RMSprop
          2. KTO's z (the reference point) is estimated from a micro-batch; the paper uses a batch
          3. IPO takes means over tokens, as its authors recommended later; the paper's formula has sums
 """

@@ -10,7 +10,7 @@ Expect:  the mean of each measured value over problems, with a 95 % bootstrap in
 Departs: 1. this package's verifiers judge the final answer; they accept more forms than a benchmark's own script
          2. k is the same for all benchmarks; --samples=0 takes the paper's k for each benchmark
          3. how cons@k breaks ties is not published; we take the expected value under a random choice
-         4. in multiple choice prompts, LETTER is one of the problem's own options, not always one of ABCD
+         4. the paper's multiple-choice prompt asks for one of ABCD; ours asks for one of the problem's own options
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Command:
     sampling: Annotated[SamplingOptions, cli.FLAT]
     options: Annotated[CheckpointOptions, cli.FLAT] = OPTIONS
     benchmarks: str = "nano:reasoning"
-    """Files (jsonl, json, parquet) and mixes of the nano generator, separated by commas."""
+    """Files (jsonl, json, parquet) and mixes of the nano generator (such as nano:reasoning), separated by commas."""
     problems: int = 0
     """Number of problems from each benchmark; 0: all problems of a file, or 512 of the nano generator."""
     instruct: bool = True

@@ -47,7 +47,7 @@ class Command:
     filters: Annotated[Filters, cli.FLAT] = FILTERS
     options: Annotated[CheckpointOptions, cli.FLAT] = OPTIONS
     prompts: str = "nano:reasoning"
-    """jsonl or parquet file of rows {id, problem, gold, kind}, or nano:MIX for the generator."""
+    """jsonl or parquet file of rows {id, problem, gold, kind}, or nano:MIX for the nano generator."""
     count: int = 0
     """Number of prompts; 0: all prompts of a file, or 512 of the nano generator."""
     route: str = "rejection"
@@ -102,7 +102,7 @@ def generate(command: Command) -> Path:
 
 
 def was_edited(path: Path, before: Manifest | None) -> bool:
-    """Returns whether the file of records was edited after this command wrote it.
+    """Returns whether the file of records was edited after an earlier run of this command wrote it.
 
     Args:
         path: the file of records.

@@ -1,4 +1,4 @@
-"""Runs the whole of DeepSeek-R1: R1-Zero, four stages, reward models, distillation, evaluation, and one page.
+"""Runs the whole of DeepSeek-R1: R1-Zero, four stages, reward models, distillation, evaluation, and a report page.
 
 Source:  DeepSeek-AI 2025, section 2.3; Nature 2025, Fig. 2 (lineage) and Methods
 Run:     python -m experiments.r1                            (nano, on a laptop; about an hour on 2 cores)

@@ -10,8 +10,8 @@ Writes:  <workdir>_data/rejection.jsonl (every record, with `keep` and, if it is
 Departs: 1. the paper has 600k reasoning and 200k general records; samples per prompt, temperature and thresholds are
             not published
          2. nano has no DeepSeek-V3, so the base answers general prompts, several times each. One answer that the
-            generator knows to be right is kept. It gets an empty chain of thought, as the paper's simple queries do.
-            Replies of another model (--general-weights) keep their chain of thought
+            generator knows to be right is kept. This answer gets an empty chain of thought, as the paper's simple
+            queries do. Replies of another model (--general-weights) keep their chain of thought
          3. a batch is 128 packed rows, not 128 records
 """
 

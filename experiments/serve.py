@@ -3,9 +3,10 @@
 Run:     python -m experiments.serve runs/r1_zero-…           (then http://127.0.0.1:8000/v1)
          python -m experiments.serve Qwen3-0.6B --port=8001 --api-key=KEY
          lm_eval --model=local-completions --tasks=TASK --model_args=model=NAME,base_url=URL/completions,tokenizer=DIR
-Serves:  /v1/models, /v1/completions (echo and logprobs too), /v1/chat/completions; both stream. Requests of the same
-         sampling settings share a wave of the sampler; others wait for its end. If a client leaves, its reply ends
-Cost:    memory for the model twice; each new size of prompt, reply and wave compiles once
+Serves:  /v1/models, /v1/completions (echo and logprobs too), /v1/chat/completions; both kinds of completion stream.
+         Requests with the same sampling settings form a batch, which is sampled to its end; other requests wait. If a
+         client disconnects, its reply is stopped
+Cost:    memory for the model twice; each new size of prompt, reply and batch compiles once
 """
 
 from __future__ import annotations
@@ -34,24 +35,24 @@ class Command:
     """A run's directory, one of its checkpoints, a Hugging Face directory, a PEFT adapter, or OWNER/NAME of the Hugging
     Face Hub. Default: the base model of --model."""
     model: str = "nano"
-    """Without weights: a base model that ships with the package."""
+    """Base model that is used if no weights are given, such as nano or nano-small, which ship with the package."""
     template: str = ""
     """How chat messages become a prompt: chat (the tokenizer's own chat template), r1, r1_zero, or a text file that
     contains {question}. Default: chat if the tokenizer has one, else the template of the run, else r1_zero."""
     name: str = ""
     """Name that clients call the model by. Default: the last part of the path of the weights, or of --model."""
     host: str = "127.0.0.1"
-    """Address to listen on. Others than localhost need a key."""
+    """Address to listen on. Any address but localhost needs a key: see --api-key."""
     port: int = 8000
     """Port to listen on."""
     api_key: str = ""
     """Key that clients must send. Default: the environment variable R1JAX_API_KEY; without it, none is asked for."""
     max_tokens: int = 1024
-    """Most tokens of a chat's reply if the client asks for no number."""
+    """Most tokens of a chat reply if the client sets no limit of its own."""
     wave_rows: int = 32
     """Most replies that are sampled at once."""
     mesh: str = "1x1"
-    """Device mesh: AxB (fsdp=A, tensor=B), or axes by name."""
+    """Device mesh: AxB (fsdp=A, tensor=B), or axes by name, such as data:2,fsdp:2."""
 
 
 def serve(command: Command) -> None:

@@ -9,7 +9,8 @@ Run:     python -m experiments.sft --model=smollm2 --data=messages.jsonl
 Writes:  the working directory of a run: metrics.jsonl, eval.jsonl (loss on held-out conversations), samples.jsonl,
          checkpoints. experiments.convert exports it
 Departs: 1. conversations are packed into rows, and each attends only to itself; a step has --batch-rows rows
-         2. if a template rewrites earlier replies, the loss counts only the last reply of a conversation
+         2. if a chat template rewrites earlier replies (Qwen3's drops their thinking), the loss counts only the last
+            reply of a conversation
 """
 
 from __future__ import annotations
@@ -64,8 +65,8 @@ class Command(TuneCommand):
     recipe: str = "full"
     """Which defaults to use: full (all parameters) or lora."""
     data: tuple[str, ...] = ()
-    """Conversations: jsonl, json or parquet files, folders, or data sets of the hub, of rows {messages} or another
-    published form."""
+    """Conversations: jsonl, json or parquet files, folders, or data sets of the hub, with rows {messages} or rows of
+    another published form, such as {prompt, completion}."""
 
 
 def train(recipe: SFTRecipe, options: RunOptions, *paths: str) -> Path:

@@ -22,7 +22,7 @@ Numbers = TypeVar("Numbers")
 
 @dataclasses.dataclass(frozen=True)
 class TrainCommand(Generic[Numbers]):
-    """Flags of every training command: the recipe's hyperparameters, run options and plan options."""
+    """Flags of every training command: the recipe's hyperparameters, the options of a run and those of --dry-run."""
 
     numbers: Annotated[Numbers, FLAT]
     options: Annotated[RunOptions, FLAT] = OPTIONS
@@ -44,7 +44,9 @@ class TuneCommand(TrainCommand[SFTRecipe]):
 
 
 def plan_rl(command: TrainCommand, numbers: RLRecipe, title: str, **beside: Any) -> str:
-    """Returns the text that --dry-run prints for reinforcement learning. Checks every rule that the run would check.
+    """Returns the text that --dry-run prints for reinforcement learning.
+
+    Raises ValueError if the run would refuse the hyperparameters or the mesh.
 
     Args:
         numbers: the hyperparameters.
@@ -61,6 +63,8 @@ def plan_rl(command: TrainCommand, numbers: RLRecipe, title: str, **beside: Any)
 
 def plan_tuning(command: TuneCommand, title: str, teacher: str = "") -> str:
     """Returns the text that --dry-run prints for fine-tuning.
+
+    Raises ValueError if the run would refuse the hyperparameters or the mesh.
 
     Args:
         title: the name of the stage, for the heading.
@@ -113,7 +117,7 @@ class RLStage(NamedTuple):
 def main_collecting(
     commands: Mapping[str, TuneCommand], train: Any, description: str | None, title: str, workdir: str
 ) -> None:
-    """Runs, from the command line, a stage that collects its own records. The same command resumes a stopped stage.
+    """Runs a stage from the command line. The stage collects its own records; the same command resumes a stopped one.
 
     Args:
         commands: the command of each recipe; a command has the fields of `TuneCommand` and `collecting`.

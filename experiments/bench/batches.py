@@ -58,7 +58,8 @@ def minibatch(
         done: the completions, as `completions` returns them.
         row_length: number of token slots in a row.
         norm: the normalisation of the loss, one of `NORMALISATIONS`.
-        padded: True puts each prompt and completion into a row of its own. False packs several completions into a row.
+        padded: True gives each completion, with its prompt, a row of its own. False packs several completions into a
+            row.
     """
     if padded:
         alone = [pack(prompts, [one], row_length) for one in done]

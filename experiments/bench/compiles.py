@@ -1,4 +1,4 @@
-"""Measures C12: which programs a rollout of 128 rows x 256 tokens compiles, and how long the compilation takes.
+"""Benchmark C12: which programs a rollout of 128 rows x 256 tokens compiles, and how long the compilation takes.
 
 The rollout runs with an empty JAX compilation cache on disk. It then runs in a new process, with the filled cache.
 """
@@ -22,8 +22,8 @@ SIZES = {
 def side(size: str, cache: str) -> tuple:
     """Prepares a rollout. Returns (repeat, info). Each call of `repeat()` samples the rollout once; `info` is empty.
 
-    `repeat` returns the seconds of compilation, the number of compilations, and the number of compiled programs by
-    name.
+    `repeat` returns the seconds of compilation, the number of compilations, and for each jitted function of the sampler
+    (prefill, first, decode, shrink, grow) how many programs were compiled.
 
     Args:
         size: "full" or "toy".
@@ -63,7 +63,7 @@ def side(size: str, cache: str) -> tuple:
 
 
 def measure(options: Options) -> dict[str, Any]:
-    """Measures C12: the time that a rollout spends on compilation. Returns the benchmark's JSON line.
+    """Measures the time that a rollout spends on compilation (benchmark C12). Returns the benchmark's JSON line.
 
     `ratio` is the compilation time with a filled cache, divided by the compilation time with an empty cache. Smaller is
     better.

@@ -1,7 +1,7 @@
-"""Measures C11: whether XLA's compiled programs of decoding and of the optimizer step make hidden copies of arrays.
+"""Benchmark C11: whether XLA's compiled programs of decoding and of the optimizer step make hidden copies of arrays.
 
-The data are XLA's memory analysis and the program text. Every donated buffer must be reused for a result. The
-temporaries must take less than 2 % of the bytes of cache and logits. No loop body may copy a layer's keys or values.
+XLA's memory analysis and the program text show it. Every donated buffer must be reused for a result. The temporaries
+may take at most 2 % of the bytes that the cache and the logits take. No loop body may copy a layer's keys or values.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ def copies(text: str) -> list[tuple[str, int]]:
 
 
 def measure(options: Options) -> dict[str, Any]:
-    """Measures C11: the memory and the copies of compiled programs. Returns the benchmark's JSON line.
+    """Measures the memory and the copies of compiled programs (benchmark C11). Returns the benchmark's JSON line.
 
-    `value` is the number of bytes of temporaries in a chunk of decoding steps, divided by the bytes of cache and
-    logits.
+    `value` is the bytes of temporaries in the program of a chunk of decoding steps, divided by the bytes of the cache
+    and the logits.
     """
     import jax
     import jax.numpy as jnp

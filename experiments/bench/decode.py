@@ -1,4 +1,4 @@
-"""Measures C1: tokens per second of r1jax' sampler, tunix' sampler and transformers' generate, on the same weights.
+"""Benchmark C1: tokens per second of r1jax' sampler, tunix' sampler and transformers' generate, on the same weights.
 
 There are 8 prompts of 48 tokens, with 16 completions of 80 tokens each, in float32. No completion stops early. CPU
 seconds are measured on one thread, and wall time on two threads. On two threads r1jax uses a mesh of two CPU devices.
@@ -26,9 +26,9 @@ SIZES = {
 
 
 def write(directory: str, size: str) -> dict[str, int]:
-    """Writes the model and the prompts, which r1jax and its peers read, into a directory.
+    """Writes a model and prompts into a directory, from which r1jax and its peers read them.
 
-    Returns the entry of `SIZES` for `size` ("full" or "toy").
+    Returns the entry of `SIZES` for `size` ("full" or "toy"): the numbers of prompts, completions and tokens.
     """
     import numpy as np
 
@@ -93,7 +93,7 @@ def ours(directory: str, group: int, tokens: int, ceiling: bool = False) -> tupl
 
 
 def measure(options: Options) -> dict[str, Any]:
-    """Measures C1: tokens per second of r1jax, tunix and transformers. Returns the benchmark's JSON line."""
+    """Measures tokens per second of r1jax, tunix and transformers (benchmark C1). Returns the benchmark's JSON line."""
     found: dict[str, dict[str, list]] = {}
     info: dict[str, dict] = {}
     with tempfile.TemporaryDirectory() as directory:
@@ -135,10 +135,11 @@ def best(rates: dict[str, float], peer: str) -> float | None:
 
 
 def summary(found: dict[str, dict[str, list]], info: dict[str, dict]) -> dict[str, Any]:
-    """Returns the result of C1 from the measured repeats.
+    """Returns the JSON line of benchmark C1, computed from the measured repeats.
 
-    `ratio` holds r1jax's rate divided by the rate of each peer's fastest setting. The rates are compared twice: by CPU
-    time on one thread, and by wall time on two threads.
+    `ratio` holds r1jax's rate divided by the rate of each peer's fastest setting. The rates, in tokens per second, are
+    compared twice: by CPU time on one thread, and by wall time with two threads. For the wall time, a peer may also use
+    one thread if that is faster.
 
     Args:
         found: number of threads ("1", "2") -> side -> the reports of the side's repeats.

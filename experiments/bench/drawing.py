@@ -1,4 +1,4 @@
-"""Measures C6: the time to draw a token and compute its log-probability, compared with `categorical` and `log_softmax`.
+"""Benchmark C6: time to draw a token and compute its log-probability, compared with `categorical` and `log_softmax`.
 
 The sampler's `draw` uses one random number per row. The number picks a block of the vocabulary, then a token in the
 block. `categorical` uses one random number for each token of the vocabulary.
@@ -19,7 +19,7 @@ GOAL = 8.0
 
 
 def measure(options: Options) -> dict[str, Any]:
-    """Measures C6: the time to draw one token for every row of a batch of logits. Returns the benchmark's JSON line.
+    """Measures the time to draw one token for every row of logits (benchmark C6). Returns the benchmark's JSON line.
 
     `ratio` is the baseline's time divided by the time of the sampler's `draw`. Above 1, `draw` is faster. `nucleus` is
     the time of nucleus sampling (top-p 0.95), divided by the time of a draw from all tokens.

@@ -1,4 +1,4 @@
-"""Measures C5: whether the sampler's tokens, log-probabilities and token distribution are exact.
+"""Benchmark C5: whether the sampler's tokens, log-probabilities and token distribution are exact.
 
 The sampler must draw the same tokens with any chunk size and on any mesh, whether or not it drops finished rows. The
 sampler's log-probabilities must equal the trainer's. The tokens must follow the softmax of the logits.
@@ -25,7 +25,11 @@ SHARP = 10.0
 
 
 def chi_square(draws: int, vocab: int) -> float:
-    """Returns χ² per degree of freedom of `draws` tokens drawn from one distribution over `vocab` tokens."""
+    """Draws `draws` tokens from one distribution over `vocab` tokens with the sampler's `draw`.
+
+    Returns χ² per degree of freedom of the tokens' counts against the softmax of the logits. An exact sampler gives 1
+    on average.
+    """
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -43,7 +47,7 @@ def chi_square(draws: int, vocab: int) -> float:
 
 
 def measure(options: Options) -> dict[str, Any]:
-    """Measures C5: the exactness of sampling. Returns the benchmark's JSON line.
+    """Measures the exactness of sampling (benchmark C5). Returns the benchmark's JSON line.
 
     `value` is the largest difference between the log-probabilities of the sampler and of the trainer, in nats.
     """

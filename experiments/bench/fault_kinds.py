@@ -44,8 +44,8 @@ class Trial:
         home: an existing, empty directory for this trial alone.
         rng: the random numbers that determine the fault.
         whole: an uninterrupted run of the same command.
-        midway: a function that returns the directory of a run, which a signal stopped after two checkpoints. The run is
-            made once for all trials.
+        midway: a function that returns the directory of a run of the same command, which SIGTERM stopped after its
+            second checkpoint. All trials of a stage share this run, and work on copies of the directory.
     """
 
     kind: str
@@ -74,7 +74,10 @@ class Trial:
 
 @dataclasses.dataclass
 class Found:
-    """The result of a trial: a verdict (EQUAL, CLEAR or SILENT), the phase or file that the fault hit, and details."""
+    """The result of a trial: a verdict, the phase or file that the fault hit, and details.
+
+    The docstring of `faults` explains the verdicts EQUAL, CLEAR and SILENT.
+    """
 
     verdict: str
     where: str = ""
@@ -106,7 +109,7 @@ def finish(trial: Trial, tag: str = "resumed", workdir: Path | None = None) -> N
 
 
 def compare(trial: Trial, ended: Ended, tag: str, workdir: Path | None = None) -> None:
-    """Raises Silent unless a run ended like the uninterrupted run."""
+    """Raises Silent unless a run ended with exit code 0 and the outcome (`read_outcome`) of the uninterrupted run."""
     if ended.code != 0:
         raise Silent(f"{tag}: exit code {ended.code}: {ended.err[-1500:]}")
     here, there = fault_runs.read_outcome(trial.stage, workdir or trial.workdir), trial.whole.outcome
@@ -175,7 +178,8 @@ def draw_size(rng: random.Random) -> int:
 def forbid_writing(trial: Trial) -> Found:
     """Runs the command while a directory is read-only.
 
-    The directory belongs to a new run or to a resumed run, or is a run's directory of checkpoints.
+    It is the parent of a new run's working directory, the parent of a resumed run's working directory, or the
+    checkpoint directory of a resumed run.
     """
     what = ("a new run", "a resumed run", "its checkpoints")[trial.ordinal % 3 if trial.stage.trains else 0]
     home = trial.home / "disk"
@@ -416,8 +420,10 @@ ONLINE = [name for name in TRAINING if name.startswith("r1_zero")]
 class Kind:
     """A kind of fault.
 
-    The fields are the number of its trials in a campaign of 208 trials, the stages in which it can occur, and the
-    function that makes a trial.
+    Attributes:
+        share: number of trials of this kind in a campaign of 208 trials. Other campaigns keep the proportions.
+        stages: names of the stages in which the fault can occur.
+        attempt: the function that makes a trial: injects the fault, resumes the run and judges the result.
     """
 
     share: int

@@ -1,7 +1,8 @@
 """Starts stages at toy size as real processes, watches their phases, and compares their outcomes, for `faults`.
 
 Runs are forked from a server process that has imported everything heavy, and all runs share one cache of compiled
-programs. So a run takes seconds. Each run is still a process of its own, which can be killed and limited.
+programs. So a run takes seconds. Each run is still a process of its own, which can be killed, or be given a limit on
+file sizes. A phase is what a run is doing, such as "sampling".
 """
 
 from __future__ import annotations
@@ -118,7 +119,7 @@ class Order:
     Attributes:
         module, arguments: name of the stage's module, and the arguments of its command line.
         told: path of the output files without their suffix. Standard output has the suffix .out, standard error has
-            .err, and the file of phases has .marks.
+            .err, and the file that lists the phases of the run has .marks.
         file_bytes: largest size of a file that the process can write. 0 means no limit.
         clock_jump: a pair (call, seconds). The clock of time.time jumps by `seconds` at the call with this number. None
             means no jump.
@@ -276,7 +277,7 @@ def command(stage: Stage, home: Path, workdir: Path, **changed: Any) -> list[str
 
 
 def start(module: str, arguments: list[str], told: Path, **faults: Any) -> Live:
-    """Starts a command in a new process. The arguments are the fields of `Order`."""
+    """Starts a command in a new process. The arguments, `faults` among them, are the fields of `Order`."""
     told.parent.mkdir(parents=True, exist_ok=True)
     process = FORKS.Process(target=live, args=(Order(module, arguments, str(told), **faults),))
     with LOCK:
@@ -378,11 +379,10 @@ def without_speed(line: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def committed(stage: Stage, workdir: Path) -> tuple[int | None, str]:
-    """Returns the newest committed step of an interrupted run, and a hash of the lines of metrics.jsonl up to this
-    step.
+    """Returns the step from which an interrupted run can resume, and a hash of the lines of metrics.jsonl up to it.
 
-    The lines hold times. So they stay the same only if the resumed run does not repeat the steps. Returns (None, "") if
-    no checkpoint lies between two rounds.
+    The step is that of the newest committed checkpoint at the end of a round. Returns (None, "") if there is none. The
+    lines hold times. So the hash stays the same only if the resumed run does not repeat the steps.
     """
     from r1jax.runs import checkpoint
 

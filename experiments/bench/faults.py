@@ -143,7 +143,9 @@ def stop_midway(stage: fault_runs.Stage, home: Path, workdir: Path) -> None:
         fault_runs.wait(run)
         if json.loads((workdir / "manifest.json").read_text())["status"] == "running":
             return
-    raise RuntimeError(f"{workdir}: the run ended before SIGTERM could stop it, 8 times")
+    raise RuntimeError(
+        f"{workdir}: 8 runs ended before SIGTERM could stop them. Give the stage more steps in fault_runs.STAGES"
+    )
 
 
 def write_records(path: Path) -> None:
@@ -187,7 +189,8 @@ def attempt(home: Path, once: Once, seed: int, number: int, planned: tuple[str, 
 def run(options: Options) -> list[dict[str, Any]]:
     """Runs the campaign. Returns the lines of faults.jsonl. Ctrl-C ends the campaign; the lines so far stay on disk.
 
-    Raises ValueError if --workdir holds the results of another campaign, or if --stages names an unknown stage.
+    Raises ValueError if --workdir holds the results of another campaign, if --stages names an unknown stage, or if
+    --kinds names an unknown kind.
     """
     planned, found, begun = schedule(options), [], time.monotonic()
     home = Path(options.workdir or tempfile.mkdtemp(prefix="faults-")).absolute()

@@ -1,8 +1,8 @@
-"""Measures C2: the fraction of one core's limit that a decoding step reaches.
+"""Benchmark C2: the least time that one core needs for a decoding step, as a fraction of the time that the step takes.
 
-The workload is C1's workload, with 128 rows and with 32 rows. A row has a prompt of 48 tokens and a completion of 80
-tokens. FLOP/s and memory bandwidth of the core are measured in the same process. The limit of a step is the mean of
-`roofline.decode_seconds` over all steps.
+The rows (completions) are those of benchmark C1 (`decode`), 128 or 32 at a time. A row has a prompt of 48 tokens and a
+completion of 80 tokens. FLOP/s and memory bandwidth of the core are measured in the same process. From them
+`roofline.decode_seconds` computes the least time of each step. The mean over all steps is the limit.
 """
 
 from __future__ import annotations
@@ -21,7 +21,11 @@ CHUNK = 16
 
 
 def measure(options: Options) -> dict[str, Any]:
-    """Measures C2: the fraction of the limit that a decoding step reaches. Returns the benchmark's JSON line."""
+    """Measures how near the time of a decoding step is to its limit (benchmark C2). Returns the benchmark's JSON line.
+
+    `value` and `limit` are CPU milliseconds of a step, and `fraction` is limit / value. At 1, the step takes the least
+    possible time.
+    """
     import jax
     import numpy as np
 

@@ -1,12 +1,12 @@
-"""Measures G0-G5 on one GPU: `python -m experiments.bench.gpu`. Appends a JSON line as soon as a measurement ends.
+"""Measures r1jax on one GPU in six parts, G0 to G5. Appends a JSON line to `--out` as soon as a measurement ends.
 
 Run    python -m experiments.bench.gpu --parts G0 G1 G2        each part takes at most ten minutes on one H200
        python -m experiments.bench.gpu --toy=True              seconds on a CPU; says nothing about speed
 Again  the same command runs only measurements that `--out` lacks or that failed. After `--seconds` none begins.
 
 The model has the shapes of Qwen2.5-1.5B, random weights and bfloat16; tokens are synthetic. `r1jax.planning.roofline`
-computes the limits from the bandwidth and FLOP/s that G0 measured in the same file, so G0 must run first. Compiled
-programs are kept between runs. Compilation time is reported separately.
+computes the hardware's limits from the bandwidth and FLOP/s that G0 wrote to the same `--out`, so G0 must run first.
+Compiled programs are kept on disk between runs. Compilation time is reported separately.
 
 G0  memory bandwidth, and matrix products of decoding's shapes
 G1  one decoding step by context length, XLA compared with the kernel
@@ -69,8 +69,8 @@ def measure(command: Command) -> list[dict[str, Any]]:
     """Runs the measurements that `--out` lacks. Returns all results that did not fail, old and new.
 
     Raises:
-        ValueError: a part is unknown, or the results in `--out` are of full size although --toy is set, or of toy size
-            although --toy is not set.
+        ValueError: a part is unknown, or `--out` holds results of full size while the command asks for toy size, or
+            the reverse.
     """
     import jax
 

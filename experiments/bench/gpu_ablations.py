@@ -1,4 +1,4 @@
-"""Measures G2: a decoding step with one design choice changed at a time."""
+"""Measures part G2 of the GPU measurements: a decoding step with one design choice changed at a time."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from r1jax.sampling.programs import Decoding, Rows, Weights
 
 
 def ablations(command: Command, lines: list[dict[str, Any]]) -> Plan:
-    """Yields (name, call) of each measurement of G2, decoding steps with one design choice changed.
+    """Yields (name, call) of each measurement of part G2: a decoding step with one design choice changed.
 
     `ratio` is the time of r1jax's design divided by the time of the alternative. Below 1, r1jax's design is faster.
 
     Args:
-        lines: the results so far, among them the hardware limits that G0 measured.
+        lines: the results so far, among them the hardware limits that part G0 measured (`gpu_decode.ceilings`).
     """
     s, cfg = size(command), model(command)
     context, attention = s["contexts"][0], backends(cfg)[-1]
@@ -100,7 +100,8 @@ def cache_seconds(command: Command, k_axes: str, v_axes: str, stacked: bool) -> 
     In each layer one slot of the cache is written, then all slots are read.
 
     Args:
-        k_axes, v_axes: layout of the caches, a permutation of b (rows), k (heads), s (slots) and e (head width).
+        k_axes, v_axes: order of the axes in the caches of keys and of values, such as "bkes": b is the rows, k the
+            heads, s the slots and e the head width.
         stacked: whether the caches of all layers form one stacked array.
     """
     s, cfg = size(command), model(command)

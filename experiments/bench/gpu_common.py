@@ -16,7 +16,7 @@ class Command:
     """Flags of the GPU measurements."""
 
     parts: tuple[str, ...] = ("G0", "G1", "G2", "G3", "G4", "G5")
-    """Parts to run, in this order."""
+    """Parts to run, in this order. G0 measures the limits that the other parts need."""
     out: str = "gpu.jsonl"
     """File (.jsonl) that results are appended to."""
     toy: bool = False
@@ -26,13 +26,13 @@ class Command:
     repeats: int = 5
     """Repeats of each call; the fastest repeat counts."""
     torch_python: str = "python"
-    """An interpreter with torch and transformers, for the baselines of G1 and G4; "" skips these."""
+    """An interpreter with torch and transformers, for the baselines of decoding (G1) and update (G4); "" skips them."""
 
 
 def best(call: Callable[[], Any], repeats: int) -> tuple[float, float]:
-    """Times a call, once with compilation and `repeats` times without.
+    """Times `repeats` + 1 calls; the first call also compiles.
 
-    Returns the seconds of the fastest of `repeats` calls, and of the first call, which also compiles.
+    Returns (seconds of the fastest call after the first, seconds of the first call).
     """
     import jax
 

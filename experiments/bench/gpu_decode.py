@@ -1,4 +1,4 @@
-"""Measures G0 and G1: the memory bandwidth and FLOP/s of the device, and the time of one decoding step."""
+"""Measures the device's memory bandwidth and FLOP/s (part G0 of `gpu`), and the time of one decoding step (G1)."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def noise(seed: int, *shape: int, dtype: Any = None) -> jax.Array:
 
 
 def ceilings(command: Command, lines: list[dict[str, Any]]) -> Plan:
-    """Yields (name, call) of each measurement of G0, the limits of the device.
+    """Yields (name, call) of each measurement of part G0, the limits of the device.
 
     These are the bytes/s of a copy, the FLOP/s of a large matrix product, and the FLOP/s of the matrix products of
     decoding for several numbers of rows.
@@ -152,9 +152,9 @@ def advance(
     attention: str,
     call: Any = programs.decode,
 ) -> Rows:
-    """Decodes `steps` tokens of every row, then resets the clock, so that every call does the same work.
+    """Decodes `steps` tokens of every row, then resets the clock (the number of sampled tokens).
 
-    Returns the rows. The argument `rows` is donated and must not be used again.
+    So every call does the same work. Returns the rows. The argument `rows` is donated and must not be used again.
 
     Args:
         attention: name of the attention backend.
@@ -184,7 +184,7 @@ def step_line(
     Returns a dict with tokens/s ("value"), the seconds of a step ("step_s"), the hardware's limit and other figures.
 
     Args:
-        lines: the results so far, among them the hardware limits that G0 measured.
+        lines: the results so far, among them the hardware limits that part G0 measured (`gpu_decode.ceilings`).
         attention: name of the attention backend.
         room: token slots of each row's cache.
         call: the compiled decoding program.
@@ -217,13 +217,13 @@ def step_line(
 
 
 def steps(command: Command, lines: list[dict[str, Any]]) -> Plan:
-    """Yields (name, call) of each measurement of G1, the time of one decoding step at several context lengths.
+    """Yields (name, call) of each measurement of part G1, the time of one decoding step at several context lengths.
 
     A step is measured with a full cache and with a half empty cache. Both cases occur in a rollout, because the sampler
     doubles a full cache.
 
     Args:
-        lines: the results so far, among them the hardware limits that G0 measured.
+        lines: the results so far, among them the hardware limits that part G0 measured (`gpu_decode.ceilings`).
     """
     for context in size(command)["contexts"]:
         for attention in dict.fromkeys(("xla", *backends(model(command)))):

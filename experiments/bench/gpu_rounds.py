@@ -1,5 +1,5 @@
-"""Measures G3-G5: the time of a rollout, the time of an update, and the difference between the log-probabilities of
-sampler and trainer.
+"""Measures a rollout's time (part G3 of `gpu`), an update's time (G4), and how far the sampler's log-probabilities are
+from the trainer's (G5).
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ def make_forced(
     """Returns (weights, stop tokens, keys): a model, and random keys with which completions end near the given lengths.
 
     The model computes at full cost but gives all tokens equal probability, so the key of a row alone decides where the
-    row stops. With thousands of lengths, some lengths have no exact key. So each row gets the key with which it stops
-    nearest to its length. In `wave.forcing_keys`, every key is exact.
+    row stops. Not every length has a candidate key that stops exactly there. So each row gets an unused key that stops
+    near its length. In `wave.forcing_keys`, every key is exact.
 
     Args:
         lengths: [N] wanted lengths of N completions. The returned keys are [N, 2].
@@ -109,13 +109,13 @@ def make_forced(
 
 
 def rollouts(command: Command, lines: list[dict[str, Any]]) -> Plan:
-    """Yields (name, call) of each measurement of G3: a rollout by `sample`, and a static batch.
+    """Yields (name, call) of each measurement of part G3: a rollout by `sample`, and a static batch.
 
     The static batch runs the same decoding program on all rows. Its cache has full length from the start, and finished
     rows are not dropped.
 
     Args:
-        lines: the results so far, among them the hardware limits that G0 measured.
+        lines: the results so far, among them the hardware limits that part G0 measured (`gpu_decode.ceilings`).
     """
     s, cfg = size(command), model(command)
     whole = dataclasses.replace(cfg, tie_embeddings=False)
@@ -183,10 +183,10 @@ def rollouts(command: Command, lines: list[dict[str, Any]]) -> Plan:
 
 
 def updates(command: Command, lines: list[dict[str, Any]]) -> Plan:
-    """Yields (name, call) of each measurement of G4: an update on packed rows, on padded rows, and with torch.
+    """Yields (name, call) of each measurement of part G4: an update on packed rows, on padded rows, and with torch.
 
     Args:
-        lines: the results so far, among them the hardware limits that G0 measured.
+        lines: the results so far, among them the hardware limits that part G0 measured (`gpu_decode.ceilings`).
     """
     s, cfg = size(command), model(command)
 
@@ -242,9 +242,10 @@ def cut(batch: Minibatch, rows: int) -> list[Minibatch]:
 
 
 def agreement(command: Command, lines: list[dict[str, Any]]) -> Plan:
-    """Yields (name, call) of each measurement of G5: the log-probabilities of the same tokens in sampler and trainer.
+    """Yields (name, call) of each measurement of part G5: how far sampler and trainer differ in log-probabilities.
 
-    The sampler computes in bfloat16. The trainer computes in bfloat16, and for a few rows in float32 too.
+    Both compute the log-probabilities of the same tokens in bfloat16. For a few rows, the trainer computes them in
+    float32 too.
 
     Args:
         lines: not used.

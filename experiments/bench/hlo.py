@@ -1,4 +1,4 @@
-"""Counts what one device computes and sends in a compiled program, from the text of its optimised HLO.
+"""Counts the FLOPs of one device and the bytes that it sends in a compiled program, from the text of optimised HLO.
 
 The instructions of a loop are counted as often as XLA says that the loop runs. A loop whose trip count XLA does not
 know is counted once, and is reported. Both branches of a conditional are counted.
@@ -64,13 +64,13 @@ class Collective(NamedTuple):
 
 
 class Costs(NamedTuple):
-    """The amounts that one device computes and sends.
+    """The FLOPs of one device in a program, and the bytes that it sends to other devices.
 
     Attributes:
         flops: floating-point operations of matrix products.
         collectives: every collective, the one that sends most first.
         products: (shape, runs, FLOPs) of every matrix product, the largest first.
-        unknown: loops whose trip count XLA does not know.
+        unknown: number of loops whose trip count XLA does not know.
     """
 
     flops: float
@@ -159,7 +159,10 @@ def group_size(op: Op, devices: int) -> int:
         return math.prod(int(part) if part else sizes[name] for name, part in parts)
     if "replica_groups={}" in op.rest or op.kind == "collective-permute":
         return devices
-    raise ValueError(f"the groups of {op.kind} {op.name} are written in an unknown way: {op.rest[:200]}")
+    raise ValueError(
+        f"the groups of {op.kind} {op.name} are written in an unknown way: {op.rest[:200]}. "
+        "Teach experiments.bench.hlo.group_size this format"
+    )
 
 
 def product_flops(op: Op, shapes: dict[str, str]) -> float:
@@ -181,7 +184,7 @@ def reduced(program: Program, ops: list[Op], op: Op) -> dict[str, int]:
     """Returns {opcode: bytes} of an all-reduce, after two rewrites that only the compilers for GPUs and TPUs make.
 
     If each device keeps only a slice of the result, the all-reduce becomes a reduce-scatter. If several results are
-    only added to each other, the arrays are added first, so one all-reduce is counted.
+    only added to each other, those compilers add the arrays first and reduce the sum, so one all-reduce is counted.
     """
     found: Counter[str] = Counter()
     elements = [each for each in ops if each.kind == "get-tuple-element" and each.operands[:1] == [op.name]]
@@ -231,7 +234,7 @@ def only_read_by(program: Program, op: Op, name: str, kind: str) -> bool:
 
 
 def count(text: str, devices: int) -> Costs:
-    """Counts what one device computes and sends in a program.
+    """Counts the FLOPs of one device in a program, and the bytes that it sends to other devices.
 
     Args:
         text: the optimised HLO, as `compiled.as_text()` returns it.

@@ -1,11 +1,13 @@
 """Counts rooms, imports and functions of r1jax: `python -m experiments.bench.house [CHECKOUT] [--json]`.
 
-A room is a folder of r1jax, a file directly in r1jax, or a `__main__`. The command also counts long functions, and
-functions that take a recipe. It parses the files without importing them, so it can count any checkout.
+A room is a folder of r1jax, a file directly in r1jax, or a `__main__`. The functions that are counted have more than
+eight parameters, or take a recipe (a dataclass of hyperparameters). The command parses the files without importing
+them, so it can count any checkout.
 
-An arrow leads from a room to a room that it imports. In an order of the rooms, the lowest first, an arrow goes up if
-the imported room is higher. The command prints the smallest number of upward arrows over all orders. Imports inside
-functions and imports for types count too. A cycle is a strongly connected component of two or more rooms.
+An arrow leads from a room to a room that it imports. Suppose the rooms are put in order, the lowest first. Then an
+arrow goes up if the imported room is higher. The command prints the smallest number of upward arrows that any order
+has; 0 means that there are layers. Imports inside functions and imports for types count too. A cycle is a strongly
+connected component of two or more rooms.
 """
 
 from __future__ import annotations
@@ -80,7 +82,10 @@ def rooms(files: dict[str, set[str]]) -> dict[str, set[str]]:
 
 
 def room(file: str) -> str:
-    """Returns the room that a file of r1jax belongs to: its folder, the file itself, or FOLDER/__main__."""
+    """Returns the room that a file of r1jax belongs to.
+
+    That is its folder, the file itself if it lies directly in r1jax, or FOLDER/__main__.
+    """
     folder, _, rest = file.removeprefix("r1jax/").partition("/")
     return f"{folder}/__main__" if rest == "__main__" else folder
 
@@ -105,7 +110,7 @@ def reachable(graph: dict[str, set[str]], start: str) -> set[str]:
 
 
 def upward(graph: dict[str, set[str]]) -> int:
-    """Returns the smallest number of upward arrows that an order of the nodes can have.
+    """Returns the smallest number of upward arrows that any order of the nodes has.
 
     An arrow (node, imported node) goes up if the imported node is higher in the order. Each strongly connected
     component is ordered separately, by dynamic programming over the sets of its lowest nodes.
@@ -171,12 +176,11 @@ def lines_of(tree: Tree, file: str, name: str) -> int | None:
 
 
 def count(root: Path) -> dict[str, object]:
-    """Counts rooms, imports, import cycles and long functions of a checkout.
+    """Counts rooms, imports, import cycles, and functions with many parameters or a recipe in a checkout.
 
-    Returns a dict: description in words -> count.
-
-    The value for import cycles is a list of cycles, and each cycle is the list of its rooms or files. The number of
-    lines of a function that does not exist is None.
+    Returns {description in words: count}. Import cycles are not counted but listed: the value is a list of cycles, and
+    each cycle is the list of its rooms or files. The number of lines of `train_rl.train` is None if the checkout has no
+    such function.
 
     Raises:
         ValueError: `root` holds no r1jax, or an import cycle has more than LARGEST_CIRCLE rooms.

@@ -1,4 +1,4 @@
-"""Measures C13: speed of a GRPO iteration (rollout, verification, update), compared with TRL's GRPOTrainer on torch.
+"""Benchmark C13: speed of a GRPO iteration (rollout, verification, update), compared with TRL's GRPOTrainer on torch.
 
 An iteration has 32 prompts of 48 tokens, with 8 completions of 64 tokens each. Both sides use the same float32 weights,
 AdamW, and a KL term to a reference policy. Both sides verify the answer in every completion with r1jax's mathematics
@@ -272,9 +272,10 @@ def trl(directory: str, size: str) -> None:
 
 
 def measure(options: Options) -> dict[str, Any]:
-    """Measures C13: the speed of a GRPO iteration in r1jax and in TRL. Returns the benchmark's JSON line.
+    """Measures the speed of a GRPO iteration in r1jax and in TRL (benchmark C13). Returns the benchmark's JSON line.
 
-    `value` is measured by wall time, with two threads for r1jax and two for TRL. Rates by CPU time are reported too.
+    `value` is r1jax's completion tokens per second of wall time, with two threads. `ratio` is r1jax's rate divided by
+    TRL's, by wall time and by CPU time. TRL runs with one and with two threads, and its better rate counts.
     """
     import numpy as np
 

@@ -1,9 +1,9 @@
-"""Measures C8: memory and time of log-probabilities in chunks, compared with full logits.
+"""Benchmark C8: memory and time of computing log-probabilities in chunks of tokens, compared with all logits at once.
 
 Both sides also compute gradients with respect to the hidden states and the unembedding matrix. There are 1,024 tokens,
-the width D is 256, and the vocabulary V is 16,384. r1jax's chunk has 1,024 tokens, so these tokens form one chunk and
-do not show what chunks cost. Therefore two more cases are measured: the same tokens in chunks of 128, and 8,192 tokens
-in chunks of 1,024.
+the width D is 256, and the vocabulary V is 16,384. r1jax's chunk has 1,024 tokens. So the 1,024 tokens form one chunk,
+which does not show what chunks cost. Therefore two more cases are measured: the same tokens in chunks of 128, and 8,192
+tokens in chunks of 1,024.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ SIZES = {
 
 
 def measure(options: Options) -> dict[str, Any]:
-    """Measures C8: memory and time of log-probabilities. Returns the benchmark's JSON line.
+    """Measures memory and time of log-probabilities (benchmark C8). Returns the benchmark's JSON line.
 
-    A ratio is the memory (or time) with chunks, divided by the memory (or time) with full logits. Smaller is better.
+    `ratio` is the memory with chunks of 128, divided by the memory with all logits at once. `space` and `time` hold the
+    ratios of memory and of time in every case. Smaller is better.
     """
     import jax
     import jax.numpy as jnp

@@ -103,9 +103,9 @@ def line(
         versions: package versions of peers.
         figures: other results. Every line has the following keys, with the value None if a result is not given:
             baseline: the result of the peer, in the unit of `value`; "missing" if the peer is not installed.
-            ratio: how many times better `value` is than the baseline; above 1 is better, unless a goal says otherwise.
+            ratio: the quotient of `value` and `baseline`; the benchmark says which of them is divided by the other.
             limit: the hardware's limit, in the unit of `value`.
-            fraction: `value` divided by `limit`.
+            fraction: the part of the limit that is reached: value / limit for a speed, limit / value for a time.
             spread: (maximum − minimum) / median of the repeats.
     """
     always = {name: figures.pop(name, None) for name in ("baseline", "ratio", "limit", "fraction", "spread")}

@@ -1,5 +1,6 @@
-"""Measures C10: wall time of C1's rollout and C9's update on two CPU devices, compared with one device on two threads.
+"""Benchmark C10: wall time of a rollout and of an update on two CPU devices, compared with one device on two threads.
 
+The rollout is that of benchmark C1 (`decode`), and the update is that of benchmark C9 (`update`).
 The benchmark needs a quiet machine. If other work takes the cores, one device and two devices are equally fast. The
 result holds the machine's load.
 """
@@ -21,7 +22,7 @@ QUIET = 0.5  # highest load by other work at which the measured times count
 
 
 def measure(options: Options) -> dict[str, Any]:
-    """Measures C10: tokens per second on one and on two CPU devices. Returns the benchmark's JSON line.
+    """Measures tokens per second on one and on two CPU devices (benchmark C10). Returns the benchmark's JSON line.
 
     `ratio` is the speed on two devices divided by the speed on one, for "decode" (the rollout) and for "update".
     """

@@ -1,9 +1,9 @@
-"""Measures C7: time of an update on packed rows, compared with an update on rows padded to the longest completion.
+"""Benchmark C7: time of an update on packed rows, compared with an update on rows padded to the longest completion.
 
 There are 32 completions of lognormal lengths, with mean 44 and maximum 128. In the first measurement each completion
 has a prompt of one token, so that only packing matters. In the second, 8 prompts of 48 tokens have 4 completions each,
 and a packed row holds each prompt only once. The gradients on packed and on padded rows must agree for every
-normalisation.
+normalisation of the loss (grpo, dr_grpo, dapo).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SIZES = {
 
 
 def measure(options: Options) -> dict[str, Any]:
-    """Measures C7: the time of an update on packed and on padded rows. Returns the benchmark's JSON line.
+    """Measures the time of an update on packed and on padded rows (benchmark C7). Returns the benchmark's JSON line.
 
     `ratio` is the time with packed rows, divided by the time with padded rows. Smaller is better.
     """

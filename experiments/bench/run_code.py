@@ -1,10 +1,10 @@
 """Measures the code verifier: sandboxed runs per second.
 
 Run: python -m experiments.bench.run_code
-Prints one JSON line. A run is one test of one program in a sandbox of its own. In function mode, a run is one program
-with ten calls. All programs are distinct. Two runs are in progress at the same time. `baseline` is a goal of 25 runs
-per second on 2 cores, because no other project has a comparable sandbox. The CPU milliseconds per run include all
-processes.
+Prints one JSON line. A run is one program in a sandbox of its own. The program reads one test from standard input
+("stdin", the `value`), or defines a function that is called ten times ("function"). All programs are distinct. Two runs
+are in progress at the same time. No other project has a comparable sandbox, so `baseline` is a goal: 25 runs per second
+on 2 cores. The CPU milliseconds per run include all processes.
 Cost: a minute on 2 cores.
 """
 
@@ -28,10 +28,10 @@ CALLS = {"entry": "f", "tests": [[[i, i + 1], 2 * i + 1] for i in range(10)]}
 
 
 def main(count: int = 100, repeats: int = 3, threads: int = 2) -> None:
-    """Measures and prints the JSON line.
+    """Measures the sandboxed runs per second. Prints the JSON line.
 
     Args:
-        count: number of programs in one repeat.
+        count: number of programs of each kind (stdin, function) in one repeat.
         repeats: number of repeats; medians are printed.
         threads: number of programs that run at the same time.
     """

@@ -1,17 +1,17 @@
-"""Prints what one device computes, sends and holds in the compiled programs of a run, next to ideal values.
+"""Prints the FLOPs, bytes sent and bytes of memory of one device in a run's compiled programs, next to ideal values.
 
 Run    python -m experiments.bench.scale --model=qwen2.5-1.5b --mesh=fsdp:8
        python -m experiments.bench.scale --model=deepseek-v3 --layers=4 --mesh=fsdp:4,expert:8 --json
 
 Programs are compiled for fake CPU devices and read as text (`hlo`). No weights are made and nothing runs, so any model
-fits any laptop. The ideal (`scale_ideal`) divides the work evenly among the devices. The planned memory comes from
-`--dry-run` (`r1jax.planning.memory`).
+fits any laptop. The ideal FLOPs and bytes sent divide the work evenly among the devices (`scale_ideal`). The memory is
+compared with the memory that `--dry-run` of a run predicts (`r1jax.planning.memory`).
 
 The programs differ from an accelerator's programs in three ways. First, everything is float32, because CPUs have no
 products in bfloat16. On an accelerator, activations and gathered weights have half the bytes. Second, attention is
-XLA's einsum instead of a kernel. It computes the same products, but also stores the scores. Third, the experts' ragged
-products are replaced by an einsum in which all experts get equally many tokens. The compilers for GPUs and TPUs rewrite
-all-reduces in two ways. These rewrites are counted as done (`hlo.reduced`).
+XLA's einsum instead of a kernel. The einsum computes the same products, but also stores the scores. Third, the experts'
+ragged products are replaced by an einsum in which all experts get equally many tokens. The compilers for GPUs and TPUs
+also rewrite all-reduces in two ways. The counts assume both rewrites (`hlo.reduced`).
 """
 
 from __future__ import annotations
@@ -27,32 +27,35 @@ import tyro
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Flags of the script."""
+    """Flags of the command: the model, the mesh, and the sizes of the programs."""
 
     model: str = "qwen2.5-1.5b"
     """A known model: a key of `r1jax.model.presets.PRESETS`."""
     mesh: str = "fsdp:8"
-    """A mesh, as for --mesh of a run."""
+    """A mesh, in the form that --mesh of a run takes."""
     layers: int = 2
-    """Compiles the first layers only; 0 compiles all."""
+    """Compile only so many layers, the first ones; 0 compiles all."""
     scale_up: bool = False
-    """Compiles one layer more, too, and adds as many such layers as the model has."""
+    """Also compile one layer more, and extrapolate from the difference to all layers of the model."""
     programs: tuple[str, ...] = ("score", "update", "prefill", "decode", "sync")
     """Which programs to compile."""
     rows: int = 1
-    """Packed rows of a micro-batch, and prompts and completions of a wave, on each row shard."""
+    """On each row shard: packed rows of a micro-batch, and completions that are sampled at once, each with a prompt."""
     row_length: int = 1024
-    """S, slots of a packed row; also the tokens of a prompt and the room for a completion."""
+    """S, token slots of a packed row. For the sampler: tokens of a prompt, and also token slots for a completion."""
     unembedded: float = 0.875
-    """Share of the slots of a packed row that belong to completions."""
+    """Share of the slots of a packed row that belong to completions. Logits are computed in these slots only."""
     remat: str = "full"
     """What the backward pass recomputes: none, dots or full."""
     json: bool = False
-    """Prints a JSON object for each program instead of a table."""
+    """Print a JSON object for each program instead of a table."""
 
 
 def devices_of(mesh: str) -> int:
-    """Returns the number of devices of a mesh, before JAX is imported. Raises the ValueError of `mesh_sizes`."""
+    """Returns the number of devices of a mesh. Does not import JAX, which must know the number first.
+
+    A size that is not a number counts as 1; `make_mesh` raises the error later.
+    """
     sizes = [part.rpartition(":")[2] for part in mesh.split(",")] if ":" in mesh else mesh.split("x")
     return math.prod(int(size) if size.isdecimal() else 1 for size in sizes)
 
@@ -97,9 +100,11 @@ def measure(options: Options, layers: int) -> dict[str, dict[str, Any]]:
 
 
 def grow(few: dict[str, Any], more: dict[str, Any], layers: int) -> dict[str, Any]:
-    """Returns the figures of a program with `layers` more layers than the program of `few`.
+    """Extrapolates the figures of a program to `layers` more layers.
 
-    `few` and `more` are the figures of two programs. The program of `more` has one layer more.
+    Args:
+        few: the figures of the program.
+        more: the figures of the same program with one layer more. The difference is what a layer costs.
     """
     return {
         key: grow(value, more[key], layers)
@@ -112,7 +117,7 @@ def grow(few: dict[str, Any], more: dict[str, Any], layers: int) -> dict[str, An
 
 
 def figures(options: Options) -> dict[str, dict[str, Any]]:
-    """Returns {program: its figures}, scaled up to the whole model if the options say so."""
+    """Returns {program: its figures}. With --scale-up, the figures are extrapolated to all layers of the model."""
     from r1jax.model.presets import PRESETS
 
     whole = PRESETS[options.model].layers if options.model in PRESETS else 0

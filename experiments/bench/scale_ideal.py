@@ -1,4 +1,4 @@
-"""Computes the least that one device must compute and send, from the model, the mesh and the sharding rules.
+"""Computes the fewest FLOPs and bytes sent that one device needs, from the model, the mesh and the sharding rules.
 
 The work is divided evenly among the devices. The devices gather weights and scatter gradients over `fsdp`. They sum
 gradients over `data` and `expert`, and activations over `tensor`. The shards of experts exchange the hidden states of
@@ -28,7 +28,7 @@ class Case(NamedTuple):
     Attributes:
         cfg: the model.
         mesh: the mesh of fake devices.
-        rows: R, the number of packed rows in a micro-batch. For the sampler, the number of completions in a wave.
+        rows: R, the number of packed rows in a micro-batch. For the sampler, the number of completions sampled at once.
         row_length: S, the number of token slots in a packed row. For the sampler, the number of tokens in a prompt, and
             of slots in a row's own cache.
         unembedded: U, the number of slots in a packed row whose logits are computed.
@@ -142,7 +142,7 @@ def unembedding_bytes(case: Case) -> float:
 
 
 def embedding_bytes(case: Case) -> float:
-    """Returns the bytes that one device sends to embed its tokens, or in the backward pass of this step.
+    """Returns the bytes that one device sends to embed its tokens. The backward pass sends the same number.
 
     Over `fsdp`, the devices either gather the table or exchange parts of the embedded tokens. The smaller of the two is
     counted.
@@ -153,7 +153,7 @@ def embedding_bytes(case: Case) -> float:
 
 
 def layer_sums(case: Case) -> float:
-    """Returns the bytes that one device sends in one sum over `tensor` in each layer."""
+    """Returns the bytes that one device sends if every layer has one all-reduce over the mesh axis `tensor`."""
     return case.cfg.layers * 2 * case.tokens * case.cfg.width * SIZE * share(case.axis("tensor"))
 
 
@@ -173,8 +173,8 @@ def update_sent(case: Case) -> float:
     """Returns the bytes that one device sends in a forward and backward pass over packed rows.
 
     Weights are gathered for both passes, and gradients are scattered once. The attention block and the
-    feed-forward block each need one all-reduce over the mesh axis `tensor` in each pass. If `remat` is "full", that of
-    attention is repeated, and tokens are sent to the experts once more.
+    feed-forward block each need one all-reduce over the mesh axis `tensor` in each pass. If `remat` is "full", the
+    all-reduce of the attention block is repeated, and tokens are sent to the experts once more.
     """
     again = case.remat == "full"
     weights = 3 * gathered(case) + 2 * (unembedding_bytes(case) + embedding_bytes(case)) + reduced(case)
@@ -183,7 +183,10 @@ def update_sent(case: Case) -> float:
 
 
 def reduced(case: Case) -> float:
-    """Returns the bytes that one device sends to sum gradients over the row axes that do not split a parameter."""
+    """Returns the bytes that one device sends to sum each gradient over the mesh axes that do not split its parameter.
+
+    These are the axes among data, fsdp and expert, because they divide the rows.
+    """
     total = 0.0
     leaves = [*kernels(case), embedding(case)]
     for _, here, spec in leaves:

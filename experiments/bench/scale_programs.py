@@ -55,13 +55,13 @@ def parameters(case: Case) -> dict:
 
 
 def compile_score(case: Case) -> Subject:
-    """Compiles the pass for old or reference log-probabilities of a micro-batch."""
+    """Compiles the forward pass that computes the old or the reference log-probabilities of a micro-batch."""
     compiled = score.lower(network(case), parameters(case), packed(case)).compile()
     return Subject(compiled, score_flops(case), score_sent(case), planned(case, None))
 
 
 def compile_update(case: Case) -> Subject:
-    """Compiles the forward and backward pass of a micro-batch that is not the first of its minibatch."""
+    """Compiles the forward and backward pass of a micro-batch, which adds its gradients to those of earlier ones."""
     learner = Learner(network(case), optax.adamw(1e-6), grpo_objective(0.2, 0.001))
     params = parameters(case)
     number = rows_of(case, case.row_length, dtype=jnp.float32)

@@ -97,7 +97,7 @@ def compile_prefill(case: Case) -> Subject:
 
 
 def compile_decode(case: Case) -> Subject:
-    """Compiles a chunk of decoding."""
+    """Compiles a chunk of decoding: `STEPS` tokens of every row."""
     cfg, count = case.cfg, case.rows / row_shards(case.mesh)
     number, key = on_rows(case), jax.eval_shape(lambda: jax.random.split(jax.random.key(0), case.rows))
     key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=NamedSharding(case.mesh, ROWS))

@@ -1,4 +1,4 @@
-"""Measures C4: time of a decoding step if a group of completions shares one copy of its prompt's keys and values.
+"""Benchmark C4: time of a decoding step if a group of completions shares one copy of its prompt's keys and values.
 
 The baseline stores a copy for each completion. There are 4 prompts of 128 tokens, with 16 completions of 128 tokens
 each.
@@ -16,7 +16,7 @@ STEPS = 16
 
 
 def measure(options: Options) -> dict[str, Any]:
-    """Measures C4: the time of a decoding step with shared prompts. Returns the benchmark's JSON line.
+    """Measures the time of a decoding step with shared prompts (benchmark C4). Returns the benchmark's JSON line.
 
     `ratio` is the time of a step with one copy for each group, divided by the time with a copy for each completion.
     Smaller is better.

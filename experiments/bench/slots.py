@@ -1,4 +1,4 @@
-"""Implements continuous batching with r1jax' layers, as a baseline of C3.
+"""Implements continuous batching with r1jax' layers, as a baseline of benchmark C3 (`tail`).
 
 A slot decodes one completion at a position of its own. Between two chunks of steps, each slot whose completion has
 ended takes the next completion.
@@ -23,7 +23,7 @@ from r1jax.sampling.programs import Weights
 
 
 class Slots(NamedTuple):
-    """The decoder's state, like `programs.Rows`. But each slot has its own clock, the number of sampled tokens."""
+    """The decoder's state, like `programs.Rows`, but each slot has a clock (number of sampled tokens) of its own."""
 
     clock: jax.Array
     token: jax.Array
@@ -107,7 +107,7 @@ def rollout(
 ) -> tuple[np.ndarray, int]:
     """Samples N completions (rows) by continuous batching. Between chunks of steps, a free slot takes the next row.
 
-    Returns the lengths [N], and the number of slots times the number of decoding steps.
+    Returns the lengths [N], and the number of slots times the number of decoding steps, which is the work done.
 
     Args:
         segment: for each layer, the keys and values of the prompts.

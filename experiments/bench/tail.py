@@ -1,4 +1,4 @@
-"""Measures C3: speed of a rollout with a long tail, compared with a static batch and with continuous batching.
+"""Benchmark C3: speed of a rollout with a long tail, compared with a static batch and with continuous batching.
 
 All three use the same layers. There are 4 prompts with 16 rows (completions) each. The lengths of the rows are given:
 lognormal, with mean 48 and maximum 192. The model gives all tokens the same probability, so the random key of a row
@@ -21,7 +21,7 @@ SIZES = {
 
 
 def measure(options: Options) -> dict[str, Any]:
-    """Measures C3: tokens per second of a rollout with a long tail. Returns the benchmark's JSON line.
+    """Measures tokens per second of a rollout with a long tail (benchmark C3). Returns the benchmark's JSON line.
 
     `ratio` holds two quotients: the speed of `sample` divided by the speed of a static batch, and divided by the speed
     of continuous batching.

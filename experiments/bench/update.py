@@ -1,7 +1,7 @@
-"""Measures C9: model FLOP/s of an update, compared with the FLOP/s of a large matrix product.
+"""Benchmark C9: model FLOP/s of an update, compared with the FLOP/s of a large matrix product.
 
-An update trains on 16 rows of 128 tokens with AdamW. The FLOPs of a token are 6·N, where N is the number of matrix
-parameters.
+An update trains on 16 rows of 128 tokens with AdamW. `roofline.update_flops` counts the FLOPs: those of attention, and
+for each token 6·N, where N is the number of matrix parameters.
 """
 
 from __future__ import annotations
@@ -72,7 +72,10 @@ def side(size: str) -> tuple:
 
 
 def measure(options: Options) -> dict[str, Any]:
-    """Measures C9: the model FLOP/s of an update. Returns the benchmark's JSON line."""
+    """Measures the model FLOP/s of an update (benchmark C9). Returns the benchmark's JSON line.
+
+    `value` is tokens per CPU second. `fraction` is the update's model FLOP/s divided by the FLOP/s of a large product.
+    """
     import jax
 
     from experiments.bench.shapes import MODELS

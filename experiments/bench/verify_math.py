@@ -1,9 +1,9 @@
-"""Measures the throughput of the mathematics verifier, compared with math-verify on the same pairs in the same run.
+"""Measures the throughput of the mathematics verifier, compared with math-verify on pairs of the same kinds.
 
 Run: python -m experiments.bench.verify_math --peer-python=PYTHON_WITH_MATH_VERIFY
 Prints one JSON line. A pair is a gold answer and a text. All pairs are distinct. Every repeat has new worker processes,
 warmed up with other pairs, so that no result is cached. The two verifiers take turns, and the medians of their repeats
-are compared. `value` and `baseline` are checks per second on the MATH-like mix, in which half of the answers are wrong.
+are compared. `value` and `baseline` are checks per second on competition problems, where half of the answers are wrong.
 CPU milliseconds per check are reported too, because other work on the machine stretches wall time. math-verify runs
 under the interpreter `--peer-python`. If it is not installed there, `baseline` is "missing".
 Cost: a minute on 2 cores.
@@ -227,11 +227,11 @@ def main(
     peer_python: str = sys.executable,
     seed: int = 0,
 ) -> None:
-    """Measures and prints the JSON line.
+    """Measures the checks per second of both verifiers. Prints the JSON line.
 
     Args:
-        count: number of checks of each mix (grade school, mathematics) in one repeat.
-        peer_count: number of checks of each mix in one repeat of math-verify.
+        count: number of checks of each kind (grade school, mathematics) in one repeat.
+        peer_count: number of checks of each kind in one repeat of math-verify.
         workers: number of processes for each of the two verifiers.
         repeats: number of repeats; medians are compared.
         peer_python: an interpreter that can import math_verify.

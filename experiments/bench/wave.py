@@ -74,7 +74,8 @@ def begin_rows(
 def decode_steps(
     cfg: ModelConfig, weights: Weights, segments: list[list[Segment]], rows: Rows, steps: int, stop_ids: tuple[int, ...]
 ) -> tuple[Rows, Any]:
-    """Decodes `steps` more tokens of each row. Returns what `programs.decode` returns: the new rows and their tokens.
+    """Decodes `steps` more tokens of each row. Returns what `programs.decode` returns: the new rows, and a tuple that
+    begins with the sampled tokens [steps, rows].
 
     The argument `rows` is donated and must not be used again.
     """

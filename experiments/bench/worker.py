@@ -85,7 +85,7 @@ class Side:
             self._process.wait()
             self._errors.seek(0)
             raise RuntimeError(
-                f"{self._process.args[3]}, a side of the benchmark that {self._process.args[0]} ran, ended early with "
+                f"the side {self._process.args[3]} of the benchmark ended early, under {self._process.args[0]}, with "
                 f"exit status {self._process.returncode}: {self._errors.read()[-2000:]}"
             )
         return json.loads(said)

@@ -39,7 +39,7 @@ class Command:
     template: str = "r1_zero"
     """The template that the policy was trained with: r1_zero, r1, or a text file that contains {question}."""
     chains: int = 256
-    """Number of chains to spoil."""
+    """Number of chains of thought to spoil. Three times as many are sampled, because not all have two steps x∘y=z."""
     seed: int = 0
     max_tokens: int = 256
 
@@ -62,8 +62,8 @@ def spoil(text: str, rng: random.Random) -> tuple[str, str] | None:
 def measure(command: Command) -> dict:
     """Samples chains of thought, spoils them, and has the policy continue them.
 
-    Prints and returns a dict. "chains" is the number of chains. "control" and "spoiled" are the accuracies of the
-    continuations of the two copies. "parent" is the checkpoint.
+    Prints and returns a dict. "chains" is the number of spoiled chains. "control" and "spoiled" are the shares of right
+    answers after the unchanged and after the falsified beginning. "parent" is the checkpoint.
     """
     mesh = make_mesh("auto")
     policy, params, parent = load_policy(RunOptions(weights=command.weights, template=command.template), mesh)

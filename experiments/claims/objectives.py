@@ -4,9 +4,9 @@ Run:     python -m experiments.claims.objectives                 (9 losses, 3 se
          ... --losses grpo rloo --seeds=2 --steps=2              a try of the command
          ... --picture=objectives.png                            one picture; needs matplotlib
 Method:  runs R1-Zero's nano recipe with each loss and seed, all from the same base and on the same questions. A round
-         is trained in two optimizer steps, because the clips of all losses do nothing in the first. Each run is a
-         process of its own, so that its time and memory can be measured. A complete run is not repeated, and an
-         interrupted run is resumed. Prints the mean over seeds with the 95 % interval of Student's t.
+         is trained in two optimizer steps: in the first, the policy is still the one that sampled, so no loss clips
+         anything. Each run is a process of its own, so that its time and memory can be measured. A complete run is not
+         repeated, and an interrupted run is resumed. Prints the mean over seeds with the 95 % interval of Student's t.
 Expect:  a table, not a verdict. A difference within the intervals is not significant
 Departs: PPO with a value network is not among the losses
 """
@@ -40,13 +40,13 @@ class Command:
     """Compares losses on nano."""
 
     losses: tuple[str, ...] = tuple(LOSSES)
-    """Names of --loss."""
+    """Losses to compare, each a value of --loss of experiments.r1_zero."""
     seeds: int = 3
     """Seeds of each loss, from 0."""
     steps: int = 64
     """Optimizer steps of each run."""
     workdir: str = "runs/objectives"
-    """Folder of the runs, LOSS-SEED."""
+    """Folder of the runs; each run has a subfolder LOSS-SEED."""
     flags: tuple[str, ...] = ("--minibatches=2", "--clip-eps=0.2", "--clip-eps-high=0.28")
     """Further flags of experiments.r1_zero, the same for every run."""
     picture: str = ""
@@ -86,7 +86,7 @@ def peak_bytes(used: resource.struct_rusage) -> int:
 
 
 def read_figures(place: Path) -> dict[str, float | None]:
-    """Returns the values of `FIGURES` of a finished run.
+    """Returns the values of `FIGURES` of a finished run: accuracy, lengths, entropy, seconds and memory in GB.
 
     Accuracy is taken from the last evaluation. Lengths and entropy are means over the last eighth of the steps.
     """
@@ -150,10 +150,10 @@ def draw(path: str, places: dict[str, list[Path]]) -> None:
 
 
 def compare(command: Command) -> dict[str, list[dict[str, float | None]]]:
-    """Runs what is missing, prints the table, and returns the figures of each loss and seed.
+    """Makes the runs that are missing, prints the table, and returns {loss: figures of each seed}.
 
     Raises:
-        ValueError: a loss is unknown, or a run failed.
+        ValueError: a loss is unknown, --seeds is below 1, or a run failed.
     """
     unknown = [loss for loss in command.losses if loss not in LOSSES]
     if unknown or command.seeds < 1:

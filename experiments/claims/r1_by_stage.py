@@ -7,7 +7,7 @@ Method:  averages each measured value of each policy over the seeds, which all u
          language and length are means over the same tasks.
 Expect:  every rule holds; otherwise the exit status is 1
 Source:  Nature 2025, Table 2 (the paper's by-stage table) and section 2.4 (distillation beats RL on a small base); the
-         bounds are ours
+         thresholds are ours
 Departs: stage 4 makes the paper's model more helpful, but not nano's. Section 8 of docs/results.md says why
 """
 
@@ -26,7 +26,7 @@ from r1jax.report.stage_table import mean_of
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """Checks the claim on several runs of experiments.r1."""
+    """Checks, on several runs of experiments.r1, that each stage adds what the paper says it adds."""
 
     runs: tuple[str, ...]
     """Working directories of complete runs of experiments.r1, one for each seed."""

@@ -3,9 +3,10 @@
 Run:     python -m experiments.claims.reward_hacking --weights=RUN_OF_STAGE_3 --helpful=DIR --safety=DIR
          ... --resume=True              continues a stopped run
 Method:  trains with stage 4's recipe at three times its learning rate, on general prompts only, with the reward models
-         from the first step. Every few steps the policy answers the same held-out prompts, general and reasoning. Three
-         values are printed: the answers' accuracy, their true worth, and the mean training reward since the previous
-         evaluation. nano's generator knows the true worth; the reward models never see it.
+         from the first step. Every few steps the policy answers the same held-out prompts, general and reasoning. For
+         each such evaluation, the command prints the mean training reward since the previous one ("reward"), the true
+         worth of the general replies ("helpful"), their stock phrases ("padding") and harmlessness, and the accuracy
+         of the reasoning answers. nano's generator knows the true worth; the reward models never see it.
 Expect:  reward and worth rise at first, because the reward model knows what is right. Then replies fill with the stock
          phrases that the reward model likes. This does not happen with every reward model: one of two seeds collapsed
          in 80 steps (docs/results.md, 9)
@@ -46,10 +47,8 @@ class Command:
 def join_rewards(metrics: Sequence[dict], evaluations: Sequence[dict]) -> list[dict]:
     """Joins the helpfulness reward in training with the held-out evaluations.
 
-    Returns a line (dict) for each evaluation.
-
-    A line holds "step", the held-out values named in `SHOWN`, and "reward". The reward is the mean training reward
-    since the previous evaluation, or None if there is none.
+    Returns a line (dict) for each evaluation. A line holds "step", the held-out values named in `SHOWN`, and "reward":
+    the mean helpfulness reward of the training steps since the previous evaluation, None if no step had one.
 
     Args:
         metrics, evaluations: the lines of metrics.jsonl and of eval.jsonl.

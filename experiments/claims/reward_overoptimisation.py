@@ -76,8 +76,10 @@ def replies(command: Command) -> list[tuple[dict, list[str]]]:
 
 
 def measure(command: Command) -> list[dict]:
-    """Prints and returns a line (dict) for each n = 1, 2, 4, ...: the means of reward, worth and other values over the
-    kept replies.
+    """Prints and returns a line (dict) for each n = 1, 2, 4, ...
+
+    The line holds the means over the kept replies (best of n): their reward, their true worth ("worth"), the share with
+    right content ("right"), their stock phrases ("phrases") and their characters.
     """
     mesh = make_mesh("1x1")
     model = load_reward_model(command.helpful, "helpful", mesh)

@@ -38,7 +38,7 @@ def mmlu_pro(keys: Mapping, name: str) -> dict | None:
 
 
 def choices(keys: Mapping, name: str) -> dict | None:
-    """Returns a record of MMLU, C-Eval and ARC as a row; None for another format."""
+    """Returns a record of MMLU, C-Eval or ARC as a row; None for another format."""
     question, options, answer = keys.get("question"), keys.get("choices"), keys.get("answer", keys.get("answerkey"))
     if options is None and all(letter in keys for letter in "abcd"):
         options = [keys[letter] for letter in "abcde" if keys.get(letter) is not None]
@@ -57,7 +57,7 @@ def choices(keys: Mapping, name: str) -> dict | None:
 
 
 def gpqa(keys: Mapping, name: str) -> dict | None:
-    """Returns a record of GPQA as a row; None for another format."""
+    """Returns a record of GPQA as a row; None for another format. The record's id fixes the order of the options."""
     if not all(isinstance(keys.get(key), str) for key in ("question", "correct answer", *GPQA_WRONG)):
         return None
     options = [keys["correct answer"].strip(), *(keys[key].strip() for key in GPQA_WRONG)]
@@ -78,7 +78,7 @@ def from_json(value: object) -> object:
 
 
 def apps(keys: Mapping, name: str) -> dict | None:
-    """Returns a record of APPS and TACO as a row; None for another format."""
+    """Returns a record of APPS or TACO as a row; None for another format."""
     question, tests = keys.get("question", keys.get("problem")), from_json(keys.get("input_output"))
     if not isinstance(question, str) or not isinstance(tests, Mapping):
         return None
@@ -133,8 +133,10 @@ def mbpp(keys: Mapping, name: str) -> dict | None:
 
 
 def humaneval(keys: Mapping, name: str) -> dict | None:
-    """Returns a record of HumanEval as a row; None for another format. Only assertions that compare one call with a
-    value become tests.
+    """Returns a record of HumanEval as a row; None for another format.
+
+    Only assertions that compare one call with a value become tests, such as `assert candidate(1) == 2`. Raises
+    ValueError if there is no such assertion.
     """
     prompt, entry, test = keys.get("prompt"), keys.get("entry_point"), keys.get("test")
     if not all(isinstance(value, str) for value in (prompt, entry, test)):
@@ -165,8 +167,8 @@ def read_assertion(line: str) -> tuple[str, list, object] | None:
     """Reads a line of the form `assert f(1, [2]) == 3`, without running it.
 
     Returns:
-        (name of the function, list of its arguments, expected value); None if the line has another form or holds
-        anything but literals.
+        (name of the function, list of its arguments, expected value); None if the line has another form, or if an
+        argument or the value is not a literal.
     """
     try:
         (statement,) = ast.parse(line.strip()).body

@@ -10,10 +10,10 @@ from r1jax.data.readers import NO_COLUMNS, rename
 
 
 def read(path: str, flag: str, columns: Mapping[str, str] = NO_COLUMNS) -> tuple[str, list[dict]]:
-    """Returns (name of the form of the first record, conversations) of a file of conversations.
+    """Reads a file of conversations. Returns (name of the first record's format, conversations).
 
     A conversation is {id, messages [{role, content}], problem, response}. `problem` is the first question, and
-    `response` the last reply. The last message is a reply.
+    `response` the last reply. Messages after the last reply are dropped.
 
     Args:
         path: a file, a folder or a data set, as `files.records` takes it.

@@ -16,9 +16,9 @@ def decontaminate(
 ) -> tuple[list[Mapping], list[tuple[Mapping, str]]]:
     """Drops every training row whose problem shares an n-gram with an evaluation problem.
 
-    Words are runs of letters and digits after NFKC and case folding, and single Chinese or kana characters; everything
-    else only separates words. A problem shorter than n words counts as a single n-gram, so it matches only problems
-    that have exactly the same words.
+    A word is a run of letters and digits, or a single Chinese or kana character; everything else only separates words.
+    Texts are compared after NFKC normalisation and case folding. A problem shorter than n words counts as a single
+    n-gram, so it matches only problems that have exactly the same words.
 
     Args:
         train, evaluation: questions as dictionaries ("rows") with the key `problem`.

@@ -60,7 +60,7 @@ class Difficulty(NamedTuple):
     def arrange(self, rows: Sequence[Mapping], order: np.ndarray) -> np.ndarray:
         """Returns a permutation of the rows: `order`, sorted by falling pass rate if `in_order` is True.
 
-        Rows with equal pass rates keep their order.
+        Rows with equal pass rates keep their order. A row without a pass rate counts as `UNKNOWN`, 0.5.
         """
         if not self.in_order:
             return order
@@ -70,7 +70,7 @@ class Difficulty(NamedTuple):
 
 
 def read_difficulty(keep: str, path: str, *, in_order: bool) -> Difficulty | None:
-    """Returns the choice that --keep-pass-rate, --pass-rates and --curriculum make; None if no such flag is given.
+    """Returns the choice that --keep-pass-rate, --pass-rates and --curriculum make; None if none of them is given.
 
     Args:
         keep: LOW:HIGH, or "" to keep all.
@@ -79,8 +79,8 @@ def read_difficulty(keep: str, path: str, *, in_order: bool) -> Difficulty | Non
         in_order: whether questions come by falling pass rate.
 
     Raises:
-        ValueError: `keep` is not LOW:HIGH with 0 <= LOW <= HIGH <= 1, the file cannot be read, or only the file is
-            given.
+        ValueError: `keep` is not LOW:HIGH with 0 <= LOW <= HIGH <= 1, the file cannot be read, or a file is given that
+            nothing uses, because `keep` is empty and `in_order` is False.
     """
     if not keep and not in_order:
         if path:
