@@ -63,7 +63,8 @@ class Watchdog:
         """Ends the watch.
 
         Args:
-            error: the first line of the error that ends this process, for the other processes; "" if there is none.
+            error: the first line of the error that ends this process, which the other processes then report; "" if this
+            process ends without an error.
         """
         self._ended.set()
         self._thread.join()

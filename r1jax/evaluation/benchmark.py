@@ -95,10 +95,10 @@ def announced_job(text: str, example: Mapping, style: str = "r1") -> tuple[str, 
 
 
 def make_lines(pool: Pool, style: str) -> Callable[[Wave], list[dict]]:
-    """Returns the function for `Output.lines` that turns a wave of completions into one line (dict) per completion.
+    """Returns a function that turns a wave of completions (`Wave`) into one line (dict) of results per completion.
 
     A line holds the question, the completion, the verdict on its final answer against the gold answer, and measurements
-    such as its length.
+    such as its length. `batch_sampling.Output` takes the function as `lines`.
 
     Args:
         pool: runs the verifiers.

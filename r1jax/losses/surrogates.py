@@ -31,9 +31,9 @@ def clipped_surrogate(
 
 @functools.cache
 def dual_clip(bound: float) -> Callable[..., tuple[jax.Array, jax.Array]]:
-    """Returns a surrogate that equals PPO's, except that it is at least c Â where Â < 0.
+    """Returns a surrogate: PPO's, but at least c Â where Â < 0.
 
-    So the gradient of a token with Â < 0 that became much likelier is bounded. The result is cached.
+    So where Â < 0 and ρ > c, the token has no gradient. In PPO, its gradient grows with ρ. The result is cached.
 
     Args:
         bound: c, above 1. Ye et al. use 3.

@@ -122,7 +122,7 @@ def work(row: dict, rng: random.Random) -> tuple[list[str], list[str], str]:
     """Returns what an author needs to solve the problem `row`, of the task "chain" or "compare".
 
     Returns:
-        The steps of a right solution, a list of plausible answers to guess from, and the right answer.
+        (steps of a right solution, plausible answers to guess from, right answer).
     """
     if row["kind"] == "choice":
         return compare(row), list(LETTERS), row["gold"]
