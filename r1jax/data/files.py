@@ -59,7 +59,7 @@ def list_files(path: str | Path) -> list[Path]:
         raise ValueError(
             f"{path} holds no {', '.join(ENDINGS)} file"
             + (f" of the split {split}" if split else "")
-            + ". Name another path"
+            + ". Name another path or split"
         )
     if len({file.suffix for file in found}) > 1:
         kinds = ", ".join(sorted({file.suffix for file in found}))

@@ -54,7 +54,7 @@ def extract_final_answer(text: str, kind: str, style: str = "r1") -> str | None:
 
     The final answer is the last <answer> block. If there is no such block, it is the last boxed formula after the chain
     of thought; for multiple-choice questions and programs, it is the whole text after the chain of thought. If the
-    style allows answers of any form, the whole text is returned for every kind, and the verifier looks for the answer.
+    style allows answers of any form, that whole text is returned for every kind, and the verifier looks for the answer.
     Rewards also require the answer format (`rule.given_answer`); the paper's evaluation does not.
 
     Args:

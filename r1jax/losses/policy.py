@@ -51,8 +51,9 @@ def policy_loss(  # noqa: PLR0913 - the symbols of one equation
             Both arguments are ratios of the token, even if `sequence` is given.
 
     Returns:
-        The loss, a scalar; and a dictionary of scalars. "kl", "clip_fraction" and "log_ratio" are sums of w·value.
-        Divide them by "weight", the sum of w, to get means. "log_ratio/max" is the largest |log ρ|.
+        The loss, a scalar; and a dictionary of scalars. "kl", "clip_fraction" and "log_ratio" are sums over tokens,
+        weighted with w. Divide these sums by "weight", the sum of w, to get means. "log_ratio/max" is the largest
+        |log ρ|.
 
     Source: DeepSeek-AI 2025, eq. 1-2; the token-level form from Shao et al. 2024 (DeepSeekMath), eq. 3-4;
     ε_high from Yu et al. 2025 (DAPO), eq. 8; the completion's ratio from Zheng et al. 2025 (GSPO), eq. 5-7.

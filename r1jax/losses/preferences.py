@@ -158,7 +158,7 @@ def _add(values: jax.Array, weight: jax.Array | None) -> jax.Array:
 
 
 def _implicit(beta: float, logp: jax.Array, ref_logp: jax.Array) -> jax.Array:
-    """β log π/π_ref, [N]."""
+    """β log(π/π_ref), [N]."""
     return beta * (logp - jax.lax.stop_gradient(ref_logp))
 
 

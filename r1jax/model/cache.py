@@ -304,7 +304,7 @@ def empty_cache(
 
     Args:
         rows: N, number of rows of all processes.
-        slots: S, room for tokens.
+        slots: S, the number of tokens that a row of the cache has room for.
     """
     heads, width = (1, cfg.cache_width) if cfg.latent else (cfg.kv_heads, cfg.head_width)
     where = NamedSharding(mesh, fit(P(*ROWS, None if cfg.latent else "tensor"), (rows, heads), mesh))

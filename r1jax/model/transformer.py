@@ -216,7 +216,8 @@ def forward(
 
     Returns:
         Final hidden states; what `attend` kept, a list with an entry for each group of layers, stacked over the layers
-        of the group; and the experts that each token visited in each layer with experts, None if there are none.
+        of the group; and the experts that each token visited in each layer with experts, None for a model without
+        experts.
     """
     dtype, remat, mesh = how
     x = pin_rows(embed(cfg, params, tokens, dtype, mesh), mesh)
@@ -265,7 +266,7 @@ def step(
 
     Returns:
         Final hidden states; what each layer's `attend` kept, as a list; and the experts that each token visited in each
-        layer with experts, None if there are none.
+        layer with experts, None for a model without experts.
     """
     x = embed(cfg, params, tokens, dtype)
     far, near = turns(cfg, positions)

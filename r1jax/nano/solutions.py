@@ -45,7 +45,7 @@ def other(language: str) -> str:
 
 
 def solve(row: dict, rng: random.Random, mood: str | None = None) -> tuple[str, str]:
-    """Returns a random solution `(thought, answer)` of the problem `row`, which may be wrong.
+    """Returns a random solution `(thought, answer)`, right or wrong, of the problem `row`.
 
     Args:
         mood: the author's temper, a key of `TEMPERS`; None draws a temper.

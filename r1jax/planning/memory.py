@@ -34,7 +34,7 @@ class Shape(NamedTuple):
         unembedded: U, the number of slots in a row whose logits are computed.
         remat: none, dots or full, which selects what the backward pass recomputes; None for a pass without gradients.
         size: bytes of a number in the dtype of the network.
-        scores: whether attention is XLA's, which holds scores and a mask, instead of a kernel.
+        scores: whether XLA computes attention, and so stores scores and a mask. False if a kernel computes it.
         frozen: whether the weight matrices have no gradients, as with adapters.
     """
 

@@ -65,8 +65,8 @@ def run_bounds(group: Int[Array, "R S"], segment: Int[Array, "R S"]) -> tuple[Ar
 def key_ranges(group: Int[Array, "R S"], segment: Int[Array, "R S"], block: int) -> Int[Array, "R n 4"]:
     """Returns two half-open ranges of key blocks, (start, end, start, end), for each of the n blocks of queries.
 
-    The two ranges hold all keys that the queries of the block may read, and never overlap. They are computed from the
-    first slot of the block of queries alone. If a run begins at a later slot, the queries of the block read only those
+    The two ranges hold all keys that the queries of the block may read, and never overlap. The first slot of the block
+    of queries alone determines both ranges: if a run begins at a later slot, the queries of the block read only those
     keys of the run that lie in the block itself.
 
     Args:
