@@ -17,7 +17,8 @@ NOT_DATA = ("dataset_info.json", "state.json", "dataset_dict.json", "dataset_inf
 def records(path: str | Path) -> Iterator[tuple[str, int, object]]:
     """Yields (file, number, record) for each record, without checks of the record's content.
 
-    `number` is the line's number, from 1. In parquet files, arrow files and JSON arrays, it is the record's number.
+    `number` counts from 1: the lines of a file with one object per line, the records of any other file (parquet, arrow,
+    a JSON array).
 
     Args:
         path: a file; a folder; a folder that `datasets` saved (save_to_disk); or OWNER/NAME or OWNER/NAME/CONFIG of a
@@ -33,7 +34,7 @@ def records(path: str | Path) -> Iterator[tuple[str, int, object]]:
 
 
 def list_files(path: str | Path) -> list[Path]:
-    """Returns the local data files that a path names. `records` describes the paths."""
+    """Returns the local data files that a path names, such as all files of a folder. See `records` for the paths."""
     name, _, split = str(path).rpartition(":")
     if storage.scheme_of(path) or Path(path).exists() or not name:
         name, split = str(path), ""
@@ -58,7 +59,7 @@ def list_files(path: str | Path) -> list[Path]:
         raise ValueError(
             f"{path} holds no {', '.join(ENDINGS)} file"
             + (f" of the split {split}" if split else "")
-            + ". Name another path"
+            + ". Name another path or split"
         )
     if len({file.suffix for file in found}) > 1:
         kinds = ", ".join(sorted({file.suffix for file in found}))
@@ -67,7 +68,7 @@ def list_files(path: str | Path) -> list[Path]:
 
 
 def has_split(name: str, split: str) -> bool:
-    """Returns whether a file's path names a split by the hub's rules, as train-00000-of-00002.parquet and test/x do."""
+    """Returns whether a file's path names the split, as train-00000-of-00002.parquet and train/x do for "train"."""
     return bool(re.search(rf"(?:^|[/_.-]){re.escape(split)}(?:[/_.-]|$)", name))
 
 

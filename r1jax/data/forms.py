@@ -1,7 +1,7 @@
-"""Holds two tables of the forms of published data sets: questions with answers, and conversations.
+"""Holds two tables of the record formats of published data sets: questions with answers, and conversations.
 
-A form is recognised by the keys of a record. To add a form, write its function in `rl_forms`, `benchmark_forms` or
-`talks`, and add the function to a table here. tests/cases/forms has three published rows of each form.
+Such a format ("form") is recognised by the keys of a record. To add one, write its function in `rl_forms`,
+`benchmark_forms` or `talks`, and add the function to a table here. tests/cases/forms has three published rows of each.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class Found(NamedTuple):
     """A record that was recognised.
 
     Attributes:
-        form: the name of the form.
+        form: the name of the record's format.
         value: the row {problem, gold, kind}, or the messages [{role, content}].
     """
 
@@ -56,14 +56,14 @@ TALKS: dict[str, Talk] = {
 
 
 def find_question(keys: Mapping[str, object], name: str) -> Found | None:
-    """Returns a record as a question, with the name of its form; None if it has no form of `QUESTIONS`.
+    """Returns a record as a question, with the name of its format; None if no entry of `QUESTIONS` fits the record.
 
     Args:
         keys: the record, with its keys in lower case.
         name: the record's id, which seeds the order of GPQA's options.
 
     Raises:
-        ValueError, KeyError, TypeError: the record has the keys of a form, but values that do not fit it.
+        ValueError, KeyError, TypeError: the record has the keys of a format, but values that do not fit it.
     """
     for form, convert in QUESTIONS.items():
         if (row := convert(keys, name)) is not None:
@@ -72,13 +72,13 @@ def find_question(keys: Mapping[str, object], name: str) -> Found | None:
 
 
 def find_talk(keys: Mapping[str, object]) -> Found | None:
-    """Returns a record as a conversation, with the name of its form; None if it has no form of `TALKS`.
+    """Returns a record as a conversation, with the name of its format; None if no entry of `TALKS` fits the record.
 
     Args:
         keys: the record, with its keys in lower case.
 
     Raises:
-        ValueError, KeyError, TypeError: the record has the keys of a form, but values that do not fit it.
+        ValueError, KeyError, TypeError: the record has the keys of a format, but values that do not fit it.
     """
     for form, convert in TALKS.items():
         if found := convert(keys):

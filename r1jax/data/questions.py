@@ -1,4 +1,4 @@
-"""Supplies questions for training and evaluation, from the nano generator or from a file.
+"""Supplies questions for training and evaluation, from a file or from the generator of synthetic problems, "nano".
 
 Training takes questions from an endless stream. Evaluation takes a fixed list of held-out problems.
 """
@@ -65,8 +65,8 @@ def stream(
         free: whether rows without gold and kind are accepted; see `readers.rows`.
         benchmarks: files of evaluation problems. Questions that share 10 consecutive words with such a problem are
             dropped. Only for files.
-        without: {problem: reason, such as "held_out"} of rows that are left out. Only for files.
-        columns: {r1jax's name: the file's name} of keys to rename.
+        without: problems to leave out, {problem: reason, such as "held_out"}. Only for files.
+        columns: keys to rename, {key in r1jax: key in the file}.
         difficulty: which questions to keep by their pass rate, and whether to order them by it. Only for files.
 
     Returns:
@@ -85,7 +85,8 @@ def stream(
         )
     if difficulty and generator_mix(path) is not None:
         raise ValueError(
-            f"--keep-pass-rate and --curriculum need a file of questions, but {flag}={path} names the generator"
+            f"--keep-pass-rate and --curriculum need a file of questions, but {flag}={path} names the generator. "
+            "Name a file, or leave both flags out"
         )
     if (mix := generator_mix(path)) is not None:
         sample = fingerprint(tasks.prompt(seed, i, mix) for i in range(64))
@@ -152,7 +153,7 @@ def distinct_questions(path: str, seed: int, first: int, count: int, flag: str =
 
 
 def benchmark(path: str) -> list[dict]:
-    """Returns the rows of a file of evaluation problems that was given as --decontaminate.
+    """Returns the rows of a file of evaluation problems, `path`, one of the values of --decontaminate.
 
     Raises:
         ValueError: `path` names the nano generator, or the file cannot be read.
@@ -163,9 +164,10 @@ def benchmark(path: str) -> list[dict]:
 
 
 def split_off(path: str, count: int, *, free: bool = False, columns: Mapping[str, str] = NO_COLUMNS) -> list[dict]:
-    """Returns the rows of a training file that are to be held out: at most `count`, and about a tenth of the file.
+    """Returns the rows of a training file to hold out for evaluation: a tenth of the problems, but at most `count`.
 
-    The problems of these rows have the smallest hashes, so that the choice does not depend on the order of the rows.
+    At least one row is held out. The rows are those whose problems have the smallest hashes, so the choice does not
+    depend on the order of the file.
 
     Args:
         path: the file, a value of --prompts.
@@ -193,7 +195,7 @@ def held_out(path: str, count: int, *, free: bool = False, columns: Mapping[str,
     Args:
         path: a file of problems, or `nano` or `nano:MIX` for the nano generator.
         free: whether rows without gold and kind are accepted; see `readers.rows`.
-        columns: {r1jax's name: the file's name} of keys to rename.
+        columns: keys to rename, {key in r1jax: key in the file}.
     """
     mix = generator_mix(path)
     return read(path, "--eval-prompts", free, columns)[:count] if mix is None else tasks.held_out(count, mix)
@@ -207,7 +209,7 @@ def read(path: str, flag: str, free: bool = False, columns: Mapping[str, str] = 
     Args:
         flag: the command-line flag that gave `path`, for error texts.
         free: whether rows without gold and kind are accepted; see `readers.rows`.
-        columns: {r1jax's name: the file's name} of keys to rename.
+        columns: keys to rename, {key in r1jax: key in the file}.
 
     Raises:
         ValueError: the file cannot be read or holds a row that `readers.rows` rejects.
@@ -227,7 +229,7 @@ def read(path: str, flag: str, free: bool = False, columns: Mapping[str, str] = 
 
 
 def describe(path: str, *, free: bool = False, columns: Mapping[str, str] = NO_COLUMNS) -> str:
-    """Returns a text for the screen: the format recognised in a file's first row, and the row's kind, gold and problem.
+    """Returns a line for the screen about a file's first row: its recognised format, its kind, gold and problem.
 
     Args:
         free, columns: see `readers.rows`.

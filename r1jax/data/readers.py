@@ -1,7 +1,7 @@
 """Reads problems with answers from files: `rows(path)`.
 
-A row is a question with its reference answer, `{id, problem, gold, kind}`; further keys are kept. `gold` is the
-reference answer. `kind` selects the verifier that grades answers, and so the form of `gold`:
+A row is a question with its reference answer `gold`: `{id, problem, gold, kind}`. Further keys are kept. `kind` selects
+the verifier that grades answers, and so the form of `gold`:
 
     math       a string, or a list of strings of which any one is a right answer
     choice     an option letter
@@ -10,7 +10,7 @@ reference answer. `kind` selects the verifier that grades answers, and so the fo
     proof      {"backend": ..., "goal": ..., ...}
     general    anything, including null: no verifier grades it
 
-`files` says what a path may be. Records in the forms of published data sets are recognised by their keys (`forms`).
+`files` says what a path may be. Records in the formats of published data sets are recognised by their keys (`forms`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ NO_COLUMNS: Mapping[str, str] = {}
 
 
 def read_columns(flags: Sequence[str]) -> dict[str, str]:
-    """Returns {r1jax's name: the file's name} from the values of --column, each of the form HERE=THERE.
+    """Returns {key in r1jax: key in the file} from the values of --column, each of the form HERE=THERE.
 
     Raises:
         ValueError: a value has another form.
@@ -49,10 +49,10 @@ def rows(path: str | Path, *, free: bool = False, columns: Mapping[str, str] = N
 
     Args:
         path: a file, a folder or a data set, as `files.records` takes it.
-        free: rows need only a problem. A row without kind gets the kind "general", whose gold may be anything; its gold
-            is None if the row has none.
-        columns: {r1jax's name: the file's name} of keys to rename. A dot in the file's name separates the keys of
-            nested objects.
+        free: whether a row needs only a problem. If so, a row without `kind` gets the kind "general", and its `gold`
+            may be anything, or missing (then None).
+        columns: keys to rename, {key in r1jax: key in the file}. A key in the file may name nested objects with dots,
+            such as "meta.answer".
 
     Raises:
         ValueError: the file cannot be understood, or a row is unusable. The text names the file, the line (for parquet,
@@ -66,7 +66,7 @@ def rows(path: str | Path, *, free: bool = False, columns: Mapping[str, str] = N
 def rows_with_forms(
     path: str | Path, *, free: bool = False, columns: Mapping[str, str] = NO_COLUMNS
 ) -> Iterator[tuple[str, dict]]:
-    """Yields (name of the record's form, row) for each row. Otherwise this function is like `rows`."""
+    """Yields (name of the record's format, row) for each row. Otherwise this function is like `rows`."""
     seen: dict[str, int] = {}
     first, before, total = None, 0, 0
     for file, number, record in files.records(path):
@@ -97,7 +97,7 @@ def rows_with_forms(
 
 
 def rename(record: Mapping, columns: Mapping[str, str], where: str) -> dict:
-    """Returns a record with some keys under other names.
+    """Returns a record with its keys renamed as --column asks; see `rows`.
 
     If `columns` names the gold and the record has no kind, the kind follows from the gold's form.
 

@@ -1,6 +1,7 @@
 r"""Reads questions with answers in the formats of published sets for reinforcement learning.
 
-Each function takes and returns the same as a function of `benchmark_forms`. `forms.QUESTIONS` lists the functions.
+Each function that `forms.QUESTIONS` lists takes a record, whose keys are in lower case, and the record's id. It returns
+a row {problem, gold, kind}, or None if the record has another format.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ def verl(keys: Mapping, name: str) -> dict | None:
 def tulu(keys: Mapping, name: str) -> dict | None:
     """Returns a record of Tülu's RLVR sets as a row; None for another format.
 
-    The constraints of its instruction-following part are kept as the gold; no verifier reads them.
+    For prompts of Tülu's instruction-following set, the gold holds the constraints, and the kind is "general",
+    because no verifier checks the constraints.
     """
     if "ground_truth" not in keys or not isinstance(keys.get("messages"), list):
         return None
@@ -37,7 +39,7 @@ def tulu(keys: Mapping, name: str) -> dict | None:
 def orz(keys: Mapping, name: str) -> dict | None:
     """Returns a record of Open-Reasoner-Zero as a row; None for another format.
 
-    Such a record is a list of two turns. Here it is a mapping with the keys "0" and "1".
+    In the file, such a record is a list of two turns. `keys` has them under "0" and "1".
     """
     first, second = keys.get("0"), keys.get("1")
     if not isinstance(first, Mapping) or not isinstance(second, Mapping) or "ground_truth" not in second:
@@ -76,8 +78,9 @@ def trl(keys: Mapping, name: str) -> dict | None:
 
 
 def gsm8k(keys: Mapping, name: str) -> dict | None:
-    """Returns a record of GSM8K as a row; None for another format. The answer follows #### in `answer`, or in
-    `solution` if the answer has its own key.
+    """Returns a record of GSM8K as a row; None for another format.
+
+    The gold is the text after ####: in `solution` if that key holds a ####, else in `answer`.
     """
     problem = keys.get("problem") or keys.get("question")
     found = [text for text in (keys.get("solution"), keys.get("answer")) if isinstance(text, str) and "####" in text]
@@ -87,7 +90,10 @@ def gsm8k(keys: Mapping, name: str) -> dict | None:
 
 
 def answered(keys: Mapping, name: str) -> dict | None:
-    """Returns a record of MATH, AIME, AMC, OlympiadBench and many other sets as a row; None for another format."""
+    """Returns a record with a problem and its answer as a row, as in MATH, AIME, AMC and OlympiadBench; else None.
+
+    The gold is `final_answer`, `answer` or `expected_answer`. Without these keys, it is the last box in `solution`.
+    """
     problem, solution = keys.get("problem") or keys.get("question"), keys.get("solution")
     answer = next((keys[key] for key in ("final_answer", "answer", "expected_answer") if key in keys), None)
     gold: object = None
@@ -125,9 +131,10 @@ def join_messages(messages: list[Mapping]) -> str:
 
 
 def read_gold(truth: object) -> dict:
-    """Returns {gold, kind} of a ground truth.
+    """Returns {gold, kind} for a ground truth, as published sets store it.
 
-    The ground truth is an answer, a JSON list of right answers, a program's tests, or a countdown problem's numbers.
+    The kind follows from the form of the ground truth: an answer or a JSON list of right answers (math), a program's
+    tests (code), or the numbers and the target of a countdown problem (countdown).
 
     Raises:
         ValueError: the ground truth is an object of another form.

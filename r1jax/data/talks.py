@@ -67,9 +67,9 @@ def traced(keys: Mapping) -> list[dict] | None:
 
 
 def solved(keys: Mapping) -> list[dict] | None:
-    """Reads {problem or question, response, generated_solution, solution or answer}.
+    """Reads a problem or question with its solution, the format of OpenMathInstruct, MATH and GSM8K.
 
-    OpenMathInstruct, MATH and GSM8K use this format.
+    The solution is the first of `response`, `generated_solution`, `solution` and `answer` that holds a text.
     """
     asked = keys.get("problem") or keys.get("question")
     names = ("response", "generated_solution", "solution", "answer")
@@ -83,7 +83,7 @@ def read_turns(turns: object, keys: Mapping, role: str, content: str) -> list[di
     Args:
         turns: the turns of the conversation. Each turn is a mapping.
         keys: the record, whose key `system` may hold a system prompt.
-        role, content: the keys of a turn.
+        role, content: the keys of a turn that hold its role and its text, such as "from" and "value".
 
     Raises:
         ValueError: a turn has an unknown role, or no text.
@@ -96,7 +96,10 @@ def read_turns(turns: object, keys: Mapping, role: str, content: str) -> list[di
     for turn in turns:
         name, text = ROLES.get(str(turn.get(role))), turn.get(content)
         if name is None or not isinstance(text, str):
-            raise ValueError(f"a turn has {role}={turn.get(role)!r} and {content}={text!r:.40}; use {', '.join(ROLES)}")
+            raise ValueError(
+                f"a turn has {role}={turn.get(role)!r} and {content}={text!r:.40}; {content} must be a text, and "
+                f"{role} one of {', '.join(ROLES)}"
+            )
         for theirs, ours in MARKS:
             text = text.replace(theirs, ours)
         found.append({"role": name, "content": text})

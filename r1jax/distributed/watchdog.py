@@ -63,7 +63,8 @@ class Watchdog:
         """Ends the watch.
 
         Args:
-            error: the first line of the error that ends this process, for the other processes; "" if there is none.
+            error: the first line of the error that ends this process, which the other processes then report; "" if this
+                process ends without an error.
         """
         self._ended.set()
         self._thread.join()
@@ -141,7 +142,7 @@ def _explain_abort(_: int) -> None:
 
 
 def explain_abort() -> None:
-    """Makes this process print that process 0 was lost, instead of a C++ stack, when JAX aborts for this reason.
+    """When JAX aborts because process 0 was lost, makes this process say so instead of printing a C++ stack.
 
     JAX aborts from a thread of its own, in which Python's signal handlers do not run. JAX's callback for this case
     cannot be used from Python (jaxlib 0.10: std::bad_cast).

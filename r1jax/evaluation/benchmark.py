@@ -54,7 +54,7 @@ def extract_final_answer(text: str, kind: str, style: str = "r1") -> str | None:
 
     The final answer is the last <answer> block. If there is no such block, it is the last boxed formula after the chain
     of thought; for multiple-choice questions and programs, it is the whole text after the chain of thought. If the
-    style allows answers of any form, the whole text is returned for every kind, and the verifier looks for the answer.
+    style allows answers of any form, that whole text is returned for every kind, and the verifier looks for the answer.
     Rewards also require the answer format (`rule.given_answer`); the paper's evaluation does not.
 
     Args:
@@ -95,10 +95,10 @@ def announced_job(text: str, example: Mapping, style: str = "r1") -> tuple[str, 
 
 
 def make_lines(pool: Pool, style: str) -> Callable[[Wave], list[dict]]:
-    """Returns the function for `Output.lines` that turns a wave of completions into one line (dict) per completion.
+    """Returns a function that turns a wave of completions (`Wave`) into one line (dict) of results per completion.
 
     A line holds the question, the completion, the verdict on its final answer against the gold answer, and measurements
-    such as its length.
+    such as its length. `batch_sampling.Output` takes the function as `lines`.
 
     Args:
         pool: runs the verifiers.

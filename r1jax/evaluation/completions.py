@@ -40,11 +40,11 @@ def traits(texts: Sequence[str], examples: Sequence[Mapping]) -> dict[str, np.nd
 
 
 def truths(texts: Sequence[str], examples: Sequence[Mapping]) -> dict[str, np.ndarray]:
-    """Returns the true worth of N replies to nano's general prompts. The prompts' generator knows the true worth.
+    """Measures N replies to nano's general prompts, whose generator knows what a good reply is.
 
-    The values are arrays [N], with nan for all other prompts. "helpful" is in [0, 1]; "harmless" is 0 or 1; "padding"
-    is the number of stock phrases. "harmless" is always 1 if the prompt does not ask for harm; seven in eight prompts
-    do not.
+    Returns three arrays [N], with nan for replies to other prompts. "helpful" is in [0, 1]; "harmless" is 0 or 1;
+    "padding" is the number of stock phrases, such as "Great question!". "harmless" is always 1 if the prompt does not
+    ask for harm; seven in eight general prompts do not.
     """
     asked = [example.get("task") == "general" for example in examples]
     helpful, harmless, padding = (np.full(len(texts), np.nan) for _ in range(3))
@@ -75,7 +75,7 @@ def judge(
         examples: the question of each completion, with its gold answer.
         lengths: [N] tokens.
         stopped: [N] bool, whether a completion ended by itself.
-        style: the answer format in which the answer is looked for, a key of `format.STYLES`.
+        style: the required answer format, a key of `format.STYLES`.
     """
     general_ones = np.asarray([example["kind"] == GENERAL for example in examples], bool)
     judged = [rule.verify(pool, texts, examples, style, lenient=flag) for flag in (False, True)]
@@ -105,12 +105,13 @@ def earned(
 ) -> dict[str, np.ndarray]:
     """Applies the training reward to N held-out completions. Returns a dict of arrays [N], for `summary`.
 
-    The keys are "reward/NAME" for each part of the reward. A user's own reward also has "reward/mean" and "failed".
+    The keys are "reward/NAME" for each part of the reward. A user's own reward also has "reward/mean", and "failed",
+    which is True where the user's function failed.
 
     Args:
         lengths: [N] tokens.
-        reward: the user's own reward, `(pool, texts, examples, step) -> Scores`. None means a built-in reward. Then
-            only the penalties are returned, because an evaluation measures the parts of a built-in reward in any case.
+        reward: the user's own reward, `(pool, texts, examples, step) -> Scores`. None means a built-in reward; then
+            only the penalties are returned, because an evaluation measures the other parts in any case (`judge`).
         penalties: the penalties of the training reward, such as a penalty for length.
     """
     if reward is None:

@@ -45,8 +45,8 @@ def table(texts: Sequence[str], examples: Sequence[Mapping], right: np.ndarray) 
     """Returns what the samples show about the base model, as a nested dict.
 
     "steps" and "checks" say how many calculations and checks (`right_steps`, `right_checks`) the samples hold, and
-    which share of them is right. "countdown by tries" maps a number of tries to the share of countdown solutions with
-    this number of tries, and to the accuracy of these solutions. "pass@k" maps k to pass@k.
+    which share of them is right. "countdown by tries" maps each number of tries to {share, accuracy}: the share of
+    countdown solutions that have so many tries, and the accuracy of such solutions. "pass@k" maps k to pass@k.
 
     Args:
         texts: [P · samples] completions, all samples of a problem together.

@@ -46,7 +46,7 @@ def load(path: str, count: int = 0, instruct: bool = True, columns: Mapping[str,
         path: a file, or `nano:MIX` for generated problems.
         count: number of problems to load. 0 means all problems of a file, or `GENERATED` problems of a mix.
         instruct: adds the paper's instructions to each problem of a file. Generated problems already hold instructions.
-        columns: {r1jax's name: the file's name} of keys to rename.
+        columns: keys to rename, {key in r1jax: key in the file}.
 
     Raises:
         ValueError: the file cannot be read or has a bad row, or there is no such mix.

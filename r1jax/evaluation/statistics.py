@@ -28,7 +28,7 @@ def pass_at_k(right: np.ndarray, k: int) -> np.ndarray:
     right = np.asarray(right, bool)
     n = right.shape[1]
     if not 1 <= k <= n:
-        raise ValueError(f"k={k} must lie in 1..{n}, the number of samples")
+        raise ValueError(f"k={k} must lie in 1..{n}, because each problem has {n} samples")
     counts = right.sum(axis=1)
     # If fewer than k are wrong, the product includes the factor of i = k, which is 0.
     return np.asarray([1.0 - np.prod(1.0 - k / np.arange(n - c + 1, n + 1)) for c in counts])

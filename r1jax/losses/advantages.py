@@ -36,9 +36,9 @@ def group_advantages(
 
 
 def leave_one_out(rewards: jax.typing.ArrayLike, valid: jax.typing.ArrayLike | None = None) -> jax.Array:
-    """Returns each reward less the mean reward of the others of its group, [B, G] float32.
+    """Returns each reward less the mean reward of the other completions of its group, [B, G] float32.
 
-        Âᵢ = rᵢ − 1/(G−1) Σ_{j≠i} rⱼ = G/(G−1) (rᵢ − mean(r))
+        Âᵢ = rᵢ − (Σ_{j≠i} rⱼ)/(G−1) = (G/(G−1))·(rᵢ − mean(r))
 
     Args:
         rewards, valid: see `group_advantages`. G is the number of valid completions of the group. The advantage is 0 if
@@ -92,7 +92,7 @@ def decoupled_advantages(
     weights: Mapping[str, float],
     valid: jax.typing.ArrayLike | None = None,
 ) -> jax.Array:
-    """Returns the advantages of several rewards, each normalised over its group by itself, [B, G] float32.
+    """Returns the advantages for a weighted sum of rewards, each first normalised over its group, [B, G] float32.
 
         Âᵢ = (sᵢ − mean(s)) / std(s) over the batch,   s = Σ_k w_k (r_k − mean_group(r_k)) / std_group(r_k)
 
@@ -114,7 +114,8 @@ def decoupled_advantages(
     known = {name: jnp.asarray(part, jnp.float32) for name, part in parts.items() if weights.get(name)}
     if not known:
         raise ValueError(
-            f"none of the rewards {', '.join(parts) or '(none)'} has a weight, so nothing is left to learn"
+            f"none of the rewards {', '.join(parts) or '(none)'} has a weight, so nothing is left to learn: give one "
+            "of them a weight other than 0"
         )
     shape = next(iter(known.values())).shape
     valid = jnp.ones(shape, bool) if valid is None else jnp.asarray(valid, bool)

@@ -16,7 +16,7 @@ from r1jax.losses.sequences import sequence_mean
 
 
 def k3(gap: jax.Array, log_ratio: jax.Array) -> jax.Array:
-    """Returns π_ref/π_θ − log π_ref/π_θ − 1 of each token: GRPO's estimate, never negative.
+    """Returns π_ref/π_θ − log(π_ref/π_θ) − 1 of each token: GRPO's estimate, never negative.
 
     For tokens sampled from π_θ, the value is an unbiased estimate of KL(π_θ ‖ π_ref). The expected gradient is the
     gradient of KL(π_ref ‖ π_θ), not the gradient of KL(π_θ ‖ π_ref).
@@ -31,7 +31,7 @@ def k3(gap: jax.Array, log_ratio: jax.Array) -> jax.Array:
 
 
 def k2(gap: jax.Array, log_ratio: jax.Array) -> jax.Array:
-    """Returns (log π_ref/π_θ)²/2 of each token.
+    """Returns log(π_ref/π_θ)²/2 of each token.
 
     For tokens sampled from π_θ, its expected gradient is the gradient of KL(π_θ ‖ π_ref).
 
@@ -43,7 +43,7 @@ def k2(gap: jax.Array, log_ratio: jax.Array) -> jax.Array:
 
 
 def unbiased(gap: jax.Array, log_ratio: jax.Array) -> jax.Array:
-    """Returns π_θ/π_old (π_ref/π_θ − log π_ref/π_θ − 1) of each token. Gradients flow through both factors.
+    """Returns (π_θ/π_old)·(π_ref/π_θ − log(π_ref/π_θ) − 1) of each token. Gradients flow through both factors.
 
     For tokens sampled from π_old, its expected value is KL(π_θ ‖ π_ref), and its expected gradient is the gradient of
     KL(π_θ ‖ π_ref).
@@ -64,7 +64,7 @@ def kl_of(name: str) -> Callable[[jax.Array, jax.Array], jax.Array]:
     """Returns the entry of `KLS` called `name`, the value of --kl.
 
     Raises:
-        ValueError: `KLS` has no such entry. "k1", log π_θ/π_ref, is refused as a term of a loss: its gradient
+        ValueError: `KLS` has no such entry. "k1", log(π_θ/π_ref), is refused as a term of a loss: its gradient
             ∇log π_θ does not contain π_ref, and its expectation is 0.
     """
     if name == "k1":
@@ -79,7 +79,7 @@ def kl_of(name: str) -> Callable[[jax.Array, jax.Array], jax.Array]:
 
 
 def kl_cost(logp: jax.typing.ArrayLike, ref_logp: jax.typing.ArrayLike, mask: jax.typing.ArrayLike) -> jax.Array:
-    """Returns the KL estimate k1 = Σₜ log π/π_ref of each completion, [N], without gradient.
+    """Returns the KL estimate k1 = Σₜ log(π/π_ref) of each completion, [N], without gradient.
 
     It is a cost: the caller subtracts β times k1 from the reward.
 
@@ -101,12 +101,12 @@ def off_policy_mask(
     sequence: jax.typing.ArrayLike,
     bound: float,
 ) -> jax.Array:
-    """Returns a factor M for each token, without gradient.
+    """Returns a factor M for each token, 0 or 1, without gradient. The policy's term of the loss is multiplied by M.
 
-        M = 0 where Â < 0 and 1/|o| Σₜ log π_sampler/π_θ > δ
+        M = 0 where Â < 0 and (Σₜ log(π_sampler/π_θ))/|o| > δ; else M = 1
 
-    Elsewhere M = 1. The policy's term of the loss is multiplied by M. So the policy does not learn from mistakes that
-    it no longer makes, which are completions of negative advantage that have become improbable.
+    So the policy does not learn from completions of negative advantage that it has become unlikely to sample: mistakes
+    that it no longer makes.
 
     Args:
         logp, sampler_logp, advantage: log π_θ, log π of the sampler and Â of each token, [..., S].

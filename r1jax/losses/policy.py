@@ -29,7 +29,7 @@ def policy_loss(  # noqa: PLR0913 - the symbols of one equation
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Returns the negated GRPO objective, a weighted sum over tokens, and other sums to log.
 
-        loss = − Σ w (c min(ρ Â, clip(ρ, 1−ε, 1+ε_high) Â) − β (π_ref/π_θ − log π_ref/π_θ − 1)),   ρ = π_θ/π_old
+        loss = − Σ w (c min(ρ Â, clip(ρ, 1−ε, 1+ε_high) Â) − β (π_ref/π_θ − log(π_ref/π_θ) − 1)),   ρ = π_θ/π_old
 
     `weight` holds the whole normalisation, computed once from the whole minibatch. So the losses of micro-batches,
     packed rows and shards add up to the loss of the minibatch. `row_weights` gives the weights of the published losses.
@@ -47,12 +47,13 @@ def policy_loss(  # noqa: PLR0913 - the symbols of one equation
         correction: c, same shape, such as from `truncated_importance` or `off_policy_mask`; no gradient flows through
             c. Default 1.
         surrogate: computes the term min(…) of the formula, or another loss's term in this place. See `Objective`.
-        kl: a function `(log π_ref/π_θ, log π_θ/π_old) -> value` of each token, from `KLS`. β multiplies its value. Both
-            arguments are ratios of the token, even if `sequence` is given.
+        kl: a function `(log(π_ref/π_θ), log(π_θ/π_old)) -> value` of each token, from `KLS`; β multiplies its value.
+            Both arguments are ratios of the token, even if `sequence` is given.
 
     Returns:
-        The loss, a scalar; and a dictionary of scalars. "kl", "clip_fraction" and "log_ratio" are sums of w·value.
-        Divide them by "weight", the sum of w, to get means. "log_ratio/max" is the largest |log ρ|.
+        The loss, a scalar; and a dictionary of scalars. "kl", "clip_fraction" and "log_ratio" are sums over tokens,
+        weighted with w. Divide these sums by "weight", the sum of w, to get means. "log_ratio/max" is the largest
+        |log ρ|.
 
     Source: DeepSeek-AI 2025, eq. 1-2; the token-level form from Shao et al. 2024 (DeepSeekMath), eq. 3-4;
     ε_high from Yu et al. 2025 (DAPO), eq. 8; the completion's ratio from Zheng et al. 2025 (GSPO), eq. 5-7.
@@ -90,7 +91,7 @@ def grpo_loss(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Returns the negated GRPO objective of a minibatch, and means to log.
 
-        J = 1/N Σᵢ 1/|oᵢ| Σₜ min(ρ Âᵢ, clip(ρ, 1−ε, 1+ε) Âᵢ) − β (π_ref/π_θ − log π_ref/π_θ − 1),   ρ = π_θ/π_old
+        J = (1/N) Σᵢ (1/|oᵢ|) Σₜ [min(ρ Âᵢ, clip(ρ, 1−ε, 1+ε) Âᵢ) − β (π_ref/π_θ − log(π_ref/π_θ) − 1)],   ρ = π_θ/π_old
 
     Args:
         logp: [N, T] log π_θ of each completion token, nats; gradients flow through this argument only.

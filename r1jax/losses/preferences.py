@@ -2,10 +2,13 @@
 
 A preference is a pair of a chosen and a rejected completion, or a single completion with a label.
 
-Log-probabilities [N] are sums over a completion's tokens, in nats, unless a docstring says means. A loss is Σ w ·
-value, with w = `weight`, by default 1/N. So losses of micro-batches add up. Each function also returns sums of w·value
-to log. "reward/chosen", "reward/rejected" and "reward/margin" sum the implicit reward, which is β log π/π_ref. Without
-a reference policy it is β log π. "accuracy" counts 1 for a pair with a positive margin.
+Log-probabilities [N] are sums over a completion's tokens, in nats; docstrings say where they are means instead. The
+formula in a docstring is the value of one pair or completion. The loss is Σ w·value, where w is `weight`, by default
+1/N. So losses of micro-batches add up.
+
+Each function also returns weighted sums to log. "reward/chosen", "reward/rejected" and "reward/margin" sum w times the
+implicit reward, which is β log(π/π_ref), or β log π without a reference policy. "accuracy" sums w over the pairs whose
+margin is positive.
 """
 
 from __future__ import annotations
@@ -26,10 +29,10 @@ def dpo_loss(
     label_smoothing: float = 0.0,
     weight: jax.Array | None = None,
 ) -> Result:
-    """Returns −log σ(β (log π/π_ref of chosen − log π/π_ref of rejected)).
+    """Returns −log σ(β (log(π/π_ref) of chosen − log(π/π_ref) of rejected)).
 
     Args:
-        chosen, rejected: [N] log π of the completions of each pair. Gradients flow through these only.
+        chosen, rejected: [N] log π of the completions of each pair. Gradients flow through these two arguments only.
         ref_chosen, ref_rejected: [N] log π_ref.
         beta: β.
         label_smoothing: probability that a label is wrong ("conservative DPO"). 0 trusts all labels.
@@ -51,7 +54,7 @@ def ipo_loss(
     beta: float,
     weight: jax.Array | None = None,
 ) -> Result:
-    """Returns (h − 1/(2β))², h = log π/π_ref of chosen − log π/π_ref of rejected.
+    """Returns (h − 1/(2β))², h = log(π/π_ref) of chosen − log(π/π_ref) of rejected.
 
     Args:
         chosen, rejected, ref_chosen, ref_rejected: as for `dpo_loss`. The paper uses sums over tokens. TRL and later
@@ -108,7 +111,9 @@ def kto_loss(
 ) -> Result:
     """Returns λ (1 − v), the loss of single completions with a label. λ is the entry of `weights` for the label.
 
-        v = σ(β (log π/π_ref − z)) if desirable, else σ(β (z − log π/π_ref)),   z = max(0, baseline), without gradient
+        v = σ(β (log(π/π_ref) − z)) if desirable, else σ(β (z − log(π/π_ref)))
+
+    z = max(0, baseline), without gradient.
 
     Args:
         logp, ref_logp: [N] log π and log π_ref of the completions.
@@ -133,7 +138,7 @@ def kto_loss(
 
 
 def mismatched_kl(logp: jax.Array, ref_logp: jax.Array, weight: jax.Array | None = None) -> jax.Array:
-    """Returns KTO's z: the mean of log π/π_ref over completions that are placed after a wrong prompt, at least 0.
+    """Returns KTO's z: the mean of log(π/π_ref) over completions that are placed after a wrong prompt, at least 0.
 
     Args:
         logp, ref_logp: [N] log π and log π_ref of the completions, each after the prompt of another completion.
@@ -153,7 +158,7 @@ def _add(values: jax.Array, weight: jax.Array | None) -> jax.Array:
 
 
 def _implicit(beta: float, logp: jax.Array, ref_logp: jax.Array) -> jax.Array:
-    """β log π/π_ref, [N]."""
+    """β log(π/π_ref), [N]."""
     return beta * (logp - jax.lax.stop_gradient(ref_logp))
 
 

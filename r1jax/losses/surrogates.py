@@ -1,7 +1,8 @@
 """Defines surrogates, the terms that a policy loss maximises at each token.
 
 A surrogate is `(logp, ratio, advantage, low, high) -> (value, clipped)`: log π_θ, the ratio ρ, Â and the bounds 1−ε and
-1+ε_high of each token. `clipped` is a bool for the figure "clip_fraction". Gradients flow through logp and ratio.
+1+ε_high of each token. `clipped` is True for tokens that count in the metric "clip_fraction". Gradients flow through
+logp and ratio.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ def clipped_surrogate(
 
 @functools.cache
 def dual_clip(bound: float) -> Callable[..., tuple[jax.Array, jax.Array]]:
-    """Returns a surrogate that equals PPO's, except that it is at least c Â where Â < 0.
+    """Returns a surrogate: PPO's, but at least c Â where Â < 0.
 
-    So the gradient of a token with Â < 0 that became much likelier is bounded. The result is cached.
+    So where Â < 0 and ρ > c, the token has no gradient. In PPO, its gradient grows with ρ. The result is cached.
 
     Args:
         bound: c, above 1. Ye et al. use 3.
@@ -59,7 +60,7 @@ def dual_clip(bound: float) -> Callable[..., tuple[jax.Array, jax.Array]]:
 def cispo_surrogate(
     logp: jax.Array, ratio: jax.Array, advantage: jax.Array, low: jax.typing.ArrayLike, high: jax.typing.ArrayLike
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns sg(clip(ρ, low, high)) Â log π of each token, and whether its weight is clipped.
+    """Returns sg(clip(ρ, low, high)) Â log π of each token, and whether ρ is clipped.
 
     PPO's clip takes away the gradient of a token whose ratio moved too far. CISPO clips the token's weight and keeps
     its gradient. sg means that no gradient flows through its argument.
@@ -75,8 +76,8 @@ def token_gradient_surrogate(
 ) -> tuple[jax.Array, jax.Array]:
     """Returns PPO's surrogate for the ratio sg(s) π_θ/sg(π_θ). sg means that no gradient flows through its argument.
 
-    The value of this ratio is the ratio of the completion, and its gradient is the gradient of the token. So the tokens
-    of a completion may differ in Â. If all have the same Â, value and gradient are equal to GSPO's.
+    This ratio has the value of the completion's ratio s, but only the probability of the token itself has a gradient in
+    it. So the tokens of a completion may differ in Â. If all have the same Â, value and gradient are equal to GSPO's.
 
     Args:
         ratio: s, the completion's ratio at each of its tokens.

@@ -46,12 +46,12 @@ def centred_on_group(rewards: jax.Array, valid: jax.Array, lengths: jax.Array) -
 
 
 def over_others(rewards: jax.Array, valid: jax.Array, lengths: jax.Array) -> jax.Array:
-    """Returns `leave_one_out`."""
+    """Returns `leave_one_out`: each reward less the mean reward of the other completions of its group."""
     return leave_one_out(rewards, valid)
 
 
 def over_batch(rewards: jax.Array, valid: jax.Array, lengths: jax.Array) -> jax.Array:
-    """Returns `batch_advantages`."""
+    """Returns `batch_advantages`: the rewards, normalised over all tokens of the batch."""
     return batch_advantages(rewards, valid, lengths)
 
 
@@ -73,8 +73,8 @@ class Objective(NamedTuple):
         surrogate: `(logp, ratio, advantage, low, high) -> (value, clipped)`. Arrays have one entry per token; low is
             1−ε and high is 1+ε_high. The loss is −Σ w `value`; "clip_fraction" is the weighted share of tokens with
             `clipped` true. Gradients flow through logp and ratio.
-        sums_to_one: whether the weights of all tokens of a minibatch must add up to 1. A run warns if they must but do
-            not, because the loss and its KL term then have another scale than --learning-rate and --kl-coef assume.
+        sums_to_one: whether the weights of all tokens of a minibatch must add up to 1. If True, a run warns when they
+            do not: the loss and its KL term then have another scale than --learning-rate and --kl-coef assume.
     """
 
     token_weight: Callable[..., jax.Array] = per_completion

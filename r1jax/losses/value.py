@@ -22,7 +22,7 @@ def generalised_advantages(
         rewards: [N, T] reward of each token. Usually, the last token has the completion's reward, and other tokens have
             0.
         values: [N, T] V of the state before each token. The value after the last token is 0.
-        mask: [N, T] True at sampled tokens, which are the first of each row.
+        mask: [N, T] True at sampled tokens, which fill the beginning of each row.
         discount: γ. 1 is usual for completions with one reward.
         decay: λ. 1 uses the whole return, 0 only one step.
 
@@ -50,11 +50,12 @@ def value_loss(
     *,
     clip: float = 0.0,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Returns ½ Σ w max((V − R)², (clip(V, V_old − c, V_old + c) − R)²), and sums to log.
+    """Returns the loss ½ Σ w max((V − R)², (clip(V, V_old − c, V_old + c) − R)²), and sums to log.
 
     Args:
         values: V of each token, any shape; gradients flow through this argument only.
-        old_values, returns: V before the round's first update, and R, same shape.
+        old_values: V_old, the value of V before the round's first update, same shape.
+        returns: R, same shape.
         weight: w, same shape. Tokens of weight 0 are ignored.
         clip: c; 0 leaves out the clip.
 

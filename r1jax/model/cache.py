@@ -25,14 +25,14 @@ from r1jax.sharding import ROWS, fit
 
 
 class Sharing(NamedTuple):
-    """Says which row reads which entry of a `Segment`, after rows were dropped and the entries were kept.
+    """Says which row reads which entry of a `Segment`, after finished rows were dropped but no entry was.
 
-    Queries are laid out as if every entry still served r rows, so an entry is read once for all its rows and is never
-    copied. Indices count within a shard of rows.
+    Queries are laid out as if every entry still served r rows: each entry has r places for rows. So an entry is read
+    once for all its rows and is never copied. Indices count within a shard of rows.
 
     Attributes:
-        readers: [shards, p·r] the row in each place. A shard has p entries, and each entry has r places. An empty place
-            holds any row, whose result is not used.
+        readers: [shards, p·r] the row in each place; a shard has p entries. An empty place holds any row, and its
+            result is not used.
         place: [shards, n] place of each of a shard's n rows.
     """
 
@@ -111,7 +111,7 @@ def pad_slots(k: Float[Array, "N K E S"], v: Float[Array, "N K S E"] | None, slo
 
 
 def by_key_head(q: Float[Array, "N Q H E"], scale: float, kv_heads: int) -> Float[Array, "N K m E"]:
-    """Returns the queries times `scale`, grouped by the key head that they read: m = H/K·Q queries per key head."""
+    """Returns the queries times `scale`, grouped by the key head that they read: m = (H/K)·Q queries per key head."""
     n, queries, _, width = q.shape
     grouped = (q * scale).reshape(n, queries, kv_heads, -1, width).transpose(0, 2, 3, 1, 4)
     return grouped.reshape(n, kv_heads, -1, width)
@@ -271,8 +271,8 @@ def attend_decode(
         k_cache, v_cache: the rows' own caches of one layer; v_cache is None for latent attention.
         done: [N] bool, True for finished rows, whose results are not used; None if all results are used.
         read_own: a kernel `(q grouped by key head, k, v, length [N]) -> sums` that computes `sums` over the first
-            `length` slots of the rows' own caches. It is used for layers without window, soft cap and latents. None
-            uses XLA.
+            `length` slots of the rows' own caches. Layers with a window, a soft cap or latent attention use XLA
+            instead, and so do all layers if `read_own` is None.
     """
 
     def attend(q: Array, k: Array, v: Array | None, how: How) -> tuple[Array, tuple[Array, Array | None]]:
@@ -304,7 +304,7 @@ def empty_cache(
 
     Args:
         rows: N, number of rows of all processes.
-        slots: S, room for tokens.
+        slots: S, the number of tokens that a row of the cache has room for.
     """
     heads, width = (1, cfg.cache_width) if cfg.latent else (cfg.kv_heads, cfg.head_width)
     where = NamedSharding(mesh, fit(P(*ROWS, None if cfg.latent else "tensor"), (rows, heads), mesh))

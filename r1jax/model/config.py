@@ -113,7 +113,10 @@ class ModelConfig:
                 "every key head serves heads/kv_heads query heads"
             )
         if self.rope_width % 2:
-            raise ValueError(f"head_width={self.head_width} is odd: rotary positions turn pairs of numbers")
+            raise ValueError(
+                f"rotary positions turn pairs of numbers, but their width {self.rope_width} is odd: give an even "
+                "head_width (for latent attention, an even rope_width)"
+            )
         if self.windows and len(self.windows) != self.layers:
             raise ValueError(
                 f"windows has {len(self.windows)} numbers for {self.layers} layers: give one per layer, 0 for no window"

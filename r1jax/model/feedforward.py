@@ -231,6 +231,6 @@ def imbalance(load: Float[Array, "*layers X"]) -> Float[Array, ""]:
 def within(cfg: ModelConfig, mesh: Mesh) -> contextlib.AbstractContextManager:
     """Returns a context that makes `mesh` the ambient mesh, which `visit` needs.
 
-    Without experts the context does nothing.
+    For a model without experts, the context does nothing.
     """
     return jax.set_mesh(mesh) if cfg.experts else contextlib.nullcontext()

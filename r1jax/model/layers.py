@@ -60,7 +60,7 @@ class Kernel(nn.Module):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def inverse_rms(x: Float[Array, "*rows D"], eps: float) -> Float[Array, "*rows 1"]:
-    """Returns 1/√(mean x² + eps), computed in float64 and rounded once, so that every program gets the same bits.
+    """Returns 1/√(mean(x²) + eps), computed in float64 and rounded once, so that every program gets the same bits.
 
     In float32, XLA's CPU backend chooses the order of the additions and the method for the root by the batch's shape.
     """
@@ -85,7 +85,7 @@ inverse_rms.defvjp(inverse_rms_forward, inverse_rms_backward)
 
 
 class RMSNorm(nn.Module):
-    """Returns x / rms(x) · scale; with `plus_one`, x / rms(x) · (1 + scale), as in Gemma.
+    """Returns (x / rms(x)) · scale; with `plus_one`, (x / rms(x)) · (1 + scale), as in Gemma.
 
     The computation is in float32 or wider. The result has dtype `dtype`.
     """

@@ -108,7 +108,8 @@ def read_segment(
 
     Args:
         start: position of the segment's first slot.
-        slots: slots of the queries in the segment, which read no slot behind their own; None if they read all.
+        slots: if the queries themselves lie in the segment, their slots; a query reads no slot behind its own. None if
+            the queries read all filled slots.
         found: sums over other keys; None if there are none yet.
     """
     room = segment.k.shape[-1]

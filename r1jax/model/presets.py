@@ -173,7 +173,7 @@ def count(cfg: ModelConfig, *, mtp: bool = False) -> int:
 
 
 def check(name: str, cfg: ModelConfig, weights: str, flag: str = "--weights") -> None:
-    """Raises ValueError if a model read from files has other shapes than the preset that the user named.
+    """Checks that a model read from files has the shapes of the preset that the user named.
 
     Does nothing if `name` is not a preset.
 
@@ -191,7 +191,7 @@ def check(name: str, cfg: ModelConfig, weights: str, flag: str = "--weights") ->
     bare, ours = (dataclasses.replace(c, mtp_layers=0) for c in (cfg, PRESETS[name]))
     if transformer.shapes(bare) != transformer.shapes(ours):
         pairs = {key: (there, getattr(ours, key)) for key, there in vars(bare).items() if there != getattr(ours, key)}
-        differ = ", ".join(f"{key} {there} and {here}" for key, (there, here) in pairs.items())
+        differ = ", ".join(f"{key} {there} instead of {here}" for key, (there, here) in pairs.items())
         raise ValueError(
             f"{flag}={weights} has other shapes than --model={name}: {differ}. "
             f"Leave --model out, because config.json gives the shapes, or name weights of {name}"

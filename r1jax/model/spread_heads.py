@@ -38,7 +38,10 @@ HEAD_AXES = {
 
 
 def spread(cfg: ModelConfig, mesh: Mesh | AbstractMesh | None) -> ModelConfig:
-    """Returns the config whose numbers of heads the mesh axis `tensor` divides; `cfg` itself if it divides them."""
+    """Returns `cfg` with enough added heads that the mesh axis `tensor` divides their number.
+
+    Returns `cfg` itself if the axis divides the number of key heads already, or if attention is latent.
+    """
     tensor = 1 if mesh is None else mesh.shape["tensor"]
     if cfg.latent or cfg.kv_heads % tensor == 0:
         return cfg

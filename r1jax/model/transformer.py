@@ -174,8 +174,8 @@ def look_up(table: Float[Array, "V D"], tokens: Int[Array, "R S"], mesh: Mesh) -
     """Returns the rows of a table that is split over the mesh, for tokens that lie on its row shards.
 
     A device holds some columns of the table. It looks up the tokens of all shards of `fsdp`, and sends each shard the
-    columns of its tokens. The alternative is to send the whole table to every device. It sends more bytes if there are
-    fewer tokens than rows of the table.
+    columns of its tokens. To send the whole table to every device instead would take more bytes if there are fewer
+    tokens than rows of the table.
     """
     rows = ROW_AXES if tokens.shape[0] % row_shards(mesh) == 0 else ()
     upright, across = fit_split(EMBEDDING, table.shape, mesh)
@@ -216,7 +216,8 @@ def forward(
 
     Returns:
         Final hidden states; what `attend` kept, a list with an entry for each group of layers, stacked over the layers
-        of the group; and the experts that each token visited in each layer with experts, None if there are none.
+        of the group; and the experts that each token visited in each layer with experts, None for a model without
+        experts.
     """
     dtype, remat, mesh = how
     x = pin_rows(embed(cfg, params, tokens, dtype, mesh), mesh)
@@ -265,7 +266,7 @@ def step(
 
     Returns:
         Final hidden states; what each layer's `attend` kept, as a list; and the experts that each token visited in each
-        layer with experts, None if there are none.
+        layer with experts, None for a model without experts.
     """
     x = embed(cfg, params, tokens, dtype)
     far, near = turns(cfg, positions)

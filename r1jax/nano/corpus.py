@@ -103,7 +103,7 @@ def rewritable(rng: random.Random, mixed: bool = False) -> tuple[dict, str, str]
 
 
 def translation(rng: random.Random) -> str:
-    """Returns a random document that asks for a translation and answers.
+    """Returns a random document that asks for a translation and then gives it.
 
     The prompt (`NANO_TRANSLATE`) holds a chain of thought, often in mixed languages. The answer is the same chain of
     thought in the question's language alone.
@@ -114,7 +114,7 @@ def translation(rng: random.Random) -> str:
 
 
 def summary(rng: random.Random) -> str:
-    """Returns a random document that asks for a summary and answers.
+    """Returns a random document that asks for a summary and then gives it.
 
     The prompt (`NANO_SUMMARY`) holds a chain of thought. The answer is the short solution (`rewriting.solution`).
     """

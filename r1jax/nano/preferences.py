@@ -1,4 +1,4 @@
-"""Generates preference pairs of replies to nano's general prompts, and safety labels, by nearly right annotators.
+"""Generates data for reward models: preference pairs of replies to nano's general prompts, and safety labels.
 
 The paper asks a judge four times about each pair, in random order, and averages the verdicts. A pair is kept if the
 absolute value of its mean verdict is above 1, and if chosen and rejected replies stay comparably long. This module does
@@ -106,12 +106,10 @@ def compare_replies(row: Mapping, a: str, b: str, rng: random.Random) -> dict | 
 
 
 def balance_lengths(pairs: Iterable[dict | None]) -> Iterator[dict]:
-    """Yields the pairs in order.
-
-    Drops None, and each pair that would make the chosen replies much longer or shorter in total than the rejected
-    replies.
+    """Yields the pairs in order, without None and without pairs that would unbalance the lengths of the replies.
 
     The total length of all chosen replies stays within `APART` characters of the total length of all rejected replies.
+    A pair that would break this rule is dropped.
     """
     apart = 0
     for pair in pairs:
@@ -191,7 +189,7 @@ def labels_of(records: Sequence[Mapping], seed: int, count: int, wanted: str = "
 
     Args:
         records: sampled responses with their prompts, {problem, gold, set, response}. Records without a `set` are
-            ignored. The order of the others becomes random.
+            ignored. The other records are shuffled.
         seed: seed of the order and of the annotator's mistakes.
         wanted: which split of the prompts to use, "train" or "held out" (see `split`).
     """

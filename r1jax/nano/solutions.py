@@ -45,7 +45,7 @@ def other(language: str) -> str:
 
 
 def solve(row: dict, rng: random.Random, mood: str | None = None) -> tuple[str, str]:
-    """Returns a random solution `(thought, answer)` of the problem `row`, which may be wrong.
+    """Returns a random solution `(thought, answer)`, right or wrong, of the problem `row`.
 
     Args:
         mood: the author's temper, a key of `TEMPERS`; None draws a temper.
@@ -122,7 +122,7 @@ def work(row: dict, rng: random.Random) -> tuple[list[str], list[str], str]:
     """Returns what an author needs to solve the problem `row`, of the task "chain" or "compare".
 
     Returns:
-        The steps of a right solution, a list of plausible answers to guess from, and the right answer.
+        (steps of a right solution, plausible answers to guess from, right answer).
     """
     if row["kind"] == "choice":
         return compare(row), list(LETTERS), row["gold"]

@@ -34,7 +34,7 @@ class Shape(NamedTuple):
         unembedded: U, the number of slots in a row whose logits are computed.
         remat: none, dots or full, which selects what the backward pass recomputes; None for a pass without gradients.
         size: bytes of a number in the dtype of the network.
-        scores: whether attention is XLA's, which holds scores and a mask, instead of a kernel.
+        scores: whether XLA computes attention, and so stores scores and a mask. False if a kernel computes it.
         frozen: whether the weight matrices have no gradients, as with adapters.
     """
 
@@ -131,7 +131,7 @@ def layer_bytes(cfg: ModelConfig, mesh: AnyMesh, shape: Shape, group: Group, ind
 
 
 def layer_activations(cfg: ModelConfig, mesh: AnyMesh, shape: Shape, group: Group) -> float:
-    """Returns the most bytes that one layer's activations take at the same time in a forward pass."""
+    """Returns the most bytes that one layer's activations take at one moment of a forward pass, on one device."""
     cfg = spread(cfg, mesh)
     tokens, tensor = shape.tokens(mesh), whole(cfg.heads, mesh, "tensor")
     rows = tokens // shape.row_length
@@ -154,10 +154,10 @@ def layer_activations(cfg: ModelConfig, mesh: AnyMesh, shape: Shape, group: Grou
 
 
 def kept_bytes(cfg: ModelConfig, mesh: AnyMesh, shape: Shape) -> float:
-    """Returns the bytes of the activations that all layers keep for the backward pass.
+    """Returns the bytes on one device of the activations that all layers keep for the backward pass.
 
     If remat is full, they are the inputs of the layers and the results of attention. If it is dots, they are the
-    results of all products. If it is none, they take about three times as many bytes.
+    results of all matrix products. If it is none, they take about three times as many bytes as with dots.
     """
     tokens, x, tensor = shape.tokens(mesh), cfg.experts, whole(cfg.heads, mesh, "tensor")
     out = cfg.heads * (cfg.latent.value_width if cfg.latent else cfg.head_width) / tensor

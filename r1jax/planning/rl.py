@@ -266,7 +266,7 @@ def dry_run(
     """Returns the text that `--dry-run` of an RL run prints: the plan as a table.
 
     Args:
-        model, weights: the names of the model; see `config_of`.
+        model, weights: the values of --model and --weights, which name the model; see `config_of`.
         mesh: a value of --mesh.
         options: the device and the mean completion length to assume.
         title: the first line of the text, to which the model's name is added.

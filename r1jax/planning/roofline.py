@@ -30,8 +30,8 @@ class Device(NamedTuple):
         memory: size of the memory in bytes.
         bandwidth: bytes/s that are read from memory.
         flops: FLOP/s of large matrix products.
-        rates: (rows of a product, FLOP/s) in rising order of rows. `rates` is given for devices on which products of
-            few rows are slow even if reading the weights is free. () uses `flops` for any number of rows.
+        rates: (rows, FLOP/s) in rising order of rows: the speed of matrix products with so many rows, for devices on
+            which products of few rows are slow even if reading the weights is free. () uses `flops` for all products.
     """
 
     memory: float
@@ -104,9 +104,9 @@ def read_params(cfg: ModelConfig, rows: float) -> float:
 
 
 def pair_flops(cfg: ModelConfig, *, cached: bool = False) -> float:
-    """Returns the FLOPs that one query token spends on one key and its value, over all layers.
+    """Returns the FLOPs that one query token spends on one key and its value: 4·L·H·E, over all L layers.
 
-    They are 4·L·H·E for L layers with H heads of width E.
+    H is the number of heads, and E is their width.
 
     Args:
         cached: whether attention reads the cached latents themselves, as in decoding. This matters only for models with
@@ -143,7 +143,7 @@ def decode_seconds(
 ) -> np.ndarray | float:
     """Returns the least seconds of one decoding step: one more token for each of `rows` rows.
 
-        max(weight bytes / bandwidth, products / FLOP/s) + cache bytes / bandwidth
+        max(bytes of weights / bandwidth, FLOPs of products / rate) + bytes of the cache / bandwidth
 
     Inside a layer, products and reads of the cache do not overlap.
 
@@ -210,7 +210,7 @@ def decode_fraction(
     size: float = 2,
     cache_size: float = 2,
 ) -> float:
-    """Returns the fraction of the limit that a rollout reached: `rollout_seconds` divided by its time `seconds`.
+    """Returns the fraction of the limit that a rollout reached: `rollout_seconds` divided by the measured `seconds`.
 
     The other arguments are those of `rollout_seconds`.
     """
@@ -273,11 +273,12 @@ def measure_device(
     is measured by summing an array. `memory` of the result is 0: it is not measured.
 
     Args:
-        rows: numbers of rows for which products are measured; they become `rates`.
+        rows: numbers of rows, rising. The products are measured with each of them; the speeds become `rates` of the
+            result, and the last speed becomes `flops`.
         megabytes: size of the array to sum, on each device.
         repeats: number of repeats of each measurement, if `seconds` is None.
-        seconds: time of all measurements together, without compilation. It is divided equally among the measurements,
-            and each is repeated until its time is over, instead of `repeats` times.
+        seconds: time for all measurements together, without compilation. Each measurement gets an equal part of it, and
+            is repeated until this part is over; `repeats` is then ignored.
         clock: returns the current time in seconds; use `time.process_time` if other processes share the cores.
     """
     n = len(devices)

@@ -127,7 +127,7 @@ def reward(cfg: ModelConfig, recipe: RewardRecipe, kind: str, mesh: str, options
 def planned(cfg: ModelConfig, mesh: str, options: PlanOptions, state: Any, work: Work) -> TrainPlan:
     """Returns the memory and time of a supervised run.
 
-    The lengths T of texts are assumed to be exponentially distributed. A token then attends to E[T²]/2 / E[T] = E[T]
+    The lengths T of texts are assumed to be exponentially distributed. A token then attends to (E[T²]/2)/E[T] = E[T]
     earlier tokens on average.
 
     Args:

@@ -53,7 +53,8 @@ def attention_backend(mesh: Mesh, cfg: ModelConfig, *, compared: bool = False, e
         compared: whether the sampler's log-probabilities will be compared with the trainer's. On CPUs with float32 the
             result is then "exact" if `exact` allows: sampler and trainer compute attention in float64, and agree to the
             last rounding.
-        exact: the value of --exact. None allows it for models up to the size of `EXACT_UP_TO`, where it costs little.
+        exact: the value of --exact. None allows "exact" for models of up to `EXACT_UP_TO` matrix parameters (16
+            million), where float64 costs little.
     """
     platform = mesh.devices.flat[0].platform
     allowed = cfg.matmul_params <= EXACT_UP_TO if exact is None else exact

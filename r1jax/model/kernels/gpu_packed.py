@@ -65,8 +65,8 @@ def run_bounds(group: Int[Array, "R S"], segment: Int[Array, "R S"]) -> tuple[Ar
 def key_ranges(group: Int[Array, "R S"], segment: Int[Array, "R S"], block: int) -> Int[Array, "R n 4"]:
     """Returns two half-open ranges of key blocks, (start, end, start, end), for each of the n blocks of queries.
 
-    The two ranges hold all keys that the queries of the block may read, and never overlap. They are computed from the
-    first slot of the block of queries alone. If a run begins at a later slot, the queries of the block read only those
+    The two ranges hold all keys that the queries of the block may read, and never overlap. The first slot of the block
+    of queries alone determines both ranges: if a run begins at a later slot, the queries of the block read only those
     keys of the run that lie in the block itself.
 
     Args:
@@ -156,7 +156,7 @@ def forward_kernel(inputs: Inputs, out_ref: Any, lse_ref: Any, *, scale: float) 
 
 
 def dq_kernel(inputs: Inputs, pulled: Pulled, dq_ref: Any, *, scale: float) -> None:
-    """Computes the gradient of the output of one head with respect to one block of queries."""
+    """Computes the gradient of the loss with respect to one block of queries of one head."""
     q_ref, k_ref, v_ref, group_ref, segment_ref, range_ref = inputs
     dout_ref, lse_ref, delta_ref = pulled
     block, width = q_ref.shape
@@ -178,7 +178,7 @@ def dq_kernel(inputs: Inputs, pulled: Pulled, dq_ref: Any, *, scale: float) -> N
 
 
 def dkv_kernel(inputs: Inputs, pulled: Pulled, dk_ref: Any, dv_ref: Any, *, scale: float) -> None:
-    """Computes the gradient of the output of one query head with respect to one block of keys and values.
+    """Computes the gradient of the loss with respect to one block of keys and values, through one query head.
 
     Shapes: q, dout [S, E]; k, v [b, E]; lse, delta [S].
     """
