@@ -40,8 +40,10 @@ from r1jax.rewards.kinds import KINDS
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the command.
+    """Grades a file, tests a data set or explains one verdict, as the command line says.
 
+    Args:
+        arguments: the command line without the program's name; None means the command line of this process.
     Returns:
         the exit status: 0; 1 if `check` found rows that cannot be graded; 2 if the input is malformed.
     """

@@ -74,13 +74,13 @@ class Kind(NamedTuple):
             completions, for example their format.
         domain: the subject in the records of supervised fine-tuning, such as "math" or "stem".
         prompt: maps a question (a row of a data set) to its problem with the paper's instructions, for evaluation.
-        boxed: in R1's format the answer is the last \\boxed{} of the summary. If False, the answer is all of it.
+        boxed: in R1's format the answer is the last \\boxed{} of the summary. If False, it is the whole summary.
         reads_boxes: the verifier finds the box in a summary itself. So it gets the whole summary, because words beside
             the box may deny the answer.
         in_words: evaluation also accepts an answer without a box, in the text after the thinking.
         votes: verdicts hold a normal form of the answer (`Verdict.canonical`), which majority votes count.
         columns: the keys of the rows that `python -m r1jax.rewards KIND FILE` grades. Default: `pred` and `gold`.
-        grader: "module:function" of the verifier that this command uses, if it differs from `verifier`.
+        grader: "module:function" of the verifier that `python -m r1jax.rewards` uses, if it differs from `verifier`.
         defects: "module:function" of a function `rows -> [reason]`. A reason says why the row's gold is unusable; it is
             "" if the gold is usable.
         limits: time limits, for a verifier that starts sandboxes. None: the limits of the `isolate.Pool`.
