@@ -367,7 +367,7 @@ class SFTRecipe:
 
 @dataclasses.dataclass(frozen=True)
 class PlanOptions:
-    """Flags of a dry run."""
+    """Flags of a dry run, which prints what a run would need and stops."""
 
     dry_run: bool = False
     """Print what the run would need, then stop. Needs neither weights nor devices."""
@@ -387,7 +387,7 @@ class TunePlanOptions(PlanOptions):
 
 @dataclasses.dataclass(frozen=True)
 class SamplingOptions:
-    """Flags of sampling."""
+    """Flags of sampling: how many completions of which length, and from which tokens they are drawn."""
 
     samples: int = 4
     """Completions sampled for each problem. In an evaluation, 0 means the paper's number for each benchmark."""

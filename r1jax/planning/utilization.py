@@ -1,6 +1,6 @@
 """Computes hardware utilisation: the fraction of the machine's limit that a run reached.
 
-metrics.jsonl holds it under names that begin with `perf/`.
+metrics.jsonl holds these fractions under names that begin with `perf/`.
 """
 
 from __future__ import annotations
@@ -63,9 +63,10 @@ class Pace(NamedTuple):
         return cls(cfg, device, shards, size, 8 if wide else size)
 
     def rollout(self, prompts: np.ndarray, lengths: np.ndarray, seconds: float) -> dict[str, float]:
-        """Returns {"perf/decode_fraction": the shortest time that the hardware allows for a rollout / its time}.
+        """Returns {"perf/decode_fraction": how close a rollout came to the hardware's limit, as a fraction}.
 
-        The shortest time is `roofline.rollout_seconds`. Returns {} if the hardware's limits are not known.
+        This is the shortest time that the hardware allows (`roofline.rollout_seconds`) divided by `seconds`. Returns {}
+        if the hardware's limits are not known.
 
         Args:
             prompts: [B] lengths of the prompts of B questions.

@@ -192,8 +192,8 @@ def micro_batches(
     """Returns one step's items as micro-batches on the mesh, grouped by similar length. The weights of all rows add up
     to 1.
 
-    The row of a labelled item also holds the completion of the step's next item. After this wrong prompt, it serves to
-    estimate KTO's z, the KL divergence from the reference policy.
+    The row of a labelled item also holds the completion of the step's next item. KTO's z, an estimate of the KL
+    divergence from the reference policy, is computed from these completions, which follow a wrong prompt.
 
     Args:
         items: the items of the data.

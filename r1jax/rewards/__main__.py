@@ -120,7 +120,7 @@ def grade(kind: str, rows: list[dict]) -> Iterator[dict]:
 
 
 def check(path: Path) -> int:
-    """Prints the rows whose gold (right answer) is unusable, each with the reason, and how many there are of each kind.
+    """Prints each row whose gold (right answer) is unusable, with the reason. Then prints their number for each kind.
 
     Returns:
         the exit status: 1 if there are unusable rows, else 0.

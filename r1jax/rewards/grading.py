@@ -14,7 +14,7 @@ EXTRACT = Columns("text", {}, {"rule": one_of("auto", "boxed", "answer_tag", "ha
 
 
 def columns(kind: str) -> Columns:
-    """Returns the keys that a row has. `kind` is a kind of question such as "math", or "extract"."""
+    """Returns the keys that a row must or may have. `kind` is a kind of question such as "math", or "extract"."""
     if kind == "extract":
         return EXTRACT
     known = KINDS[kind]

@@ -159,8 +159,9 @@ class Judge:
         return [self.value_of(job, known) for job in jobs]
 
     def value_of(self, job: Mapping[str, Any], known: Mapping[str, float]) -> float | None:
-        """Returns the reward of a job, which is 0 if there is no reply or if the reply addresses the judge. Returns
-        None if the reward is not known.
+        """Returns the reward of a job, as `job` makes it; None if the reward is not known.
+
+        The reward is 0 if there is no reply, or if the reply addresses the judge.
         """
         if job["reply"] is None or ADDRESSES.search(job["reply"]):
             return 0.0

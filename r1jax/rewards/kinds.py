@@ -56,7 +56,7 @@ class Columns(NamedTuple):
 class Limits(NamedTuple):
     """Time limits, in seconds, of one call of a verifier that starts sandboxes: CPU time and elapsed time.
 
-    They limit the verifier's own process. The programs in the sandboxes have limits of their own.
+    Both limit the verifier's own process. The programs in the sandboxes have limits of their own.
     """
 
     cpu_s: float
@@ -70,8 +70,8 @@ class Kind(NamedTuple):
         verifier: "module:function" of `(text, example) -> Verdict`. The example is the gold (the right answer, or what
             is needed to check an answer) if that is a mapping, else {"gold": gold}. "": no program can grade answers of
             this kind.
-        gold: the condition on the gold of a question. None: no question has this kind; its verifier grades whole
-            completions, for example their format.
+        gold: the condition on the gold of a question. None: no question has this kind, because its verifier
+            grades whole completions, for example their format.
         domain: the subject in the records of supervised fine-tuning, such as "math" or "stem".
         prompt: maps a question (a row of a data set) to its problem with the paper's instructions, for evaluation.
         boxed: in R1's format the answer is the last \\boxed{} of the summary. If False, it is the whole summary.
@@ -170,12 +170,12 @@ def is_instructions(gold: object) -> bool:
 
 
 def from_number(gold: object) -> object:
-    """Returns a gold that is a number as text, because answers are texts; returns any other gold unchanged."""
+    """Converts a gold (right answer) that is a number to text, as answers are texts. Returns other golds unchanged."""
     return str(gold) if is_number(gold) else gold
 
 
 def from_json(gold: object) -> object:
-    """Returns the parsed value of a gold that is JSON text. Returns any other gold, and malformed JSON, unchanged."""
+    """Parses a gold (right answer) that is JSON text. Returns other golds, and malformed JSON, unchanged."""
     if isinstance(gold, str):
         with contextlib.suppress(ValueError, RecursionError):  # the rule then rejects the text
             return json.loads(gold)

@@ -168,7 +168,10 @@ def is_link(piece: Piece) -> bool:
 
 
 def changes_zh(text: str) -> bool:
-    """Returns True if Chinese words before a value deny, bound or change it: 小于, 不是, 至少为, 根号."""
+    """Returns True if Chinese words before a value deny, bound or change it.
+
+    For example 不是 (is not) denies, 小于 (less than) bounds, and 根号 (the root of) changes the value.
+    """
     verb = lexicon.VERB_ZH.match(text)
     if verb and (lexicon.BOUNDED_ZH.search(verb[1]) or lexicon.DENIED_CLAIM_ZH.search(verb[1])):
         return True
