@@ -28,6 +28,6 @@ class Policy(NamedTuple):
     def style(self) -> str:
         """The expected form of completions, a key of `format.STYLES`.
 
-        If `form` is "", the style is "r1_zero" if the template asks for an answer block, else "r1".
+        An empty `form` stands for "r1_zero" if the template asks for an answer block, and for "r1" otherwise.
         """
         return self.form or ("r1_zero" if ANSWER in self.template else "r1")

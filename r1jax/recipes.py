@@ -13,7 +13,7 @@ class RLRecipe:
     """Hyperparameters of a reinforcement-learning run. Each field is a flag."""
 
     steps: int
-    """Optimizer steps of the run. A round has --minibatches of them."""
+    """Optimizer steps of the run. Each round of sampling is followed by --minibatches steps."""
     questions_per_round: int
     """B: questions sampled in one round."""
     group_size: int
@@ -29,11 +29,11 @@ class RLRecipe:
     clip_eps_high: float
     """ε of the upper bound of the ratio clip. 0 uses --clip-eps for both bounds."""
     loss: str
-    """The loss, which sets the weight of each token: `grpo` 1/(N·|o|); `dr_grpo` 1/(N·max_tokens), and advantages are
-    not divided by the standard deviation; `dapo` 1/Σ|o|; `sequence` (GSPO) and `sequence_token` weigh as `grpo` and
-    take the ratio of the whole completion; `cispo` 1/Σ|o|, and the clip keeps gradients; `rloo` 1/N, and advantages are
-    over the others of the group; `reinforce_pp` and `reinforce_pp_baseline` 1/Σ|o|, and advantages are normalised over
-    the batch."""
+    """The loss, which sets the weight of each token, for N completions of |o| tokens: `grpo` 1/(N·|o|); `dr_grpo`
+    1/(N·max_tokens), and advantages are not divided by the standard deviation; `dapo` 1/Σ|o|; `sequence` (GSPO) and
+    `sequence_token` weigh as `grpo` and take the ratio of the whole completion; `cispo` 1/Σ|o|, and clipped tokens keep
+    their gradients; `rloo` 1/N, and the baseline of a completion is the mean reward of the others of its group;
+    `reinforce_pp` and `reinforce_pp_baseline` 1/Σ|o|, and advantages are normalised over the batch."""
     tis_cap: float
     """Cap of truncated importance sampling: each token is weighted by min(π_trainer/π_sampler, cap). 0 turns it off.
     Needs --old-logp=trainer."""
@@ -42,7 +42,7 @@ class RLRecipe:
     max_tokens: int
     """Most tokens of a completion, the stop token included."""
     ref_every: int
-    """Steps after which the reference becomes a copy of the current policy, each time that so many pass. 0: never."""
+    """The reference becomes a copy of the current policy each time that this many steps have passed. 0: never."""
     accuracy_weight: float
     """Weight of the accuracy reward."""
     format_weight: float
@@ -60,14 +60,15 @@ class RLRecipe:
     weight_decay: float
     """AdamW's weight decay."""
     old_logp: str
-    """Source of old log-probabilities: `trainer` recomputes them once a round, `sampler` takes those of sampling."""
+    """Source of the old policy's log-probabilities, for the ratio: `trainer` recomputes them once a round, `sampler`
+    keeps those from sampling."""
     late_from: int
     """Step from which questions come from --late-prompts. 0: never."""
     row_length: int
     """S: slots of a packed row, at least the longest prompt plus --max-tokens."""
     batch_rows: int
-    """Packed rows of one micro-batch: a multiple of the mesh's row shards, or a divisor of their number, which is
-    rounded up to it."""
+    """Packed rows of one micro-batch: a multiple of the number of row shards of the mesh. A divisor of that number is
+    rounded up to that number."""
     remat: str
     """What the backward pass recomputes: none, dots or full."""
     eval_every: int
@@ -87,11 +88,12 @@ class RLRecipe:
     lora_targets: str
     """Regular expression over parameter paths. The matrices whose path matches get an adapter."""
     replay_routes: bool
-    """Whether training routes each token to the experts that the token visited in sampling."""
+    """For a mixture of experts: whether training routes each token to the experts that it visited in sampling."""
     balance_rate: float
-    """Step size of a router's bias towards an even load. 0 leaves the bias unchanged."""
+    """For a mixture of experts: size of the step that moves a router's bias towards an even load of the experts. 0
+    leaves the bias unchanged."""
     carry_over: int
-    """Rows that may be unfinished when the sampling of a round ends; the next round continues them. 0: none."""
+    """Completions that may be unfinished when the sampling of a round ends; the next round continues them. 0: none."""
     overlong_weight: float = 0.0
     """Weight of DAPO's penalty for long completions, which goes from 0 to -1 over the last --overlong-cache tokens
     before --max-tokens. 0: no penalty."""
@@ -104,12 +106,14 @@ class RLRecipe:
     repetition_ngram: int = 8
     """Words of an n-gram in the repetition penalty."""
     kl: str = "k3"
-    """What --kl-coef weighs: k3, k2 or unbiased (DeepSeek-V3.2) as a term of the loss, or k1_reward, which takes the
-    completion's log π/π_ref off its reward."""
+    """What --kl-coef weighs: k3, k2 or unbiased (DeepSeek-V3.2) as a term of the loss, or k1_reward, which subtracts
+    the completion's log π/π_ref from its reward."""
     dual_clip: float = 0.0
-    """Bound of the ratio where the advantage is negative, such as 3. 0: no bound. For losses with PPO's clip."""
+    """Upper bound of the ratio π/π_old where the advantage is negative, such as 3. 0: no bound. For losses with PPO's
+    clip."""
     entropy_coef: float = 0.0
-    """Weight of the entropy, which is added to the objective with the weights of the tokens. 0: none."""
+    """Weight of the entropy bonus in the objective. Each token's entropy has the weight of the token in the loss. 0: no
+    bonus."""
     off_policy_bound: float = 0.0
     """A completion of negative advantage is left out of the policy's term once log π_sampler/π exceeds this many nats a
     token on average (DeepSeek-V3.2). 0: never."""
@@ -121,14 +125,14 @@ class RLRecipe:
     """Whether completions that are cut off at --max-tokens are left out of the loss. Their rewards still count in the
     mean of their group."""
     refill: int = 0
-    """Most waves of questions that a round samples to find groups whose task rewards differ (DAPO's dynamic sampling).
-    Each wave has --questions-per-round. 0 or 1: none is replaced."""
+    """Most times that a round samples --questions-per-round questions, to replace groups whose task rewards are all
+    equal (DAPO's dynamic sampling). 0 or 1: once, so no group is replaced."""
     keep_pass_rate: str = ""
     """LOW:HIGH, such as 0.1:0.9: leave out questions whose pass rate lies outside. Needs --pass-rates, or rows with a
     pass_rate."""
     pass_rates: str = ""
     """A jsonl file of {id, pass_rate}, or the samples.jsonl of a run, whose accuracies are averaged by id. A question
-    that it lacks is kept."""
+    that the file lacks is kept."""
     curriculum: bool = False
     """Whether each pass over --prompts goes from the highest pass rate to the lowest, in place of a random order."""
     optimizer: str = "adamw"
@@ -144,8 +148,8 @@ class RLRecipe:
     """Which parameters --weight-decay decays: all, or matrices, which leaves out norms and biases."""
 
     wave_rows: int = 0
-    """Completions that each process samples at once. The tokens do not depend on it. 0: all of a round, or as many as
-    the devices' free memory holds at twice the mean length that a plan assumes."""
+    """Completions that each process samples at once. The sampled tokens do not depend on this number. 0: all of a
+    round, or as many as fit into the devices' free memory if each has a quarter of --max-tokens."""
 
     @property
     def descent(self) -> Descent:
@@ -187,7 +191,8 @@ class PolicyOptions:
     think: Literal["auto", "wanted", "free"] = "auto"
     """Whether a completion must have a <think> block before its answer. auto: if the prompt asks for one."""
     column: tuple[str, ...] = ()
-    """Names of keys in data files, each HERE=THERE, such as problem=question gold=meta.answer."""
+    """Keys that data files call otherwise, each HERE=THERE: the name in r1jax, then the name in the file, such as
+    problem=question gold=meta.answer."""
     coordinator: str | None = None
     """HOST:PORT of process 0. Needed where JAX detects no cluster."""
     processes: int | None = None
@@ -227,8 +232,8 @@ class RunOptions(PolicyOptions):
     late_prompts: str = ""
     """Questions from step --late-from on, in the form of --prompts."""
     eval_prompts: str = "nano"
-    """Held-out problems, in the form of --prompts. nano is the generator's fixed list; where --prompts is a file, it
-    means that a tenth of the rows of --prompts is held out, at most --eval-problems."""
+    """Held-out problems, in the form of --prompts. nano is the generator's fixed list. If --prompts is a
+    file, nano means instead that a tenth of the rows of this file is held out, at most --eval-problems."""
     reward: tuple[str, ...] = ()
     """The reward, in place of the accuracy, format and language weights: one or more of FILE.py:FUNCTION, accuracy,
     format and language, separated by spaces, each with =WEIGHT unless the weight is 1. A function takes (texts,
@@ -333,7 +338,7 @@ class SFTRecipe:
     remat: str
     """What the backward pass recomputes: none, dots or full."""
     held_out_problems: int
-    """Problems kept out of training, at most a tenth of all. Evaluations measure the loss on the records of held-out
+    """Problems kept out of training, at most a tenth of all. Evaluations measure the loss on the records of these
     problems."""
     max_tokens: int
     """Most tokens of a completion in an evaluation."""
@@ -362,7 +367,7 @@ class SFTRecipe:
 
 @dataclasses.dataclass(frozen=True)
 class PlanOptions:
-    """Flags of a dry run."""
+    """Flags of a dry run, which prints what a run would need and stops."""
 
     dry_run: bool = False
     """Print what the run would need, then stop. Needs neither weights nor devices."""
@@ -377,12 +382,12 @@ class TunePlanOptions(PlanOptions):
     """Flags of a dry run of fine-tuning."""
 
     plan_records: int = 800_000
-    """Number of records that a dry run assumes when --steps is 0."""
+    """Number of records that a dry run assumes if --steps is 0."""
 
 
 @dataclasses.dataclass(frozen=True)
 class SamplingOptions:
-    """Flags of sampling."""
+    """Flags of sampling: how many completions of which length, and from which tokens they are drawn."""
 
     samples: int = 4
     """Completions sampled for each problem. In an evaluation, 0 means the paper's number for each benchmark."""
@@ -427,9 +432,9 @@ class RewardRecipe:
     remat: str
     """What the backward pass recomputes: none, dots or full."""
     items: int
-    """Items to take from the nano annotator when --data names no file."""
+    """Items to take from the nano annotator, which is simulated, if --data names no file."""
     held_out_items: int
-    """Items held out for evaluation. Of a file: at most a fifth, and all items of a problem or none."""
+    """Items held out for evaluation. With a file: at most a fifth of its items, and of each problem all or none."""
     save_every: int
     """Steps between two checkpoints. 0: save only the last step, which is always saved."""
 

@@ -1,6 +1,6 @@
 """Computes hardware utilisation: the fraction of the machine's limit that a run reached.
 
-metrics.jsonl holds it under names that begin with `perf/`.
+metrics.jsonl holds these fractions under names that begin with `perf/`.
 """
 
 from __future__ import annotations
@@ -21,12 +21,15 @@ from r1jax.sharding import compute_dtype, row_shards
 
 @functools.cache  # measuring CPUs takes a second
 def ceiling(devices: tuple[jax.Device, ...]) -> roofline.Device | None:
-    """Returns the limits of a single device of `devices` (`roofline.ceiling`), computed once per process."""
+    """Returns the memory size, bandwidth and peak FLOP/s of one of `devices`, computed once per process.
+
+    See `roofline.ceiling`. Returns None for an accelerator that its table lacks.
+    """
     return roofline.ceiling(devices)
 
 
 class Pace(NamedTuple):
-    """The hardware limits of a mesh. Its methods return the fraction of the limit that a rollout or an update reached.
+    """The hardware limits of a mesh. The methods compare a rollout's or an update's speed with these limits.
 
     Attributes:
         cfg: the model.
@@ -47,7 +50,8 @@ class Pace(NamedTuple):
 
         `attention` names the model's attention backend; "" is the default backend.
 
-        Each process measures its own CPUs, while all of them work. The limits of accelerators come from a table.
+        The limits of accelerators come from a table. The limits of CPUs are measured, by each process for its own CPUs,
+        while all these CPUs are busy.
         """
         shards = row_shards(mesh)
         one = ceiling(tuple(mesh.local_devices))
@@ -59,7 +63,10 @@ class Pace(NamedTuple):
         return cls(cfg, device, shards, size, 8 if wide else size)
 
     def rollout(self, prompts: np.ndarray, lengths: np.ndarray, seconds: float) -> dict[str, float]:
-        """Returns {"perf/decode_fraction": the fraction of the limit that a rollout reached}; {} if no limit is known.
+        """Returns {"perf/decode_fraction": how close a rollout came to the hardware's limit, as a fraction}.
+
+        This is the shortest time that the hardware allows (`roofline.rollout_seconds`) divided by `seconds`. Returns {}
+        if the hardware's limits are not known.
 
         Args:
             prompts: [B] lengths of the prompts of B questions.
@@ -82,7 +89,9 @@ class Pace(NamedTuple):
         }
 
     def update(self, prompts: np.ndarray, lengths: np.ndarray, seen: np.ndarray, seconds: float) -> dict[str, float]:
-        """Returns {"perf/mfu": the model FLOPs utilisation of an update}; {} if no limit is known.
+        """Returns {"perf/mfu": the FLOP/s of an update as a fraction of the peak FLOP/s of all devices}.
+
+        Returns {} if the hardware's limits are not known.
 
         Args:
             prompts, lengths: see `rollout`.

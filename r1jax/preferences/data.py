@@ -21,8 +21,8 @@ from r1jax.sharding import shard_rows
 from r1jax.training.packing import put
 
 FORMS = {
-    False: "{problem, chosen, rejected}, each a text or messages that end with the assistant's",
-    True: "{problem, response, desirable}, response a text or messages that end with the assistant's",
+    False: "{problem, chosen, rejected}; chosen and rejected are texts, or messages that end with the assistant's",
+    True: "{problem, response, desirable}; response is a text, or messages that end with the assistant's",
 }
 
 
@@ -46,8 +46,8 @@ def read_items(data: str, labelled: bool, seed: int, counts: tuple[int, int]) ->
     An item is {problem, chosen, rejected}, or {problem, response, desirable} if `labelled` is True.
 
     Args:
-        data: a jsonl file; "" takes pairs from the nano annotator.
-        labelled: whether items are labelled completions. A pair is then split into two items.
+        data: a jsonl file; "" takes pairs from the nano annotator, which is simulated.
+        labelled: whether items are labelled completions. If True, each pair is split into two labelled items.
         seed: seed of the generator, and of the held-out split of a file.
         counts: (number of training items, number of held-out items) to take from the annotator. For a file, only the
             second number is used.
@@ -137,7 +137,7 @@ def read_reply(value: Any, problem: Any, where: str) -> tuple[str, str]:
     if len(before) != 1 or not is_message(before[0], "user"):
         raise ValueError(
             f"{where} follows {len(before)} messages; it must follow one message of the user, which --template frames. "
-            "Join the messages before the reply into one text as `problem`"
+            "Give all that comes before the reply as one text, in `problem`"
         )
     return before[0]["content"], said
 
@@ -161,7 +161,7 @@ def split_pair(pair: Mapping) -> list[dict]:
 
 
 def encode(items: Sequence[Mapping], policy: Policy, longest: int) -> list[Item]:
-    """Returns the items as tokens, without the items that have more than `longest` tokens.
+    """Returns the items as tokens. Drops items whose prompt and completions together exceed `longest` tokens.
 
     Raises:
         ValueError: no item is short enough.
@@ -169,7 +169,9 @@ def encode(items: Sequence[Mapping], policy: Policy, longest: int) -> list[Item]
     found = [encode_item(item, policy) for item in items]
     kept = [item for item in found if len(item.prompt) + sum(map(len, item.completions)) <= longest]
     if not kept:
-        raise ValueError(f"--max-tokens={longest} is less than every item needs, so none is left to train on: raise it")
+        raise ValueError(
+            f"--max-tokens={longest} is less than every item needs, so none is left to train on: raise --max-tokens"
+        )
     return kept
 
 
@@ -190,14 +192,15 @@ def micro_batches(
     """Returns one step's items as micro-batches on the mesh, grouped by similar length. The weights of all rows add up
     to 1.
 
-    The row of a labelled item also holds the completion of the step's next item, from which KTO's z is computed.
+    The row of a labelled item also holds the completion of the step's next item. KTO's z, an estimate of the KL
+    divergence from the reference policy, is computed from these completions, which follow a wrong prompt.
 
     Args:
         items: the items of the data.
         chosen: indices of the step's items.
         rows: P, rows of a micro-batch.
-        reference: [N, 2] Σ log π_ref of the completions of every item. None if the loss has no reference policy, or if
-            the sums are added later.
+        reference: [N, 2] Σ log π_ref of both completions of every item. None if the loss has no reference policy, or if
+            these sums are added later.
     """
     partner = dict(zip(chosen, [*chosen[1:], chosen[0]], strict=True))
 
@@ -225,7 +228,7 @@ def micro_batches(
 
 
 def lay(packed: PackedRows, row: int, prompt: list[int], two: tuple[np.ndarray, np.ndarray]) -> None:
-    """Writes a prompt with two completions, segments 1 and 2, into a row of packed rows."""
+    """Writes a prompt and its two completions, as segments 1 and 2, into row number `row` of the packed rows."""
     size = len(prompt)
     put(packed, row, 0, prompt, 0, 1, 0, 0)
     put(packed, row, size, two[0], size, 1, 1, size - 1)

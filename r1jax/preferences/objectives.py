@@ -47,8 +47,8 @@ class Preference(NamedTuple):
 
     Attributes:
         loss: `(logp [P, 2], reference [P, 2], label [P], weight [P], settings) -> (loss, figures)`.
-        referenced: whether the loss compares with a reference policy.
-        averaged: whether `loss` gets means of log-probabilities over tokens in place of sums.
+        referenced: whether the loss compares the policy with a reference policy.
+        averaged: whether `loss` gets a completion's mean log-probability per token in place of the sum over its tokens.
         labelled: whether the loss learns from labelled completions in place of pairs.
     """
 
@@ -65,8 +65,9 @@ def dpo(logp: Array, reference: Array, label: Array, weight: Array, s: Settings)
 
 
 def ipo(logp: Array, reference: Array, label: Array, weight: Array, s: Settings) -> tuple[Array, dict[str, Array]]:
-    """Returns `losses.ipo_loss` of a micro-batch. Its log-probabilities are means over tokens, as in the authors' later
-    work.
+    """Returns `losses.ipo_loss` of a micro-batch, computed from the completions' mean log-probabilities per token.
+
+    The paper uses sums over tokens; later work of its authors uses these means.
     """
     return ipo_loss(*logp.T, *reference.T, beta=s.beta, weight=weight)
 
@@ -82,7 +83,7 @@ def orpo(logp: Array, reference: Array, label: Array, weight: Array, s: Settings
 
 
 def kto(logp: Array, reference: Array, label: Array, weight: Array, s: Settings) -> tuple[Array, dict[str, Array]]:
-    """Returns `losses.kto_loss` of a micro-batch. The loss's z is computed from this micro-batch."""
+    """Returns `losses.kto_loss` of a micro-batch. KTO's z, an estimate of the KL, is computed from this micro-batch."""
     (mine, other), (ref_mine, ref_other) = logp.T, reference.T
     z = mismatched_kl(other, ref_other, weight)
     how = dict(beta=s.beta, weights=(1.0, s.undesirable_weight), weight=weight)
@@ -101,8 +102,9 @@ PREFERENCES: dict[str, Preference] = {
 
 @functools.cache
 def preference_objective(name: str, settings: Settings) -> Loss:
-    """Returns the function (network, params, batch) -> (loss, metrics) of the loss `name`, for `Learner.loss`. The
-    function is cached.
+    """Returns the function (network, params, batch) -> (loss, metrics) of the loss `name`, for `Learner.loss`.
+
+    Equal arguments return the same function, so that JAX compiles the update once.
     """
     entry = PREFERENCES[name]
 

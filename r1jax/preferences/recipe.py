@@ -20,7 +20,7 @@ class PreferenceRecipe:
     loss: str
     """dpo, ipo, orpo or simpo, which learn from pairs, or kto, which learns from labelled completions."""
     beta: float
-    """β of the loss: of DPO, IPO (its τ), KTO and SimPO; ORPO's λ."""
+    """β of DPO, KTO and SimPO; τ of IPO; λ of ORPO."""
     epochs: int
     """Passes over the training items."""
     batch_items: int
@@ -42,20 +42,20 @@ class PreferenceRecipe:
     remat: str
     """What the backward pass recomputes: none, dots or full."""
     items: int
-    """Pairs to take from the nano annotator when --data names no file."""
+    """Pairs to take from the nano annotator, which is simulated, if --data names no file."""
     held_out_items: int
-    """Items held out for evaluation. Of a file: at most a fifth, and all items of a problem or none."""
+    """Items held out for evaluation. With a file: at most a fifth of its items, and of each problem all or none."""
     save_every: int
     """Steps between two checkpoints. 0: save only the last step, which is always saved."""
     label_smoothing: float = 0.0
-    """Probability that the order of a pair is wrong. Only of dpo."""
+    """Probability that the order of a pair is wrong. Only for --loss=dpo."""
     gamma: float = 0.0
-    """Margin by which SimPO wants the chosen completion to lead. Only of simpo."""
+    """Margin by which SimPO wants the chosen completion to lead. Only for --loss=simpo."""
     undesirable_weight: float = 1.0
-    """Weight of undesirable completions beside desirable ones. Only of kto."""
+    """Weight of an undesirable completion; a desirable one has weight 1. Only for --loss=kto."""
     reference: str = "once"
-    """When the reference's log-probabilities are computed: once, before the first step, or at each step, for which a
-    copy of the first parameters stays in memory."""
+    """When the reference's log-probabilities are computed: `once`, before the first step; or `each`, at every step,
+    which keeps a copy of the initial parameters in memory."""
     optimizer: str = "adamw"
     """adamw or muon (Muon for matrices, AdamW for the rest)."""
     weight_decay: float = 0.0
@@ -109,12 +109,14 @@ def check(recipe: PreferenceRecipe, mesh: Mesh) -> None:
             (r.reference in ("once", "each"), f"--reference={r.reference} must be once or each"),
             (
                 0 <= r.label_smoothing < 0.5 and (not r.label_smoothing or r.loss == "dpo"),
-                f"--label-smoothing={r.label_smoothing} must lie between 0 and 0.5, and is for --loss=dpo",
+                f"--label-smoothing={r.label_smoothing} must be 0 or more and below 0.5, and is for --loss=dpo: "
+                "leave it at 0 for other losses",
             ),
             (r.gamma == 0 or r.loss == "simpo", f"--gamma={r.gamma} is for --loss=simpo, not {r.loss}: leave it at 0"),
             (
                 r.undesirable_weight > 0 and (r.undesirable_weight == 1 or r.loss == "kto"),
-                f"--undesirable-weight={r.undesirable_weight} must be above 0, and is for --loss=kto: leave it at 1",
+                f"--undesirable-weight={r.undesirable_weight} must be above 0, and is for --loss=kto: leave it at 1 "
+                "for other losses",
             ),
             (r.lora_rank >= 0, f"--lora-rank={r.lora_rank} must be 0, to train every parameter, or more"),
         )

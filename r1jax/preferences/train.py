@@ -40,7 +40,7 @@ def train(recipe: PreferenceRecipe, options: RunOptions, data: str = "") -> Path
     Args:
         recipe: the hyperparameters.
         options: flags of the run.
-        data: a file of pairs or labelled completions; "" takes pairs from the nano annotator.
+        data: a file of pairs or labelled completions; "" takes pairs from the nano annotator, which is simulated.
 
     Raises:
         ValueError: a flag, file or checkpoint cannot be used.
@@ -115,10 +115,11 @@ def make_learner(recipe: PreferenceRecipe, cfg: ModelConfig, mesh: Mesh, steps: 
 def make_reference(
     recipe: PreferenceRecipe, network: Network, params: dict, frozen: dict | None, mesh: Mesh
 ) -> Callable[[Sequence[Item]], np.ndarray] | None:
-    """Returns the function that computes Σ log π_ref of the completions of all items, [N, 2], before the first step.
+    """Returns a function that maps N items to Σ log π_ref of both completions of each, [N, 2].
 
-    Returns None if the loss has no reference policy, or if --reference=each computes the sums at every step. Also
-    returns None for labelled items, because the other completion in their row changes with the step.
+    A run calls the function once, before the first step. Returns None if the loss has no reference policy, or if
+    --reference=each computes the sums at every step. Also returns None for labelled items, because the second
+    completion in an item's row is that of another item, which changes with the step.
     """
     entry = PREFERENCES[recipe.loss]
     if not entry.referenced or entry.labelled or recipe.reference == "each":
@@ -138,10 +139,11 @@ def make_reference(
 
 
 def add_each(recipe: PreferenceRecipe, network: Network, params: dict, frozen: dict | None) -> AddReference:
-    """Returns the function that adds Σ log π_ref to micro-batches that need these sums and do not have them yet.
+    """Returns a function that adds Σ log π_ref to micro-batches.
 
-    The function keeps a copy of the initial trained parameters. With LoRA these are the new adapters, which leave the
-    base model's output unchanged.
+    If the loss has no reference policy, or if `make_reference` has computed the sums, the function returns its argument
+    unchanged. Otherwise it keeps a copy of the initial trained parameters. With LoRA that copy holds the new adapters,
+    which leave the base model's output unchanged.
     """
     entry = PREFERENCES[recipe.loss]
     if not entry.referenced or (recipe.reference == "once" and not entry.labelled):
@@ -161,8 +163,12 @@ def split(count: int, size: int) -> list[list[int]]:
 
 @functools.partial(jax.jit, static_argnames=("learner",))
 def measure(learner: Learner, params: dict, batch: PairBatch, share: float) -> dict[str, jax.Array]:
-    """Returns the loss and the metrics of a micro-batch, each multiplied by `share`. params: all parameters of the
-    model.
+    """Returns the loss and the metrics of a micro-batch, each multiplied by `share`.
+
+    Args:
+        params: all parameters of the model.
+        share: number of items in the batch that the micro-batch belongs to, as a fraction of all held-out items. The
+            results of all micro-batches then add up to means over the held-out items.
     """
     loss, figures = learner.forward(params, batch)
     return {name: value * share for name, value in (figures | {"loss": loss}).items()}
@@ -174,8 +180,10 @@ def describe(figures: Mapping[str, float], times: Times) -> dict:
 
 
 def finish_figures(figures: Mapping[str, float]) -> dict[str, float]:
-    """Returns the metrics to log. For labelled items, divides the sum of rewards of each label by the share of this
-    label.
+    """Returns the metrics to log.
+
+    For labelled items, "reward/chosen" is the mean reward of the desirable completions, "reward/rejected" that of the
+    undesirable ones, and "reward/margin" their difference. A mean over no completions is 0.
     """
     line = {name: value for name, value in figures.items() if name not in ("weight", "desirable")}
     if "desirable" in figures:

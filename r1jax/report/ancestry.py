@@ -24,8 +24,8 @@ class Edge(NamedTuple):
     """A dependency: the stage `target` was made from the stage `source`.
 
     Attributes:
-        source, target: the stages' folders; "" is the base. If the source is not a stage, it is "/" followed by an
-            identifier.
+        source, target: the stages' folders; "" is the base. If the source is not a stage, `source` is "/" followed by
+            the hash, or else the path, of its weights.
         kind: "parent" (target began with source's weights), "data" (target learned from source's samples) or "reward"
             (source is target's reward model).
         sha256: hash of the parent weights; empty if unknown.
@@ -64,9 +64,9 @@ def _texts(value: object) -> Iterator[str]:
 
 
 def edges(stages: Stages) -> tuple[list[Edge], dict[str, str]]:
-    """Returns the edges of the lineage, and the names of the parents that are not stages, such as another base.
+    """Returns (the edges of the lineage, {`Edge.source`: the name to show} of each parent that is not a stage).
 
-    The names are a dict. It maps `Edge.source` of such a parent, which begins with "/", to the name to show.
+    Such a parent is, for example, another base. Its `Edge.source` begins with "/".
     """
     folders = {part.folder: part for part in (*stages.parts, *stages.models) if part.folder}
     models = {part.folder for part in stages.models}
@@ -135,9 +135,10 @@ def _disagree(edge: Edge, found: list[Edge], folders: Mapping[str, Part]) -> boo
 
 
 def hashes_of(stages: Stages, found: Sequence[Edge]) -> dict[str, str]:
-    """Returns the sha256 of the weights of each stage (or other parent), by folder.
+    """Returns {`Edge.source`: sha256 of the weights} of each stage or other parent whose hash is known.
 
-    A stage's hash is read from the manifests of the stages that began with its weights or learned from its samples.
+    The hash of a stage is read from the manifests of the stages that began with its weights or learned from its
+    samples.
 
     Args:
         found: the edges of the lineage.

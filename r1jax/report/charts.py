@@ -230,8 +230,8 @@ def _series(line: Line, run: Run, others: Sequence[Run], raw: bool) -> Series | 
 def charts(run: Run, others: Sequence[Run]) -> tuple[str, list[tuple[str, str]], list[dict]]:
     """Returns (html, anchors, numbers) of all charts of a run's page.
 
-    `anchors` holds (anchor, title) of each section that has a chart. `numbers` holds, for each chart, the data that the
-    page shows under the pointer.
+    `anchors` holds (HTML anchor, title) of each section that has a chart. `numbers` holds, for each chart, the data
+    that the page shows under the pointer.
 
     Args:
         others: runs to compare with, drawn as thin lines.

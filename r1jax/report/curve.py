@@ -43,8 +43,8 @@ def thin(curve: Curve, points: int = POINTS) -> Thinned:
 def smooth(values: Sequence[float | None]) -> list[float | None]:
     """Returns the curve's values smoothed by centred, triangular weights.
 
-    The weights reach a twentieth of the curve's length to each side. Gaps (None) stay gaps. Curves of fewer than 24
-    values are returned unchanged.
+    The weights reach len(values) // 20 values to each side. Gaps (None) stay gaps. Curves of fewer than 24 values are
+    returned unchanged.
     """
     half = len(values) // 20 if len(values) >= 24 else 0
     out: list[float | None] = []

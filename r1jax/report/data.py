@@ -45,10 +45,10 @@ class Samples(NamedTuple):
 
 
 def load(workdir: str | os.PathLike[str]) -> Run:
-    """Loads the logs of a working directory. Missing files count as empty.
+    """Loads the logs of a working directory. A log that does not exist yet counts as empty.
 
     Raises:
-        ValueError: the directory holds no run, or a log has a line that is not JSON.
+        ValueError: the directory has neither manifest.json nor metrics.jsonl, or a file is not JSON.
     """
     folder = storage.path_of(workdir, "--workdir")
     manifest: dict = {}
@@ -108,9 +108,9 @@ def _flat(row: Mapping, prefix: str = "") -> Iterable[tuple[str, object]]:
 def choose_samples(path: Path, *, limit: int = SAMPLE_BYTES, steps: int = SAMPLE_STEPS) -> Samples:
     """Selects samples of samples.jsonl that fit into `limit` bytes of JSON.
 
-    If not all samples fit, `steps` evenly spaced training steps are selected, including the first and the last. Then
-    one sample of each selected step is taken in turn, in the order of the log, up to the limit. The middle of a text
-    longer than `TEXT_CHARACTERS` is cut out.
+    If not all samples fit, `steps` evenly spaced training steps are selected, including the first and the last. The
+    first sample of each of these steps is taken, then the second of each, and so on, as long as they fit. The middle of
+    a text longer than `TEXT_CHARACTERS` is cut out.
 
     Args:
         path: the file samples.jsonl.

@@ -1,4 +1,4 @@
-"""Draws cards with the counts of each stage's records (by route, domain and reason of rejection) and reward models."""
+"""Draws a card for each stage with the counts of its records, and one for each reward model with its results."""
 
 from __future__ import annotations
 

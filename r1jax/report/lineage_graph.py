@@ -24,7 +24,7 @@ class Node(NamedTuple):
     """A box of the drawing: a stage or another set of weights.
 
     Attributes:
-        key: the stage's folder, or the source of an edge.
+        key: the stage's folder; for other weights, `Edge.source`.
         name: the box's first line.
         place: (column, row) of the box in the drawing.
         under: the box's second line.

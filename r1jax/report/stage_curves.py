@@ -1,4 +1,4 @@
-"""Draws charts of all stages on one time axis, and charts of preference reward and true worth: `stage_curves`."""
+"""Draws charts of all stages on one time axis, and charts of reward models against the truth: `stage_curves`."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def _series(line: Line, found: Sequence[Span], raw: bool) -> list[Series]:
 
 
 def asked(found: Sequence[Span]) -> str:
-    """Returns, as HTML, the names of the evaluation sets, with the stages that were evaluated on each."""
+    """Returns, as HTML, "set: stage, stage" for each set of evaluation problems and the stages evaluated on it."""
     sets: dict[str, list[str]] = {}
     for span in found:
         name = mapping(span.part.run.manifest.get("recipe")).get("eval_prompts")

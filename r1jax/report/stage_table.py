@@ -75,7 +75,10 @@ def rows_of(stages: Stages) -> list[Row]:
 
 
 def blocks_of(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
-    """Groups rows by `Row.figure`. Returns (figure, its rows), in the order in which figures first appear."""
+    """Groups rows by the quantity that they measure (`Row.figure`), such as "pass@1".
+
+    Returns a list of (figure, rows of this figure), in the order in which the figures first appear.
+    """
     blocks: dict[str, list[Row]] = {}
     for row in rows:
         blocks.setdefault(row.figure, []).append(row)
@@ -83,9 +86,9 @@ def blocks_of(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
 
 
 def mean_of(cells: Sequence[tuple[float, float, float]]) -> tuple[float, float, float]:
-    """Averages several results (mean, low, high) measured on different problems. Returns (mean, low, high).
+    """Averages results that were measured on different problems, each (mean, low, high). Returns (mean, low, high).
 
-    The half widths of the intervals add in quadrature.
+    The half width of the interval is the square root of the sum of the squared half widths, divided by their number.
     """
     mean = math.fsum(middle for middle, _, _ in cells) / len(cells)
     down, up = (
@@ -98,12 +101,12 @@ def mean_of(cells: Sequence[tuple[float, float, float]]) -> tuple[float, float, 
 def mean_row(rows: Sequence[Row], ruled: Collection[str] = ()) -> Row | None:
     """Averages rows of the same figure over their groups of problems, without weights. Returns the row of means.
 
-    A stage that lacks one of the groups is left out. Returns None if there are fewer than two groups, or no stage is
-    left.
+    A stage without a value for one of the groups gets no mean. Returns None if there are fewer than two groups, or if
+    no stage gets a mean.
 
     Args:
         rows: the rows of a figure, one per group.
-        ruled: groups whose problems have a verifier. If the figure has any of these groups, only these are averaged.
+        ruled: groups whose problems have a verifier. If `rows` has any of these groups, only these are averaged.
     """
     rows = [row for row in rows if row.group in ruled] or rows
     if len(rows) < 2:
@@ -122,7 +125,7 @@ def ruled_of(rows: Sequence[Row]) -> set[str]:
 
 
 def shown(value: float, unit: str) -> str:
-    """Formats a number for a cell of the table, according to its unit."""
+    """Formats a number for a cell: with two decimals if the unit is "share", else with about three digits."""
     if unit == "share":
         return f"{value:.2f}"
     return number(round(value, 1) if abs(value) >= 10 else value)

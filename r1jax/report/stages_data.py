@@ -65,7 +65,7 @@ def mapping(value: object) -> Mapping:
 
 
 def listed(value: object) -> list[dict]:
-    """Returns the dicts of a list; an empty list for any other value."""
+    """Returns the entries of a list that are dicts; an empty list for a value that is not a list."""
     return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
 
 
@@ -131,7 +131,7 @@ def _models(home: Path, stages: set[str]) -> list[Part]:
 
 
 def counts(part: Part) -> Mapping:
-    """Returns the counts of a stage's records, as the stage's manifest holds them; empty if there are none."""
+    """Returns the numbers of a stage's records (in all, kept, by route, ...) in its manifest; empty without any."""
     return mapping(mapping(part.run.manifest.get("data")).get("counts"))
 
 

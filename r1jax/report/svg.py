@@ -50,7 +50,7 @@ class Series(NamedTuple):
 
 
 def ticks(low: float, high: float, about: int = 4, whole: bool = False) -> list[float]:
-    """Returns about `about` round numbers in [low, high], spaced by 1, 2, 2.5 or 5 times a power of ten.
+    """Returns roughly `about` round numbers in [low, high], spaced by 1, 2, 2.5 or 5 times a power of ten.
 
     Args:
         whole: whether to return only integers.
@@ -113,7 +113,7 @@ class Axes(NamedTuple):
 
 
 def axes_of(series: Sequence[Series], x_high: float, share: bool, from_zero: bool, log: bool) -> Axes:
-    """Returns the ranges of a chart's axes. The arguments have the meaning that they have in `chart`."""
+    """Returns the ranges of a chart's axes. The arguments are those of `chart`."""
     curves = [c for s in series for c in (s.curve, *s.others)]
     values = [v for c in curves for v in c.values if v is not None]
     if log and min(values) > 0:

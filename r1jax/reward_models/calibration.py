@@ -27,9 +27,9 @@ def standard(values: np.ndarray) -> dict[str, float]:
 
 
 def platt(values: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Returns Platt scaling {scale, offset}: σ(scale·value + offset) is fitted to the probability of a true label.
+    """Fits σ(scale·value + offset) to the probability that a text's label is true. Returns {scale, offset}.
 
-    The fit maximises the likelihood of the labels.
+    This is Platt scaling: the fit maximises the likelihood of the labels.
 
     With n₁ true and n₀ false labels, the targets are (n₁ + 1)/(n₁ + 2) and 1/(n₀ + 2) instead of 1 and 0, so that the
     fit is finite even if a threshold separates the labels.
@@ -113,8 +113,8 @@ def of_pairs(
     """Returns accuracy, loss, biases and calibration of a pairwise reward model on P held-out pairs, as a dict.
 
     "accuracy" is the share of pairs whose chosen reply has the higher reward. "calibration" holds {scale, offset} that
-    standardise the rewards. "log_odds" is a factor. Its product with the difference of two replies' standardised
-    rewards is the log-odds that the first reply is preferred.
+    standardise the rewards. "log_odds" is the factor that turns the difference of two replies' standardised rewards
+    into the log-odds that the first reply is preferred.
 
     Args:
         values: [2P] raw rewards, chosen and rejected alternating.

@@ -32,7 +32,7 @@ def judgements(kind: str, seed: int, counts: tuple[int, int], data: str, sampled
         counts: (number of training items, number of held-out items). With `sampled`, each number may double, because
             items of sampled replies are added. With `data`, only the second number is used: all items that are not held
             out are trained on.
-        data: a file of judgements. If empty, the nano annotator makes the judgements.
+        data: a file of judgements. If empty, the nano annotator, which is simulated, makes the judgements.
         sampled: a file of records whose replies the nano annotator judges in addition; empty if there is none.
 
     Raises:

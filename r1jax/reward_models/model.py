@@ -93,9 +93,10 @@ def safety_input(question: str, completion: str) -> str:
 
 
 def with_head(cfg: ModelConfig, params: dict, mesh: Mesh) -> tuple[ModelConfig, dict]:
-    """Replaces a language model's unembedding by a reward head of zeros. If `cfg` has a reward head, changes nothing.
+    """Makes a reward model from a language model. Returns its config and parameters.
 
-    Returns the new config and parameters.
+    A reward head of zeros replaces the unembedding. If `cfg` already has a reward head, `cfg` and `params` are returned
+    unchanged.
     """
     if cfg.reward_head:
         return cfg, params

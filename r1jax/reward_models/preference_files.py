@@ -41,11 +41,11 @@ def read(path: str, kind: str, flag: str = "--data") -> list[dict]:
 
 
 def read_lines(path: str, flag: str, form: str) -> list[tuple[str, str]]:
-    """Returns (flag, file and line number, for errors; line) of each line of a file that is not blank.
+    """Returns (where, line) of each line of a file that is not blank. `where` is the flag, file and line number.
 
     Args:
         flag: the command-line flag whose value is `path`.
-        form: what a line holds, for the error.
+        form: the keys that a line must have, for the error message.
 
     Raises:
         ValueError: the file cannot be read.

@@ -28,8 +28,8 @@ The kinds, and what `example` (or a row) holds besides the text:
 
 A `Verdict` has `reward`, `verdict` (one of VERDICTS), `stage` (the step that decided), `extracted` and `canonical`. A
 reward of None means that the text could not be graded. Leave such a text out, and do not count it as 0. A verifier
-never raises on a model's text. Swapped or wrong arguments raise TypeError; a row or a gold of the wrong form raises
-ValueError in `verify_batch` and is `gold_unusable` in `verify`.
+never raises on a model's text. Swapped or wrong arguments raise TypeError. For a row or a gold of the wrong form,
+`verify_batch` raises ValueError, and `verify` returns the verdict `gold_unusable`.
 
 `python -m r1jax.rewards explain math --gold=1/2 --text='The answer is 0.5.'` shows how a text is read.
 docs/extending/verifier.md says how to add a verifier. This package never imports jax.

@@ -40,8 +40,10 @@ from r1jax.rewards.kinds import KINDS
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the command.
+    """Grades a file, tests a data set or explains one verdict, as the command line says.
 
+    Args:
+        arguments: the command line without the program's name; None means the command line of this process.
     Returns:
         the exit status: 0; 1 if `check` found rows that cannot be graded; 2 if the input is malformed.
     """
@@ -118,7 +120,7 @@ def grade(kind: str, rows: list[dict]) -> Iterator[dict]:
 
 
 def check(path: Path) -> int:
-    """Prints the rows whose gold (right answer) is unusable, each with the reason, and how many there are of each kind.
+    """Prints each row whose gold (right answer) is unusable, with the reason. Then prints their number for each kind.
 
     Returns:
         the exit status: 1 if there are unusable rows, else 0.

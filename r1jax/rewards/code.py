@@ -127,9 +127,9 @@ def grade(program: str, example: Mapping, *, minimum: str = MINIMUM) -> Verdict:
 
     Args:
         example: a task, see the module's docstring.
-        minimum: the weakest sandbox tier to accept, from A (strongest) to D (no isolation); see `sandbox`. On a
-            machine without such a tier the verdict is `sandbox_unavailable`, and its `stage` says why and what to
-            install.
+        minimum: the weakest sandbox tier to accept, from A (strongest) to D (no isolation); see `sandbox`. If
+            this machine has only weaker tiers, the verdict is `sandbox_unavailable`, and its `stage` says why and what
+            to install.
     Raises:
         ValueError: `minimum` is not a tier.
     """
@@ -198,7 +198,8 @@ def extract(text: str) -> str | None:
 def with_prelude(program: str) -> str:
     """Returns a program with a class Solution after the imports that LeetCode would put in front of it.
 
-    Only names that the program uses are imported; its own definitions and imports come later and win.
+    Only names that the program uses are imported. The program's own definitions and imports come later, so they replace
+    imported names.
     """
     if "class Solution" not in program or "from __future__" in program:
         return program
@@ -287,7 +288,7 @@ def same_output(out: bytes, wanted: bytes, tolerance: float) -> bool:
 
 
 def same_value(line: bytes, wanted: bytes, tolerance: float) -> bool:
-    """Returns True if a line from the sandbox holds the expected value: equal, with equal types at every level.
+    """Returns True if a line from the sandbox holds the expected value, with equal types at every level of nesting.
 
     Args:
         line: "=" and the returned value, encoded by `_inside.encode`; or "!" and the reason why there is no value.

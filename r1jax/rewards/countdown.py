@@ -55,7 +55,7 @@ def verify(text: str, example: Mapping) -> Verdict:
 
     Args:
         example: `numbers` and `target`, at the top level or under `gold`; integers, decimals, or strings that hold such
-            numbers. `lenient`: find the answer of a badly formed text as `format.lenient_answer` does.
+            numbers. `lenient`: True to find the answer of a badly formed text by `format.lenient_answer`.
     """
     check_arguments(text, example)
     start = time.perf_counter()

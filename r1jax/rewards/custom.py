@@ -45,7 +45,7 @@ Function = Callable[[list[str], list[dict]], Any]
 
 
 class Term(NamedTuple):
-    """One `--reward` flag, a term of the weighted sum: a built-in part, or a user's function.
+    """A term of the weighted sum that `--reward` defines: a built-in part of the reward, or a user's function.
 
     Attributes:
         name: "accuracy", "format", "language", or the name of the function.
@@ -248,8 +248,8 @@ def call_function(
     Args:
         taken: part names that the function must not return, because other parts have them.
     Returns:
-        ({part name: [N] floats}, "") on success. ({}, a description of the failure) if the function raised or did not
-        return N numbers per part. None counts as nan.
+        ({part name: [N] floats}, "") on success, with nan for each None in the function's lists. ({}, a description of
+        the failure) if the function raised or did not return N numbers per part.
     """
     try:
         given = term.function(list(texts), [dict(example) for example in examples])

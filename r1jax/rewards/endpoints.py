@@ -1,4 +1,4 @@
-"""Requests to an OpenAI-compatible server, by the standard library alone."""
+"""Makes requests to an OpenAI-compatible server, with the standard library alone."""
 
 from __future__ import annotations
 

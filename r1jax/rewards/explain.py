@@ -20,7 +20,7 @@ def explain(kind: str, gold: str, text: str) -> Iterator[str]:
         text: the model's text.
 
     Raises:
-        ValueError: the kind has no verifier, or the gold does not have its form.
+        ValueError: the kind has no verifier, or the gold does not have the form that this kind needs.
     """
     of = KINDS.get(kind)
     if of is None or not of.verifier:

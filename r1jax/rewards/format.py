@@ -130,9 +130,8 @@ def blank(text: str) -> bool:
 def think(text: str) -> str | None:
     """Returns the chain of thought, without tags; None if the text has no think tag.
 
-    The chain of thought runs from the first `<think>` to the last `</think>`. If the prompt held the opening tag, the
-    chain of thought runs from the start of the text. If no tag closes it, it runs to the first `<answer>` after it, or
-    to the end of the text.
+    The chain of thought begins after the first `<think>`, or at the start of the text if the prompt held this tag. It
+    ends at the last `</think>`. In a text without `</think>` it ends at the next `<answer>`, or with the text.
     """
     opened = text.find(THINK)
     closed = text.rfind(THINK_END)

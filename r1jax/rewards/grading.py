@@ -14,7 +14,7 @@ EXTRACT = Columns("text", {}, {"rule": one_of("auto", "boxed", "answer_tag", "ha
 
 
 def columns(kind: str) -> Columns:
-    """Returns the keys that a row has. `kind` is a kind of question such as "math", or "extract"."""
+    """Returns the keys that a row must or may have. `kind` is a kind of question such as "math", or "extract"."""
     if kind == "extract":
         return EXTRACT
     known = KINDS[kind]
@@ -22,7 +22,7 @@ def columns(kind: str) -> Columns:
 
 
 def check_row(kind: str, row: Mapping, where: str = "the row") -> dict:
-    """Returns a row in the form in which it is graded: a numeric gold as text, a missing text as "".
+    """Returns a row in the form in which it is graded: a numeric gold as text, a text of null as "".
 
     Args:
         kind: the kind of question, such as "math", or "extract".

@@ -128,7 +128,7 @@ class Judge:
         self.model = self.model or os.environ.get("OPENAI_MODEL", "")
         if not self.url.startswith(("http://", "https://")):
             raise ValueError(
-                f"url={self.url} is no address: give one such as http://localhost:8000/v1, or OPENAI_BASE_URL"
+                f"url={self.url} is no address: give one such as http://localhost:8000/v1, or set OPENAI_BASE_URL"
             )
         if not self.model:
             raise ValueError(f"model is missing: name a model of {self.url}, or set OPENAI_MODEL")
@@ -143,7 +143,9 @@ class Judge:
             self._known = {row["key"]: row["value"] for row in read_rows(Path(self.cache))}
 
     def __call__(self, texts: Sequence[str], examples: Sequence[Mapping]) -> list[float | None]:
-        """Returns the reward of each completion, None where there is no verdict. Equal jobs are judged once."""
+        """Returns the reward of each completion, None where there is no verdict. Equal completions of a question are
+        judged once.
+        """
         jobs = [self.job(text, example) for text, example in zip(texts, examples, strict=True)]
         wanted = {self.key(job): job for job in jobs if job["reply"] is not None and not ADDRESSES.search(job["reply"])}
         missing = {key: job for key, job in wanted.items() if key not in self._known}
@@ -157,8 +159,9 @@ class Judge:
         return [self.value_of(job, known) for job in jobs]
 
     def value_of(self, job: Mapping[str, Any], known: Mapping[str, float]) -> float | None:
-        """Returns the reward of a job, which is 0 if there is no reply or if the reply addresses the judge. Returns
-        None if the reward is not known.
+        """Returns the reward of a job, as `job` makes it; None if the reward is not known.
+
+        The reward is 0 if there is no reply, or if the reply addresses the judge.
         """
         if job["reply"] is None or ADDRESSES.search(job["reply"]):
             return 0.0
@@ -173,18 +176,19 @@ class Judge:
         if self.reference:
             if not isinstance(example.get(self.reference), str):
                 raise ValueError(
-                    f"a row of --prompts has no text in the column {self.reference!r}, the judge's reference answer"
+                    f"a row of --prompts has no text in the column {self.reference!r}, which the judge needs as the "
+                    "reference answer: add the column, or leave `reference` empty"
                 )
             reference = example[self.reference]
         return {"question": str(example["problem"]), "reply": reply.strip() or None, "reference": reference}
 
     def key(self, job: Mapping[str, Any]) -> str:
-        """Returns the name of a job in the cache."""
+        """Returns the job's key in the cache: the SHA-256 of the job and of the judge's model, rubric and scale."""
         whole = [self.model, self.rubric, self.most, job["question"], job["reply"], job["reference"]]
         return hashlib.sha256(json.dumps(whole).encode()).hexdigest()
 
     def settle(self, key: str, job: Mapping[str, Any], deadline: float) -> None:
-        """Judges a job and stores its reward. Stores nothing without a verdict, so that a later batch asks again."""
+        """Judges a job and stores its reward. Without a verdict it stores nothing, so that a later batch asks again."""
         try:
             value = self.compare(job, deadline) if job["reference"] is not None else self.rate(job, deadline)
         except Unjudged:
@@ -196,7 +200,11 @@ class Judge:
                     file.write(json.dumps({"key": key, "value": value}) + "\n")
 
     def rate(self, job: Mapping[str, Any], deadline: float) -> float:
-        """Returns the score of a reply by the rubric, in [0, 1]. Raises Unjudged."""
+        """Returns the score of a reply by the rubric, in [0, 1].
+
+        Raises:
+            Unjudged: there is no usable answer, or its score is not a number from 0 to `most`.
+        """
         fence, code = fences()
         words = dict(rubric=self.rubric, question=job["question"], fence=fence, code=code)
         said = self.ask(RUBRIC.format(reply=job["reply"], most=self.most, **words), code, deadline)

@@ -56,7 +56,7 @@ class Columns(NamedTuple):
 class Limits(NamedTuple):
     """Time limits, in seconds, of one call of a verifier that starts sandboxes: CPU time and elapsed time.
 
-    They limit the verifier's own process. The programs in the sandboxes have limits of their own.
+    Both limit the verifier's own process. The programs in the sandboxes have limits of their own.
     """
 
     cpu_s: float
@@ -70,17 +70,17 @@ class Kind(NamedTuple):
         verifier: "module:function" of `(text, example) -> Verdict`. The example is the gold (the right answer, or what
             is needed to check an answer) if that is a mapping, else {"gold": gold}. "": no program can grade answers of
             this kind.
-        gold: the condition on the gold of a question. None: no question has this kind; its verifier grades whole
-            completions, for example their format.
+        gold: the condition on the gold of a question. None: no question has this kind, because its verifier
+            grades whole completions, for example their format.
         domain: the subject in the records of supervised fine-tuning, such as "math" or "stem".
         prompt: maps a question (a row of a data set) to its problem with the paper's instructions, for evaluation.
-        boxed: in R1's format the answer is the last \\boxed{} of the summary. If False, the answer is all of it.
+        boxed: in R1's format the answer is the last \\boxed{} of the summary. If False, it is the whole summary.
         reads_boxes: the verifier finds the box in a summary itself. So it gets the whole summary, because words beside
             the box may deny the answer.
         in_words: evaluation also accepts an answer without a box, in the text after the thinking.
         votes: verdicts hold a normal form of the answer (`Verdict.canonical`), which majority votes count.
         columns: the keys of the rows that `python -m r1jax.rewards KIND FILE` grades. Default: `pred` and `gold`.
-        grader: "module:function" of the verifier that this command uses, if it differs from `verifier`.
+        grader: "module:function" of the verifier that `python -m r1jax.rewards` uses, if it differs from `verifier`.
         defects: "module:function" of a function `rows -> [reason]`. A reason says why the row's gold is unusable; it is
             "" if the gold is usable.
         limits: time limits, for a verifier that starts sandboxes. None: the limits of the `isolate.Pool`.
@@ -170,12 +170,12 @@ def is_instructions(gold: object) -> bool:
 
 
 def from_number(gold: object) -> object:
-    """Returns a gold that is a number as text, because answers are texts; returns any other gold unchanged."""
+    """Converts a gold (right answer) that is a number to text, as answers are texts. Returns other golds unchanged."""
     return str(gold) if is_number(gold) else gold
 
 
 def from_json(gold: object) -> object:
-    """Returns the parsed value of a gold that is JSON text. Returns any other gold, and malformed JSON, unchanged."""
+    """Parses a gold (right answer) that is JSON text. Returns other golds, and malformed JSON, unchanged."""
     if isinstance(gold, str):
         with contextlib.suppress(ValueError, RecursionError):  # the rule then rejects the text
             return json.loads(gold)

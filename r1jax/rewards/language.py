@@ -137,7 +137,7 @@ def consistency(cot: str, target: str) -> float | None:
 def languages(cot: str, target: str = "en") -> Counter[str]:
     """Returns {language code: number of words} of a chain of thought. The key "?" counts words of no known language.
 
-    Words in a script that several languages share count for the target language, if it is one of these.
+    Words in a script that several languages share count for the target language if it is one of those languages.
 
     Args:
         target: a two- or three-letter language code.

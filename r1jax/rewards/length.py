@@ -15,7 +15,7 @@ def overlong(length: int, *, max_length: int, cache: int) -> float:
         max_length: L_max, the length at which the penalty reaches -1; 20,480 in DAPO.
         cache: L_cache, the number of tokens over which the penalty grows; 4,096 in DAPO.
     Raises:
-        ValueError: unless 0 < cache <= max_length.
+        ValueError: `cache` is 0 or less, or more than `max_length`.
     Source: Yu et al. 2025 (DAPO), eq. 13.
     """
     if not 0 < cache <= max_length:

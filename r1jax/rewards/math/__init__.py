@@ -37,7 +37,8 @@ def extract(text: str, rule: str = "auto") -> str | None:
             that exists: the last box (with the boxes that form a list with it), a #### line, a statement ("the answer
             is", 答案是), the text itself if all of it is mathematics, the last formula or number.
             "boxed": the last box; None if it is cut off.
-            "answer_tag": the box in the last <answer> block, or the whole block; without a block the last box.
+            "answer_tag": the last box in the last <answer> block, or the whole block if it has no box. In a text
+            without such a block, the last box.
             "hash": what follows the last ####, up to the end of the line.
     Raises:
         ValueError: the rule is unknown.

@@ -83,7 +83,7 @@ def walk(node: Node) -> Iterator[Node]:
 
 
 def rebuild(node: Node, change: Callable[[Node], Node]) -> Node:
-    """Returns the tree below `node` with every node replaced by `change` of the node, from the leaves up."""
+    """Returns a copy of the tree in which `change(n)` replaces every node n, the leaves first."""
     args = tuple(
         rebuild(arg, change)
         if isinstance(arg, Node)
@@ -101,5 +101,5 @@ def symbols(node: Node) -> set[str]:
 
 
 def holds(node: Node, kind: str, name: str | None = None) -> bool:
-    """Returns True if the tree has a node of this kind and, unless `name` is None, with `name` as first argument."""
+    """Returns True if the tree has a node of this kind. If `name` is given, the node's first argument must equal it."""
     return any(n.kind == kind and (name is None or n.args[0] == name) for n in walk(node))

@@ -24,7 +24,7 @@ _SIGNS = set("ldots angle triangle mathbb emptyset circ prime star".split())
 class Commands:
     """The base class of the parser, which parses LaTeX commands and brackets. `Terms` and `Answer` inherit from it.
 
-    It calls methods of these subclasses to parse the content of brackets.
+    To parse the content of brackets, `Commands` calls methods of these two subclasses.
 
     Attributes:
         tokens, at: the tokens, and the index of the next one.

@@ -24,8 +24,8 @@ MOST_ITEMS = 64
 class Comparison:
     """One comparison of two answers, given as syntax trees. The comparison is symmetric: either may be the gold answer.
 
-    A method `rule_KIND(x, y)` compares a node x of that kind with a node y of any kind. It returns True or False. It
-    returns None if the rule for the kind of y should decide.
+    A method `rule_KIND(x, y)` compares a node x of that kind with a node y of any kind. It returns True if the two are
+    equal, False if they differ, and None to leave the decision to the rule for the kind of y.
 
     Attributes:
         stage: the step that decided last, such as "exact" or "set"; becomes `Verdict.stage`.
@@ -295,7 +295,7 @@ class Comparison:
         return self.match_pieces(left, right)
 
     def match_pieces(self, left: list, right: list) -> bool:
-        """Returns True if two lists of pieces (see `_sets.Piece`) are equal one to one in some order."""
+        """Returns True if two lists of intervals and points (`_sets.Piece`) are equal one to one in some order."""
         self.stage = "set"
         left, right = (joined(part, self.equal) for part in (left, right))
         if len(left) != len(right):

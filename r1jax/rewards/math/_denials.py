@@ -1,4 +1,4 @@
-"""Finds out whether the words beside a value deny or bound it: "at least", "the wrong answer is", "is incorrect"."""
+"""Finds out whether words beside a value deny it ("the wrong answer is", "is incorrect") or bound it ("at least")."""
 
 from __future__ import annotations
 
@@ -49,10 +49,12 @@ def _may_deny(text: str) -> bool:
 
 
 def is_denied(before: str, after: str) -> bool:
-    """Returns True if the words beside a box or a statement such as "the answer is" deny or bound it.
+    """Returns True if the words beside an answer deny it ("is incorrect") or bound it ("at least").
+
+    The answer is a box, or what a statement such as "the answer is" states.
 
     Args:
-        before, after: the text on both sides.
+        before, after: the text on both sides of the answer.
     """
     before = SENTENCE_START.split(before[-CONTEXT:])[-1]
     if _may_deny(before) and _is_denied_before(split(before)):
@@ -126,7 +128,12 @@ def words_in(pieces: list[Piece]) -> str:
 
 
 def denies_claim(subject: list[Piece], link: Piece | None) -> bool:
-    """Returns True if the words before a verb deny what follows it: "the wrong answer is", "it cannot be"."""
+    """Returns True if the words before a verb deny what follows the verb: "the wrong answer is", "it cannot be".
+
+    Args:
+        subject: the words before the verb.
+        link: the verb, such as "is"; None if there is none.
+    """
     if link is not None and link.kind == "zh" and lexicon.DENIED_CLAIM_ZH.search(link.text):
         return True
     if any(p.kind == "zh" and lexicon.DENIED_CLAIM_ZH.search(p.text) for p in subject):
@@ -161,7 +168,10 @@ def is_link(piece: Piece) -> bool:
 
 
 def changes_zh(text: str) -> bool:
-    """Returns True if Chinese words before a value deny, bound or change it: 小于, 不是, 至少为, 根号."""
+    """Returns True if Chinese words before a value deny, bound or change it.
+
+    For example 不是 (is not) denies, 小于 (less than) bounds, and 根号 (the root of) changes the value.
+    """
     verb = lexicon.VERB_ZH.match(text)
     if verb and (lexicon.BOUNDED_ZH.search(verb[1]) or lexicon.DENIED_CLAIM_ZH.search(verb[1])):
         return True

@@ -90,10 +90,10 @@ def boxed(text: str) -> str | None:
 
 
 def joined_boxes(text: str) -> str | None:
-    r"""Returns the content of the last box, after the contents of the boxes before it that form a list with it.
+    r"""Returns the content of the last box. If the boxes before it form a list with it, returns all their contents.
 
     For example "1 ; 2" for \boxed{1} and \boxed{2}. Returns None if there is no box, if the last box is cut off, if
-    words beside the box deny it, or if words between the last two boxes offer a choice.
+    words beside the box deny its content, or if words between the last two boxes offer a choice ("or").
     """
     found, cut = boxes(text)
     if cut or not found:
@@ -185,8 +185,8 @@ def statement(text: str) -> tuple[str, str, str] | None:
     """Finds the last statement such as "the answer is 5".
 
     Returns:
-        (the text up to the statement's verb, the rest of this sentence, the text after this sentence); None if there is
-        no statement.
+        (the text up to and with the statement's verb, the rest of that sentence, the text after that sentence); None if
+        there is no statement.
     """
     found = _last(_STATEMENT, text)
     if not found:

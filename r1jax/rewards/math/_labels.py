@@ -26,7 +26,9 @@ def is_filler(words: str) -> bool:
 
 
 def may_be_label(words: str, of_equation: bool) -> bool:
-    """Returns True if words before a colon or an equal sign only name the value after it, without a denial or bound.
+    """Returns True if words before a colon or an equal sign only name the value after that sign.
+
+    Returns False if they deny the value, such as "not", or bound it, such as "at least".
 
     Args:
         of_equation: True if the words stand before an equal sign. Words such as "least" or "more" are then allowed.

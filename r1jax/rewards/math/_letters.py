@@ -117,9 +117,10 @@ _NOT_DIGIT = re.compile(r"[^\d.]+")
 
 
 def tidy(latex: str) -> str:
-    """Returns equivalent LaTeX: without size commands, with one command for synonyms, without thousands separators.
+    r"""Returns equivalent LaTeX in a plain form.
 
-    Bare commas, as in 28,800, stay: they may separate two numbers.
+    Size commands such as \big are removed, synonyms such as \leq and \leqslant become one command, and thousands
+    separators such as {,} are removed. Bare commas, as in 28,800, stay: they may separate two numbers.
     """
     text = fold(latex)
     if len(text) <= LONGEST_SPELLED:

@@ -1,4 +1,4 @@
-"""Lists the words that deny, bound, hedge or change a number, and the words that leave it as it is.
+"""Lists words that deny ("not"), bound ("at least"), hedge ("maybe") or change ("half") a number, and harmless words.
 
 English words are in lower case. Chinese ones are regular expressions, since Chinese has no spaces between words.
 """
@@ -155,5 +155,5 @@ DENIED_CLAIM_ZH = re.compile(
 
 
 def is_ordinal(word: str) -> bool:
-    """Returns True for the name of a part, such as "thirds" or "millionths"."""
+    """Returns True for a word that names the denominator of a fraction, such as "thirds" or "millionths"."""
     return bool(ORDINALS.fullmatch(word))

@@ -17,7 +17,7 @@ class Piece(NamedTuple):
         kind: "word" (English), "zh" (a run of Chinese), "math", "comma", "colon", "stop" (the end of a sentence), or
             "aside" (a remark in brackets).
         text: the piece, without math delimiters; words in lower case.
-        start, end: where the piece stands.
+        start, end: indices of the piece in the running text.
         is_value: the mathematics has a digit or a letter, so it may be an answer.
         begins_capital: the word begins with a capital letter.
     """

@@ -1,4 +1,6 @@
-"""Finds the answer in running text, and rejects an answer if the words beside it deny, bound, hedge or change it.
+"""Finds the answer in running text, and rejects an answer that the words beside it deny, bound, hedge or change.
+
+For example "is not 5" denies, "at least 5" bounds, "maybe 5" hedges, and "half of 5" changes the number.
 
 This module gets only texts that the parser cannot parse as a whole. It takes the last sentence with a value, and cuts
 this sentence into four parts: the subject (before the verb), the words between verb and value, the value, and the rest.
@@ -54,8 +56,9 @@ _PLAIN_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:/\d+)?")
 
 
 def values(text: str) -> list[str]:
-    """Returns the answer of a running text twice, with its unit and without it. Returns [] if there is no answer or a
-    word denies it.
+    """Returns the answer of a running text: with its unit and then without it, or once if it has no unit.
+
+    Returns [] if there is no answer, or if the words beside it deny, bound, hedge or change it.
     """
     sentences = sentences_of(split(text))
     index = next((i for i in reversed(range(len(sentences))) if any(p.is_value for p in sentences[i])), None)

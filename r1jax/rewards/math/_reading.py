@@ -136,10 +136,9 @@ def same_option(one: Reading, other: Reading) -> bool:
 
 
 def without_name(answer: Reading, gold: Reading) -> list[Reading]:
-    """Returns the readings of an answer without its name, its unit or the letters of its points; [] if the answer has
-    no such part.
+    """Returns the readings of an answer without its name (x = 5), its unit (6 m) or the letters of its points (A(1,2)).
 
-    Also returns [] if the gold has such a part itself.
+    Returns [] if the answer has no such part, or if the gold has such a part itself.
     """
     if _variants.RELATION.search(gold.tidied):
         return []
@@ -181,7 +180,9 @@ def reading(extracted: str) -> Reading | None:
 
 
 def answers(text: str, rule: str = "auto") -> Iterator[Reading]:
-    """Yields the readings of the answer in a completion, the whole answer first. Yields nothing if there is no answer.
+    """Yields the readings of the answer in a completion: of the whole answer, then of values that its words state.
+
+    Yields nothing if there is no answer.
 
     Args:
         rule: how to find the answer, as in `math.extract`.
