@@ -18,7 +18,7 @@ def read(path: str, flag: str, columns: Mapping[str, str] = NO_COLUMNS) -> tuple
     Args:
         path: a file, a folder or a data set, as `files.records` takes it.
         flag: the flag that named the file, for errors.
-        columns: {r1jax's name: the file's name} of keys to rename.
+        columns: keys to rename, {key in r1jax: key in the file}.
 
     Raises:
         ValueError: the file cannot be read, or a record is not a conversation.
