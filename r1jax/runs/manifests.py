@@ -161,7 +161,9 @@ def check_workdir(
 
 
 def check_store(workdir: Path, recipe: Mapping[str, Any]) -> None:
-    """Raises ValueError if a run asks for something that cannot be kept in the bucket of its working directory."""
+    """Raises ValueError if the working directory is in a bucket that cannot serve the run: any bucket with --track, or
+    s3:// with several processes.
+    """
     if not (scheme := storage.scheme_of(workdir)):
         return
     if tracker := recipe.get("track"):
@@ -184,7 +186,7 @@ def check_parent(workdir: Path, before: Manifest | None, parent: Mapping[str, st
     if before is not None and (before.parent or {}).get("sha256") != (parent or {}).get("sha256"):
         there, here = (f"{p['path']} ({p['sha256'][:12]})" if p else "none" for p in (before.parent, parent))
         raise ValueError(
-            f"--workdir={workdir} began with {there}, not {here}. Restore those weights, or name a new directory"
+            f"--workdir={workdir} began with {there}, not {here}. Restore the old weights, or name a new directory"
         )
 
 

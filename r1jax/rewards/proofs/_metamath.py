@@ -136,7 +136,7 @@ def substitute(expression: Expression, values: dict[str, Expression]) -> Express
 
 
 def tokens_of(text: str) -> Iterator[str]:
-    """Yields the tokens of a text, without comments. Raises Wrong for a malformed comment, or for $[ (include a file)."""
+    """Yields the tokens of a text, without comments. Raises Wrong for a malformed comment or the file inclusion $[."""
     words = iter(text.split())
     for word in words:
         if word == "$(":
