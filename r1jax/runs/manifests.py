@@ -153,9 +153,10 @@ def check_workdir(
     changed = differences(manifest.recipe, recipe, allowed, defaults)
     if changed:
         raise ValueError(
-            f"--workdir={workdir} holds a run of another recipe: {'; '.join(changed)}. "
+            f"--workdir={workdir} holds a run of another recipe: {'; '.join(changed)} "
+            "(there: that run, here: this command). "
             f"Only {', '.join(sorted(allowed))} may change. "
-            f"Give the values it was started with, or name a new directory"
+            f"Give the values that the run was started with, or name a new directory"
         )
     return manifest
 
