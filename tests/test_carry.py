@@ -208,7 +208,7 @@ def test_old_is_the_policy_of_the_round_or_the_samplers_own_of_each_token(walk, 
 
 def test_what_cannot_be_carried_over_is_refused(walk, tmp_path, capsys):
     said = walk.refused(capsys, tmp_path / "run", carry_over=2)  # of two questions a round, and one step
-    assert "--carry-over=2 must lie between 0 and --questions-per-round=2 less --minibatches=1" in said
+    assert "--carry-over=2 must lie between 0 and --questions-per-round=2 minus --minibatches=1" in said
     said = walk.refused(capsys, tmp_path / "run", carry_over=1, replay_routes=True)
     assert "--carry-over=1" in said and "--replay-routes=False" in said
     assert not (tmp_path / "run").exists()

@@ -150,7 +150,9 @@ def test_the_flag_takes_a_directory_of_peft(tmp_path):
     refused("adapter_config.json has use_dora=True; only False can be read. Merge", use_dora=True)
     refused("adapter_config.json has bias='all'", bias="all")
     refused("adapter_config.json names no base", base_model_name_or_path=None)
-    refused("the base of the adapter cannot be used .*nowhere.*Put the base there", base_model_name_or_path="/nowhere")
+    refused(
+        "the base of the adapter cannot be used .*nowhere.*Make /nowhere available", base_model_name_or_path="/nowhere"
+    )
     smaller = tmp_path / "smaller"
     sizes = families.SIZES | {"vocab_size": 400, "intermediate_size": 32}
     families.transformers.LlamaForCausalLM(families.transformers.LlamaConfig(**sizes)).save_pretrained(smaller)

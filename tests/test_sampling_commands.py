@@ -210,7 +210,7 @@ def test_a_refused_evaluation_leaves_what_is_there_and_one_of_moved_weights_goes
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(qwen / name, tmp_path / "other")
     said = refused(evaluate, **flags | {"weights": tmp_path / "other"}, workdir=tmp_path / "again")
-    assert "Restore those weights, or name a new directory" in said and there() == before
+    assert "Restore the old weights, or name a new directory" in said and there() == before
     run(evaluate, **flags | {"weights": tmp_path / "moved"}, workdir=tmp_path / "again")
     found, expected = (json.loads(home["results.json"])["benchmarks"] for home in (there(), before))
     assert found == expected

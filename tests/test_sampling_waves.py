@@ -158,7 +158,7 @@ def test_a_run_in_small_waves_has_the_tokens_of_a_run_that_samples_all_rows_at_o
     ]
     assert max(line["sampler_gap/max"] for line in lines(waves, "metrics")) <= 2e-5
     said = walk.refused(capsys, tmp_path / "small", wave_rows=3)
-    assert "--wave-rows=3 must be 0, for as many as memory holds, or have room in 1 process for --group-size=4" in said
+    assert "--wave-rows=3 in 1 process has no room for --group-size=4 plus --carry-over=0 rows: use at least 4" in said
 
 
 @pytest.mark.slow

@@ -33,7 +33,7 @@ def unchanged(example: Mapping) -> str:
 
 
 def math(example: Mapping) -> str:
-    """Returns the problem, then the request to put the answer in \\boxed{}, unless the problem mentions a box."""
+    """Returns the problem, then the request to put the answer in \\boxed{}. Keeps a problem with \\boxed as it is."""
     problem = example["problem"]
     return problem if "\\boxed" in problem else f"{problem}\n{MATH}"
 

@@ -2,17 +2,19 @@
 
 A task is a mapping with
 
-    backend   "coq", "lean4" (needs one of the environment variables R1JAX_LEAN_PROJECT, a built Lake project, and
-              R1JAX_LEAN_SERVER, a Kimina-compatible server or a REPL) or "metamath" (always available)
+    backend   "coq", "lean4" or "metamath". Metamath is always available. Lean 4 needs an environment variable:
+              R1JAX_LEAN_PROJECT (the folder of a built Lake project) or R1JAX_LEAN_SERVER (the URL of a
+              Kimina-compatible server, or the command of a REPL)
     preamble  text before both statement and proof: imports, notations; for Metamath the database
     goal      the statement to prove, from the data set
     allowed_axioms  (optional) names of the axioms a proof may use. Default: none in Coq; propext, Classical.choice
               and Quot.sound in Lean; all of the database in Metamath
     limits    (optional) as for programs, see `_watch.Limits`
 
-In Coq and Lean the proof defines `main`. Statement, proof and check are compiled separately. The check is r1jax's own
-file. It loads the other two in a fresh process, and the axioms that it finds decide the verdict. The output of the
-candidate's own process is ignored.
+In Coq and Lean the proof defines `main`, or in Lean the theorem that the goal names. Statement, proof and check are
+compiled separately. The check is r1jax's own file. It loads the other two in a fresh process, and the axioms that it
+finds decide the verdict. The output of the candidate's own process is ignored. A Lean server checks in another way, see
+`proofs.lean_server`.
 """
 
 from __future__ import annotations
@@ -36,7 +38,9 @@ PROOF_CHARACTERS = 1 << 18
 
 
 def verify(text: str, example: Mapping, *, minimum: str = MINIMUM) -> Verdict:
-    """Returns reward 1 if the proof in a model's text proves the goal of the task, else 0. `extract` finds the proof.
+    """Grades the proof in a model's text, which `extract` finds: reward 1 if it proves the goal of the task, else 0.
+
+    The reward is None if the proof cannot be checked, for example because the task is malformed or a checker is absent.
 
     Args:
         example: a task, see the module's docstring.

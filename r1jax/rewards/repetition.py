@@ -11,8 +11,9 @@ _WORD = re.compile(rf"[{_CHARACTER}]|[^\s{_CHARACTER}]+")
 
 
 def repeated_share(text: str | Sequence[int], n: int) -> float:
-    """Returns the share of n-grams that occurred earlier in the text: 1 - distinct / all, in [0, 1). It is 0 for fewer
-    than n words.
+    """Returns the share of a text's n-grams that occurred earlier in the text: 1 - distinct/all, in [0, 1).
+
+    A text of fewer than n words has the share 0.
 
     Args:
         text: a text or token ids. The words of a text are runs between white space, in lower case, and single Chinese
@@ -35,7 +36,7 @@ def penalty(text: str | Sequence[int], *, n: int, max_penalty: float) -> float:
 
     Args:
         text, n: as in `repeated_share`.
-        max_penalty: the penalty of a text in which every n-gram repeats; at most 0.
+        max_penalty: the penalty of a text in which every n-gram repeats, a number <= 0.
     Raises:
         ValueError: n < 1 or max_penalty > 0.
     Source: Yeo et al. 2025 (arXiv 2502.03373), appendix C.2.

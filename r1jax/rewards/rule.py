@@ -71,8 +71,7 @@ def accuracy_job(
     """Returns the job `(kind, text, example)` with which `Pool` grades the answer in a completion.
 
     Returns None if the completion has no answer or several answer blocks, or if no verifier exists for this kind of
-    question. The verifier gets the same text that `python -m r1jax.rewards` would pass to it. This function takes
-    nothing out of a box.
+    question. A box inside an `<answer>` block is left to the verifier, as with `python -m r1jax.rewards`.
 
     Args:
         example: the question, a row of a data set with `kind` and `gold`.

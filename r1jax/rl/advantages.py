@@ -1,4 +1,4 @@
-"""Computes the advantages of a round. With --kl=k1_reward, subtracts an estimate of the KL from its rewards."""
+"""Computes the advantages of a round. With --kl=k1_reward, first lowers each reward by an estimate of the KL."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from r1jax.training.packing import Minibatch
 def compute_advantages(
     scores: Scores, rollout: Rollout, objective: Objective, shares: Mapping[str, float] | None = None
 ) -> np.ndarray:
-    """Returns the advantages of the N completions of a round, [N], question-major.
+    """Returns the advantages of the N completions of a round, [N]. Completions of the same question are neighbours.
 
     Args:
         scores: the rewards of the completions, [N].
         rollout: the round's rollout, for the sizes of groups and completions.
         objective: the loss, which says how rewards become advantages.
-        shares: name -> weight of each part of the reward, if each part is normalised by itself. None normalises the
-            total reward.
+        shares: {part of the reward: weight}, to normalise each part by itself (--per-reward). None normalises the total
+            reward.
     """
     total, valid, lengths = (
         x.reshape(-1, rollout.group_size) for x in (scores.total, scores.valid, rollout.lengths)
@@ -50,8 +50,7 @@ def charge_kl(
     Does so only with --kl=k1_reward (`layout.numbered` is then True). Otherwise returns minibatches and round
     unchanged.
 
-    The cost is one number for the whole completion, as in RLOO. In PPO and REINFORCE++, each token has a cost of its
-    own.
+    The KL's cost is one number for the whole completion, as in RLOO. PPO and REINFORCE++ charge each token by itself.
 
     Args:
         minibatches: the optimizer steps of the round, with `old_logp`, `ref_logp` and `row`. They must hold all rows.
@@ -61,7 +60,7 @@ def charge_kl(
         kl_coef: β.
 
     Returns:
-        The minibatches and the round with the new advantages; `round_.scores.parts` has the cost as "kl_cost".
+        The minibatches and the round with the new advantages; its `scores.parts` has the cost, without β, as "kl_cost".
 
     Source: Ouyang et al. 2022 (InstructGPT), eq. 2; Ahmadian et al. 2024 (RLOO), section 2.
     """
@@ -79,7 +78,7 @@ def charge_kl(
 
 
 def everywhere(batch: Minibatch) -> jax.sharding.Sharding:
-    """Returns the sharding of an array that lies whole on every device of a micro-batch."""
+    """Returns the sharding that replicates an array on every device that holds the micro-batch."""
     place = batch.weight.sharding
     return NamedSharding(place.mesh, P()) if isinstance(place, NamedSharding) else place
 
@@ -105,8 +104,11 @@ def give(batch: Minibatch, advantages: np.ndarray) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnames=("place",))
 def spread_rows(batch: Minibatch, values: jax.Array, place: jax.sharding.Sharding) -> jax.Array:
-    """Returns the value of each token's row, [R, S], 0 where nothing was sampled. values: [N]. place: sharding of the
-    result.
+    """Gives each sampled token of a micro-batch the value of its row: returns [R, S], with 0 at all other slots.
+
+    Args:
+        values: [N] one value for each row (completion) of the round.
+        place: sharding of the result.
     """
     counted = batch.weight != 0
     found = jnp.where(counted, values[jnp.where(counted, batch.row, 0.0).astype(jnp.int32)], 0.0)

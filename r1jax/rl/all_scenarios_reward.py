@@ -28,8 +28,8 @@ def make_all_scenarios_reward(
     preference_weight: float,
     begins: int,
 ) -> Reward:
-    """Makes the reward Reward_reasoning + Reward_general + Reward_language. The kind of its prompt decides which of the
-    first two parts a completion gets. Every completion gets the third part.
+    """Makes the reward Reward_reasoning + Reward_general + Reward_language. A completion gets one of the first two
+    parts, depending on the kind of its prompt, and always the third.
 
     A completion of a reasoning prompt gets the rule rewards: accuracy and format. A completion of a general prompt gets
     the format reward plus `preference_weight` times the score of a reward model. The prompt's set chooses the reward
@@ -69,8 +69,8 @@ def make_all_scenarios_reward(
 
 
 def choose_set(example: Mapping) -> str | None:
-    """Returns the set of an example, which names the reward model that scores its completions: "helpful" or "safety".
-    Returns None for a reasoning example, which no reward model scores.
+    """Returns the name of the reward model that scores completions of an example: "helpful" or "safety", as the
+    example's `set` says. Returns None for a reasoning example, which no reward model scores.
 
     Raises:
         ValueError: the example names another set.
@@ -80,6 +80,6 @@ def choose_set(example: Mapping) -> str | None:
     name = example.get("set") or "helpful"
     if name not in SETS:
         raise ValueError(
-            f"the example {example['id']} is of the set {name!r}; a general example's set is {' or '.join(SETS)}"
+            f"the example {example['id']} has set={name!r}; the set of a general example must be {' or '.join(SETS)}"
         )
     return name

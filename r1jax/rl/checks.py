@@ -47,11 +47,14 @@ def check(recipe: RLRecipe, mesh: Mesh) -> None:
         ),
         (recipe.old_logp in ("trainer", "sampler"), f"--old-logp={recipe.old_logp} must be trainer or sampler"),
         (recipe.loss in LOSSES, f"--loss={recipe.loss} must be one of {', '.join(LOSSES)}"),
-        (recipe.clip_eps_high >= 0, f"--clip-eps-high={recipe.clip_eps_high} must be 0, for --clip-eps, or more"),
+        (
+            recipe.clip_eps_high >= 0,
+            f"--clip-eps-high={recipe.clip_eps_high} must be 0, which uses --clip-eps for both bounds, or more",
+        ),
         (
             recipe.tis_cap == 0 or (recipe.tis_cap > 0 and recipe.old_logp == "trainer"),
-            f"--tis-cap={recipe.tis_cap} needs --old-logp=trainer and a positive cap: it weighs the trainer's old "
-            "policy against the sampler; leave it at 0 or use 2",
+            f"--tis-cap={recipe.tis_cap} needs --old-logp=trainer and a cap above 0, such as 2: it caps the ratio of "
+            "the trainer's old policy to the sampler's. To cap nothing, use --tis-cap=0",
         ),
         (
             recipe.temperature > 0,
@@ -62,26 +65,29 @@ def check(recipe: RLRecipe, mesh: Mesh) -> None:
         (
             0 <= recipe.carry_over <= recipe.questions_per_round - recipe.minibatches,
             f"--carry-over={recipe.carry_over} must lie between 0 and "
-            f"--questions-per-round={recipe.questions_per_round} less --minibatches="
-            f"{recipe.minibatches}: each unfinished row can keep one group back, and every step needs a group",
+            f"--questions-per-round={recipe.questions_per_round} minus --minibatches={recipe.minibatches}: each "
+            "unfinished row can keep one group out of the round, and every optimizer step needs a group",
         ),
         (
             recipe.carry_over == 0 or not recipe.replay_routes,
-            f"--carry-over={recipe.carry_over} does not keep the routes of unfinished rows: use --replay-routes=False, "
-            "or leave it at 0",
+            f"--carry-over={recipe.carry_over} does not keep the expert routes of unfinished rows, which "
+            "--replay-routes=True needs: use --replay-routes=False or --carry-over=0",
         ),
         *penalty_rules(recipe),
         *term_rules(recipe),
-        (recipe.refill >= 0, f"--refill={recipe.refill} must be 0, for none, or the most waves of a round, such as 3"),
+        (
+            recipe.refill >= 0,
+            f"--refill={recipe.refill} must be 0, for off, or how many times a round may sample, such as 3",
+        ),
         (
             recipe.refill <= 1 or recipe.carry_over == 0,
-            f"--refill={recipe.refill} needs whole groups, and --carry-over={recipe.carry_over} keeps some back: leave "
-            "one of them at 0",
+            f"--refill={recipe.refill} needs whole groups, but --carry-over={recipe.carry_over} leaves some "
+            "unfinished: set one of the two flags to 0",
         ),
         (
             recipe.wave_rows == 0 or recipe.wave_rows * jax.process_count() >= recipe.group_size + recipe.carry_over,
-            f"--wave-rows={recipe.wave_rows} must be 0, for as many as memory holds, or have room in {processes} for "
-            f"--group-size={recipe.group_size} and --carry-over={recipe.carry_over} rows: use at least {room}",
+            f"--wave-rows={recipe.wave_rows} in {processes} has no room for --group-size={recipe.group_size} plus "
+            f"--carry-over={recipe.carry_over} rows: use at least {room}, or 0 for as many as memory holds",
         ),
         (recipe.steps >= 1, f"--steps={recipe.steps} must be at least 1"),
         (recipe.eval_problems >= 1, f"--eval-problems={recipe.eval_problems} must be at least 1"),
@@ -91,7 +97,8 @@ def check(recipe: RLRecipe, mesh: Mesh) -> None:
 
 
 def term_rules(recipe: RLRecipe) -> tuple[tuple[bool, str], ...]:
-    """Returns (condition, error message) pairs for the flags that set the terms of a loss; see `recipes.require`.
+    """Returns (condition, error message) pairs for the flags that set the terms of a loss. A condition that is False is
+    an error; see `recipes.require`.
 
     Raises:
         ValueError: --kl names an estimate that cannot be used. The message gives the reason.
@@ -107,13 +114,13 @@ def term_rules(recipe: RLRecipe) -> tuple[tuple[bool, str], ...]:
         ),
         (
             r.dual_clip == 0 or (r.dual_clip > 1 and plain),
-            f"--dual-clip={r.dual_clip} must be above 1, such as 3, and needs a loss with PPO's clip, not "
-            f"--loss={r.loss}: leave it at 0",
+            f"--dual-clip={r.dual_clip} must be above 1, such as 3, and the loss must have PPO's clip, as grpo does "
+            f"(here --loss={r.loss}). Otherwise use --dual-clip=0",
         ),
         (math.isfinite(r.entropy_coef), f"--entropy-coef={r.entropy_coef} must be a number: 0 for no bonus, or 0.001"),
         (
             r.off_policy_bound >= 0,
-            f"--off-policy-bound={r.off_policy_bound} must be 0, for no mask, or more nats, such as 0.5",
+            f"--off-policy-bound={r.off_policy_bound} must be 0, for no mask, or a number of nats above 0, such as 0.5",
         ),
         (r.tis_by in ("token", "sequence"), f"--tis-by={r.tis_by} must be token or sequence"),
         (
@@ -134,26 +141,28 @@ def check_terms(recipe: RLRecipe, *, own: bool) -> None:
         (
             (
                 not (recipe.per_reward and own),
-                "--per-reward=True needs the rule reward, whose parts have the weights of --accuracy-weight and its "
-                "like: leave --reward out",
+                "--per-reward=True needs the rule reward, which weighs its parts by --accuracy-weight, --format-weight "
+                "and --language-weight, but this run has another reward. Leave --per-reward or --reward out",
             ),
             (
                 not (recipe.per_reward and recipe.kl == "k1_reward"),
-                "--per-reward=True and --kl=k1_reward exclude each other: the cost of the KL is no part of its own. "
+                "--per-reward=True and --kl=k1_reward exclude each other: the KL is subtracted from the total reward, "
+                "and --per-reward uses only its parts. "
                 f"Use one of --kl={', '.join(KLS)}",
             ),
             (
                 not recipe.per_reward or LOSSES[recipe.loss].advantages is LOSSES["grpo"].advantages,
-                f"--per-reward=True sets the advantages, and so does --loss={recipe.loss}: use grpo, dapo, sequence or "
-                "cispo",
+                f"--per-reward=True sets the advantages, and so does --loss={recipe.loss}: use --loss=grpo, dapo, "
+                "sequence or cispo",
             ),
         )
     )
 
 
 def describe_weights(name: str, objective: Objective, max_tokens: int) -> str | None:
-    """Returns what is wrong with the token weights of a loss, in words. Returns None if the weights add up to 1 or need
-    not.
+    """Adds up the token weights that a loss gives to three completions of different lengths.
+
+    Returns what is wrong with the sum, in words; None if the sum is 1, or if the loss does not promise that it is.
 
     Args:
         name: the value of --loss.
@@ -242,8 +251,8 @@ def open_questions(run: Run, recipe: RLRecipe, rewards: Mapping) -> Questions:
 
 
 def fit_questions(run: Run, recipe: RLRecipe, policy: Policy, found: Questions) -> Questions:
-    """Returns the questions whose prompts fit a packed row with --max-tokens. Records questions and rewards in the
-    manifest.
+    """Returns the questions whose prompts leave room for --max-tokens in a packed row of --row-length tokens. Records
+    questions and rewards in the manifest.
 
     Reads every question in the files of --prompts and --late-prompts, or the first `GENERATED` questions of a
     generator. Prints how many rows of the files are dropped.
@@ -296,10 +305,10 @@ def tell(text: str) -> None:
 def hold_out(options: RunOptions, count: int) -> list[dict] | None:
     """Returns the rows of --prompts that are held out if --prompts names a file and --eval-prompts does not.
 
-    Otherwise returns None. A policy that learns from a file is never measured on the generator's puzzles.
+    Otherwise returns None. So a policy that learns from a file is not measured on puzzles of the generator.
 
     Args:
-        count: most rows to hold out.
+        count: the largest number of rows to hold out.
     """
     if questions.generator_mix(options.prompts) is not None or questions.generator_mix(options.eval_prompts) is None:
         return None

@@ -36,7 +36,7 @@ def first_lines(recipe: RLRecipe, options: RunOptions, policy: Policy, objective
 
 
 def warn_rate(recipe: RLRecipe, cfg: ModelConfig) -> str:
-    """Returns a warning if the learning rate is as high as nano's, but the model is larger than nano. Otherwise returns
+    """Returns a warning if the learning rate is as high as the nano model's, but the model is larger than nano; else
     "".
     """
     if recipe.learning_rate <= LARGE_RATE or recipe.lora_rank or cfg.vocab_size < REAL_VOCABULARY:

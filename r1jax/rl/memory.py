@@ -19,8 +19,8 @@ log = logging.getLogger(__name__)
 
 
 def choose_wave_rows(recipe: RLRecipe, cfg: ModelConfig, mesh: Mesh) -> int:
-    """Returns the largest number of rows that all processes sample at once. 0 means all rows of a round. Every process
-    must call this function.
+    """Returns the largest number of rows (completions) that all processes together sample at once. 0 means all rows of
+    a round. Every process must call this function.
 
     The number is --wave-rows if this flag is given. Otherwise the devices' free memory decides, and a line on screen
     says so. Devices that do not report their memory, such as CPUs, sample all rows.
@@ -39,8 +39,8 @@ def choose_wave_rows(recipe: RLRecipe, cfg: ModelConfig, mesh: Mesh) -> int:
     per_process = -(-rows // jax.process_count())
     if is_main():
         log.warning(
-            "--wave-rows=%d: %.1f GB are free on a device, too little for all %d completions of a round at once. Set "
-            "it to choose another number",
+            "--wave-rows=%d: %.1f GB are free on a device, too little for all %d completions of a round at once. Give "
+            "--wave-rows to choose another number",
             per_process,
             least / 1e9,
             every,
@@ -49,10 +49,12 @@ def choose_wave_rows(recipe: RLRecipe, cfg: ModelConfig, mesh: Mesh) -> int:
 
 
 def fitting_rows(recipe: RLRecipe, cfg: ModelConfig, mesh: Mesh, free: int) -> int:
-    """Returns how many rows fit into memory at once, but at least one group and the rows that --carry-over keeps.
+    """Returns how many rows fit into the memory of all devices at once, but at least one group and the rows that
+    --carry-over keeps.
 
-    A row is assumed to take a quarter of --max-tokens, which is twice the mean length that a plan assumes. The factor
-    of 2 has two reasons. Full caches are doubled, and half of a wave may be long rows that the wave continues.
+    A row is assumed to take a quarter of --max-tokens, which is twice the mean length that --dry-run assumes. The
+    factor of 2 has two reasons: a cache that is full is doubled, and half of the rows that are sampled together may be
+    long rows that earlier sampling left unfinished.
 
     Args:
         free: bytes that a device has left beside the trained policy.

@@ -106,10 +106,10 @@ def pack_minibatches(
 def weigh_rows(
     objective: Objective, round_: Round, rows: np.ndarray, max_tokens: int, trained: np.ndarray | bool = True
 ) -> np.ndarray:
-    """Returns the weight in the loss that each token of a row has, for some rows of a minibatch, [n] float64.
+    """Returns [n] float64: for each of the n rows of a minibatch, the weight in the loss of each token of the row.
 
-    The weights are computed from the whole minibatch. So they do not depend on micro-batches, packing, shards or rows
-    that are left out.
+    The weights are computed from the whole minibatch. So they do not depend on how the minibatch is later divided into
+    micro-batches, packed and sharded.
 
     Args:
         objective: the loss, which sets the weights.
@@ -123,8 +123,7 @@ def weigh_rows(
 
 
 def pack_rows(round_: Round, rows: np.ndarray, weight: np.ndarray, layout: Layout) -> list[Minibatch]:
-    """Packs rows of a round into micro-batches [R, S] on the mesh. Leaves `old_logp` and `ref_logp` of the
-    micro-batches None.
+    """Packs rows of a round into micro-batches [R, S] on the mesh. `old_logp` and `ref_logp` of these are still None.
 
     Args:
         rows: [n] indices of the rows in the round.
@@ -157,11 +156,11 @@ def pack_rows(round_: Round, rows: np.ndarray, weight: np.ndarray, layout: Layou
 
 
 def size_micro_batches(rows: int, batch_rows: int, shards: int) -> list[int]:
-    """Returns the number of rows of each micro-batch that `rows` packed rows make, empty rows at the end included.
+    """Divides `rows` packed rows into micro-batches. Returns the number of rows of each, with empty rows at its end.
 
-    All micro-batches but the last have `batch_rows` rows. The last one has `batch_rows` times 1/2, 1/4 or a smaller
-    power of 1/2 if that is enough for the remaining rows, because empty rows cost as much time as others. Other sizes
-    are not used, because every number of rows is another program to compile.
+    All micro-batches but the last have `batch_rows` rows. The last one has half or a quarter of `batch_rows` if that is
+    enough for the remaining rows, because empty rows cost as much time as others. Other sizes are not used, because
+    every number of rows is another program to compile.
 
     Args:
         shards: number of row shards. Every micro-batch has the same number of rows for each shard, at least one.

@@ -1,11 +1,11 @@
-"""Defines partial rollouts (--carry-over): a round may end with unfinished rows, which the next round continues.
+"""Defines partial rollouts (--carry-over): a round may end with unfinished completions, which the next one continues.
 
-Sampling that waits for its longest rows spends much of its time on a few of them. With --carry-over, sampling ends as
-soon as at most `carry_over` rows are unfinished. The next round continues these rows beside its own rows: its policy
-samples the remaining tokens, with the same noise as in an uninterrupted row. Advantages need the whole group, so a
-group waits until its last row has ended, and is then trained on, once. A token keeps the log-probability and the
-version of the policy that sampled the token. --old-logp has its usual meaning: "trainer" recomputes whole rows, and
-"sampler" keeps, for each token, the log-probability of the policy that sampled the token.
+A row is one completion. A round that waits for its longest rows spends much time on a few rows. With --carry-over,
+sampling ends as soon as at most `carry_over` rows are unfinished. The next round continues these rows beside its own
+rows: its policy samples the remaining tokens, with the same noise as in an uninterrupted row. Advantages need the whole
+group, so a group waits until its last row has ended, and is then trained on, once. A token keeps the log-probability
+and the version of the policy that sampled the token. --old-logp has its usual meaning: "trainer" recomputes whole rows,
+and "sampler" keeps, for each token, the log-probability of the policy that sampled the token.
 """
 
 from __future__ import annotations

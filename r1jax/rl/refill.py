@@ -41,8 +41,11 @@ class RefilledRounds:
         self._setting, self._task, self._waves = setting, task, waves
 
     def __call__(self, params: dict, number: int) -> Round:
-        """Samples round `number` under `params`. Returns B groups in the order of the stream: those that differ and, if
-        too few do, the first of the others."""
+        """Samples round `number` under `params`. Returns B groups in the order of the stream.
+
+        These are the first B groups whose task rewards differ. If there are fewer, the first of the other groups fill
+        up the round.
+        """
         began, s, d = time.monotonic(), self._setting, self._setting.draws
         step, verdicts = number * d.minibatches, Ahead(s.pool)
         parts: list[Round] = []

@@ -34,12 +34,12 @@ class Round(NamedTuple):
         index: [B] index of each question in the stream of questions.
         scores: the rewards, [N], from `gather_scores`; None before scoring.
         advantages: [N]; None before scoring.
-        asked: [B] number of the round in which each question was first sampled. None without --carry-over; this number
-            is then `number` for all questions.
+        asked: [B] number of the round in which each question was first sampled. None without --carry-over, because
+            every question was then first sampled in this round.
         waiting: number of groups that were unfinished at the end of the round.
-        drawn: (prompt lengths, numbers of sampled tokens) of all rows that this round sampled, unfinished groups
-            included; see `partial_rollouts.measure_wave`. None without --carry-over; these rows are then the rows of
-            `rollout`.
+        drawn: (prompt lengths, numbers of sampled tokens) of all rows that this round sampled, also those that
+            `rollout` lacks because their group is unfinished (--carry-over) or was replaced (--refill). None without
+            these flags. See `partial_rollouts.measure_wave`.
         sampled: number of groups that were sampled to find the groups of this round; None without --refill.
         number: number of the round, from 0.
         step: number of optimizer steps that had trained the policy of this round. `rollout.version` has the number for
@@ -71,7 +71,7 @@ class Round(NamedTuple):
 
 
 class Sample(Protocol):
-    """Samples round `number` with the parameters `params`. Returns only finished groups.
+    """A callable that samples round `number` with the parameters `params` and returns the groups that are finished.
 
     Attributes:
         waiting: the unfinished groups, which a checkpoint stores; None if every round finishes all groups.
@@ -217,7 +217,7 @@ def gather_scores(scores: rule.Scores, rollout: Rollout) -> rule.Scores:
 
 
 class Reward(Protocol):
-    """Scores completions.
+    """A callable that scores completions.
 
     Arguments of a call: `pool` or verdicts that judge the answers; `texts`, completions of this process; `examples`,
     their questions with gold answers; `step`, the optimizer step at which the round begins.

@@ -232,7 +232,9 @@ def list_arrays(path: Path, flag: str) -> dict[str, StoredShape]:
     except Exception as err:
         raise ValueError(f"{flag}: the checkpoint {path} cannot be read: {err}") from err
     if state is None:  # Orbax logs the reason and raises nothing
-        raise ValueError(f"{flag}: the checkpoint {path} cannot be read: it has no readable state. Name another one")
+        raise ValueError(
+            f"{flag}: the checkpoint {path} cannot be read: it has no readable state. Name another checkpoint"
+        )
     leaves = jax.tree_util.tree_leaves_with_path(state)
     return {name_of(p): describe_array(x) for p, x in leaves if hasattr(x, "shape")}
 
@@ -272,9 +274,9 @@ def sha256(path: str | Path, flag: str = "--weights") -> str:
     """Returns the SHA-256, in hex, that identifies the policy of a checkpoint.
 
     The hash covers the paths, dtypes, shapes and values of the parameters, as in `hashing.params_sha256`. If the run
-    trained LoRA adapters, it covers the hash of the frozen parent and the hash of the adapters. The result does not
-    depend on mesh, processes, file layout, step or optimizer. Every process must call this function. Process 0 reads
-    the files, piece by piece.
+    trained LoRA adapters, the result is a hash of two hashes: of the weights that the run began with, and of the
+    adapters. The result does not depend on mesh, processes, file layout, step or optimizer. Every process must call
+    this function. Process 0 reads the files, piece by piece.
 
     Args:
         path, flag: see `find`.

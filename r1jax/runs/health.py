@@ -34,12 +34,12 @@ class Alarm(NamedTuple):
 
 
 def at_least(key: str, bound: float) -> Callable[[Metrics], bool]:
-    """Returns the condition that the metric `key` is present and at least `bound`."""
+    """Returns a condition for `Alarm`: the metric `key` is present and at least `bound`."""
     return lambda metrics: (value := metrics.get(key)) is not None and value >= bound
 
 
 def below(key: str, bound: float) -> Callable[[Metrics], bool]:
-    """Returns the condition that the metric `key` is present and below `bound`."""
+    """Returns a condition for `Alarm`: the metric `key` is present and below `bound`."""
     return lambda metrics: (value := metrics.get(key)) is not None and value < bound
 
 

@@ -153,15 +153,18 @@ def check_workdir(
     changed = differences(manifest.recipe, recipe, allowed, defaults)
     if changed:
         raise ValueError(
-            f"--workdir={workdir} holds a run of another recipe: {'; '.join(changed)}. "
+            f"--workdir={workdir} holds a run of another recipe: {'; '.join(changed)} "
+            "(there: that run, here: this command). "
             f"Only {', '.join(sorted(allowed))} may change. "
-            f"Give the values it was started with, or name a new directory"
+            f"Give the values that the run was started with, or name a new directory"
         )
     return manifest
 
 
 def check_store(workdir: Path, recipe: Mapping[str, Any]) -> None:
-    """Raises ValueError if a run asks for something that cannot be kept in the bucket of its working directory."""
+    """Raises ValueError if the working directory is in a bucket that cannot serve the run: any bucket with --track, or
+    s3:// with several processes.
+    """
     if not (scheme := storage.scheme_of(workdir)):
         return
     if tracker := recipe.get("track"):
@@ -184,7 +187,7 @@ def check_parent(workdir: Path, before: Manifest | None, parent: Mapping[str, st
     if before is not None and (before.parent or {}).get("sha256") != (parent or {}).get("sha256"):
         there, here = (f"{p['path']} ({p['sha256'][:12]})" if p else "none" for p in (before.parent, parent))
         raise ValueError(
-            f"--workdir={workdir} began with {there}, not {here}. Restore those weights, or name a new directory"
+            f"--workdir={workdir} began with {there}, not {here}. Restore the old weights, or name a new directory"
         )
 
 

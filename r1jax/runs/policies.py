@@ -105,9 +105,9 @@ def parent_path(weights: str, found: Path) -> str:
 
 
 def size_of(options: RunOptions) -> int:
-    """Returns how many of the policy's parameters each token is multiplied by, from the policy's config alone.
+    """Returns the number of the policy's parameters that take part in the matrix products of one token.
 
-    Returns 0 if the config cannot be read. `load_policy` reports this error.
+    Reads only the policy's config. Returns 0 if the config cannot be read, an error that `load_policy` reports later.
 
     This function uses no device, so that the number of CPU devices may depend on its result.
     """
@@ -149,8 +149,8 @@ def load_peft(
         )
     except ValueError as error:
         raise ValueError(
-            f"{flag}={directory}: the base of the adapter cannot be used ({error}). Put the base there, or write "
-            f"its path into {peft.CONFIG} as base_model_name_or_path"
+            f"{flag}={directory}: the base of the adapter cannot be used ({error}). Make {named} available, or "
+            f"write the path of the base into {peft.CONFIG} as base_model_name_or_path"
         ) from error
     params = peft.add_adapter(path, config, policy.cfg, params, mesh, flag)
     if any((path / name).exists() for name in ("tokenizer.json", "tokenizer.model")):
@@ -261,7 +261,7 @@ def load_params(
         there, here = (p["sha256"][:12] + (f", step {p['step']}" if "step" in p else "") for p in both)
         raise ValueError(
             f"{flag}={options.weights} holds only adapters, which were trained on other weights ({there}) than those "
-            f"now at {parent} ({here}). Restore those weights there, such as by moving newer checkpoints away"
+            f"now at {parent} ({here}). Restore the old weights, such as by moving newer checkpoints away"
         )
     kept = jax.tree_util.tree_map_with_path(
         lambda path, x: None if x is None else pick(rest, path), frozen, is_leaf=lambda x: x is None
@@ -274,7 +274,7 @@ def same_weights(began: Mapping[str, Any], now: Mapping[str, Any], params: dict)
 
     Args:
         began: the entry `parent` of the run's manifest.
-        now: the entry `parent` that the weights have now.
+        now: the entry `parent` that a run would get if it began with the weights now.
         params: the parameters of the weights. They are hashed for older manifests, whose hash of a Hugging Face
             directory is `params_sha256`. An older manifest of a run with several processes has no hash; any weights are
             then accepted.

@@ -253,11 +253,10 @@ class Run:
         return {} if self._last is None else checkpoint.read_meta(self.workdir, self._last)
 
     def is_complete(self, steps: int) -> bool:
-        """Returns whether a checkpoint has reached `steps`, and the policy was evaluated.
+        """Returns True if nothing is left to do: a checkpoint has reached `steps`, and its policy was evaluated.
 
-        If so, prints that the run is complete.
-
-        Also marks the run as complete in the manifest, if a crash prevented that.
+        In that case prints that the run is complete. If a crash kept an earlier command from marking the run as
+        complete in the manifest, does that, too.
         """
         if self._last is None or self._last < steps:
             return False
@@ -350,7 +349,10 @@ class Run:
             self._progress.say(text)
 
     def watch(self, batch: Any) -> Future[float]:
-        """Returns a future of the time when the device has `batch`, for `log`. Call this method before the update."""
+        """Returns a future of the time when the device has `batch` and has finished the previous step, for `log`.
+
+        Call this method before the update.
+        """
         return self._log.watch(batch)
 
     def log(
@@ -371,8 +373,8 @@ class Run:
     def due(self, interval: int, *, at_stop: bool = False) -> bool:
         """Returns whether an action that happens every `interval` steps, such as saving, is due.
 
-        The action is due if the steps since the last `stop_if_asked` passed a multiple of `interval`, or if the run is
-        over.
+        The action is due if the run passed a multiple of `interval` since the last `stop_if_asked`, or if the last step
+        is done.
 
         Args:
             at_stop: whether the action is also due if the user has asked to stop (Ctrl-C or SIGTERM).
@@ -477,9 +479,9 @@ class Run:
 
 
 def read_warnings(workdir: Path, alarms: Alarms) -> list[dict]:
-    """Returns a {"step", "text"} for each warning that the steps in metrics.jsonl call for.
+    """Returns {"step", "text"} of each warning that a resumed run gave before, found again from metrics.jsonl.
 
-    Feeds those steps to `alarms`, so that `alarms` is in the state that it would have without the interruption.
+    Passes all steps in metrics.jsonl to `alarms`, so that `alarms` continues as if the run had not been interrupted.
     """
     path = workdir / "metrics.jsonl"
     lines = jsonl.read(path) if distributed.is_main() and path.exists() else []

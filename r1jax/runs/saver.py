@@ -72,7 +72,7 @@ class Saver:
         if newest is not None and newest > step:
             raise ValueError(
                 f"{self.directory} has a checkpoint of step {newest}; step {step} cannot follow. "
-                f"Continue from it with --resume=True, or use a new --workdir"
+                f"Continue from step {newest} with --resume=True, or use a new --workdir"
             )
         with self._explained(step):
             if jax.process_index() == 0 and not storage.scheme_of(self.directory):
@@ -171,7 +171,7 @@ def has_other_cause(record: logging.LogRecord) -> bool:
 
 
 def try_writing(directory: Path) -> None:
-    """Raises OSError if no directories and files can be made in `directory`.
+    """Makes a test file in a subdirectory of `directory`, and removes it. Raises OSError if that fails.
 
     Without this check, Orbax's threads would wait five minutes for a directory that could not be made.
     """

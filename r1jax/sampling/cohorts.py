@@ -74,15 +74,15 @@ def make_cohorts(
 
 
 def count_parts(groups: int, group_size: int, shards: int) -> int:
-    """Returns the number of parts to divide each group into. A part lies on one shard.
+    """Returns how many equal parts to divide each group of completions into, so that a part lies on one shard.
 
-    Chooses the number that needs the fewest padding rows, because every shard must have equally many parts: 2 whole
-    groups on 4 shards would leave 2 shards with padding alone. Between equal choices, takes the fewest parts, because
-    each part reads its prompt again.
+    Every shard must have equally many parts, so padding rows may be needed. Chooses the number with the fewest padding
+    rows: 2 whole groups on 4 shards leave 2 shards with padding alone, but 4 half groups fill all shards. Between equal
+    choices, takes the fewest parts, because each part reads the group's prompt again.
 
     Args:
         groups: number of groups.
-        group_size: G, rows of a group.
+        group_size: G, rows (completions) of a group.
         shards: number of row shards, of all processes.
     """
     divisors = [k for k in range(1, group_size + 1) if group_size % k == 0]
@@ -109,10 +109,10 @@ def rows_of_process(cohorts: Sequence[Cohort], rows: int, holders: Sequence[Sequ
 
 
 def share_entries(entries: np.ndarray, count: int, each: int) -> Sharing:
-    """Returns the `Sharing` of rows that read the entries of a segment, as host arrays.
+    """Returns which rows read which entry (cached prompt) of a segment, as the host arrays of a `Sharing`.
 
     Args:
-        entries: [shards, n] entry that each row of a shard reads. At most `each` rows read the same entry.
+        entries: [shards, n] index of the entry that each row of a shard reads. At most `each` rows read the same entry.
         count: number of entries of a shard.
         each: number of places of an entry; see `Sharing`.
     """

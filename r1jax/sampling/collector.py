@@ -12,8 +12,8 @@ from r1jax.sampling.rollout import Rollout
 
 
 class Follower(NamedTuple):
-    """A form of the sampler's argument `finished` that receives the tokens of every row after every chunk, not only the
-    rows that ended.
+    """A value of the sampler's argument `finished`. With it, the sampler passes on the tokens of every row after every
+    chunk, and not only those of rows that ended.
 
     Attributes:
         hear: called with a list of (row number, tokens so far, their log-probabilities, whether the row ended). The
@@ -51,7 +51,7 @@ class Collector:
         """
         Args:
             numbers: [n] sorted numbers of the held rows in the rollout.
-            mine: numbers of the rows that `tell` tells of and `gather` sends.
+            mine: numbers of the rows that `tell` reports and `gather` sends.
             max_tokens: maximum length of a completion.
             stop_ids: tokens that end a completion.
             before: rollout of earlier waves, which fills the rows that it has; None if there is none.
@@ -112,7 +112,7 @@ class Collector:
     def tell(self, hear: Callable[[list[tuple[int, np.ndarray]]], None] | Follower) -> None:
         """Calls `hear` with a list of (row number, tokens) for this process's rows that ended since the last call.
 
-        Does not call `hear` if no row ended. A `Follower` is told of every row each time.
+        Does not call `hear` if no row ended. If `hear` is a `Follower`, reports every row in every call instead.
         """
         if isinstance(hear, Follower):
             live = self.live()
@@ -134,7 +134,7 @@ class Collector:
         return {name: x[:-1] for name, x in names.items()}
 
     def gather(self, count: int, pad_id: int) -> dict[str, np.ndarray]:
-        """Returns `rows` of all N = `count` rows of the rollout.
+        """Returns the fields that `rows` returns, but for all N = `count` rows of the rollout, of all processes.
 
         Every process must call this method, and sends its own rows.
         """

@@ -78,11 +78,10 @@ def complete(
     Args:
         weights: the policy's parameters, from `sampler.sync`.
         examples: questions as dictionaries with `id` and `problem`.
-        sampling: sampling settings. Their stop and pad ids are ignored, and the ids of the policy's tokenizer are used
-            instead.
+        sampling: sampling settings. In place of their stop and pad ids, those of the policy's tokenizer are used.
         finished: called with a list of (row number, text) as completions of this process end; see `sampler.sample`.
-        partial: `partial.before` holds unfinished completions of the first examples, which this call continues. The
-            prompts in `partial.before` are ignored and made from these examples again.
+        partial: `partial.before` holds unfinished completions of the first examples, which this call continues. Their
+            prompts are made from `examples`, not taken from `partial.before`.
     """
     tokenizer, (samples, seed, round_, places), before = policy.tokenizer, draws, partial.before
     asked = [fill(policy.template, example["problem"]) for example in examples]

@@ -28,7 +28,7 @@ class Cut(NamedTuple):
 
 
 def find_floors(mass: Float[Array, "N A B"], cut: Cut, shards: int = 1) -> Float[Array, N]:
-    """Returns for each row the least mass of the tokens that a cut keeps. All tokens of this mass are kept.
+    """Returns the threshold of a cut for each row: tokens with at least this mass may be drawn.
 
     On CPUs, the rows of a shard are searched for top-p one after another, because a row then stays in the core's cache.
     Elsewhere all rows are searched at once.
@@ -58,13 +58,14 @@ def find_floors(mass: Float[Array, "N A B"], cut: Cut, shards: int = 1) -> Float
 
 
 def find_floor(mass: Float[Array, "A B"], top_p: float) -> Float[Array, ""]:
-    """Returns the least mass of the smallest set of most likely tokens that has the fraction `top_p` of all mass.
+    """Returns the threshold of top-p: the tokens with at least this mass are the smallest set of most likely tokens
+    that has the fraction `top_p` of all mass.
 
-    This is a bisection. The total mass of the tokens above a bound falls as the bound rises. The tokens above the lower
-    bound have at least the fraction, and the tokens above the upper bound have less. The midpoint is computed from the
-    bounds' bits as integers, because these integers have the order of the floats. The search ends when the mass between
-    the bounds shows that at most one token lies between them. If tokens have equal masses, the search ends when the
-    bounds are neighbouring floats.
+    The threshold is found by bisection. The total mass of the tokens above a bound falls as the bound rises. The tokens
+    above the lower bound have at least the fraction, and the tokens above the upper bound have less. The midpoint is
+    computed from the bounds' bits as integers, because these integers have the order of the floats. The search ends
+    when the mass between the bounds shows that at most one token lies between them. If tokens have equal masses, the
+    search ends when the bounds are neighbouring floats.
     """
 
     def above(x: Array) -> Array:

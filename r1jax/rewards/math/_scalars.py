@@ -19,7 +19,7 @@ TERMS = {"num", "const", "sym", "add", "mul", "pow", "fn", "apply"}
 
 
 def is_term(node: Node) -> bool:
-    """Returns True if the node is a term, so that no node in its tree is a list, a set, a relation or the like."""
+    """Returns True if the node is a term: no node in its tree is a list, a set, a relation or the like."""
     return all(part.kind in TERMS for part in walk(node))
 
 
@@ -27,7 +27,8 @@ def terms_equal(a: Node, b: Node) -> tuple[bool, str]:
     """Compares two terms as functions of their variables.
 
     Returns:
-        (whether they are equal, the stage that decided: "exact", "modular", "numeric", "decimal" or "undefined").
+        (whether they are equal, the stage that decided). The stage is "exact", "modular", "numeric", "decimal" (one
+        term is a long decimal that approximates the other) or "undefined" (a term has no value, such as 1/0).
     Raises:
         OverBudget: the comparison would exceed a limit.
     """
@@ -126,7 +127,7 @@ def _stands_for(decimal: Node, other: Node, ten: bool) -> bool:
 
 def long_decimal_of(a: Node, b: Node) -> bool:
     """Returns True if one term is a fraction with infinitely many decimals, such as 1/3, and the other term is a long
-    decimal that approximates the fraction.
+    decimal (at least 10 significant digits) that approximates the fraction.
     """
     for decimal, other in ((a, b), (b, a)):
         value = _exact(other)
@@ -142,10 +143,12 @@ def long_decimal_of(a: Node, b: Node) -> bool:
 
 
 def without(node: Node, mark: str) -> Node:
-    """Returns the term without its percent or degree signs, except where they matter, as in sin 1° or x + 4%.
+    """Removes all signs of one kind (percent or degree) from a term: 5% becomes 5.
+
+    Keeps a sign that changes the meaning of the term, as in sin 1° or x + 4%.
 
     Args:
-        mark: "percent" or "deg", the sign to drop.
+        mark: "percent" or "deg", the kind of sign to remove.
     """
     if node.kind == "mul" or (node.kind == "add" and all(holds(term, "fn", mark) for term in node.args)):
         return Node(node.kind, tuple(without(term, mark) for term in node.args))

@@ -1,4 +1,4 @@
-"""Converts sets of real numbers to pieces, so that they can be compared: intervals, points, solutions of inequalities.
+"""Converts sets of real numbers (intervals, points, solutions of inequalities) to lists of pieces for comparison.
 
 A piece is (low, high, ends): the two bounds of an interval, and its brackets, such as "[)". A point is a piece with
 equal bounds and the brackets "[]".
@@ -21,7 +21,11 @@ Piece = tuple[Node, Node, str]
 
 
 def pieces(node: Node) -> list[Piece] | None:
-    """Returns the pieces of a node in normal form (see `_statements.normal`); None if it is no set of this kind."""
+    """Returns the pieces of a set of real numbers, such as [1, 2), {3} or x < 3; None for any other node.
+
+    Args:
+        node: a node in normal form, see `_statements.normal`.
+    """
     kind, args = node
     if kind == "tuple" and len(args) == 4 and {*args[:2]} <= set("()[]"):
         return [(args[2], args[3], args[0] + args[1])]
@@ -126,10 +130,10 @@ def _together(items: tuple) -> list[Piece] | None:
 
 
 def joined(parts: list[Piece], equal) -> list[Piece]:
-    """Returns pieces in ascending order, and joins pieces that overlap or touch: [1,3] and (3,7] become [1,7].
+    """Sorts pieces in ascending order, and joins pieces that overlap or touch: [1,3] and (3,7] become [1,7].
 
     Args:
-        equal: returns True if two bounds are equal.
+        equal: a function that returns True if two bounds are equal.
     """
     if len(parts) < 2:
         return parts

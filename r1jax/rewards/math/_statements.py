@@ -27,12 +27,18 @@ Equal = Callable[[Node, Node], bool]
 def normal(node: Node, equal: Equal) -> Node:
     """Returns an answer in normal form: relations interpreted, ± written out as two values, matrices evaluated.
 
-    Relations become nodes of new kinds: named (name, value), as x = 5; equation (left, right); order (operators,
-    sides...), an inequality, written ascending with < and <= or as !=; member (variable, set); relation (operators,
-    sides...), any other relation, which is compared side by side; false, a statement that does not hold.
+    A relation becomes a node of one of these kinds:
+
+        named (name, value)             x = 5
+        equation (left, right)          x + y = 5
+        order (operators, sides...)     an inequality with <, <= or !=; 3 > x is turned round, to x < 3
+        member (variable, set)          x in [0, 1]
+        relation (operators, sides...)  any other relation, such as a congruence; compared side by side
+        false ()                        a statement that does not hold, such as 2 + 2 = 5
 
     Args:
-        equal: returns True if two nodes in normal form are equal; tests whether a chain such as 1/2 = 0.5 holds.
+        equal: a function that returns True if two nodes in normal form are equal. It tests whether a chain such as
+            1/2 = 0.5 holds.
     """
     if node.kind == "rel":
         operators = node.args[0]
@@ -142,7 +148,7 @@ def _is_near(exact_side: Node, decimal: Node) -> bool:
 
 
 def is_name(node: Node) -> bool:
-    """Returns True if one side of an equation only names the value on the other: x, f(x), AB, |AB|, (x, y), a text."""
+    """Returns True if a node is a name, to which an equation can give a value: x, f(x), AB, |AB|, (x, y), a text."""
     if node.kind in ("sym", "apply", "text"):
         return True
     if node.kind == "const":

@@ -245,13 +245,13 @@ class Terms(Commands):
         return self.peek(1).value == "("
 
     def whole_argument(self) -> Node:
-        """Parses an exponent. 2^10 means two to the ten, whatever TeX would print."""
+        """Parses an exponent. 2^10 is two to the power of ten, although TeX would print 2¹0."""
         if self.peek().kind == "num":
             return number(self.next().value)
         return self.argument()
 
     def argument(self) -> Node:
-        """Parses the argument of a TeX command: a group, or one letter or digit."""
+        """Parses the argument of a TeX command: a group in braces, or one letter or digit."""
         token = self.peek()
         if token.value == "{" and token.kind == "op":
             return self.bracket()

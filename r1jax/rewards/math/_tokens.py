@@ -93,8 +93,8 @@ def scan(text: str, commas: bool = True) -> list[Token]:
         text: the answer after `_letters.tidy` and `_letters.unwrap`.
         commas: if True, 28,800 outside brackets is one number; if False, two.
     Raises:
-        Unreadable: the answer has a construct that cannot be split, such as an open brace.
-        OverBudget: a number, or the answer, is too long.
+        Unreadable: the answer has a construct that cannot be split, such as a brace that is never closed.
+        OverBudget: the answer, or a number in it, is too long.
     """
     tokens: list[Token] = []
     at, depth, end = 0, 0, len(text)

@@ -69,7 +69,7 @@ _WORD = re.compile(r"[A-Za-z£]+|[\u4e00-\u9fff]+|\^\{?-?\d\}?|/|²|³")
 
 
 def times(words: str) -> tuple[int, str]:
-    """Returns (10**6, the other words) if the first word is million, and so on; (1, words) without such a word."""
+    """Splits off a multiplier: "million dollars" gives (10**6, "dollars"). Words without one give (1, the words)."""
     first, _, rest = words.partition(" ")
     if first.lower() in TIMES:
         return TIMES[first.lower()], rest.strip()
@@ -89,8 +89,8 @@ def singular(word: str) -> str:
 def measure(words: str) -> tuple[str, Fraction] | None:
     """Returns (dimension, size) of a known unit, such as ("length^1", 1000) for km; None for other words.
 
-    Sizes are multiples of a basic unit of the dimension, such as the meter or the gram. km/h and meters per second have
-    the same dimension. A square meter has another dimension than a meter.
+    The size is a multiple of the basic unit of its dimension, such as the meter or the gram. km/h and meters per second
+    have the same dimension. A square meter has another dimension than a meter.
     """
     plain = words.replace(".", "").replace("\\", "").replace("每", " per ").strip()
     if _WORD.sub("", plain).strip(" ·*()-"):

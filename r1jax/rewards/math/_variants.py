@@ -1,7 +1,8 @@
-"""Finds the weaker readings of an answer, which lack its name, its qualifier, its unit or the letters of its points.
+"""Finds weaker readings of an answer, which leave out one part of it: a name, a qualifier, a unit or points' letters.
 
-A weaker reading is compared only with a gold answer that has no such part itself. So the answer m+n=5 equals the gold
-5, but the answer 5 does not equal the gold m+n=5.
+Examples are 5 for m+n=5, x+1 for "x+1 for all real x", 6 for "6 m", and (1,2) for A(1,2). A weaker reading is compared
+only with a gold answer that has no such part itself. So the answer m+n=5 equals the gold 5, but the answer 5 does not
+equal the gold m+n=5.
 """
 
 from __future__ import annotations
@@ -56,8 +57,8 @@ LONGEST = 600
 def value_named(tidied: str) -> str | None:
     r"""Returns the value of a named expression, such as 42 for m+n=42 or 1/2 for P(X=1)=1/2; None for other texts.
 
-    The left side must be an expression that has no value of its own. In an equation for the unknowns x, y, z the right
-    side is no answer.
+    The left side must have a letter. The letters x, y, z and t count as unknowns: the right side of an equation such as
+    x+y=5 is no answer.
     """
     if "=" not in tidied or len(tidied) > LONGEST:
         return None
@@ -85,7 +86,10 @@ def value_named(tidied: str) -> str | None:
 
 
 def unqualified(tidied: str) -> tuple[str, str] | None:
-    """Returns (the answer without the qualifier behind it, the qualifier in normal form); None without a qualifier."""
+    r"""Splits an answer such as `2k, k \in \mathbb{Z}` into (answer without qualifier, qualifier); None if it has none.
+
+    The qualifier is returned in a short form, such as "kinZ", or as "" if it restricts nothing, as "for all real x".
+    """
     if len(tidied) > LONGEST:
         return None
     plain = _FORALL.sub("for all ", tidied) if "forall" in tidied else tidied
@@ -98,7 +102,7 @@ def unqualified(tidied: str) -> tuple[str, str] | None:
 
 
 def _domain(qualifier: str) -> str:
-    """Returns a qualifier in normal form, such as "k in Z"; "" for one that holds for all that the answer may mean."""
+    """Returns a qualifier in short form, such as "kinZ" for "k in Z"; "" for one that restricts nothing."""
     found = _IN_SET.search(qualifier)
     if found:
         return f"{found[1]} in {re.sub(r'[^A-Z*+^_]', '', found[2].replace('mathbb', ''))}".replace(" ", "")
@@ -107,7 +111,7 @@ def _domain(qualifier: str) -> str:
 
 
 def without_letters(tidied: str) -> str | None:
-    """Returns points without their letters or words: (1,2) for A(1,2); None if there are none."""
+    """Returns points without their letters or words: (1,2) for A(1,2); None for an answer without such letters."""
     if "(" not in tidied or len(tidied) > LONGEST or RELATION.search(tidied):
         return None
     plain = _POINT.sub("", tidied)

@@ -14,13 +14,13 @@ Expression = tuple[str, ...]
 
 
 class Assertion(NamedTuple):
-    """An axiom or a theorem with its mandatory frame, which is Metamath's term for its hypotheses and conditions.
+    """An axiom or a theorem with its mandatory frame: Metamath's term for the hypotheses and $d conditions of each use.
 
     Attributes:
         apart: pairs of variables that must not share a variable after substitution ($d conditions).
         floating: (type code, variable) of each mandatory variable ($f hypotheses).
         essential: the other hypotheses ($e), as expressions.
-        order: labels of all these hypotheses, in the order in which a proof supplies them.
+        order: labels of the $f and $e hypotheses, in the order in which a proof supplies them.
         statement: what is asserted under the hypotheses.
         uses: labels that the proof names; empty for an axiom.
         axiom: True for an axiom, False for a theorem.
@@ -74,10 +74,10 @@ def apply_substitution(
         given: the expressions on the proof's stack, one for each hypothesis.
         step: the label of the assertion, for error messages.
     Returns:
-        (the statement after substitution, the substitution {variable: expression}, its cost in symbols).
+        (the statement after substitution, the substitution {variable: expression}, the number of symbols written).
     Raises:
         Wrong: the given expressions do not fit the hypotheses.
-        TooCostly: the result is too long.
+        TooCostly: an expression would have more than MAX_SYMBOLS symbols after substitution.
     """
     values: dict[str, Expression] = {}
     size = 1
@@ -136,7 +136,7 @@ def substitute(expression: Expression, values: dict[str, Expression]) -> Express
 
 
 def tokens_of(text: str) -> Iterator[str]:
-    """Yields the tokens of a text, without comments. Raises Wrong for a malformed comment or a file to include."""
+    """Yields the tokens of a text, without comments. Raises Wrong for a malformed comment or the file inclusion $[."""
     words = iter(text.split())
     for word in words:
         if word == "$(":
@@ -194,7 +194,7 @@ def steps(proof: list[str], order: tuple[str, ...]) -> Iterator[str | int | None
         raise Wrong("a compressed proof has no ) after its labels")
     labels = [*order, *labels_in(proof)]
     if set(order) & set(labels_in(proof)):
-        raise Wrong("a compressed proof lists a mandatory hypothesis among its labels; it must use its number instead")
+        raise Wrong("a compressed proof lists a mandatory hypothesis among its labels; refer to it by number instead")
     value = 0
     for letter in "".join(proof[proof.index(")") + 1 :]):
         if "A" <= letter <= "T":

@@ -24,7 +24,7 @@ NAME = re.compile(r"[A-Za-z_][\w'.]*")
 def absent() -> str | None:
     """Returns what Coq lacks on this machine, and what to install; None if proofs can be checked."""
     if shutil.which("coqc") is None:
-        return "backend coq: no coqc on PATH; install it (Debian: apt-get install coq) or leave these rows out"
+        return "backend coq: no coqc on PATH; install Coq (Debian: apt-get install coq), or leave out the rows for coq"
     return None
 
 

@@ -59,13 +59,13 @@ def absent() -> str | None:
     project = os.environ.get(VARIABLE)
     if not project:
         return (
-            f"backend lean4: {VARIABLE} is not set; set it to a built Lake project, or R1JAX_LEAN_SERVER to a server "
-            "or REPL, or leave these rows out"
+            f"backend lean4: {VARIABLE} is not set; set it to the folder of a built Lake project, or set "
+            "R1JAX_LEAN_SERVER to a server or REPL, or leave out the rows for lean4"
         )
     if not Path(project, "lean-toolchain").is_file():
-        return f"backend lean4: {VARIABLE}={project} holds no lean-toolchain; it must be a built Lake project"
+        return f"backend lean4: {VARIABLE}={project} holds no file lean-toolchain; name a built Lake project"
     if shutil.which("lake") is None:
-        return "backend lean4: no lake on PATH; install Lean (elan), or leave these rows out"
+        return "backend lean4: no lake on PATH; install Lean (elan), or leave out the rows for lean4"
     return None
 
 

@@ -2,11 +2,12 @@
 
 R1JAX_LEAN_SERVER is a URL, such as http://localhost:8000, or a command that starts leanprover-community/repl, such as
 `lake --dir=PROJECT exe repl`. The module sends one file with four parts: the goal as an axiom, the candidate (the
-model's proof), a check that the candidate has the goal's type, and a command that prints the candidate's axioms. Only
-the messages of lines that r1jax wrote decide.
+model's proof), a check that the candidate has the goal's type, and a command that prints the candidate's axioms. A
+proof counts as correct only by the message about the last of these, a line that r1jax wrote.
 
-A server elaborates the candidate with its own rights, and its answer is text that the candidate could imitate. So
-commands that write messages, extend the syntax or change the environment are refused before anything is sent. Run the
+The server elaborates the candidate with the server's own rights, and answers with text that the candidate could
+imitate. So a candidate is refused before anything is sent if it has commands that write messages, extend the syntax or
+change the environment. Run the
 server where it can do no harm. The checker of `lean4`, which reads .olean files as data, needs no such trust.
 Source: leanprover-community/repl and project-numina/kimina-lean-server, their READMEs.
 """
@@ -75,8 +76,11 @@ def prove(
 
 
 def write_source(preamble: str, goal: str, proof: str) -> tuple[str, str, tuple[int, int, int]]:
-    """Returns (the file to send, name of the theorem, line numbers of goal, check and axioms command). Lines count from
-    1.
+    """Writes the file to send to the server.
+
+    Returns:
+        (the file, name of the theorem to check, (line of the goal, line of the check, line of the command that prints
+        the axioms)). Lines count from 1.
     """
     header = HEADER.fullmatch(goal)
     theorem, rest = (header[1], header[2]) if header else ("main", f" : {goal}")

@@ -1,8 +1,9 @@
 """Checks Metamath proofs: reads a database and verifies proofs. A candidate (the model's proof) may prove theorems but
 not declare axioms.
 
-The checker runs no code of a candidate, so it needs no sandbox. The cost of a proof is bounded. Source: Megill and
-Wheeler, Metamath: A Computer Language for Mathematical Proofs, 2019, chapter 4 and appendix B (compressed proofs).
+The checker runs no code of a candidate, so it needs no sandbox. It gives up a proof that would take more than
+`MAX_SYMBOLS` symbols, read or written. Source: Megill and Wheeler, Metamath: A Computer Language for Mathematical
+Proofs, 2019, chapter 4 and appendix B (compressed proofs).
 """
 
 from __future__ import annotations
@@ -63,10 +64,10 @@ class Database:
 
         Args:
             postulate: whether the text may declare constants and axioms.
-            verify: whether to verify the proofs of theorems. If False, only the labels they use are recorded.
+            verify: whether to verify the proofs of theorems. If False, only records the labels that they use.
         Raises:
             Wrong: the text breaks a rule of Metamath.
-            TooCostly: a proof takes too many symbols.
+            TooCostly: verifying a proof would read or write more than MAX_SYMBOLS symbols.
         """
         tokens, theorems, label = tokens_of(text), [], None
         depth = len(self.scopes)
@@ -258,7 +259,7 @@ class Database:
 
 @functools.lru_cache(maxsize=8)
 def database(text: str) -> Database:
-    """Returns the database in a text, and caches it. Does not verify its proofs, because they are not the model's."""
+    """Reads a database from its text, and caches the result. Proofs in it are trusted, since no model wrote them."""
     base = Database()
     base.read(text, verify=False)
     return base
@@ -268,8 +269,8 @@ def check(text: str) -> int:
     """Verifies all theorems of a database, given as text, and returns the number of theorems.
 
     Raises:
-        Wrong: the text breaks a rule of Metamath; the message names the first one.
-        TooCostly: a proof takes too many symbols.
+        Wrong: the text breaks a rule of Metamath. The message names the first rule that is broken.
+        TooCostly: verifying a proof would read or write more than MAX_SYMBOLS symbols.
     """
     base = Database()
     count = len(base.read(text))

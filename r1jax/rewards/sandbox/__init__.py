@@ -55,14 +55,16 @@ def probe() -> Tier:
 
 
 def require(minimum: str) -> Tier:
-    """Returns the strongest tier that works on this machine if it is at least as strong as `minimum`, from A to D.
+    """Returns the strongest tier that works on this machine.
 
+    Args:
+        minimum: the weakest tier to accept, from "A" (strongest) to "D" (no isolation).
     Raises:
         ValueError: `minimum` is not a tier.
-        Unavailable: only weaker tiers work on this machine.
+        Unavailable: only tiers weaker than `minimum` work on this machine.
     """
     if len(minimum) != 1 or minimum not in TIERS:
-        raise ValueError(f"minimum={minimum!r} must be one of {', '.join(TIERS)} where D means no isolation")
+        raise ValueError(f"minimum={minimum!r} must be one of {', '.join(TIERS)}, where D means no isolation")
     tier = probe()
     if tier.letter > minimum:
         why = "; ".join(tier.better)
@@ -80,13 +82,13 @@ def run(
 
     Args:
         job: `kind` and the keys of that kind. "program": `source`, run as a script. "calls": `source`, `entry` (name of
-            the function), `inputs` (list of argument lists), and `may_die` (the job stops after this many calls that
-            ended their process). "command": `argv`, `env`, `files` (name -> content), and `fetch` (names of files to
+            the function), `inputs` (list of argument lists), and `may_die` (the job stops once this many calls have
+            crashed or exited). "command": `argv`, `env`, `files` (name -> content), and `fetch` (names of files to
             return).
         tier: how to isolate, from `require` or `probe`.
         stdin: the bytes of standard input.
-        by_line: the limits on elapsed time, CPU time and output hold for one line of output (one call), not for the
-            whole job.
+        by_line: if True, the limits on elapsed time, CPU time and output hold for each line of output (each call), not
+            for the whole job.
         show: further paths that the job may read.
     Raises:
         Unavailable: the sandbox did not start.

@@ -219,8 +219,8 @@ def _code(tier: str) -> tuple:
 def interpreter(tier: str) -> str:
     """Returns the path of the Python interpreter for sandboxes of this tier, outside of any virtual environment.
 
-    This is the interpreter of this process. If the tier runs programs as another user, who cannot reach that path, it
-    is the system's interpreter of the same version.
+    Usually this is the interpreter of this process. If this process is root, tiers A and C run programs as another
+    user. If that user cannot read this process's interpreter, the system's interpreter of the same version is used.
     """
     ours = os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
     if tier in "AC" and os.getuid() == 0 and not open_to_all(ours):

@@ -117,7 +117,7 @@ libc = ctypes.CDLL(None, use_errno=True)
 def deny(read_only):
     """Installs the seccomp filter for this process and all processes that it starts.
 
-    Returns False if there is no filter for this processor type, or if the kernel refuses the filter.
+    Returns True if the filter is installed; False if there is none for this processor type or the kernel refuses it.
 
     Args:
         read_only: also deny every system call that changes a file system.
@@ -170,14 +170,13 @@ def filter_program(read_only):
 
 
 def keep_private(yes):
-    """Sets whether other processes of the same user are kept from reading the memory of this process."""
+    """Forbids other processes of the same user to read the memory of this process (`yes=True`), or allows it again."""
     libc.prctl(PR_SET_DUMPABLE, 0 if yes else 1, 0, 0, 0)
 
 
 def readable_only(paths):
-    """Limits this process and all processes that it starts: they may read and execute only files below `paths`.
-
-    Returns False if the kernel lacks Landlock or refuses the limit.
+    """Limits this process and all processes that it starts: they may read and execute files below `paths`, but open no
+    other file and write to none. Returns False if the kernel lacks Landlock or refuses the limit, else True.
     """
     libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     execute, read_file, read_dir, everything = 1, 4, 8, (1 << 13) - 1  # the rights of ABI 1

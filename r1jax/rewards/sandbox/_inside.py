@@ -1,10 +1,10 @@
-"""Runs the two processes in a sandbox. Process 1 receives one job, and the candidate's process runs the program.
+"""Runs the two processes in a sandbox: process 1 receives one job, and the candidate's process runs the program.
 
 The candidate is the model's program.
 
 This file imports nothing of the project, because its code is sent into the sandbox. A job holds a program, inputs and
 limits, never an expected value. Returned values leave the sandbox, and the parent process outside judges them. The
-candidate may change this code in its own process, but this can only spoil the candidate's own output.
+candidate may change this code in its own process, but such a change can only spoil the candidate's own output.
 """
 
 import builtins
@@ -192,8 +192,8 @@ def encode(value):
     of a dict are str or int; they are sorted as strings.
 
     Raises:
-        Unsendable: the value has a part that is not exactly None, bool, int, float, str, list, tuple or dict, or nan,
-            or is too deep or too large.
+        Unsendable: the value contains nan, contains an object whose type is not None, bool, int, float, str, list,
+            tuple or dict (subclasses are refused, too), or is nested too deeply or too large.
     """
     nodes = 0
 

@@ -20,7 +20,7 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 
 def call(name, *arguments):
-    """Calls the C library's function `name`. Raises OSError if it returns a negative number."""
+    """Calls the C library's function `name`. Raises OSError if the function returns a negative number."""
     if getattr(libc, name)(*arguments) < 0:
         errno = ctypes.get_errno()
         raise OSError(errno, f"{name}: {os.strerror(errno)}")
@@ -96,9 +96,7 @@ def drop_capabilities():
 
 
 def file_system(config, owner):
-    """Makes a new root directory: read-only, with the host's paths `config["binds"]`, and small writable file systems.
-
-    The writable ones are /tmp and /dev/shm.
+    """Makes a new root directory with the host's paths `config["binds"]`. Only /tmp and /dev/shm can be written to.
 
     Args:
         config: as in `namespaces`.

@@ -23,7 +23,7 @@ class Outcome(NamedTuple):
         status: "exited", or the limit that was reached, which is "time" (CPU), "wall", "memory", "output" or
             "processes".
         code: the exit status; 128 + n if signal n killed the job; -1 if a limit ended the job.
-        stdout, stderr: up to output_bytes each, and one byte more if that limit was reached.
+        stdout, stderr: up to `Limits.output_bytes` bytes each, and one byte more if that limit was reached.
         files: contents of the files to fetch, None for a missing file; [] if a limit ended the job.
         ms: elapsed time from the start of the job to its end, in milliseconds.
     """
@@ -269,7 +269,7 @@ class Limits(NamedTuple):
 
     @classmethod
     def of(cls, given: Mapping) -> Limits:
-        """Returns the limits that a task gives as {name: number}; others have their default.
+        """Returns the limits of a task, given as {name: number}. Limits that the task leaves out have their default.
 
         If `time_s` is given without `wall_s`, then `wall_s` is twice `time_s`.
 
