@@ -1,4 +1,4 @@
-"""Samples SFT records from any checkpoint and judges them; filtering comes later."""
+"""Samples SFT records from any checkpoint and judges their answers. It drops none: `filters` does that afterwards."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def load(options: PolicyOptions, mesh: Mesh) -> Author:
     """Loads a policy for sampling only.
 
     Args:
-        options: the flags that name the weights, the template and the form of answers.
+        options: the flags that name the weights, the template and the answer format.
     Raises:
         ValueError: the checkpoint cannot be read, or the template cannot be used.
     """
