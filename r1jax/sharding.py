@@ -216,8 +216,7 @@ def fit(spec: P, shape: Sequence[int], mesh: Mesh) -> P:
 
 
 def fit_split(spec: P, shape: Sequence[int], mesh: Mesh) -> P:
-    """Does the same as `fit`, and also drops the mesh axes of size 1, over which there is nothing to gather or to sum.
-    """
+    """Does the same as `fit`, and also drops mesh axes of size 1, over which there is nothing to gather or to sum."""
     return P(*(axis if axis and mesh.shape[axis] > 1 else None for axis in fit(spec, shape, mesh)))
 
 

@@ -219,8 +219,7 @@ def shares_of(recipe: RLRecipe) -> dict[str, float]:
 
 
 def parts_of(recipe: RLRecipe) -> dict[str, float] | None:
-    """Returns {name: weight} of the parts whose advantages --per-reward normalises one by one; None without the flag.
-    """
+    """Returns {name: weight} of the parts that --per-reward normalises separately; None without --per-reward."""
     return shares_of(recipe) if recipe.per_reward else None
 
 
@@ -304,12 +303,13 @@ def restore_or_start(
 ) -> tuple[TrainState, dict, partial_rollouts.Waiting | None]:
     """Restores the newest checkpoint, or starts afresh if there is none.
 
-    Returns (train state, parameters of the reference policy, unfinished groups of completions).
+    Returns (train state, parameters of the reference policy, unfinished groups of completions). The groups are None
+    without --carry-over.
 
     Args:
         params: the trained parameters to start from.
-        own_reference: whether the reference policy is an earlier copy of the policy. If not, the parameters of the
-            reference policy are {}. The unfinished groups are None without --carry-over.
+        own_reference: whether the reference policy is an earlier copy of the policy. If not, its parameters are
+            returned as {}.
     """
     waiting = None
     if recipe.carry_over:
