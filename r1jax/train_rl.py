@@ -92,8 +92,7 @@ def train(
             weighted by the recipe, or the reward of --reward.
         rewarded: what `make_reward` and `make_referee` read besides the flags, for the manifest. "sources" maps a name
             to a list of checkpoints {"path", "sha256"}. All other entries are numbers.
-        make_referee: a function `(network, policy) -> function` that makes the function which returns the reference
-            log-probabilities of packed rows. None takes an earlier copy of the policy as the reference.
+        make_referee: makes the function `rows -> reference log-probabilities`. None: the reference is an old policy.
 
     Raises:
         ValueError: a flag, file or checkpoint cannot be used.

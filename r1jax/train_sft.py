@@ -271,7 +271,7 @@ def drop_long(part: Part, policy: Policy, row_length: int, asked: Asked, options
         if "messages" not in record or len(encode_record(record, policy, asked, options)[0]) <= row_length
     ]
     if not kept:
-        raise ValueError(f"--row-length={row_length} is shorter than every conversation: raise it")
+        raise ValueError(f"--row-length={row_length} is shorter than every conversation: raise --row-length")
     return part._replace(records=kept)
 
 

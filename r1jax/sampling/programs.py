@@ -312,11 +312,11 @@ def pick_rows(tree: Any, index: Int[Array, "shards n"]) -> Any:
 
 @functools.partial(jax.jit, static_argnames=("count",))
 def shrink_state(rows: Rows, keep: Int[Array, "shards n"], count: int) -> Rows:
-    """Drops the new rows that `keep` does not name from a state without caches, and returns the new state.
+    """Drops new rows from a state that has no caches: those that `keep` does not name. Returns the new state.
 
     Args:
         keep: as `Kept.rows`.
-        count: number of new rows before.
+        count: number of new rows in `rows`.
     """
     total, shards = rows.token.shape[0], keep.shape[0]
 

@@ -121,11 +121,11 @@ class Done:
             self.add(np.arange(self.old), before)
 
     def add(self, groups: np.ndarray, rollout: Rollout) -> None:
-        """Stores the rows of some groups.
+        """Stores the rows of some groups, and sets `open` to those of these groups that are unfinished.
 
         Args:
-            groups: numbers of the groups. All other groups count as finished.
-            rollout: their rows, in the order of `groups`.
+            groups: numbers of the groups.
+            rollout: the rows of the groups, in the order of `groups`.
         """
         rows = self._rows(groups)
         for name in ("tokens", "lengths", "logp", "stopped", "routes"):

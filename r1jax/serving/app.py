@@ -109,7 +109,7 @@ class Api:
         ]
 
     async def _do(self, put: Callable[[Callable[[Exception | None], None]], None]) -> None:
-        """Waits for one piece of work. put: queues it, and gets the function to call at its end."""
+        """Waits for one piece of work. `put(ended)` queues the work, and the worker calls `ended` after it."""
         loop, done = asyncio.get_running_loop(), asyncio.Event()
         errors: list[Exception] = []
 

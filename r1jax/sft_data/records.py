@@ -124,7 +124,7 @@ def beside(workdir: str | Path) -> Path:
 
 
 def identity(weights: str, flag: str = "--weights") -> str:
-    """Returns a text that identifies the weights at a path, to notice that they changed.
+    """Returns a text that identifies the weights at a path.
 
     For a run's directory, this is the sha256 of the run's newest checkpoint. For a Hugging Face folder, or an empty
     path, it is the path itself. For a model of the Hub, it is the path of the model's snapshot.
@@ -147,7 +147,7 @@ def claim_records(path: Path, settings: Mapping) -> bool:
     with those stored there.
 
     Raises:
-        ValueError: the stored settings are other ones, or the file exists without stored settings.
+        ValueError: the stored settings differ from `settings`, or the file exists without stored settings.
     """
     storage.make_folder(path.parent)
     claim(path, settings)

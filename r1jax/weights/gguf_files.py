@@ -226,7 +226,9 @@ def read_scaling(
 
 
 def llama3_divisors(theta: float, head_width: int, factor: float) -> np.ndarray:
-    """Returns [head_width / 2] divisors of the rotary frequencies of a Llama 3, whose original context is 8,192."""
+    """Returns [head_width / 2] divisors of the rotary frequencies of a Llama 3 with a context of 8,192 tokens before
+    RoPE scaling.
+    """
     waves = 2 * np.pi * theta ** (np.arange(0, head_width, 2, dtype=np.float64) / head_width)
     smooth = np.clip((8192 / waves - 1.0) / (4.0 - 1.0), 0.0, 1.0)
     return 1.0 / ((1.0 - smooth) / factor + smooth)
