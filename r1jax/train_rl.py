@@ -92,7 +92,7 @@ def train(
             weighted by the recipe, or the reward of --reward.
         rewarded: what `make_reward` and `make_referee` read besides the flags, for the manifest. "sources" maps a name
             to a list of checkpoints {"path", "sha256"}. All other entries are numbers.
-        make_referee: makes the function `rows -> reference log-probabilities`. None: an earlier policy is the reference.
+        make_referee: makes the function `rows -> reference log-probabilities`; None takes those of an earlier policy.
 
     Raises:
         ValueError: a flag, file or checkpoint cannot be used.
