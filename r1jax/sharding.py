@@ -3,8 +3,8 @@
 A mesh has the axes `data`, `fsdp`, `tensor` and `expert`. PARAM_RULES says how the parameters are sharded, by pairs
 (regular expression over paths, PartitionSpec). The optimizer's moments of a parameter are sharded like the parameter,
 because the path of the moments ends with the path of the parameter. Rows (sequences) are sharded over `data`, `fsdp`
-and `expert` together: a shard of experts asks its neighbours for their tokens, and computes everything else for its own
-rows only.
+and `expert` together. So the devices along `expert` exchange tokens in the layers with experts, and compute everything
+else for their own rows only.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ def make_mesh(spec: str = "auto", devices: Sequence[jax.Device] | None = None, *
             size 1.
         devices: the devices to choose from; by default all. A run of one process may use fewer devices than there are,
             and logs a warning; several processes must use all devices.
-        size: approximate number of parameters of the model. CPU devices hold a model of more than `SHARED_UP_TO` only
-            once.
+        size: approximate number of parameters of the model. With "auto", CPU devices shard a model of more than
+            `SHARED_UP_TO` parameters over `fsdp`, so that it is in memory only once.
 
     Raises:
         ValueError: the spec cannot be parsed, or does not fit the devices. The message says what to type.
@@ -109,7 +109,9 @@ def mesh_sizes(spec: str) -> tuple[int, ...]:
 
 
 def suggest_mesh(needed: int, devices: Sequence[jax.Device]) -> str:
-    """Returns a sentence for an error message: it suggests a mesh for `devices` where `needed` of them are wanted."""
+    """Returns a sentence for an error message, which suggests a mesh that fits `devices` instead of one with `needed`
+    devices.
+    """
     count = len(devices)
     fits = f"On {'one device' if count == 1 else f'these {count}'} use --mesh={count}x1"
     if devices[0].platform != "cpu" or len({d.process_index for d in devices}) > 1:
@@ -120,8 +122,9 @@ def suggest_mesh(needed: int, devices: Sequence[jax.Device]) -> str:
 def param_specs(tree: Any, mesh: Mesh, rules: Rules = PARAM_RULES) -> Any:
     """Returns the PartitionSpec of each array in `tree`, as a tree of the same structure.
 
-    The first rule whose regular expression matches the '/'-joined path applies. Scalars are replicated. A dimension is
-    not sharded if the size of its mesh axis does not divide the size of the dimension. A warning then says so, once.
+    The first rule whose regular expression matches the array's path (its keys, joined by '/') applies. Scalars are
+    replicated. A dimension is not sharded if the size of its mesh axis does not divide the size of the dimension. A
+    warning then says so, once.
 
     Args:
         rules: (regular expression, PartitionSpec) pairs.
@@ -213,7 +216,7 @@ def fit(spec: P, shape: Sequence[int], mesh: Mesh) -> P:
 
 
 def fit_split(spec: P, shape: Sequence[int], mesh: Mesh) -> P:
-    """Returns `fit` without the mesh axes of size 1, over which there is nothing to gather or to sum."""
+    """Does the same as `fit`, and also drops mesh axes of size 1, over which there is nothing to gather or to sum."""
     return P(*(axis if axis and mesh.shape[axis] > 1 else None for axis in fit(spec, shape, mesh)))
 
 
@@ -231,9 +234,9 @@ def row_shards(mesh: Mesh) -> int:
 def pin_rows(x: jax.Array, mesh: Mesh | None) -> jax.Array:
     """Constrains x [N, ..] to lie on the row shards of the mesh, whole along its other axes.
 
-    Without this, XLA may split the activations as it splits the parameters that they meet, along their width. Then
-    every device computes a slice of all rows, and results are summed over devices. x stays as it is without a mesh, or
-    if the number of row shards does not divide N.
+    Without this constraint, XLA may split activations along their width, as it splits the parameters that multiply
+    them. Every device then computes a slice of all rows, and results are summed over devices. Returns x unchanged if
+    there is no mesh, or if the number of row shards does not divide N.
     """
     if mesh is None or mesh.size == 1 or x.shape[0] % row_shards(mesh):
         return x
@@ -241,10 +244,10 @@ def pin_rows(x: jax.Array, mesh: Mesh | None) -> jax.Array:
 
 
 def rows_in_turn(mesh: Mesh) -> int | None:
-    """Returns the argument `row_shards` of `Network`.
+    """Returns the value for `Network.row_shards`, which decides whether attention processes rows one after another.
 
-    On CPUs it is `row_shards(mesh)`, with which attention processes the rows of a shard one after another. On
-    accelerators it is None: attention processes all rows at once.
+    On CPUs it is `row_shards(mesh)`: attention processes the rows of a shard one after another. On accelerators it is
+    None: attention processes all rows at once.
     """
     return row_shards(mesh) if mesh.devices.flat[0].platform == "cpu" else None
 
@@ -263,10 +266,10 @@ def row_holders(mesh: Mesh) -> list[list[int]]:
 
 
 def holders_of(processes: np.ndarray) -> list[list[int]]:
-    """Returns the result of `row_holders`, from the numbers of the devices' processes.
+    """Returns, for each row shard, the sorted numbers of the processes that hold it (see `row_holders`).
 
     Args:
-        processes: [data, fsdp, tensor, expert] number of each device's process.
+        processes: array over the mesh axes [data, fsdp, tensor, expert] with the number of each device's process.
     """
     by_shard = np.moveaxis(processes, 2, 3).reshape(-1, processes.shape[2])
     return [sorted(set(shard.tolist())) for shard in by_shard]
@@ -317,7 +320,7 @@ def shard_held_rows(tree: Any, mesh: Mesh) -> Any:
 
 
 def held_rows(array: jax.Array, axis: int = 0) -> np.ndarray:
-    """Returns the rows that this process holds of an array sharded by rows, in the order of `held_shards`.
+    """Returns, on the host, the rows of a row-sharded array that this process holds, in the order of `held_shards`.
 
     Args:
         axis: the row axis.

@@ -25,8 +25,8 @@ class Store(NamedTuple):
     """An object store.
 
     Attributes:
-        modules: the Python modules that must be installed, which are fsspec's client of the store and the client that
-            Orbax uses.
+        modules: the Python modules that must be installed: fsspec's client of the store, and the client that Orbax uses
+            if it is another one.
         extra: the extra of r1jax that installs these modules.
         driver: the store's name in fsspec.
     """
@@ -47,11 +47,11 @@ def path_of(path: str | os.PathLike[str], flag: str = "") -> Path:
 
     Args:
         flag: the flag that gave `path`, such as "--workdir", for errors. With a flag, this function also checks that
-            the bucket can be reached. "" for a path that was checked before; errors then name the path alone.
+            the bucket can be reached. Give "" for a path that was checked before; errors then name the path alone.
 
     Raises:
-        ValueError: the path is a URL of an unknown scheme, or names no bucket or one that cannot be reached, or the
-            store's client is not installed.
+        ValueError: `path` is a URL of an unknown scheme, its bucket is missing or cannot be reached, or the store's
+            client is not installed.
     """
     scheme, separator, rest = os.fspath(path).partition("://")
     if not separator:
@@ -157,7 +157,10 @@ def put_folder(folder: Path, path: Path, last: Collection[str] = ()) -> None:
 
 
 def spool(path: Path) -> Path:
-    """Returns a local file with the content of an object, empty if there is none. The caller removes it."""
+    """Copies an object of a bucket into a temporary local file, and returns the file. The caller removes it.
+
+    If there is no such object, the file is empty.
+    """
     handle, name = tempfile.mkstemp(prefix="r1jax-", suffix=f"-{path.name}")
     os.close(handle)
     try:
@@ -175,7 +178,7 @@ def fetch(path: Path, *, deep: bool = False) -> Path:
 
     Args:
         path: a file, or a folder.
-        deep: whether the folders in a folder are copied, too.
+        deep: whether the subfolders of a folder are copied, too. Without it, only the files directly in the folder are.
 
     Raises:
         FileNotFoundError: there is nothing at `path`.
@@ -234,6 +237,6 @@ def _client(path: Path) -> Any:
 
 
 def cache() -> Path:
-    """Returns the folder of copies that can be made again: ~/.cache/r1jax, or r1jax below $XDG_CACHE_HOME."""
+    """Returns the cache folder: ~/.cache/r1jax, or r1jax below $XDG_CACHE_HOME. All that it holds can be made again."""
     home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     return Path(home) / "r1jax"

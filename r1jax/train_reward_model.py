@@ -25,7 +25,7 @@ LOSS = {"helpful": judged_loss(pairwise), "safety": judged_loss(pointwise)}
 
 
 def check(recipe: RewardRecipe, kind: str, mesh: Mesh) -> None:
-    """Raises ValueError if a flag has a value that cannot be used. A run calls this function first of all.
+    """Raises ValueError if a flag has a value that cannot be used. A run calls this before it loads anything.
 
     Args:
         kind: "helpful" or "safety"; see `train`.
@@ -55,8 +55,8 @@ def train(recipe: RewardRecipe, options: RunOptions, kind: str, data: str = "", 
         recipe: the hyperparameters.
         options: flags of the run.
         kind: "helpful" trains on pairs of a better and a worse response, "safety" on responses labelled safe or unsafe.
-        data: a file of judged responses. "" takes items from the nano annotator.
-        sampled: a file of replies from experiments.generate, which the nano annotator judges in addition. "" for none.
+        data: a file of judged responses. "" takes items that the nano annotator makes and judges.
+        sampled: a file of replies from experiments.generate, which the nano annotator judges, too. "" for none.
 
     Raises:
         ValueError: a flag, file or checkpoint cannot be used.

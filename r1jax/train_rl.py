@@ -90,9 +90,9 @@ def train(
         stage: name of the stage, for the manifest and the default working directory.
         make_reward: a function `policy -> reward` that makes the reward of the stage. None takes the rule reward,
             weighted by the recipe, or the reward of --reward.
-        rewarded: the inputs of `make_reward` and `make_referee` besides the flags, for the manifest. "sources" holds
-            {name: checkpoints {"path", "sha256"}}. All other entries are numbers.
-        make_referee: makes the function of the reference log-probabilities. None: the reference is an earlier policy.
+        rewarded: what `make_reward` and `make_referee` read besides the flags, for the manifest. "sources" maps a name
+            to a list of checkpoints {"path", "sha256"}. All other entries are numbers.
+        make_referee: makes the function `rows -> reference log-probabilities`; None takes those of an earlier policy.
 
     Raises:
         ValueError: a flag, file or checkpoint cannot be used.
@@ -169,7 +169,10 @@ def train(
 def read_terms(
     recipe: RLRecipe, options: RunOptions, stage: str, make_reward: MakeReward | None
 ) -> Sequence[custom.Term]:
-    """Returns the weighted functions that --reward adds up. `make_reward`: the stage's own reward; None if it has none.
+    """Returns the functions that --reward names, with their weights. The reward is their weighted sum.
+
+    Args:
+        make_reward: makes the stage's own reward; None if the stage has none.
 
     Raises:
         ValueError: --reward is given to a stage that has its own reward, a function cannot be loaded, or a flag of the
@@ -205,17 +208,17 @@ def choose_reward(
 
 
 def weights_of(recipe: RLRecipe) -> dict[str, float]:
-    """Returns {name: weight} of the parts of the rule reward."""
+    """Returns {name: weight} of the three parts of the rule reward: accuracy, format and language."""
     return {"accuracy": recipe.accuracy_weight, "format": recipe.format_weight, "language": recipe.language_weight}
 
 
 def shares_of(recipe: RLRecipe) -> dict[str, float]:
-    """Returns {name: weight} of all parts of the rule reward and of the penalties."""
+    """Returns {name: weight} of the parts of the rule reward and of the two penalties, overlong and repetition."""
     return weights_of(recipe) | {"overlong": recipe.overlong_weight, "repetition": recipe.repetition_weight}
 
 
 def parts_of(recipe: RLRecipe) -> dict[str, float] | None:
-    """Returns `shares_of(recipe)`, the parts that --per-reward normalises one by one; None without --per-reward."""
+    """Returns {name: weight} of the parts that --per-reward normalises separately; None without --per-reward."""
     return shares_of(recipe) if recipe.per_reward else None
 
 
@@ -225,13 +228,13 @@ def alarms_of(recipe: RLRecipe, terms: Sequence[custom.Term]) -> Alarms:
 
 
 def objective_of(recipe: RLRecipe) -> Objective:
-    """Returns the loss of --loss, with the bound of --dual-clip."""
+    """Returns the loss that --loss names. With --dual-clip, its surrogate is that of dual-clip PPO (`dual_clip`)."""
     objective = LOSSES[recipe.loss]
     return objective._replace(surrogate=dual_clip(recipe.dual_clip)) if recipe.dual_clip else objective
 
 
 def penalties_of(recipe: RLRecipe) -> Penalties:
-    """Returns the penalties, for long or repetitive completions, that are added to whatever reward the run has."""
+    """Returns the settings of the penalties for long or repetitive completions, which are added to any reward."""
     r = recipe
     return Penalties(r.max_tokens, r.overlong_weight, r.overlong_cache, r.repetition_weight, r.repetition_ngram)
 
@@ -258,8 +261,10 @@ def draws_of(recipe: RLRecipe, seed: int, wave_rows: int = 0, trainer: Network |
 
 
 def make_sample(recipe: RLRecipe, setting: Setting, waiting: partial_rollouts.Waiting | None, task: Reward) -> Sample:
-    """Makes the function that samples a round. With --carry-over, a round may end with unfinished rows; with --refill,
-    it samples further questions in place of groups of equal task reward.
+    """Makes the function that samples the completions of a round.
+
+    With --carry-over, a round may end with unfinished rows (completions). With --refill, a round samples further
+    questions in place of those whose completions all have the same task reward.
 
     Args:
         setting: what sampling needs besides the parameters.
@@ -276,8 +281,9 @@ def make_sample(recipe: RLRecipe, setting: Setting, waiting: partial_rollouts.Wa
 
 
 def load_trained(run: Run, recipe: RLRecipe) -> tuple[Policy, dict, dict | None]:
-    """Loads the policy of --weights or --model, with new LoRA adapters if --lora-rank is given. Returns (policy,
-    trained parameters, frozen parameters). The last is None if all parameters are trained.
+    """Loads the policy of --weights or --model, with new LoRA adapters if --lora-rank is given.
+
+    Returns (policy, trained parameters, frozen parameters). The frozen parameters are None if all are trained.
 
     Raises:
         ValueError: the checkpoint cannot be used, or --replay-routes is given and the model has no experts.
@@ -294,12 +300,15 @@ def load_trained(run: Run, recipe: RLRecipe) -> tuple[Policy, dict, dict | None]
 def restore_or_start(
     run: Run, recipe: RLRecipe, learner: Learner, params: dict, *, own_reference: bool
 ) -> tuple[TrainState, dict, partial_rollouts.Waiting | None]:
-    """Restores the newest checkpoint, or starts afresh if there is none. Returns (train state, parameters of the
-    reference policy, unfinished groups). The last is None without --carry-over.
+    """Restores the newest checkpoint, or starts afresh if there is none.
+
+    Returns (train state, parameters of the reference policy, unfinished groups of completions). The groups are None
+    without --carry-over.
 
     Args:
         params: the trained parameters to start from.
-        own_reference: whether the reference policy is an earlier copy of the policy. If not, the second value is {}.
+        own_reference: whether the reference policy is an earlier copy of the policy. If not, its parameters are
+            returned as {}.
     """
     waiting = None
     if recipe.carry_over:
@@ -319,7 +328,10 @@ def restore_or_start(
 
 
 def describe(network: Network) -> str:
-    """Returns how the network computes, for the first line on screen, and the reason if it could be more exact."""
+    """Returns dtype and attention backend in words, for the first line on screen.
+
+    On a CPU without exact attention, also names the flag that makes it exact, and the reason why it is off.
+    """
     if jax.default_backend() != "cpu" or network.attention == "exact":
         return network.detail
     return f"{network.detail}: float64 would be slower for a model of this size, --exact=True takes it"

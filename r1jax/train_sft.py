@@ -56,9 +56,10 @@ def train(
         recipe: the hyperparameters.
         options: flags of the run.
         stage: name of the stage, for the manifest and the default working directory.
-        parts: sets of records to train on. A part's `share` says how often its records are drawn.
-        data: the manifest's entry for the records, to which the numbers of records, shares and sha256 are added.
-        teaching: a teacher, whose likeliest tokens are learned in addition to the records' tokens; by default none.
+        parts: sets of records to train on. The `share` of a part says how often its records are drawn.
+        data: the manifest's entry for the records. `describe_records` adds their numbers, shares and sha256.
+        teaching: a teacher whose likeliest tokens the policy learns in addition to the records' tokens; by default
+            none.
 
     Raises:
         ValueError: a flag, record or checkpoint cannot be used.
@@ -155,8 +156,8 @@ class Lessons(NamedTuple):
         unseen: documents of the problems that are held out.
         tokens: number of tokens in the training documents.
         numbers: the hyperparameters, with the number of steps filled in.
-        taught: the likeliest tokens of --teacher at each token of the documents; None without a teacher.
-        held_out: the records of the problems that are held out.
+        taught: the likeliest tokens of --teacher at each response token of `trained`; None without a teacher.
+        held_out: the records of the problems that are held out, not tokenized.
         dropped: number of conversations left out, because they are longer than a row.
     """
 
@@ -171,9 +172,8 @@ class Lessons(NamedTuple):
 
     @property
     def targets(self):
-        """The teacher's function `Likeliest.targets`, which returns the target tokens of a batch.
-
-        None without --teacher.
+        """The function `Likeliest.targets`, which returns the teacher's target tokens of a batch; None without
+        --teacher.
         """
         return self.taught and self.taught.targets
 
@@ -263,7 +263,7 @@ def drop_long(part: Part, policy: Policy, row_length: int, asked: Asked, options
     conversations.
 
     Raises:
-        ValueError: all records of the part are longer.
+        ValueError: no record is left.
     """
     kept = [
         record
@@ -271,12 +271,12 @@ def drop_long(part: Part, policy: Policy, row_length: int, asked: Asked, options
         if "messages" not in record or len(encode_record(record, policy, asked, options)[0]) <= row_length
     ]
     if not kept:
-        raise ValueError(f"--row-length={row_length} is shorter than every conversation: raise it")
+        raise ValueError(f"--row-length={row_length} is shorter than every conversation: raise --row-length")
     return part._replace(records=kept)
 
 
 def ask_unseen(records: Sequence[Mapping]) -> list[dict]:
-    """Returns the first questions of held-out conversations as questions that no verifier grades."""
+    """Returns the problem of each held-out record as an evaluation question that no verifier grades."""
     asked = [dict(id=record["id"], problem=record["problem"], gold=None, kind=GENERAL) for record in records]
     return [row | {"language": spoken(row["problem"])} for row in asked]
 

@@ -99,8 +99,8 @@ def test_muon_moves_a_matrix_along_its_orthogonal_factor():
         ({"schedule": "exp"}, "--schedule=exp must be one of constant, cosine, linear, wsd"),
         ({"decay": "none"}, "--decay=none must be all or matrices"),
         ({"decay": "matrices"}, "--decay=matrices does nothing with --weight-decay=0.0"),
-        ({"decay_steps": 5}, "--decay-steps=5 .* needs --schedule=wsd, not constant"),
-        ({"schedule": "wsd", "decay_steps": 60}, "--decay-steps=60 must be at most the 59 steps"),
+        ({"decay_steps": 5}, "--decay-steps=5 must be 0, .*; --schedule is constant"),
+        ({"schedule": "wsd", "decay_steps": 60}, "--decay-steps=60 must be 0, .* at most 59, the number of steps"),
         ({"schedule": "linear", "warmup_steps": 64}, "--warmup-steps=64 leaves nothing of 64 steps"),
     ],
 )

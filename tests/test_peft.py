@@ -158,6 +158,6 @@ def test_the_flag_takes_a_directory_of_peft(tmp_path):
     families.transformers.LlamaForCausalLM(families.transformers.LlamaConfig(**sizes)).save_pretrained(smaller)
     write_tokenizer(smaller)
     refused(
-        "the adapter of model.layers.0.mlp.gate_proj is .40, 24., the base's matrix .32, 24.",
+        "the adapter of model.layers.0.mlp.gate_proj has shape .40, 24., but the base model's matrix has .32, 24.",
         base_model_name_or_path=str(smaller),
     )

@@ -1,9 +1,11 @@
-"""Defines the sampler's compiled programs: prefill, first token, decode, shrink, grow.
+"""Defines the sampler's compiled programs: `prefill`, `first` (the first token), `decode`, `shrink` (drops rows), and
+`grow` (enlarges caches).
 
-A row is one completion. Keys and values have three levels: the prefix that all prompts share, the rest of each prompt
-(stored once for all completions of that prompt), and the tokens that each row sampled. All rows have sampled the same
-number of tokens since the wave began. So this number, the clock, is one scalar: a `dynamic_update_slice` writes keys
-and values at slot `clock` of every row, and only the prompts differ in length.
+A row is one completion. A wave is the set of rows that are sampled together. The cached keys and values have three
+levels: the prefix that all prompts share, the rest of each prompt (stored once for all completions of that prompt), and
+the tokens that each row sampled. All rows have sampled the same number of tokens since the wave began. So one scalar,
+`clock`, counts them for all rows: a `dynamic_update_slice` writes keys and values at slot `clock` of every row, and
+only the prompts differ in length.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ class Weights(NamedTuple):
 class Rows(NamedTuple):
     """The state of a wave (the rows that are sampled together) between two chunks of tokens.
 
-    `decode` consumes its buffers (donation).
+    `decode` donates the arrays of its `Rows` to XLA, so a `Rows` can be decoded only once.
 
     Attributes:
         clock: [] number of filled slots in each row's own cache.
@@ -48,10 +50,11 @@ class Rows(NamedTuple):
         done: [N] whether the row sampled a stop token.
         base: [N] length of the row's prompt, which is the position of slot 0 of the row's own cache.
         key: [N] the row's random key.
-        cache: for each layer, (k [n, K, E, S], v [n, K, S, E] or None) of the n new rows.
+        cache: for each layer, (keys [n, K, E, S], values [n, K, S, E]) of the n new rows, for K heads of width E and S
+            slots. The values are None for latent attention.
         begun: [N] number of tokens that the row sampled in earlier waves; None if all rows are new.
-        carried: like `cache`, for the rows that an earlier wave began (the second of the `cohorts`); None if there are
-            no such rows.
+        carried: like `cache`, for the rows that an earlier wave began (the second cohort of module `cohorts`); None if
+            there are no such rows.
     """
 
     clock: Int[Array, ""]
@@ -87,7 +90,7 @@ def prefill(
 
     Returns:
         Keys and values of the prompts, a `Segment` for each layer; logits after each prompt's last token; and the
-        experts that each token visited, None if the model has no experts.
+        experts that each token was routed to, None if the model has no experts.
     """
     start = sum((s[0].length[0] for s in before), jnp.int32(0))
 
@@ -124,9 +127,8 @@ def prefill(
 
 
 def by_token(routes: Int[Array, "L N Q k"] | None) -> Int[Array, "N Q L k"] | None:
-    """Returns the experts that each token visited as [N, Q, L, k] int16, small enough to send to the host.
-
-    Returns None if `routes` is None.
+    """Returns `routes` (the k experts of each token in each of L layers) as [N, Q, L, k] int16, small enough to send to
+    the host. Returns None if `routes` is None.
     """
     return None if routes is None else jnp.moveaxis(routes, 0, 2).astype(jnp.int16)
 
@@ -172,12 +174,12 @@ class Decoding(NamedTuple):
         pad_id: the token that a finished row emits.
         dtype: dtype of the network.
         cut: which tokens may be drawn; None allows all.
-        replay: `decode` also returns the experts that the tokens fed to the network visited.
+        replay: whether `decode` also returns the experts that its input tokens were routed to.
         read_own: kernel that reads a row's own cache (see `attend_decode`); None uses XLA.
         exact: computes attention in float64. The rows' own caches are float64 already; the prompts' segments are
             cast to float64 once for all steps.
-        least: minimum number of rows that a shard has in a matrix product with weights. If there are fewer rows, spare
-            rows are added, whose results are dropped.
+        least: minimum number of rows that a shard has in a matrix product with weights. If a shard has fewer, spare
+            rows are added, and their results are dropped.
         shards: number of row shards; used only if there are carried rows, spare rows or a cut.
     """
 
@@ -209,13 +211,14 @@ def decode(
     Args:
         segments: the cached prompts of the new rows, as consecutive segments. A segment is a list with one entry for
             each layer.
-        rows: state of the wave. Its buffers are consumed (donation).
+        rows: state of the wave. Its arrays are donated to XLA, so they cannot be used again.
         carried: cached prompts of the rows in `rows.carried`, in the form of `segments`; None if there is no such row.
 
     Returns:
         The new state, and (tokens, log-probabilities, experts) of the steps. Tokens and log-probabilities are [steps,
-        N]; a finished row gets `how.pad_id` and 0. The experts, [steps, N, 1, L, k], are the experts that each step's
-        input token visited. This token was sampled in the previous step. The experts are None without `how.replay`.
+        N]; a finished row gets `how.pad_id` and 0. The experts, [steps, N, 1, L, k], are those that each step's input
+        token was routed to; the input token is the one that the previous step sampled. The experts are None without
+        `how.replay`.
     """
     shards = how.shards
     read = [segments] if carried is None else [segments, carried]
@@ -262,12 +265,13 @@ def decode(
 
 
 class Kept(NamedTuple):
-    """Says which new rows `shrink` keeps. Numbers count within a shard of rows.
+    """Says which new rows `shrink` keeps. It always keeps all carried rows (those that an earlier wave began).
 
     Attributes:
-        rows: [shards, n] rows of the shard to keep, in order. All carried rows are kept.
-        entries: [shards, n] entry of the prompts' segments that each kept row reads.
-        sharing: how the kept rows share the entries, which are then not copied. None gives every kept row a copy of its
+        rows: [shards, n] new rows to keep, in order. Rows are numbered from 0 in each shard.
+        entries: [shards, n] the cached prompt (entry of the segments) that each kept row reads. Entries are numbered
+            from 0 in each shard.
+        sharing: how the kept rows go on sharing the entries without a copy. None gives every kept row a copy of its
             entry.
     """
 
@@ -277,10 +281,10 @@ class Kept(NamedTuple):
 
 
 def shrink(rows: Rows, segments: list[list[Segment]], kept: Kept) -> tuple[Rows, list[list[Segment]]]:
-    """Drops new rows. Returns the state and the cached prompts of the rows that are kept.
+    """Drops the new rows that `kept` does not name. Returns the state and the cached prompts of the remaining rows.
 
-    Consumes its arguments: the caches are copied layer by layer, and a layer's old cache is given back before the next
-    one is copied, so this function needs memory for the old caches and one new layer.
+    The arguments cannot be used again: the caches are copied layer by layer, and the old cache of a layer is freed
+    before the next layer is copied. So this function needs memory for the old caches and one new layer.
 
     Args:
         segments: cached prompts of the new rows. A segment with a single entry for all rows stays as it is.
@@ -308,7 +312,12 @@ def pick_rows(tree: Any, index: Int[Array, "shards n"]) -> Any:
 
 @functools.partial(jax.jit, static_argnames=("count",))
 def shrink_state(rows: Rows, keep: Int[Array, "shards n"], count: int) -> Rows:
-    """Drops new rows from a state. Returns the new state, without caches. count: number of new rows."""
+    """Drops new rows from a state that has no caches: those that `keep` does not name. Returns the new state.
+
+    Args:
+        keep: as `Kept.rows`.
+        count: number of new rows in `rows`.
+    """
     total, shards = rows.token.shape[0], keep.shape[0]
 
     def of_both(x: Array) -> Array:
@@ -322,7 +331,7 @@ def shrink_state(rows: Rows, keep: Int[Array, "shards n"], count: int) -> Rows:
 def grow(rows: Rows, *, slots: int) -> Rows:
     """Returns the state with every row's own cache enlarged to hold `slots` sampled tokens.
 
-    Consumes its argument, layer by layer as `shrink` does.
+    The argument cannot be used again: the old cache of a layer is freed before the next layer is enlarged.
     """
     for cache in (rows.cache, rows.carried or []):
         for i, layer in enumerate(cache):

@@ -18,13 +18,14 @@ class Rollout(NamedTuple):
         lengths: [N] number of sampled tokens, the stop token included.
         logp: [N, T] float32 log-probabilities of the sampled tokens at the sampling temperature; 0 in the padding.
         stopped: [N] whether a stop token was sampled; False means truncated.
-        routes: [N, T, L, k] experts that each token visited in each expert layer, -1 where unknown (a row's last token
-            was never fed). None unless requested.
-        prompt_routes: B arrays [prompt length, L, k], experts that the prompt tokens visited. None unless requested.
-        version: [N, T] optimizer step of the policy that sampled each token; None unless a wave may continue rows of an
+        routes: [N, T, L, k] experts that each token was routed to in each expert layer, -1 where unknown (a row's last
+            token is never an input of the network). None if `Sampling.replay` is False.
+        prompt_routes: B arrays [prompt length, L, k], experts that the prompt tokens were routed to. None if
+            `Sampling.replay` is False.
+        version: [N, T] optimizer step of the policy that sampled each token. None if no wave may continue rows of an
             earlier wave.
         mine: [n] sorted numbers of the rows that this process decodes to text, judges and counts. With several
-            processes, every row belongs to one of them. None: all rows.
+            processes, every row belongs to exactly one process. None means all rows.
     """
 
     prompts: list[list[int]]
@@ -49,5 +50,5 @@ class Rollout(NamedTuple):
 
     @property
     def unfinished(self) -> np.ndarray:
-        """[N] whether a later wave may continue the row: no stop token, and fewer than T tokens."""
+        """[N] whether a later wave may continue the row: it has no stop token, and fewer than T tokens."""
         return ~self.stopped & (self.lengths < self.tokens.shape[1])

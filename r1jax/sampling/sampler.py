@@ -2,8 +2,8 @@
 
 A row is one completion. All rows start together. After every chunk of tokens, the host checks which rows have
 finished: `shrink` drops finished rows, and `grow` extends the time axis, so the cost follows the unfinished rows, not
-the longest row. A wave may leave its last rows to the next wave. The noise of a token depends only on the row's key and
-the token's position. So tokens do not depend on batch, mesh, chunks, dropped rows or wave.
+the longest row. A wave may leave its last unfinished rows to the next wave. The noise of a token depends only on the
+row's key and the token's position. So tokens do not depend on batch, mesh, chunks, dropped rows or wave.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Sampling(NamedTuple):
         pad_id: the token that fills a row after the end of its completion.
         attention: attention backend for decoding; None takes the backend that `attention_backend` chooses.
         dtype: dtype of the network, the same as given to `sync`; None takes the platform's dtype (`compute_dtype`).
-        replay: records the experts that each token visits, so that the trainer can send the token to the same experts.
+        replay: records the experts that each token is routed to, so that the trainer can route it to the same experts.
         sizes: initial sizes of the compiled programs.
         wave_rows: most rows to sample at once, over all processes (see `waves`); 0 for no limit.
     """
@@ -103,11 +103,11 @@ WHOLE = Partial()  # continues no row of an earlier wave, and leaves no row to a
 def sync(params: dict, mesh: Mesh, dtype: DTypeLike | None = None) -> Weights:
     """Prepares a policy's parameters for decoding.
 
-    Casts to `dtype`, unstacks the layers into a list, and shards the weights over the mesh axis `tensor`; every shard
-    of rows has a copy. Routers stay float32, because sampler and trainer differ most in log-probabilities where they
-    choose different experts. Low-rank adapters are added into kernels that are float32 and stay float32. Beside other
-    kernels they stay adapters, as in the trainer, because bfloat16 has 8 significant bits, and a small change of such a
-    kernel would be lost.
+    Casts to `dtype`, unstacks the layers into a list, and shards the weights over the mesh axes `tensor` and `expert`;
+    every shard of rows has a copy. Routers stay float32, because sampler and trainer differ most in log-probabilities
+    where they choose different experts. If `dtype` is float32, low-rank adapters are added into the float32 kernels. In
+    all other cases adapters stay separate, as in the trainer: bfloat16 has 8 significant bits, so a kernel would lose
+    the small change that an adapter makes.
 
     Args:
         dtype: dtype of the weights; None takes the platform's dtype (`compute_dtype`).
@@ -164,15 +164,15 @@ def sample(
 
     Every process must call this function, with the same arguments.
 
-    Rows are divided among the row shards of the mesh, so a group may lie on several processes. Every process gets the
-    whole rollout, in which `mine` names the rows that belong to the process. The rows (completions) of `partial.before`
-    come first. The rows of `prompts` follow.
+    Rows (completions) are divided among the row shards of the mesh, so the completions of one prompt may lie on several
+    processes. Every process gets the whole rollout, in which `mine` names the rows that belong to the process. The rows
+    of `partial.before` come first. The rows of `prompts` follow.
 
     Args:
         weights: parameters from `sync`.
         prompts: token lists.
-        keys: [N, 2] random keys from `row_keys`, one per row. The keys of the rows of `partial.before` come first. Then
-            follow the keys of `prompts`, where all keys of the same prompt are neighbours.
+        keys: [N, 2] random keys from `row_keys`, one per row. The keys of the rows of `partial.before` come first. The
+            keys of `prompts` follow, with all keys of one prompt next to each other.
         finished: called between chunks, while the next chunk runs, with a list of (row number, tokens) of this
             process's rows that ended. Each row is passed once. Truncated rows are passed too. A `Follower` may be given
             instead.

@@ -1,9 +1,9 @@
 """Samples more completions than memory holds at once, in waves. Each wave continues the unfinished rows of the wave
 before it.
 
-A wave ends when half of its rows are finished. The next wave takes new prompts in their place, and continues the
-unfinished rows: it reads their tokens again in one prefill (see `cohorts`). The keys of the rows decide the tokens, so
-every token is the same whatever the size of a wave.
+A row is one completion. A wave ends when half of its rows are finished. The next wave takes new prompts in place of the
+finished rows, and continues the unfinished rows: it reads their tokens again in one prefill (see `cohorts`). The keys
+of the rows decide the tokens, so every token is the same whatever the size of a wave.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ def sample_in_waves(
     """Does the same as `sampler.sample`, with at most `sampling.wave_rows` rows at once.
 
     Raises:
-        ValueError: a wave has no room for a group beside the rows that it may continue. Also the errors of `sample`.
+        ValueError: `sampling.wave_rows` rows cannot hold one group (the completions of one prompt) beside the rows that
+            `partial` continues or leaves. Also the errors of `sample`.
     """
     before, leave = partial
     old = 0 if before is None else len(before.lengths)
@@ -63,21 +64,27 @@ def sample_in_waves(
 
 
 def divide_wave(rows: int, size: int, carried: int, *, continues: bool) -> tuple[int, int]:
-    """Returns (new groups of a wave, rows that may be unfinished when it ends). The second number is at most half of
-    the wave's rows.
+    """Returns (new groups of a wave, rows that may be unfinished when the wave ends).
+
+    A group is the completions of one prompt. If waves can continue rows, new groups take about half of a wave's rows,
+    and rows that the previous wave left unfinished take the rest. If not, new groups take all rows that `carried`
+    leaves free.
 
     Args:
-        rows: rows of a wave.
+        rows: most rows of a wave.
         size: rows of a group.
-        carried: number of rows that are unfinished before the first wave, or that may be unfinished after the last
-            wave.
+        carried: the larger of two numbers of rows: those unfinished before the first wave, and those that may be
+            unfinished after the last wave.
         continues: whether waves can continue rows. If not, every wave finishes all its rows.
+
+    Raises:
+        ValueError: `rows` is less than `size` + `carried`.
     """
     if rows < size + carried:
         beside = f" beside {carried} rows of --carry-over" if carried else ""
         raise ValueError(
             f"--wave-rows: a wave of {rows} rows has no room for a group of {size}{beside}; "
-            f"it must have at least {size + carried}, over all processes"
+            f"set --wave-rows to at least {size + carried}, counted over all processes"
         )
     room = (rows - carried) // size
     new = min(room, -(-rows // (2 * size))) if continues else room
@@ -85,19 +92,19 @@ def divide_wave(rows: int, size: int, carried: int, *, continues: bool) -> tuple
 
 
 class Done:
-    """The groups that waves have sampled.
+    """Collects the groups (the completions of one prompt each) that the waves sample, and joins them into one rollout.
 
     Attributes:
-        old: number of groups that were there before the first wave.
+        old: number of groups that were sampled, at least in part, before the first wave.
         open: [k] numbers of the groups that have unfinished rows.
-        told: numbers of the rows whose end was reported to this process.
+        told: numbers of the rows whose end the sampler reported to this process (by the argument `finished`).
     """
 
     def __init__(self, prompts: Sequence[Sequence[int]], before: Rollout | None, size: int):
         """
         Args:
             prompts: the prompts to sample.
-            before: the groups that were there before; None if there were none.
+            before: the rollout that the first wave continues; None if there is none.
             size: rows of a group.
         """
         self.old = 0 if before is None else len(before.lengths) // size
@@ -114,7 +121,12 @@ class Done:
             self.add(np.arange(self.old), before)
 
     def add(self, groups: np.ndarray, rollout: Rollout) -> None:
-        """Takes the rows of some groups, in the order of `groups`, and notes which of these groups are unfinished."""
+        """Stores the rows of some groups, and sets `open` to those of these groups that are unfinished.
+
+        Args:
+            groups: numbers of the groups.
+            rollout: the rows of the groups, in the order of `groups`.
+        """
         rows = self._rows(groups)
         for name in ("tokens", "lengths", "logp", "stopped", "routes"):
             found = getattr(rollout, name)
@@ -138,8 +150,10 @@ class Done:
         return Rollout([self._prompts[i] for i in groups], **fields)
 
     def rollout(self) -> Rollout:
-        """Returns all groups as one rollout. A row belongs to the process to which its end was reported. If the end of
-        a row was not reported in these waves, the row belongs to the process that had it in the row's last wave.
+        """Returns all groups as one rollout.
+
+        A row belongs to the process to which the sampler reported its end. If the sampler did not report the end of a
+        row in these waves, the row belongs to the process that had it in the row's last wave.
         """
         whole = self.rollout_of(np.arange(self._groups))
         mine = self._mine & (whole.unfinished | self._ended_before)

@@ -31,9 +31,9 @@ class Api:
 
     Args:
         name: the name that the model is served under.
-        key: the API key that clients must send; "" asks for none.
-        most: largest number of tokens of a chat's reply, if the request gives no number.
-        rows: largest number of requests in a wave.
+        key: the API key that clients must send; "" if they need none.
+        most: token limit of a chat reply if the request sets no limit.
+        rows: largest number of requests that are sampled together.
     """
 
     def __init__(self, model: Model, name: str, key: str, most: int, rows: int):
@@ -71,7 +71,7 @@ class Api:
         return {"id": self._name, "object": "model", "created": self._made, "owned_by": "r1jax"}
 
     def _check_key(self, http: Http) -> None:
-        """Raises ApiError unless the client sent the API key."""
+        """Raises ApiError if an API key is needed and the client did not send it."""
         sent = http.headers.get("authorization", "").removeprefix("Bearer ").strip()
         if self._key and not hmac.compare_digest(sent.encode(), self._key.encode()):
             raise ApiError("wrong or missing API key: send 'Authorization: Bearer KEY'", 401, None, "invalid_api_key")
@@ -81,7 +81,7 @@ class Api:
         try:
             body = await http.json()
         except ValueError as error:
-            raise ApiError(f"the body is no JSON: {error}") from error
+            raise ApiError(f"the body of the request is not valid JSON: {error}") from error
         asked = read(body, self._model, chat=chat, most=self._most, name=self._name)
         gone = threading.Event()
         if asked.stream:
@@ -93,8 +93,7 @@ class Api:
         return JSONResponse(await task)
 
     def _requests(self, asked: Asked, gone: threading.Event, hear: Callable[[int, str], None]) -> list[Request]:
-        """Returns a request for each reply that is wanted, prompt after prompt. hear: gets (number of the reply, new
-        text)."""
+        """Returns one request per wanted reply, prompt after prompt. Each calls `hear(reply number, new text)`."""
         each = [(prompt, k) for prompt in asked.prompts for k in range(asked.n)]
         return [
             Request(
@@ -110,7 +109,7 @@ class Api:
         ]
 
     async def _do(self, put: Callable[[Callable[[Exception | None], None]], None]) -> None:
-        """Waits for one piece of work. put: queues it, and gets the function to call at its end."""
+        """Waits for one piece of work. `put(ended)` queues the work, and the worker calls `ended` after it."""
         loop, done = asyncio.get_running_loop(), asyncio.Event()
         errors: list[Exception] = []
 
@@ -160,7 +159,7 @@ class Api:
         return choice | {"text": before + request.text}
 
     async def _events(self, asked: Asked, gone: threading.Event) -> AsyncIterator[str]:
-        """Yields the events of a reply that streams. The client's leaving ends it: then `gone` is set."""
+        """Yields the events of a streamed reply. Sets `gone` at the end, also if the client disconnects before it."""
         loop, news = asyncio.get_running_loop(), asyncio.Queue()
 
         def hear(index: int, text: str) -> None:
@@ -199,20 +198,21 @@ class Api:
 
 
 def usage(asked: Asked, requests: list[Request]) -> dict[str, int]:
-    """Returns the numbers of tokens of prompts and replies."""
+    """Returns OpenAI's `usage` object: the number of tokens of all prompts, of all replies, and the sum of both."""
     read_, written = sum(map(len, asked.prompts)), sum(len(request.tokens) for request in requests)
     return {"prompt_tokens": read_, "completion_tokens": written, "total_tokens": read_ + written}
 
 
 def name_token(tokenizer: Any, token: int) -> str:
-    """Returns the text of one token, or "token_id:N" for a control token and for a part of a character."""
+    """Returns the text of one token. For a control token or a part of a character, returns "token_id:N" with its id."""
     text = tokenizer.decode([token])
     return text if text and "\ufffd" not in text else f"token_id:{token}"
 
 
 def logprobs(tokenizer: Any, tokens: list[int], scored: Scored, start: int) -> dict[str, Any]:
-    """Returns the entry `logprobs` of a completion, from the token with index `start` on. The first token of the text
-    has None as its log-probability.
+    """Returns the object `logprobs` of /v1/completions for the tokens from index `start` on.
+
+    The first token of the text (index 0) has None as its log-probability, because nothing precedes it.
     """
     names = [name_token(tokenizer, token) for token in tokens]
     likeliest = [
@@ -231,7 +231,12 @@ def logprobs(tokenizer: Any, tokens: list[int], scored: Scored, start: int) -> d
 
 
 def chat_logprobs(tokenizer: Any, tokens: list[int], scored: Scored, start: int) -> dict[str, Any]:
-    """Returns the entry `logprobs` of a chat's reply. start: index of the reply's first token in `tokens`."""
+    """Returns the object `logprobs` of /v1/chat/completions.
+
+    Args:
+        tokens: the tokens of the prompt and the reply.
+        start: index of the reply's first token in `tokens`.
+    """
 
     def entry(token: int, value: float) -> dict[str, Any]:
         text = name_token(tokenizer, token)

@@ -17,11 +17,10 @@ def encode_messages(policy: Policy, messages: Sequence[Mapping[str, Any]], *, ch
     """Returns the prompt of a conversation as token ids, up to the beginning of the assistant's next turn.
 
     Args:
-        policy: the tokenizer, and the prompt template that is used without a chat template. Only the template r1 can
-            hold several turns. Any other template holds a single question, and gets the last question of the
-            conversation.
-        messages: {"role", "content"}, of which the last is the user's.
-        chat: whether to render the messages by the tokenizer's own chat template.
+        policy: its tokenizer is used, and, if `chat` is False, its prompt template. Only the template r1 can hold
+            several turns. Any other template holds a single question: the user's last message.
+        messages: a list of {"role", "content"}; the last message is the user's.
+        chat: whether the tokenizer's own chat template renders the messages.
 
     Raises:
         ValueError: a message cannot be used, or the chat template refuses the messages.
@@ -42,7 +41,7 @@ def encode_messages(policy: Policy, messages: Sequence[Mapping[str, Any]], *, ch
 
 
 def check_messages(messages: Sequence[Mapping[str, Any]]) -> None:
-    """Raises ValueError unless messages are {"role", "content"} with text, and the last one is the user's."""
+    """Raises ValueError if a message is not {"role", "content"} with a text, or the last message is not the user's."""
     for i, message in enumerate(messages):
         if not isinstance(message, Mapping) or message.get("role") not in ROLES:
             raise ValueError(f"messages[{i}]: role must be one of {', '.join(ROLES)}")
@@ -58,12 +57,12 @@ def has_chat(policy: Policy) -> bool:
 
 
 def starts_thinking(policy: Policy, prompt: Sequence[int]) -> bool:
-    """Returns whether a prompt ends in `<think>`, so that the reply begins inside the thinking."""
+    """Returns whether a prompt (token ids) ends in `<think>`, so that the reply begins inside the chain of thought."""
     return policy.tokenizer.decode(prompt[-16:]).rstrip().endswith(THINK)
 
 
 def answer_of(text: str) -> str:
-    """Returns a reply without its thinking, which later turns do not see, as in DeepSeek-R1's chat template."""
+    """Returns a reply without its chain of thought. Later turns see only this part, as in DeepSeek-R1's template."""
     return text.rpartition(THINK_END)[2].strip()
 
 

@@ -1,4 +1,4 @@
-"""Loads a checkpoint of any kind to talk with it."""
+"""Loads a checkpoint for chat and serving: a run's directory, a Hugging Face folder, or a model of the Hub."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ def load(weights: str, model: str, template: str, mesh: str) -> Model:
 
     Args:
         weights, model: as in `RunOptions`.
-        template: as in `RunOptions`, or "chat"; "" takes chat if the tokenizer has a chat template, else the template
-            of the run, else r1_zero.
+        template: as in `RunOptions`, or "chat" for the tokenizer's own chat template. "" takes "chat" if the tokenizer
+            has a chat template; otherwise the template that the run was trained with; otherwise r1_zero.
         mesh: as for `make_mesh`.
 
     Raises:
-        ValueError: the checkpoint or the template cannot be used.
+        ValueError: `template` is "chat", but the tokenizer has no chat template. Also the errors of `load_policy`.
     """
     where = make_mesh(mesh)
     named = "r1_zero" if template in ("", CHAT) else template
@@ -73,7 +73,7 @@ def load(weights: str, model: str, template: str, mesh: str) -> Model:
 
 
 def template_of_run(weights: str) -> str:
-    """Returns the template that a run was trained with; "" if `weights` names no run or the run names no template."""
+    """Returns the prompt template that a run was trained with; "" if `weights` is no run, or the run has none."""
     path = storage.path_of(hub.locate(weights), "weights")
     if is_hugging_face(path):
         return ""

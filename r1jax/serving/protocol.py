@@ -43,7 +43,7 @@ class ApiError(Exception):
     Attributes:
         status: HTTP status.
         param: the field of the request that is wrong; None if no field is wrong.
-        code: OpenAI's name of the error; None if it has none.
+        code: OpenAI's name of the error, such as "model_not_found"; None if OpenAI has no name for it.
     """
 
     def __init__(self, message: str, status: int = 400, param: str | None = None, code: str | None = None):
@@ -91,7 +91,7 @@ def read(body: Any, model: Model, *, chat: bool, most: int, name: str) -> Asked:
 
     Args:
         chat: whether the request came to /v1/chat/completions.
-        most: largest number of tokens of a chat's reply, if the request gives no number.
+        most: token limit of a chat reply if the request sets no limit.
         name: the name that the model is served under.
 
     Raises:
@@ -111,7 +111,8 @@ def read(body: Any, model: Model, *, chat: bool, most: int, name: str) -> Asked:
     tokens = whole(given, named, min(most, max(room, 1)) if chat else 16, least, math.inf)
     if tokens > room:
         raise ApiError(
-            f"the prompt has {longest} tokens and {named} is {tokens}, but the model reads at most {context}",
+            f"the prompt has {longest} tokens and {named} is {tokens}, but together they may have at most {context}: "
+            f"shorten the prompt or lower {named}",
             param="messages" if chat else "prompt",
             code="context_length_exceeded",
         )
@@ -140,7 +141,7 @@ def read(body: Any, model: Model, *, chat: bool, most: int, name: str) -> Asked:
 
 
 def check_fields(given: Mapping[str, Any], known: set[str]) -> None:
-    """Raises ApiError if a field is unknown, or asks for what is not supported."""
+    """Raises ApiError if a field is unknown, or has a value that asks for a feature that is not supported."""
     for field, value in given.items():
         if field in NEUTRAL:
             if value not in NEUTRAL[field]:
@@ -150,7 +151,10 @@ def check_fields(given: Mapping[str, Any], known: set[str]) -> None:
 
 
 def read_messages(given: Mapping[str, Any], model: Model) -> list[int]:
-    """Returns the prompt of a chat as token ids. The content of a message may be a text, or a list of text parts."""
+    """Returns the prompt of a chat as token ids.
+
+    The content of a message may be a text, or OpenAI's list of parts {"type": "text", "text": ..}.
+    """
     messages = given.get("messages")
     if not isinstance(messages, list):
         raise ApiError("messages must be a list", param="messages")
@@ -190,7 +194,7 @@ def read_prompts(prompt: Any, model: Model) -> list[list[int]]:
 
 
 def read_logprobs(given: Mapping[str, Any], *, chat: bool) -> int | None:
-    """Returns how many of the likeliest tokens are wanted beside each token; None for no log-probabilities."""
+    """Returns how many likeliest tokens the client wants for each position; None if it wants no log-probabilities."""
     if not chat:
         return whole(given, "logprobs", 0, 0, MOST_LOGPROBS) if "logprobs" in given else None
     if not flag(given, "logprobs"):
@@ -201,7 +205,7 @@ def read_logprobs(given: Mapping[str, Any], *, chat: bool) -> int | None:
 
 
 def read_n(given: Mapping[str, Any]) -> int:
-    """Returns how many replies are wanted to each prompt."""
+    """Returns how many replies the client wants to each prompt."""
     n = whole(given, "n", 1, 1, MOST_CHOICES)
     if whole(given, "best_of", n, 1, MOST_CHOICES) != n:
         raise ApiError("best_of is not supported: leave it out", param="best_of", code="unsupported_parameter")
@@ -209,7 +213,7 @@ def read_n(given: Mapping[str, Any]) -> int:
 
 
 def read_stop(stop: Any) -> tuple[str, ...]:
-    """Returns the stop strings."""
+    """Returns the stop strings: the field `stop` may be one text or a list of texts."""
     every = [stop] if isinstance(stop, str) else stop
     if not isinstance(every, list) or not all(isinstance(x, str) and x for x in every) or len(every) > MOST_STOPS:
         raise ApiError(f"stop must be a text, or a list of at most {MOST_STOPS} texts", param="stop")
@@ -217,7 +221,7 @@ def read_stop(stop: Any) -> tuple[str, ...]:
 
 
 def number(given: Mapping[str, Any], field: str, default: float, least: float, most: float) -> float:
-    """Returns a field that is a number from `least` to `most`."""
+    """Returns the value of a field, or its default. Raises ApiError if it is not a number from `least` to `most`."""
     value = given.get(field, default)
     if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
         to = f"to {most}" if most < math.inf else "on"
@@ -226,7 +230,7 @@ def number(given: Mapping[str, Any], field: str, default: float, least: float, m
 
 
 def whole(given: Mapping[str, Any], field: str, default: int, least: float, most: float) -> int:
-    """Returns a field that is a whole number from `least` to `most`."""
+    """Returns the value of a field, or its default. Raises ApiError if it is not an integer from `least` to `most`."""
     value = number(given, field, default, least, most)
     if value != int(value):
         raise ApiError(f"{field} must be a whole number, not {value!r}", param=field)
@@ -234,7 +238,7 @@ def whole(given: Mapping[str, Any], field: str, default: int, least: float, most
 
 
 def flag(given: Mapping[str, Any], field: str) -> bool:
-    """Returns a field that is true or false; false if it is left out."""
+    """Returns the value of a field; False if it is left out. Raises ApiError if it is neither true nor false."""
     value = given.get(field, False)
     if not isinstance(value, bool):
         raise ApiError(f"{field} must be true or false, not {value!r}", param=field)

@@ -1,6 +1,6 @@
-"""Samples replies that stream. A request gets its new text after every chunk, and may be given up at any time.
+"""Samples replies that stream. A request gets its new text after every chunk of tokens, and can be cancelled any time.
 
-Requests of the same sampling settings share one wave of the sampler.
+Requests with the same sampling settings are sampled together, in one wave of the sampler.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Request:
         prompt: token ids.
         settings: sampling settings.
         max_tokens: largest number of tokens of the reply, including the stop token.
-        seed: seed of the reply's noise. With the same prompt and settings the reply is the same.
+        seed: seed of the sampling noise. Requests with the same seed, prompt and settings get the same reply.
         stop: strings that end the reply and are left out of it.
         hear: called with the new text whenever there is some.
         given_up: a function that is called after every chunk. It returns True if nobody waits for the reply any longer.
@@ -67,9 +67,11 @@ class Request:
     def grow(self, tokens: np.ndarray, ended: bool, tokenizer: Tokenizer) -> None:
         """Stores the tokens sampled so far, and passes the new text to `hear`. Does nothing after the reply has ended.
 
-        Text that may be the beginning of a stop string, or a part of a character, is held back until it is clear.
+        If the text ends in what may be the beginning of a stop string, or in a part of a character, this end is held
+        back until more tokens decide it.
 
         Args:
+            tokens: all tokens of the reply that were sampled so far.
             ended: whether a stop token was sampled, or no more tokens follow.
         """
         if self.finish:
@@ -101,7 +103,7 @@ def held_back(text: str, stop: str) -> int:
 
 
 class AllEnded(Exception):
-    """Raised to end a wave before the sampler would, because all requests of the wave have ended."""
+    """Raised to end a wave early, because all its requests have ended (a stop string ends a request, not a row)."""
 
 
 def reply(policy: Policy, weights: Weights, mesh: Mesh, requests: Sequence[Request]) -> None:
@@ -110,7 +112,7 @@ def reply(policy: Policy, weights: Weights, mesh: Mesh, requests: Sequence[Reque
     Args:
         policy: the model's config and tokenizer.
         weights: parameters from `sampler.sync`.
-        requests: requests of the same settings.
+        requests: requests with the same `settings`.
 
     Raises:
         ValueError: a setting is out of range, or a prompt is empty.

@@ -1,4 +1,4 @@
-"""Scores given tokens. Computes the log-probability of each token, and the likeliest tokens in its place."""
+"""Computes the log-probability of each token of a given text, and the likeliest tokens at its position."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Scored(NamedTuple):
 
     Attributes:
         logp: [n - 1] log-probabilities of the tokens from the second on.
-        top_ids: [n - 1, K] ids of the K likeliest tokens in the places of these tokens.
+        top_ids: [n - 1, K] ids of the K likeliest tokens at each of the same n - 1 positions.
         top_logp: [n - 1, K] log-probabilities of the tokens in `top_ids`.
     """
 
@@ -38,10 +38,10 @@ class Scored(NamedTuple):
 
 
 def score(model: Model, texts: Sequence[Sequence[int]], top: int) -> list[Scored]:
-    """Scores texts, given as token ids, one after another. Returns a `Scored` for each text.
+    """Returns the log-probabilities of the tokens of each text (a list of token ids), as a `Scored` for each text.
 
     Args:
-        top: K, how many likeliest tokens to return for each place.
+        top: K, how many likeliest tokens to return for each position.
     """
     found = []
     for tokens in texts:
@@ -57,8 +57,8 @@ def score(model: Model, texts: Sequence[Sequence[int]], top: int) -> list[Scored
 def score_row(
     cfg: ModelConfig, params: dict, tokens: Int[Array, "1 S"], top: int, dtype: DTypeLike
 ) -> tuple[Float[Array, M], Int[Array, "M K"], Float[Array, "M K"]]:
-    """Returns, for the M = S - 1 tokens from the second on, their log-probabilities, the K likeliest tokens in their
-    places, and the log-probabilities of these K tokens.
+    """Returns, for the M = S - 1 tokens from the second on: their log-probabilities [M], the ids of the K = `top`
+    likeliest tokens at each of their positions [M, K], and the log-probabilities of these likeliest tokens [M, K].
     """
     positions = jnp.arange(tokens.shape[1])[None]
     hidden = forward(cfg, params, tokens, positions, attend_full(causal(tokens.shape[1])), how=Pass(dtype))[0][0, :-1]

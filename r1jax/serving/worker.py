@@ -1,7 +1,7 @@
 """Runs the work of many clients on one model, with a queue and one thread that samples waves of requests.
 
-A wave takes the oldest request, and the waiting requests with the same settings. The thread runs a wave to its end
-before it starts the next wave. So a request waits at most for the waves of older requests.
+A wave samples the oldest request together with the waiting requests that have the same sampling settings. The thread
+runs a wave to its end before it starts the next wave. So a request waits at most for the waves of older requests.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from r1jax.serving.replies import Request, reply
 
 
 class Waiting(NamedTuple):
-    """One piece of work.
+    """One piece of work in the queue: a request to sample, or any other function to call.
 
     Attributes:
-        request: the reply to sample; None for other work.
-        work: called in the worker's thread if `request` is None.
-        ended: called in the worker's thread at the end, with the error or None.
+        request: the request to sample; None if this is other work.
+        work: the function to call in the worker's thread; None if there is a request.
+        ended: called in the worker's thread after the work, with the error that ended it, or None.
     """
 
     request: Request | None
@@ -29,10 +29,10 @@ class Waiting(NamedTuple):
 
 
 class Worker:
-    """Samples requests in a thread of its own, in the order in which they came.
+    """Samples requests in a thread of its own, beginning with the oldest.
 
     Args:
-        rows: largest number of requests in a wave.
+        rows: largest number of requests that are sampled together.
     """
 
     def __init__(self, model: Model, rows: int):
@@ -43,11 +43,11 @@ class Worker:
         self._thread.start()
 
     def ask(self, request: Request, ended: Callable[[Exception | None], None]) -> None:
-        """Queues a request. The request's `finish` is set when `ended` is called."""
+        """Queues a request. If no error occurs, the request's `finish` is set before `ended` is called."""
         self._put(Waiting(request, None, ended))
 
     def call(self, work: Callable[[], Any], ended: Callable[[Exception | None], None]) -> None:
-        """Queues other work on the model."""
+        """Queues a function that uses the model, such as scoring. `ended` is called after it."""
         self._put(Waiting(None, work, ended))
 
     def _put(self, waiting: Waiting) -> None:

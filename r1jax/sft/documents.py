@@ -38,7 +38,7 @@ def check(recipe: SFTRecipe, mesh: Mesh) -> None:
     shards, micro = row_shards(mesh), recipe.micro_rows or recipe.batch_rows
     rules = (
         (recipe.steps >= 0, f"--steps={recipe.steps} must be 0 (then --epochs sets the steps) or more"),
-        (recipe.steps or recipe.epochs > 0, f"--epochs={recipe.epochs} must be above 0"),
+        (recipe.steps or recipe.epochs > 0, f"--epochs={recipe.epochs} must be above 0, or give --steps"),
         (
             micro % shards == 0,
             f"--micro-rows={micro} must be a multiple of the mesh's {shards} row shards (data times fsdp of --mesh)",
@@ -87,7 +87,7 @@ def choose_held_out(parts: Sequence[Part], count: int) -> set[str]:
 
 
 def resolve_steps(recipe: SFTRecipe, tokens: int) -> PretrainRecipe:
-    """Returns the recipe with its number of steps, computed from `epochs` if `steps` is 0.
+    """Returns the recipe as a `PretrainRecipe`, with its number of steps computed from `epochs` if `steps` is 0.
 
     Args:
         tokens: the number of training tokens in one epoch.

@@ -109,7 +109,9 @@ def find_top_tokens(
     mesh: Mesh,
     folder: Path,
 ) -> Likeliest:
-    """Computes the teacher's likeliest tokens for the records. Tokens that `folder` already holds are not recomputed.
+    """Returns the teacher's likeliest tokens at each response token of the records, and stores them in `folder`.
+
+    Records whose tokens `folder` already holds are not computed again.
 
     Args:
         student: the policy to be trained; its template and tokenizer make the documents.
@@ -215,8 +217,8 @@ def compute_top_tokens(
 def top_logprobs(
     cfg: ModelConfig, params: dict, rows: PackedRows, top: int, vocab: int, reading: Reading
 ) -> tuple[Float[Array, "R S K"], Int[Array, "R S K"]]:
-    """Returns, for each slot, the `top` largest log-probabilities (nats) of the slot's token, and the ids of these
-    tokens.
+    """Returns, for each slot, the log-probabilities (nats) and the ids of the K = `top` tokens that the teacher expects
+    most at this slot, given the tokens before it.
 
     Only ids below `vocab` are considered.
     """

@@ -34,11 +34,10 @@ WHOLE = "{question}"  # the template for prompts that are already complete
 
 
 def examples_per_wave(count: int, sampling: SamplingOptions) -> int:
-    """Divides `count` examples into as few waves (sampler calls) as possible, of near-equal size.
+    """Returns the number of examples in a wave (one call of the sampler).
 
-    Returns the number of examples in a wave.
-
-    A wave has at most `sampling.wave_rows` rows for each process. An example takes `sampling.samples` rows.
+    With this number, `count` examples take as few waves as possible, of near-equal size. A wave has at most
+    `sampling.wave_rows` rows for each process. An example takes `sampling.samples` rows.
     """
     most = max(1, sampling.wave_rows * jax.process_count() // sampling.samples)
     waves = -(-count // most)

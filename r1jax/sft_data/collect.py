@@ -24,9 +24,10 @@ NOT_NOTED = frozenset({"review", "zero", "reasoner"})
 def collect_once(
     options: RunOptions, settings: Any, name: str, sampled: str, collect: Callable[[Mesh, Path], list[dict]]
 ) -> list[dict] | None:
-    """Returns a stage's records, collected once into a folder beside the stage's working directory.
+    """Returns a stage's records. The first call collects them into a file beside the stage's working directory; later
+    calls read this file.
 
-    If `settings.review` is set, returns None instead, and the command ends: a person can then edit the file.
+    If `settings.review` is set, returns None instead. The caller then ends, so that a person can edit the file.
 
     Args:
         options: the options of the stage's run.
@@ -83,7 +84,7 @@ def make_writer(
 ) -> Writer:
     """Returns the `Writer` that `who` names: a model that answers prompts.
 
-    Unless the model is the base, the chain of thought is cut from its answers.
+    The chain of thought is cut from the answers if `who` is not "base".
 
     Args:
         flag: the command-line flag whose value is `who`; errors name this flag.
@@ -91,7 +92,7 @@ def make_writer(
             template, the prompts are put into this template.
         endpoint: the server, for `who="endpoint"`.
         max_tokens: largest number of tokens in an answer, for a checkpoint or the base.
-        wave_rows: completions that a process samples at a time.
+        wave_rows: most completions that a process samples at a time.
         base: the result of `load_policy` for the base; if it is None, the base is loaded here when needed.
 
     Raises:

@@ -48,8 +48,8 @@ class Filters:
 def apply_filters(records: Sequence[dict], filters: Filters) -> list[dict]:
     """Returns copies of all records, in order, with the fields `keep` and `reason` set.
 
-    `reason` names the first filter that drops the record; empty if the record is kept. A record that already has a
-    reason stays dropped.
+    `reason` is that of the first filter that drops the record, such as "wrong"; it is empty if the record is kept. A
+    record that already has a reason keeps this reason, and stays dropped.
     """
     there: Counter[str] = Counter()
     texts: set[tuple[str, str]] = set()
@@ -69,7 +69,10 @@ def apply_filters(records: Sequence[dict], filters: Filters) -> list[dict]:
 
 
 def objection(record: Mapping, filters: Filters) -> str:
-    """Returns why a record is dropped, judged by itself alone; an empty string if it is kept."""
+    """Returns the reason to drop a record, such as "wrong" or "long"; "" if there is none.
+
+    Looks at this record alone: `apply_filters` compares records with each other.
+    """
     text, right = record["response"], record.get("right")
     if filters.finished and record.get("truncated"):
         return "cut off"

@@ -1,4 +1,4 @@
-"""Samples SFT records from any checkpoint and judges them; filtering comes later."""
+"""Samples SFT records from any checkpoint and judges their answers; `filters` then decides which of them are kept."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def load(options: PolicyOptions, mesh: Mesh) -> Author:
     """Loads a policy for sampling only.
 
     Args:
-        options: the flags that name the weights, the template and the form of answers.
+        options: the flags that name the weights, the template and the answer format.
     Raises:
         ValueError: the checkpoint cannot be read, or the template cannot be used.
     """
@@ -51,9 +51,9 @@ def judge_completions(
 ) -> list[Verdict | None]:
     """Judges each completion, and returns one verdict per completion.
 
-    A completion is judged by the verifier of its example's kind, against the gold answer. A reply to one of nano's
-    general prompts is judged by the generator that made the prompt. The verdict on a reply to any other general prompt
-    is None, because nothing can judge it.
+    A completion is judged by the verifier of its example's kind, against the gold answer. Replies to general prompts
+    (kind "general": writing, facts, small talk) have no verifier. If nano's generator made the prompt, it judges the
+    reply; otherwise the verdict is None.
 
     Args:
         examples: the example of each completion.

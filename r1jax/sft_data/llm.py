@@ -227,5 +227,5 @@ def ask(endpoint: Endpoint, prompt: str) -> str:
             wait = min(4 * wait, 30.0)
     raise ValueError(
         f"--endpoint.url={endpoint.url} does not answer after {ATTEMPTS} attempts: {problem}. "
-        "Start the server and run the same command again: it keeps the answers that it has"
+        "Start the server and run the same command again: the run keeps the answers that it has received"
     )

@@ -124,7 +124,7 @@ def beside(workdir: str | Path) -> Path:
 
 
 def identity(weights: str, flag: str = "--weights") -> str:
-    """Returns what identifies the weights at a path.
+    """Returns a text that identifies the weights at a path.
 
     For a run's directory, this is the sha256 of the run's newest checkpoint. For a Hugging Face folder, or an empty
     path, it is the path itself. For a model of the Hub, it is the path of the model's snapshot.
@@ -141,10 +141,13 @@ def identity(weights: str, flag: str = "--weights") -> str:
 
 
 def claim_records(path: Path, settings: Mapping) -> bool:
-    """Returns whether the file of records exists already. Also writes the settings of the collection beside the file.
+    """Returns whether the file of records exists already.
+
+    If neither the file nor its settings exist yet, writes `settings` beside the file. Otherwise compares `settings`
+    with those stored there.
 
     Raises:
-        ValueError: the records were collected with other settings, or no settings are stored beside the file.
+        ValueError: the stored settings differ from `settings`, or the file exists without stored settings.
     """
     storage.make_folder(path.parent)
     claim(path, settings)

@@ -71,7 +71,7 @@ class Annotator(NamedTuple):
 
 
 def computations(text: str) -> set[str]:
-    """Returns the computations x∘y=z and the comparisons in a text.
+    """Returns the computations (such as 3*4=12) and the comparisons (such as 12<21) in a text.
 
     White space is removed, and LaTeX and Unicode operators are replaced by + - * /.
     """
@@ -232,9 +232,9 @@ def concludes(thought: str, answer: str, kind: str) -> bool:
 
 
 def judge_with_reference(records: Sequence[dict], writer: Writer, path: Path) -> list[dict]:
-    """Has a model judge the records that have no verdict from a verifier, given the reference answer (v2, Listing 4).
+    """Lets a model judge the records without a verdict of a verifier, given the reference answer (paper v2, Listing 4).
 
-    Returns all records, in order. Records that were cut off or have no reference answer are skipped. If the judge's
+    Returns all records, in order. Records that were cut off or have no reference answer are not judged. If the judge's
     reply cannot be parsed, the record stays without a verdict.
 
     Args:

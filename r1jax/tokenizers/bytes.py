@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 class Bytes:
-    """A tokenizer whose tokens 3..258 are the UTF-8 bytes. It needs no training and no file.
+    """A tokenizer without training or files: token id b + 3 is the UTF-8 byte b.
 
     Decoding an encoded text returns exactly this text.
     """

@@ -1,6 +1,6 @@
-"""Renders chat messages to the text that a model was trained to read.
+"""Renders chat messages, by a model's chat template, to the text that the model was trained to read.
 
-A template is code from elsewhere, so jinja2's sandbox runs it.
+A template is code from elsewhere, so it runs in jinja2's sandbox.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ def tokenizer_files(metadata: Mapping[str, Any]) -> dict[str, bytes]:
         metadata: the key-value pairs of a GGUF file.
 
     Raises:
-        ValueError: the metadata lacks a tokenizer, or its kind is not implemented.
+        ValueError: the metadata has no tokenizer, or one of a kind that is not implemented.
     """
     from tokenizers import AddedToken, processors
 
@@ -94,11 +94,11 @@ def byte_level(tokens: Sequence[str], merges: Sequence[str], pre: str) -> Any:
 
     Args:
         tokens: the vocabulary, in the order of the ids.
-        merges: "LEFT RIGHT", the earliest first.
-        pre: value of tokenizer.ggml.pre.
+        merges: the pairs of tokens that merge, each as "LEFT RIGHT"; the pair that merges first comes first.
+        pre: value of tokenizer.ggml.pre: the name of the rule that cuts text into words before pairs merge.
 
     Raises:
-        ValueError: `pre` is unknown, so the rule by which text is cut is unknown.
+        ValueError: `pre` is not one of `SPLITS`.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
@@ -140,8 +140,8 @@ def sentence_pieces(
         types: the type of each token.
         scores: the score of each token; pairs with a higher score are merged first. None merges in the order of the
             ids, as in Gemma, whose scores carry no information.
-        prefix: whether a text begins with a space that is not written.
-        given: metadata whose keys follow "tokenizer.ggml.".
+        prefix: whether encoding puts a space before a text, and decoding removes it.
+        given: the metadata of the tokenizer, with keys that lack their prefix "tokenizer.ggml.".
     """
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
@@ -178,7 +178,7 @@ def list_merges(
 
 
 def spell_spaces(token: str) -> str:
-    """Returns a token that consists of spaces with ▁ for each space, because some files spell ▁ as a space. Returns
-    other tokens unchanged.
+    """Replaces every space of a token by ▁ if the token consists of spaces alone, because some files write a space for
+    ▁. Returns other tokens unchanged.
     """
     return "▁" * len(token) if token and not token.strip(" ") else token

@@ -24,7 +24,7 @@ BESIDE = (
 
 
 class TokenizerJson:
-    """Runs tokenizer.json with the `tokenizers` library. Keeps the files beside tokenizer.json for export.
+    """The tokenizer of a tokenizer.json, run by the `tokenizers` library. Keeps all files of the tokenizer for `save`.
 
     Attributes:
         bos_id: id of the token that begins a text; None if the files name none.

@@ -9,8 +9,9 @@ from r1jax.tokenizers.sentencepiece import MODEL, SentencePiece
 
 
 def load_tokenizer(directory: Path) -> Tokenizer:
-    """Loads the tokenizer of a Hugging Face directory or of a run: from tokenizer.json, else from the SentencePiece
-    model.
+    """Loads the tokenizer of a Hugging Face directory or of a run.
+
+    Reads tokenizer.json if the directory has one, otherwise the SentencePiece model (tokenizer.model).
 
     Raises:
         ValueError: the directory has neither file, or the file cannot be read.

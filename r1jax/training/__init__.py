@@ -1,1 +1,1 @@
-"""Defines the parts that all training loops share: update step, losses, packed rows, log-probabilities, optimizers."""
+"""Defines what all training loops share: update step, losses, packed rows, log-probabilities, optimizers."""

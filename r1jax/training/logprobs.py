@@ -54,7 +54,8 @@ PLAIN = Reading()
 def chunk_of(vocab: int) -> int:
     """Returns the number of tokens whose logits exist on a device at the same time, for a vocabulary of `vocab` tokens.
 
-    On CPUs it is lower for large vocabularies, but never below 128: products of few rows are slow.
+    On CPUs this number is lower for large vocabularies, but never below 128, because matrix products of few rows are
+    slow.
     """
     if jax.default_backend() != "cpu":
         return CHUNK
@@ -77,11 +78,11 @@ def token_logprobs(
     Both are in nats, float32. Logits are computed in chunks and recomputed in the backward pass.
 
     Args:
-        targets: token ids, [M] one token per position, or [M, K] K tokens per position.
+        targets: token ids: [M] for one token per position, or [M, K] for K tokens per position.
         cap: soft cap of the logits (`soft_cap`), applied before the temperature; 0 for none.
-        entropy_gradient: whether gradients flow through the entropy. As a metric it needs none.
+        entropy_gradient: whether gradients flow through the entropy. An entropy that is only a metric needs none.
         mesh: mesh that the positions lie on, by row shards; None means one device. Every device goes through the chunks
-            of its own positions. It gathers the unembedding over `fsdp` once, and computes its part of the vocabulary.
+            of its own positions, gathers the unembedding over `fsdp` once, and computes its part of the vocabulary.
         tied: whether the unembedding is the transposed embedding. On a mesh, its gradient is then summed over devices
             in the layout of the embedding, so that XLA can sum both gradients at once.
     """
@@ -144,7 +145,7 @@ def by_shard(
     split: bool = True,
     tied: bool = False,
 ) -> tuple[Array, ...]:
-    """Returns f(hidden, unembedding, *targets, axis): each row shard of the mesh runs f on its own positions.
+    """Returns the result of f(hidden, unembedding, *targets, axis), where each row shard runs f on its own positions.
 
     The unembedding is gathered over `fsdp` once, in the dtype of the hidden states, and its gradient is scattered once.
     `axis` is the mesh axis over which the columns of the unembedding stay split, or None if they are whole. Without
@@ -211,8 +212,9 @@ def packed_logprobs(
 ) -> tuple[Float[Array, "R S *K"], Float[Array, "R S"], Float[Array, "L X"] | None]:
     """Returns the log-probability of every token in packed rows, given the tokens before it in its own sequence.
 
-    No token precedes the first token of a row. So its log-probability is meaningless, and its loss weight must be 0. If
-    `rows.wanted` is given, only the slots that `rows.wanted` names are computed, and all others are 0.
+    No token precedes the first token of a row. So the log-probability of this token is meaningless, and its loss weight
+    must be 0. If `rows.wanted` is given, only the slots that it names are computed, and the results of all other slots
+    are 0.
 
     Args:
         targets: [R, S, K] tokens to score instead of the tokens in the rows, K per slot. None scores the tokens in the
@@ -238,7 +240,10 @@ def packed_logprobs(
 
 
 def take_wanted(x: Array, rows: PackedRows) -> Array:
-    """Returns the entries [R, U, ..] of x [R, S, ..] at the slots that `rows.wanted` names; x itself if it is None."""
+    """Returns the entries [R, U, ..] of x [R, S, ..] at the slots that `rows.wanted` [R, U] names.
+
+    Returns x itself if `rows.wanted` is None.
+    """
     if rows.wanted is None:
         return x
     slots = jnp.minimum(rows.wanted, x.shape[1] - 1)
@@ -246,7 +251,10 @@ def take_wanted(x: Array, rows: PackedRows) -> Array:
 
 
 def put_wanted(x: Array, rows: PackedRows) -> Array:
-    """Returns an array [R, S, ..] with x [R, U, ..] at the slots that `rows.wanted` names, and 0 at all others."""
+    """Returns an array [R, S, ..] with x [R, U, ..] at the slots that `rows.wanted` names, and 0 at all others.
+
+    Returns x itself if `rows.wanted` is None.
+    """
     if rows.wanted is None:
         return x
     empty = jnp.zeros((rows.tokens.shape[1], *x.shape[2:]), x.dtype)
@@ -256,10 +264,10 @@ def put_wanted(x: Array, rows: PackedRows) -> Array:
 def hidden_before(
     cfg: ModelConfig, params: dict, rows: PackedRows, reading: Reading
 ) -> tuple[Float[Array, "M D"], Float[Array, "L X"] | None]:
-    """Returns the hidden states that predict the tokens of packed rows: of all M = R·S slots, or of the M = R·U slots
-    in `rows.wanted`.
+    """Returns, for each slot of packed rows, the hidden state [D] that predicts the slot's token; and expert loads.
 
-    Also returns the number of tokens that chose each expert, [L, X], None if the model has no experts.
+    There are M = R·S slots, or M = R·U if `rows.wanted` names U slots per row. The expert loads, [L, X], are the number
+    of tokens that chose each expert in each layer; None if the model has no experts.
     """
     attend = attend_packed(rows, reading.attention, reading.mesh, row_shards=reading.row_shards)
     replayed = None if rows.routes is None else jnp.moveaxis(rows.routes, 2, 0)
@@ -272,8 +280,8 @@ def hidden_before(
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """The settings of a forward pass: all that it depends on besides parameters and input. Static arguments under
-    `jit`.
+    """The settings of a forward pass: all that its result depends on besides parameters and input. A static argument
+    under `jit`.
 
     Attributes:
         temperature: sampling temperature, at which log-probabilities are taken.
@@ -302,7 +310,7 @@ class Network:
     def logprobs(
         self, params: dict, rows: PackedRows, targets: Int[Array, "R S K"] | None = None
     ) -> tuple[Float[Array, "R S *K"], Float[Array, "R S"], dict[str, Array]]:
-        """Returns the log-probability of every token of packed rows, its entropy, and metrics of the forward pass.
+        """Returns log-probabilities of the tokens of packed rows, entropies, and metrics of the forward pass.
 
         Args:
             targets: [R, S, K] tokens to score instead of the tokens in the rows. None scores the tokens in the rows.

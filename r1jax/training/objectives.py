@@ -20,9 +20,11 @@ class Terms(NamedTuple):
     """Settings of a policy loss in addition to its clip bounds and its KL coefficient.
 
     Attributes:
-        kl: name of the estimate that the KL coefficient weighs, in `KLS`.
-        entropy_coef: weight of the entropy, which the loss subtracts. The network's `entropy_gradient` must be True.
-        off_policy_bound: δ of `off_policy_mask`; 0 leaves no completion out.
+        kl: name of the estimator of the KL divergence, a key of `KLS`.
+        entropy_coef: weight of the entropy, which the loss subtracts. If it is not 0, the network's `entropy_gradient`
+            must be True.
+        off_policy_bound: in nats per token: a completion of negative advantage that has become less likely by more than
+            this does not count (δ of `off_policy_mask`). 0 leaves no completion out.
         tis_cap: cap of the importance weights that correct for the difference between sampler and trainer
             (`truncated_importance`); 0 turns this correction off.
         tis_by: "token" if `tis_cap` caps the ratio of each token, "sequence" if it caps the ratio of each completion.
@@ -49,7 +51,7 @@ def grpo_objective(
 ) -> Loss:
     """Returns the `Learner.loss` of reinforcement learning, a function (network, params, Minibatch) -> (loss, metrics).
 
-    For equal arguments it returns the same function (cached), so that equal losses share their compiled updates. The
+    Equal arguments return the same function object (cached), so that equal losses share their compiled updates. The
     arguments are the same as for `minibatch_loss`.
     """
 
@@ -86,8 +88,8 @@ def minibatch_loss(
     Args:
         logp, entropy: [R, S] log-probability and entropy of each token under the policy in training.
         clip_eps, kl_coef, clip_eps_high: see `policy_loss`.
-        objective: which published loss. The settings `objective.token_weight` and `objective.advantages` have no effect
-            here: they are already contained in the weights and advantages of the minibatch.
+        objective: a published loss, such as an entry of `LOSSES`. Its settings `token_weight` and `advantages` have no
+            effect here: the weights and advantages of the minibatch already contain them.
         terms: further settings of the loss.
     """
     old_logp = jax.lax.stop_gradient(logp) if batch.old_logp is None else batch.old_logp
@@ -121,12 +123,15 @@ def minibatch_loss(
 
 
 def correct(logp: Array, gap: Array, batch: Minibatch, terms: Terms) -> tuple[Array | None, dict[str, Array]]:
-    """Returns (factor, metrics). The factor, [R, S], multiplies each token's policy term; it is None if it would be 1
-    everywhere. The metrics say how many tokens it changed.
+    """Returns (factor, metrics): the correction for the difference between sampler and trainer.
+
+    The factor, [R, S], multiplies each token's policy term. It is None if `terms` turns off both corrections, the
+    truncated importance weights and the off-policy mask. The metrics are the loss weight of the tokens whose importance
+    weight was capped, and of the tokens that the mask left out.
 
     Args:
         logp: [R, S] log π_θ.
-        gap: [R, S] log π_old/π_sampler, 0 where nothing was sampled.
+        gap: [R, S] log(π_old / π_sampler), 0 where nothing was sampled.
     """
     factor, metrics = None, {}
     counted = batch.weight != 0
@@ -145,8 +150,9 @@ def correct(logp: Array, gap: Array, batch: Minibatch, terms: Terms) -> tuple[Ar
 
 
 def cross_entropy(network: Network, params: dict, batch: TokenBatch) -> tuple[Array, dict[str, Array]]:
-    """Returns −Σ w log π over all tokens, with weights w, and metrics. This is the `Learner.loss` of supervised
-    training.
+    """Returns −Σ w·log π, summed over all tokens with their weights w, and metrics.
+
+    This is the `Learner.loss` of supervised training.
     """
     logp, _, passed = network.logprobs(params, batch.rows)
     counted = jnp.where(batch.weight != 0, logp, 0.0)
@@ -154,7 +160,7 @@ def cross_entropy(network: Network, params: dict, batch: TokenBatch) -> tuple[Ar
 
 
 def soft_cross_entropy(network: Network, params: dict, batch: SoftBatch) -> tuple[Array, dict[str, Array]]:
-    """Returns −Σ w Σ_k share_k log π_k and metrics. This is the `Learner.loss` of distillation from a teacher.
+    """Returns −Σ w·(Σ_k share_k·log π_k) and metrics. This is the `Learner.loss` of distillation from a teacher.
 
     The outer sum is over all slots, with weights w. The inner sum is over the target tokens k of a slot, and share_k is
     the target probability of token k, such as the teacher's (`SoftBatch.shares`).
@@ -165,7 +171,7 @@ def soft_cross_entropy(network: Network, params: dict, batch: SoftBatch) -> tupl
 
 
 def sum_cross_entropy(logp: Array, batch: SoftBatch) -> tuple[Array, dict[str, Array]]:
-    """Returns −Σ w Σ_k share_k log π_k, and {"weight": Σ w}.
+    """Returns −Σ w·(Σ_k share_k·log π_k), as in `soft_cross_entropy`, and {"weight": Σ w}.
 
     Args:
         logp: [R, S, K] log π of the K target tokens at each slot.

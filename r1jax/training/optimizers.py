@@ -23,16 +23,18 @@ def check(descent: Descent) -> None:
             (d.decay in ("all", "matrices"), f"--decay={d.decay} must be all or matrices"),
             (
                 d.decay == "all" or d.weight_decay > 0,
-                f"--decay={d.decay} does nothing with --weight-decay={d.weight_decay}: give one, such as 0.1",
+                f"--decay={d.decay} does nothing with --weight-decay={d.weight_decay}: raise --weight-decay, such as "
+                "to 0.1, or use --decay=all",
             ),
             (
                 d.decay_steps == 0 or (d.schedule == "wsd" and 0 < d.decay_steps <= d.steps - d.warmup_steps),
-                f"--decay-steps={d.decay_steps} must be at most the {d.steps - d.warmup_steps} steps after warm-up, "
-                f"and needs --schedule=wsd, not {d.schedule}: leave it at 0",
+                f"--decay-steps={d.decay_steps} must be 0, or, with --schedule=wsd, at most "
+                f"{d.steps - d.warmup_steps}, the number of steps after warm-up; --schedule is {d.schedule}",
             ),
             (
                 d.schedule == "constant" or d.steps > d.warmup_steps,
-                f"--warmup-steps={d.warmup_steps} leaves nothing of {d.steps} steps for --schedule={d.schedule}",
+                f"--warmup-steps={d.warmup_steps} leaves nothing of {d.steps} steps for --schedule={d.schedule}: "
+                "lower --warmup-steps",
             ),
         )
     )
@@ -46,7 +48,7 @@ def optimizer(descent: Descent) -> optax.GradientTransformation:
         descent: name of the optimizer, learning rates, numbers of steps, weight decay and clipping.
 
     Raises:
-        ValueError: see `check`.
+        ValueError: a setting is unknown, or two settings cannot be combined.
     """
     check(descent)
     d, rate = descent, learning_rate(descent)
@@ -67,7 +69,7 @@ def optimizer(descent: Descent) -> optax.GradientTransformation:
 
 
 def learning_rate(descent: Descent) -> float | optax.Schedule:
-    """Returns the learning rate as a number, or as a function of the step.
+    """Returns the learning rate: a number if it is constant from the first step on, otherwise a function of the step.
 
     Source: Hu et al. 2024 (MiniCPM), section 4, for "wsd" (warm-up, stable, decay). Here the decay is linear.
     """

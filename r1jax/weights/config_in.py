@@ -114,9 +114,9 @@ def config_from_hf(config: Mapping[str, Any]) -> ModelConfig:
         (c.get("use_bidirectional_attention"), "attention to later tokens"),
         (
             family == "qwen3_moe" and (c.get("decoder_sparse_step", 1) != 1 or c.get("mlp_only_layers")),
-            "dense layers between those of experts",
+            "dense layers between layers with experts",
         ),
-        (c.get("moe_layer_freq", 1) != 1, "dense layers between those of experts"),
+        (c.get("moe_layer_freq", 1) != 1, "dense layers between layers with experts"),
         (family == "deepseek_v2" and c.get("norm_topk_prob"), "norm_topk_prob"),
         (c.get("scoring_func", own_scores(family)) != own_scores(family), f"scoring_func {c.get('scoring_func')!r}"),
         (
@@ -214,7 +214,8 @@ def scaling(rope: Mapping[str, Any], c: Mapping[str, Any]) -> RopeScaling | None
 
 
 def windows(c: Mapping[str, Any], family: str, layers: int) -> tuple[int, ...]:
-    """Returns the sliding window of each layer, the number of tokens back that attention reads. 0 means all tokens.
+    """Returns the sliding window of each layer: how many tokens back its attention reads, or 0 for all tokens.
+
     Returns () if no layer has a window.
 
     Args:

@@ -16,8 +16,9 @@ OWN_FIELDS = {
 
 
 def family_of(cfg: ModelConfig) -> str:
-    """Returns the model family, a value of `model_type`, whose networks have the switches of `cfg`. A Mistral without a
-    sliding window becomes a Llama, because the two networks are equal.
+    """Returns the model family (`model_type` in config.json) whose networks have the features of `cfg`.
+
+    A Mistral without a sliding window becomes a Llama, because the two networks are equal.
     """
     if cfg.latent:
         return "deepseek_v3" if cfg.experts and cfg.experts.scores == "sigmoid" else "deepseek_v2"

@@ -38,9 +38,9 @@ class Tensor(NamedTuple):
 
 
 def hash_weights(directory: Path, flag: str = "--weights") -> str:
-    """Returns the SHA-256, in hex, that identifies the weights of a directory.
+    """Returns a SHA-256, in hex, that identifies the weights of a directory.
 
-    The hash is taken over the hashes of config.json and of each safetensors file. Every process must call this
+    It is the hash of the names and hashes of config.json and of each safetensors file. Every process must call this
     function; each file is read by one process.
 
     Args:

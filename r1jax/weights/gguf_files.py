@@ -1,7 +1,8 @@
 """Turns a GGUF file, the format of llama.cpp and Ollama, into a Hugging Face directory in the cache.
 
-The package `gguf` reads and dequantises the tensors; this module names and lays them out. All else then reads the
-directory as if it had been downloaded. Quantised tensors become float32, so the directory is larger than the file.
+The package `gguf` reads and dequantises the tensors; this module gives them the names and the layout of Hugging Face.
+All other code then reads the directory as if it had been downloaded. Quantised tensors become float32, so the directory
+is larger than the file.
 
 Sources: llama.cpp's convert_hf_to_gguf.py, whose renaming, permutation and shift of norms are undone here.
 """
@@ -58,7 +59,11 @@ BLOCK = re.compile(r"blk\.(\d+)\.(\w+)\.(weight|bias)")
 
 @functools.cache  # a run asks several times, and each time would hash the file
 def locate(weights: str, flag: str = "--weights") -> Path:
-    """Returns the Hugging Face directory of a GGUF file, given by its path here or in a bucket.
+    """Returns a Hugging Face directory with the content of a GGUF file, as `directory_of` does.
+
+    Args:
+        weights: path of the GGUF file, on this machine or in a bucket.
+        flag: the flag that gave `weights`, for errors.
 
     Raises:
         ValueError: there is no such file. Also the errors of `directory_of`.
@@ -126,7 +131,10 @@ def read_config(metadata: Mapping[str, Any], tensors: list) -> dict[str, Any]:
     """
     family = metadata["general.architecture"]
     if family not in ARCHITECTURES:
-        raise ValueError(f"it holds a model of the kind {family!r}; {', '.join(ARCHITECTURES)} can be read")
+        raise ValueError(
+            f"it holds a model of the kind {family!r}; {', '.join(ARCHITECTURES)} can be read from GGUF. Use the "
+            "model's Hugging Face directory, or another model"
+        )
     if metadata.get("split.count", 1) > 1:
         raise ValueError("it is one part of a split model: merge the parts with llama-gguf-split --merge")
     own = {key.removeprefix(f"{family}."): value for key, value in metadata.items() if key.startswith(f"{family}.")}
@@ -164,7 +172,7 @@ def gemma_keys(own: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, A
     """Returns the keys of config.json that Gemma 3 has in addition to the keys that all families have.
 
     Args:
-        own: the metadata of the architecture.
+        own: the metadata whose keys begin with the architecture's name, without this prefix.
         config: the keys that all families have, with their values.
     """
     # llama.cpp, too, tells the 27B, whose queries are scaled otherwise, by its number of layers.
@@ -185,22 +193,25 @@ def gemma_keys(own: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, A
 def read_scaling(
     own: Mapping[str, Any], frequencies: np.ndarray | None, theta: float, head_width: int
 ) -> dict[str, Any] | None:
-    """Returns the entry `rope_scaling` of config.json; None if rotary positions are not stretched.
+    """Returns the entry `rope_scaling` of config.json; None if the model has no RoPE scaling.
 
     Args:
-        own: the metadata of the architecture.
-        frequencies: [head_width / 2] divisors of the frequencies, as Llama 3 has them; None for others.
+        own: the metadata whose keys begin with the architecture's name, without this prefix.
+        frequencies: [head_width / 2] divisors of the rotary frequencies, which files of Llama 3 have; None if the file
+            has none.
         theta: base of the frequencies.
 
     Raises:
-        ValueError: the stretching is none of linear, yarn and Llama 3's.
+        ValueError: the RoPE scaling is none of linear, yarn and Llama 3's.
     """
     kind, factor = own.get("rope.scaling.type", "none"), shortest(own.get("rope.scaling.factor", 1.0))
     if frequencies is not None:
         factor = shortest(np.max(frequencies))
         llama = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
         if not np.allclose(frequencies, llama3_divisors(theta, head_width, factor), rtol=1e-4):
-            raise ValueError(f"its {FREQUENCIES} is not the stretching of Llama 3: use its Hugging Face directory")
+            raise ValueError(
+                f"its tensor {FREQUENCIES} is not the RoPE scaling of Llama 3: use the model's Hugging Face directory"
+            )
         return {"rope_type": "llama3", "factor": factor, **llama}
     if kind == "none" or (kind == "linear" and factor in (0.0, 1.0)):
         return None
@@ -209,18 +220,24 @@ def read_scaling(
     if kind == "yarn":
         original = int(own["rope.scaling.original_context_length"])
         return {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": original}
-    raise ValueError(f"its rotary positions are stretched by {kind!r}; linear, yarn and Llama 3's are implemented")
+    raise ValueError(
+        f"its RoPE scaling is {kind!r}; only linear, yarn and Llama 3's are implemented. Use another model"
+    )
 
 
 def llama3_divisors(theta: float, head_width: int, factor: float) -> np.ndarray:
-    """Returns [head_width / 2] divisors of the rotary frequencies of a Llama 3, whose original context is 8,192."""
+    """Returns [head_width / 2] divisors of the rotary frequencies of a Llama 3 with a context of 8,192 tokens before
+    RoPE scaling.
+    """
     waves = 2 * np.pi * theta ** (np.arange(0, head_width, 2, dtype=np.float64) / head_width)
     smooth = np.clip((8192 / waves - 1.0) / (4.0 - 1.0), 0.0, 1.0)
     return 1.0 / ((1.0 - smooth) / factor + smooth)
 
 
 def parts(metadata: Mapping[str, Any], tensors: list, dequantise: Any) -> Iterator[dict[str, np.ndarray]]:
-    """Yields {Hugging Face name: tensor} in parts. A part has at most `SHARD_BYTES`, or a single larger tensor.
+    """Yields the model's tensors in parts {Hugging Face name: tensor}, one part for each safetensors file to write.
+
+    A part has at most `SHARD_BYTES` bytes, or a single larger tensor.
 
     Args:
         metadata: the key-value pairs of the file.
@@ -247,9 +264,13 @@ def parts(metadata: Mapping[str, Any], tensors: list, dequantise: Any) -> Iterat
 
 
 def undo(array: np.ndarray, name: str, metadata: Mapping[str, Any]) -> np.ndarray:
-    """Returns a tensor as its Hugging Face checkpoint has it, without llama.cpp's changes.
+    """Undoes llama.cpp's changes to a tensor, and returns the tensor as the Hugging Face checkpoint has it.
 
     llama.cpp interleaves the two halves of each rotary head of a Llama, and adds 1 to the norms of Gemma.
+
+    Args:
+        name: the name of the tensor in the GGUF file.
+        metadata: the key-value pairs of the file.
     """
     family = metadata["general.architecture"]
     if family == GEMMA and name.endswith("norm.weight"):

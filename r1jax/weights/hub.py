@@ -22,19 +22,21 @@ FILES = ["config.json", "*.safetensors", "*.safetensors.index.json", "adapter_co
 
 
 def locate(weights: str, flag: str = "--weights") -> str:
-    """Returns `weights` as it is, or the local directory of the snapshot if `weights` names a model of the Hub.
+    """Returns the local directory that `weights` means.
 
-    OWNER/NAME and OWNER/NAME@REVISION name a model of the Hub, unless OWNER is a folder on this machine. They are then
-    local paths. hf://OWNER/NAME always names a model of the Hub. The snapshot is downloaded unless the cache has it.
+    If `weights` names a model of the Hub, returns the directory of its snapshot, which is downloaded if the cache does
+    not have it. If `weights` is a GGUF file, returns a Hugging Face directory with the file's content. Otherwise
+    returns `weights` as it is.
 
-    A GGUF file becomes a Hugging Face directory, too.
+    OWNER/NAME and OWNER/NAME@REVISION name a model of the Hub; but if there is a folder OWNER here, they are local
+    paths. hf://OWNER/NAME always names a model of the Hub.
 
     Args:
         flag: the flag that gave `weights`, for errors.
 
     Raises:
-        ValueError: the GGUF file cannot be read; or the Hub does not have the model or does not show it, cannot be
-            reached, or `huggingface_hub` is not installed.
+        ValueError: the GGUF file cannot be read; the Hub cannot be reached, does not have the model, or does not give
+            access to it; or `huggingface_hub` is not installed.
     """
     found = ID.fullmatch(weights.removeprefix(PREFIX))
     if weights.startswith(PREFIX):
@@ -51,12 +53,16 @@ def locate(weights: str, flag: str = "--weights") -> str:
 
 @functools.cache  # a run asks several times
 def download(repo: str, revision: str | None, shown: str, flag: str) -> str:
-    """Returns the directory of a model's snapshot, which is downloaded unless the cache has it.
+    """Returns the directory of a model's snapshot, which is downloaded if the cache does not have it.
 
     Args:
         repo: OWNER/NAME.
         revision: branch, tag or commit; None takes the main branch.
         shown: the value of `flag`, for errors.
+
+    Raises:
+        ValueError: the Hub cannot be reached, does not have the model or the revision, or does not give access to the
+            model; or `huggingface_hub` is not installed.
     """
     if not is_installed("huggingface_hub"):
         raise ValueError(

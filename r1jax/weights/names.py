@@ -177,8 +177,9 @@ class Leaf(NamedTuple):
             yield from self.keys(cfg, layer)
 
     def ours(self, cfg: ModelConfig) -> tuple[int, ...]:
-        """Returns the shape of the part of our array that holds a single Hugging Face tensor: without layer and expert
-        axes.
+        """Returns the shape of the part of our array that holds a single Hugging Face tensor.
+
+        This part lies at one index of the layer axis and of the expert axis, so it has neither of these axes.
         """
         return tuple(sizes(cfg)[axis] for axis in self.name.axes)
 
@@ -219,8 +220,9 @@ def leaves(cfg: ModelConfig) -> list[Leaf]:
 
 
 def copies(cfg: ModelConfig) -> dict[str, str]:
-    """Returns {name: original name} of Hugging Face tensors that repeat another tensor of the checkpoint. An export
-    writes these copies, but loading does not read them.
+    """Returns {name: name of the original} of the Hugging Face tensors that repeat another tensor of the checkpoint.
+
+    An export writes these copies. Loading does not read them.
     """
     out = {}
     for i in range(cfg.layers, cfg.layers + cfg.mtp_layers):

@@ -1,7 +1,7 @@
 """Reads and writes LoRA adapters as PEFT directories: adapter_config.json and adapter_model.safetensors.
 
-PEFT stores A as [r, inputs] and B as [outputs, r] and adds scale · B A to the weight; `lora` stores [L, in.., r] and
-[L, r, out..], with the scale inside A.
+PEFT stores A as [r, inputs] and B as [outputs, r], and adds scale·B·A to the weight. `r1jax.model.lora` stores A as
+[L, in.., r] and B as [L, r, out..] for L layers, with A already multiplied by the scale.
 
 Source: peft 0.21, `LoraConfig` and `tuners/lora`.
 """
@@ -43,7 +43,7 @@ Pair = tuple[np.ndarray, np.ndarray]  # A [r, inputs] times its scale, and B [ou
 
 
 def is_peft(directory: Path) -> bool:
-    """Returns whether a directory holds a PEFT adapter, and no weights of a whole model."""
+    """Returns whether a directory holds a PEFT adapter and does not hold the weights of a whole model."""
     return (directory / CONFIG).exists() and not any(directory.glob("model*.safetensors"))
 
 
@@ -54,7 +54,7 @@ def read_adapter_config(directory: Path, flag: str = "--weights") -> dict[str, A
         flag: the flag that named the directory, for errors.
 
     Raises:
-        ValueError: the file cannot be read, names no base model, or asks for something else than plain LoRA.
+        ValueError: the file cannot be read, names no base model, or asks for a variant of LoRA, such as DoRA.
     """
     try:
         config = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
@@ -69,8 +69,8 @@ def read_adapter_config(directory: Path, flag: str = "--weights") -> dict[str, A
             )
     if not base:
         raise ValueError(
-            f"{flag}={directory}: {CONFIG} names no base. Write its directory or its name on the Hub there, as "
-            "base_model_name_or_path"
+            f"{flag}={directory}: {CONFIG} names no base model. Set its field base_model_name_or_path to the base "
+            "model's directory or name on the Hub"
         )
     return config
 
@@ -100,8 +100,8 @@ def add_adapter(
         for module, pair in zip(modules, mine, strict=True):
             if pair and (pair[0].shape[1], pair[1].shape[0]) != (inputs, outputs):
                 raise ValueError(
-                    f"{flag}={directory}: the adapter of {module} is [{pair[1].shape[0]}, {pair[0].shape[1]}], the "
-                    f"base's matrix [{outputs}, {inputs}]. Use the base that the adapter was trained on"
+                    f"{flag}={directory}: the adapter of {module} has shape [{pair[1].shape[0]}, {pair[0].shape[1]}], "
+                    f"but the base model's matrix has [{outputs}, {inputs}]. Use the adapter's own base model"
                 )
         rank = max(pair[0].shape[0] for pair in mine if pair)
         nothing = (np.zeros((0, inputs), np.float32), np.zeros((outputs, 0), np.float32))
@@ -124,7 +124,7 @@ def add_adapter(
 
 
 def read_pairs(directory: Path, config: Mapping[str, Any], flag: str) -> dict[str, Pair]:
-    """Returns {name of a matrix, without ".weight": its pair A, B}, in float32 and with the scale inside A.
+    """Returns {name of a matrix, without ".weight": (A, B)}, in float32 and with A multiplied by the scale.
 
     Raises:
         ValueError: the file is missing or damaged, or holds a tensor that is no A or B of LoRA.
@@ -156,10 +156,12 @@ def read_pairs(directory: Path, config: Mapping[str, Any], flag: str) -> dict[st
 
 
 def scale_of(module: str, rank: int, config: Mapping[str, Any]) -> float:
-    """Returns the factor of B A for a matrix: alpha/r, or alpha/√r with rsLoRA.
+    """Returns the scale by which B·A is multiplied before it is added to a matrix: alpha/r, or alpha/√r with rsLoRA.
 
     Args:
         module: name of the matrix, without ".weight".
+        rank: r, the rank of the adapter.
+        config: the content of adapter_config.json.
     """
     patterns = config.get("alpha_pattern") or {}
     special = next((key for key in patterns if re.match(rf"(.*\.)?({key})$", module)), None)
@@ -168,9 +170,7 @@ def scale_of(module: str, rank: int, config: Mapping[str, Any]) -> float:
 
 
 def adaptable(cfg: ModelConfig) -> list[Leaf]:
-    """Returns the layers' matrices that an adapter can lie beside. They are the matrices with one tensor for each
-    layer.
-    """
+    """Returns the matrices that an adapter can change: those with one Hugging Face tensor per layer, so no experts."""
     return [
         leaf
         for leaf in leaves(cfg)
@@ -179,7 +179,7 @@ def adaptable(cfg: ModelConfig) -> list[Leaf]:
 
 
 def names_of(adapters: dict) -> list[str]:
-    """Returns the paths of all adapters in a tree of parameters."""
+    """Returns the paths of all adapter arrays (lora_a and lora_b) in a tree of parameters."""
     every = (name_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(adapters))
     return [name for name in every if "lora_" in name]
 
@@ -187,7 +187,7 @@ def names_of(adapters: dict) -> list[str]:
 def export_adapter(directory: Path, cfg: ModelConfig, adapters: dict, base: str) -> None:
     """Writes adapters as a PEFT directory, in float32. Every process must call this function; process 0 writes.
 
-    Our scale is inside A, so lora_alpha is written as r: PEFT then multiplies by 1, and the numbers are exact.
+    Our A is already multiplied by the scale, so lora_alpha is written as r: PEFT then multiplies by 1.
 
     Args:
         directory: a new directory.
@@ -195,14 +195,15 @@ def export_adapter(directory: Path, cfg: ModelConfig, adapters: dict, base: str)
         base: path of the base model's directory, or the model's name on the Hub.
 
     Raises:
-        ValueError: an adapter lies in the feed-forward of a model with experts. PEFT has no name for such an adapter.
+        ValueError: an adapter belongs to the feed-forward of a model with experts. PEFT has no name for such an
+            adapter.
     """
     from safetensors.numpy import save_file
 
     if cfg.experts and (name := next((n for n in names_of(adapters) if "/mlp/" in n), "")):
         raise ValueError(
-            f"PEFT has no name for the adapter {name}, which lies in the feed-forward of a model with experts: export "
-            "the merged weights"
+            f"PEFT has no name for the adapter {name}, which belongs to the feed-forward of a model with experts: use "
+            "the merged weights instead"
         )
     written: dict[str, np.ndarray] = {}
     modules, ranks = [], []

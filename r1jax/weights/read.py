@@ -97,8 +97,10 @@ def from_hf(
 
 
 def by_layer(cfg: ModelConfig, found: dict[str, Tensor]) -> list[tuple[int | None, list[Leaf]]]:
-    """Returns (layer number, parameters) for each group of parameters that is read together. A group is one layer, or a
-    single parameter outside the layers, whose layer number is None.
+    """Returns (layer number, parameters) for each group of parameters that is read together.
+
+    A group is all parameters of one layer, or a single parameter outside the layers. Such a parameter has None as its
+    layer number.
 
     Args:
         found: the tensors of the directory. Parameters outside the layers that `found` lacks are left out.
@@ -185,12 +187,12 @@ def fill(
     block: tuple[int, int],
     sharding: NamedSharding,
 ) -> jax.Array:
-    """Returns our array `whole` after one layer, or the whole array, was replaced by Hugging Face tensors.
+    """Returns our array `whole`, in which Hugging Face tensors have replaced one layer, or everything.
 
     Args:
         whole: our array, with a layer axis first if the parameter belongs to layers. It is donated.
         at: index of the layer along the first axis; None replaces everything.
-        arrays: the Hugging Face tensors, which are one, or one for each expert.
+        arrays: the Hugging Face tensors: one tensor, or one for each expert.
         scales: the fp8 scales of `arrays`; [] if the checkpoint is not fp8.
         ours: shape of one tensor in our layout, from `Leaf.ours`.
         split: as in `Name`. If it is above 0, the tensors are transposed.
@@ -208,8 +210,9 @@ def fill(
 
 
 def dequantise(matrix: jax.Array, scale: jax.Array, block: tuple[int, int]) -> jax.Array:
-    """Returns an fp8 matrix in float32, after multiplying each block of the matrix by the scale of the block. Blocks at
-    the edges may be smaller than `block`.
+    """Returns an fp8 matrix as float32, with each block of the matrix multiplied by the scale of this block.
+
+    Blocks at the edges may be smaller than `block`.
 
     Args:
         matrix: [rows, columns] fp8.
@@ -222,8 +225,7 @@ def dequantise(matrix: jax.Array, scale: jax.Array, block: tuple[int, int]) -> j
 
 
 def fp8_block(directory: Path, found: dict[str, Tensor], flag: str) -> tuple[int, int]:
-    """Checks that all tensors have a readable dtype. Returns (rows, columns) of an fp8 block, which is (128, 128) by
-    default.
+    """Checks that all tensors have a readable dtype. Returns (rows, columns) of an fp8 block, by default (128, 128).
 
     Raises:
         ValueError: the checkpoint has another quantisation than fp8, a dtype that cannot be read, or fp8 without

@@ -21,14 +21,12 @@ SHARD_BYTES = 5 * 10**9
 
 
 def to_hf(cfg: ModelConfig, params: dict, dtype: DTypeLike) -> dict[str, np.ndarray]:
-    """Returns {Hugging Face name: tensor} of all parameters. All are in host memory at once, so this is for small
-    models.
-    """
+    """Returns {Hugging Face name: tensor} of all parameters. For small models: the host holds all tensors at once."""
     return dict(stream(cfg, params, dtype))
 
 
 def stream(cfg: ModelConfig, params: dict, dtype: DTypeLike) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields (Hugging Face name, tensor) of all parameters, in the order of the layers.
+    """Yields (Hugging Face name, tensor) of all parameters: first those outside the layers, then layer by layer.
 
     The host holds only one of our arrays at a time. If a run has several processes, all must iterate together.
 
