@@ -81,7 +81,7 @@ def sums(case: Case, tokens: float) -> float:
 
 
 def compile_prefill(case: Case) -> Subject:
-    """Compiles the prefill of one prompt for each row."""
+    """Compiles the prefill of a batch of prompts, one prompt per row."""
     cfg, tokens = case.cfg, case.rows * case.row_length
     shards, prompts = row_shards(case.mesh), (on_rows(case, case.row_length), on_rows(case))
     compiled = programs.prefill.lower(cfg, weights_of(case), *prompts, [], dtype=jnp.float32, shards=shards).compile()

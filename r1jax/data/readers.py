@@ -99,7 +99,8 @@ def rows_with_forms(
 def rename(record: Mapping, columns: Mapping[str, str], where: str) -> dict:
     """Returns a record with its keys renamed as --column asks; see `rows`.
 
-    If `columns` names the gold and the record has no kind, the kind follows from the gold's form.
+    If `columns` maps a key to "gold" and the record has no "kind" (the name of its verifier), adds the kind that fits
+    the form of the gold answer.
 
     Raises:
         ValueError: the record lacks a key.

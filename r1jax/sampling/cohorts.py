@@ -128,8 +128,8 @@ def share_entries(entries: np.ndarray, count: int, each: int) -> Sharing:
 
 
 def split(x: jax.Array, sizes: Sequence[int], shards: int) -> list[jax.Array]:
-    """Splits an array [N, ..] over all rows into one array [size, ..] for each cohort (new rows, carried rows, spare
-    rows).
+    """Splits an array [N, ..] of the rows of all cohorts into one array [size, ..] for each cohort (new rows, carried
+    rows, spare rows).
 
     Args:
         sizes: number of rows of each cohort.

@@ -40,7 +40,7 @@ class Rollout(NamedTuple):
 
     @property
     def own(self) -> np.ndarray:
-        """[n] numbers of the rows that belong to this process: `mine`, or all rows."""
+        """Indices [n] of the rows of this process: `mine` if it is set, otherwise all rows."""
         return np.arange(len(self.lengths)) if self.mine is None else self.mine
 
     @property

@@ -218,7 +218,7 @@ _BEHIND = re.compile(r"(?:\\(?:blacksquare|square|qed|Box|checkmark|[ ,;:!]|q?qu
 
 
 def unwrap(text: str) -> str:
-    """Returns the text without the math delimiters, emphasis (**) and final punctuation around all of it."""
+    """Strips math delimiters and emphasis (**) that enclose the whole text, and final punctuation."""
     for _ in range(MOST_WRAPPERS):
         before = text
         text = text.strip().rstrip("\\\n")  # a line break, or the rest of "\\ "

@@ -22,7 +22,7 @@ def clock_hours(node: Node) -> tuple | None:
 
 
 def with_unit_letters(node: Node) -> Node:
-    """Returns a product such as 1000·m, in which the variables may be units, as a quantity. Returns other nodes
+    """Converts a product whose variables can be read as units, such as 1000·m, into a quantity. Returns any other node
     unchanged.
     """
     if node.kind != "mul" or not all(map(is_term, node.args)):

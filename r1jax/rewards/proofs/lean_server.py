@@ -76,11 +76,11 @@ def prove(
 
 
 def write_source(preamble: str, goal: str, proof: str) -> tuple[str, str, tuple[int, int, int]]:
-    """Writes the file to send to the server.
+    """Composes the Lean source text to send to the server.
 
     Returns:
-        (the file, name of the theorem to check, (line of the goal, line of the check, line of the command that prints
-        the axioms)). Lines count from 1.
+        (the source text, name of the theorem to check, (line of the goal, line of the check, line of the command that
+        prints the axioms)). Lines count from 1.
     """
     header = HEADER.fullmatch(goal)
     theorem, rest = (header[1], header[2]) if header else ("main", f" : {goal}")
