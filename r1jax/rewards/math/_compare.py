@@ -228,7 +228,9 @@ class Comparison:
     def covers(self, xs: tuple, ys: tuple) -> bool:
         """Returns True if each node of `xs` equals some node of `ys`."""
         if len(xs) * len(ys) > MOST_ITEMS**2:
-            raise OverBudget(f"items: the two sets are too large to compare: at most {MOST_ITEMS**2} comparisons are allowed")
+            raise OverBudget(
+                f"items: the two sets are too large to compare: at most {MOST_ITEMS**2} comparisons are allowed"
+            )
         return all(any(x == y or self.equal(x, y) for y in ys) for x in xs)
 
     def rule_tuple(self, x: Node, y: Node) -> bool | None:
