@@ -16,7 +16,7 @@ class Policy(NamedTuple):
         cfg: the architecture and its sizes.
         tokenizer: the tokenizer.
         template: the prompt template, with {question} where the question goes.
-        form: the form of completions, a key of `format.STYLES`; "" means the form that the template asks for.
+        form: where completions must think and answer, as a key of `format.STYLES`; "" means as the template asks.
     """
 
     cfg: ModelConfig
@@ -26,8 +26,8 @@ class Policy(NamedTuple):
 
     @property
     def style(self) -> str:
-        """The expected form of completions, a key of `format.STYLES`.
+        """The key in `format.STYLES` of the form that completions must have: `form`, if it is not empty.
 
-        An empty `form` stands for "r1_zero" if the template asks for an answer block, and for "r1" otherwise.
+        An empty `form` gives "r1_zero" if the template asks for an <answer> block, and "r1" otherwise.
         """
         return self.form or ("r1_zero" if ANSWER in self.template else "r1")

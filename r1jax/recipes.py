@@ -210,7 +210,7 @@ MAY_MOVE = frozenset({"workdir", "mesh", "weights", "coordinator", "processes", 
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointOptions(PolicyOptions):
-    """Flags of evaluating a checkpoint and of sampling records from it, besides the sampling hyperparameters."""
+    """Flags of evaluating a checkpoint and of sampling responses from it, besides those of `SamplingOptions`."""
 
     template: str = "auto"
     """Prompt template: r1, r1_zero, chat (the tokenizer's own), or a text file that contains {question}. auto: chat if
@@ -256,7 +256,7 @@ class RunOptions(PolicyOptions):
 
 @dataclasses.dataclass(frozen=True)
 class PretrainRecipe:
-    """Hyperparameters of a supervised run. Each field is a flag."""
+    """Hyperparameters of a run of `steps` supervised steps on packed documents. Each field is a flag."""
 
     steps: int
     """Optimizer steps."""
@@ -311,7 +311,7 @@ class Descent(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class SFTRecipe:
-    """Hyperparameters of supervised fine-tuning on records. Each field is a flag."""
+    """Hyperparameters of supervised fine-tuning on records (problems with responses). Each field is a flag."""
 
     epochs: float
     """Passes over the records, counted in tokens."""

@@ -34,7 +34,7 @@ class Pace(NamedTuple):
     Attributes:
         cfg: the model.
         device: combined limits of the devices that share one row shard; None if the device is unknown.
-        shards: number of row shards.
+        shards: number of row shards, the parts into which the mesh splits the rows of a batch (`sharding.row_shards`).
         size, cache_size: bytes of a weight, and of a number in the cache of a rollout.
     """
 

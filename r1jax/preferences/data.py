@@ -46,11 +46,11 @@ def read_items(data: str, labelled: bool, seed: int, counts: tuple[int, int]) ->
     An item is {problem, chosen, rejected}, or {problem, response, desirable} if `labelled` is True.
 
     Args:
-        data: a jsonl file; "" takes pairs from the nano annotator, which is simulated.
+        data: a jsonl file; "" generates pairs, which a simulated annotator judges (`nano.preferences`).
         labelled: whether items are labelled completions. If True, each pair is split into two labelled items.
-        seed: seed of the generator, and of the held-out split of a file.
-        counts: (number of training items, number of held-out items) to take from the annotator. For a file, only the
-            second number is used.
+        seed: seed of the generated pairs, or of the choice of a file's held-out items.
+        counts: (number of training pairs, number of held-out pairs) to generate. For a file, only the second number is
+            used, as the most items to hold out.
 
     Raises:
         ValueError: the file cannot be read, or a line is no item; the message names the line.
@@ -136,8 +136,8 @@ def read_reply(value: Any, problem: Any, where: str) -> tuple[str, str]:
         raise ValueError(f"{where} is {value!r:.60}; it must be a text, or messages that end with the assistant's")
     if len(before) != 1 or not is_message(before[0], "user"):
         raise ValueError(
-            f"{where} follows {len(before)} messages; it must follow one message of the user, which --template frames. "
-            "Give all that comes before the reply as one text, in `problem`"
+            f"{where} follows {len(before)} messages; it must follow one message of the user, which --template turns "
+            "into the prompt. Give all that comes before the reply as one text, in `problem`"
         )
     return before[0]["content"], said
 
@@ -176,7 +176,7 @@ def encode(items: Sequence[Mapping], policy: Policy, longest: int) -> list[Item]
 
 
 def encode_item(item: Mapping, policy: Policy) -> Item:
-    """Returns an item as tokens. If the template already ends in <think>, a leading <think> is removed."""
+    """Returns an item as tokens. If the template ends in <think>, completions lose a <think> at their start."""
     asked = fill(policy.template, item["problem"])
     texts = [item["response"]] if "response" in item else [item["chosen"], item["rejected"]]
     if asked.rstrip().endswith(THINK):
@@ -189,16 +189,17 @@ def encode_item(item: Mapping, policy: Policy) -> Item:
 def micro_batches(
     items: Sequence[Item], chosen: Sequence[int], rows: int, mesh: Mesh, reference: np.ndarray | None = None
 ) -> list[PairBatch]:
-    """Returns one step's items as micro-batches on the mesh, grouped by similar length. The weights of all rows add up
-    to 1.
+    """Returns the micro-batches of one step, on the mesh. Items of similar length share a micro-batch.
+
+    An item takes one row. The weights of all rows of the step add up to 1.
 
     The row of a labelled item also holds the completion of the step's next item. KTO's z, an estimate of the KL
     divergence from the reference policy, is computed from these completions, which follow a wrong prompt.
 
     Args:
-        items: the items of the data.
-        chosen: indices of the step's items.
-        rows: P, rows of a micro-batch.
+        items: all N items of the data.
+        chosen: indices, in `items`, of the step's items.
+        rows: P, number of rows of a micro-batch.
         reference: [N, 2] Σ log π_ref of both completions of every item. None if the loss has no reference policy, or if
             these sums are added later.
     """
@@ -228,7 +229,10 @@ def micro_batches(
 
 
 def lay(packed: PackedRows, row: int, prompt: list[int], two: tuple[np.ndarray, np.ndarray]) -> None:
-    """Writes a prompt and its two completions, as segments 1 and 2, into row number `row` of the packed rows."""
+    """Writes a prompt and the two completions `two`, given as token ids, into row number `row` of `packed`.
+
+    In that row, `PackedRows.segment` is 0 for the prompt, 1 for the first completion and 2 for the second.
+    """
     size = len(prompt)
     put(packed, row, 0, prompt, 0, 1, 0, 0)
     put(packed, row, size, two[0], size, 1, 1, size - 1)

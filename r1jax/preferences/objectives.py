@@ -20,11 +20,11 @@ class PairBatch(NamedTuple):
     """A micro-batch: a prompt with two completions in each of P rows.
 
     Attributes:
-        rows: segment 1 is the chosen completion, segment 2 the rejected one. For a labelled item, segment 1 is the
-            item's completion, and segment 2 is the completion of another item.
+        rows: the tokens. Where `rows.segment` is 1 they are the chosen completion's, where it is 2 the rejected one's.
+            For a labelled item, 1 marks the item's completion, and 2 the completion of another item.
         weight: weight of each row in the loss; 0 for rows without an item.
         label: 1 for a desirable completion, else 0; 1 for pairs.
-        reference: Σ log π_ref of both completions; None if the loss has no reference.
+        reference: Σ log π_ref of both completions; None without a reference policy, and before these sums are known.
     """
 
     rows: PackedRows
@@ -46,7 +46,8 @@ class Preference(NamedTuple):
     """A preference loss, as an entry of `PREFERENCES`.
 
     Attributes:
-        loss: `(logp [P, 2], reference [P, 2], label [P], weight [P], settings) -> (loss, figures)`.
+        loss: `(logp [P, 2], reference [P, 2], label [P], weight [P], settings) -> (loss, metrics)` of a micro-batch.
+            `logp` and `reference` are log π and log π_ref of both completions of each row.
         referenced: whether the loss compares the policy with a reference policy.
         averaged: whether `loss` gets a completion's mean log-probability per token in place of the sum over its tokens.
         labelled: whether the loss learns from labelled completions in place of pairs.
@@ -59,31 +60,35 @@ class Preference(NamedTuple):
 
 
 def dpo(logp: Array, reference: Array, label: Array, weight: Array, s: Settings) -> tuple[Array, dict[str, Array]]:
-    """Returns `losses.dpo_loss` of a micro-batch."""
+    """Returns (loss, metrics) of a micro-batch by `losses.dpo_loss`. The arguments are those of `Preference.loss`."""
     how = dict(beta=s.beta, label_smoothing=s.label_smoothing, weight=weight)
     return dpo_loss(*logp.T, *reference.T, **how)
 
 
 def ipo(logp: Array, reference: Array, label: Array, weight: Array, s: Settings) -> tuple[Array, dict[str, Array]]:
-    """Returns `losses.ipo_loss` of a micro-batch, computed from the completions' mean log-probabilities per token.
+    """Returns (loss, metrics) of a micro-batch by `losses.ipo_loss`. The arguments are those of `Preference.loss`.
 
-    The paper uses sums over tokens; later work of its authors uses these means.
+    `logp` and `reference` are mean log-probabilities per token, as in later work of the paper's authors. The paper
+    uses sums over tokens.
     """
     return ipo_loss(*logp.T, *reference.T, beta=s.beta, weight=weight)
 
 
 def simpo(logp: Array, reference: Array, label: Array, weight: Array, s: Settings) -> tuple[Array, dict[str, Array]]:
-    """Returns `losses.simpo_loss` of a micro-batch."""
+    """Returns (loss, metrics) of a micro-batch by `losses.simpo_loss`. The arguments are those of `Preference.loss`."""
     return simpo_loss(*logp.T, beta=s.beta, gamma=s.gamma, weight=weight)
 
 
 def orpo(logp: Array, reference: Array, label: Array, weight: Array, s: Settings) -> tuple[Array, dict[str, Array]]:
-    """Returns `losses.orpo_loss` of a micro-batch."""
+    """Returns (loss, metrics) of a micro-batch by `losses.orpo_loss`. The arguments are those of `Preference.loss`."""
     return orpo_loss(*logp.T, beta=s.beta, weight=weight)
 
 
 def kto(logp: Array, reference: Array, label: Array, weight: Array, s: Settings) -> tuple[Array, dict[str, Array]]:
-    """Returns `losses.kto_loss` of a micro-batch. KTO's z, an estimate of the KL, is computed from this micro-batch."""
+    """Returns (loss, metrics) of a micro-batch by `losses.kto_loss`. The arguments are those of `Preference.loss`.
+
+    KTO's z, an estimate of the KL divergence from the reference policy, is computed from this micro-batch.
+    """
     (mine, other), (ref_mine, ref_other) = logp.T, reference.T
     z = mismatched_kl(other, ref_other, weight)
     how = dict(beta=s.beta, weights=(1.0, s.undesirable_weight), weight=weight)
@@ -123,7 +128,7 @@ def preference_objective(name: str, settings: Settings) -> Loss:
 
 
 def add_up(per_token: Float[Array, "P S"], rows: PackedRows) -> tuple[Float[Array, "P 2"], Float[Array, "P 2"]]:
-    """Returns, for both completions of each row, (the sum over its tokens, its number of tokens)."""
+    """Returns, for both completions of each row, (the sum of `per_token` over its tokens, its number of tokens)."""
     masks = [rows.segment == number for number in (1, 2)]
     sums = jnp.stack([jnp.where(mask, per_token, 0.0).sum(axis=1) for mask in masks], axis=1)
     return sums, jnp.stack([mask.sum(axis=1) for mask in masks], axis=1).astype(jnp.float32)

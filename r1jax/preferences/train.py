@@ -40,7 +40,7 @@ def train(recipe: PreferenceRecipe, options: RunOptions, data: str = "") -> Path
     Args:
         recipe: the hyperparameters.
         options: flags of the run.
-        data: a file of pairs or labelled completions; "" takes pairs from the nano annotator, which is simulated.
+        data: a file of pairs or labelled completions; "" generates pairs, which a simulated annotator judges.
 
     Raises:
         ValueError: a flag, file or checkpoint cannot be used.
@@ -117,9 +117,13 @@ def make_reference(
 ) -> Callable[[Sequence[Item]], np.ndarray] | None:
     """Returns a function that maps N items to Σ log π_ref of both completions of each, [N, 2].
 
-    A run calls the function once, before the first step. Returns None if the loss has no reference policy, or if
+    The sums are computed before the first step. Returns None if the loss has no reference policy, or if
     --reference=each computes the sums at every step. Also returns None for labelled items, because the second
     completion in an item's row is that of another item, which changes with the step.
+
+    Args:
+        params, frozen: trained and frozen parameters (`lora.partition`) that the run starts from; together they are
+            the reference policy.
     """
     entry = PREFERENCES[recipe.loss]
     if not entry.referenced or entry.labelled or recipe.reference == "each":
@@ -139,11 +143,11 @@ def make_reference(
 
 
 def add_each(recipe: PreferenceRecipe, network: Network, params: dict, frozen: dict | None) -> AddReference:
-    """Returns a function that adds Σ log π_ref to micro-batches.
+    """Returns a function that fills in `PairBatch.reference` of micro-batches: Σ log π_ref of both completions.
 
     If the loss has no reference policy, or if `make_reference` has computed the sums, the function returns its argument
-    unchanged. Otherwise it keeps a copy of the initial trained parameters. With LoRA that copy holds the new adapters,
-    which leave the base model's output unchanged.
+    unchanged. Otherwise it keeps a copy of `params`, the trained parameters at the start of the run, as the reference
+    policy. With LoRA that copy holds the new adapters, which leave the base model's output unchanged.
     """
     entry = PREFERENCES[recipe.loss]
     if not entry.referenced or (recipe.reference == "once" and not entry.labelled):
@@ -167,20 +171,20 @@ def measure(learner: Learner, params: dict, batch: PairBatch, share: float) -> d
 
     Args:
         params: all parameters of the model.
-        share: number of items in the batch that the micro-batch belongs to, as a fraction of all held-out items. The
-            results of all micro-batches then add up to means over the held-out items.
+        share: number of items of the batch that was split into micro-batches, divided by the number of all held-out
+            items. The results of the micro-batches of all batches then add up to means over the held-out items.
     """
     loss, figures = learner.forward(params, batch)
     return {name: value * share for name, value in (figures | {"loss": loss}).items()}
 
 
 def describe(figures: Mapping[str, float], times: Times) -> dict:
-    """Returns a step's line for metrics.jsonl."""
+    """Returns a step's line for metrics.jsonl: the metrics of `finish_figures` and the step's seconds."""
     return finish_figures(figures) | {"perf/step_s": times.seconds}
 
 
 def finish_figures(figures: Mapping[str, float]) -> dict[str, float]:
-    """Returns the metrics to log.
+    """Returns the metrics to log, from the metrics that the loss returned, added up over the micro-batches.
 
     For labelled items, "reward/chosen" is the mean reward of the desirable completions, "reward/rejected" that of the
     undesirable ones, and "reward/margin" their difference. A mean over no completions is 0.
