@@ -162,7 +162,7 @@ def test_no_problem_of_a_file_is_both_trained_on_and_held_out(tmp_path):
         assert len(held_out) == 16 and len(trained) == 80  # two problems of eight pairs: no more than a fifth
         assert not {item["problem"] for item in trained} & {item["problem"] for item in held_out}
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(line | {"problem": "q"}) + "\n" for line in lines))
-    with pytest.raises(ValueError, match="--data judges only one problem"):
+    with pytest.raises(ValueError, match="--data holds items of only one problem"):
         judgements("helpful", 0, COUNTS, str(tmp_path / "pairs.jsonl"), "")
 
 

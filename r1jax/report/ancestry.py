@@ -24,8 +24,8 @@ class Edge(NamedTuple):
     """A dependency: the stage `target` was made from the stage `source`.
 
     Attributes:
-        source, target: the stages' folders; "" is the base. If the source is not a stage, `source` is "/" followed by
-            the hash, or else the path, of its weights.
+        source, target: the stages' folders; "" is the base model. If the source is not a stage, `source` is "/"
+            followed by the hash, or else the path, of its weights.
         kind: "parent" (target began with source's weights), "data" (target learned from source's samples) or "reward"
             (source is target's reward model).
         sha256: hash of the parent weights; empty if unknown.
@@ -64,9 +64,9 @@ def _texts(value: object) -> Iterator[str]:
 
 
 def edges(stages: Stages) -> tuple[list[Edge], dict[str, str]]:
-    """Returns (the edges of the lineage, {`Edge.source`: the name to show} of each parent that is not a stage).
+    """Returns (the dependencies between stages, {`Edge.source`: the name to show} of each parent that is not a stage).
 
-    Such a parent is, for example, another base. Its `Edge.source` begins with "/".
+    Such a parent is, for example, another base model. Its `Edge.source` begins with "/".
     """
     folders = {part.folder: part for part in (*stages.parts, *stages.models) if part.folder}
     models = {part.folder for part in stages.models}
@@ -141,7 +141,7 @@ def hashes_of(stages: Stages, found: Sequence[Edge]) -> dict[str, str]:
     samples.
 
     Args:
-        found: the edges of the lineage.
+        found: the dependencies, as `edges` returns them.
     """
     folders = {part.folder: part for part in (*stages.parts, *stages.models) if part.folder}
     named = {}

@@ -200,12 +200,13 @@ def _by_kind(run: Run) -> list[Plot]:
 
 
 def trials_of(run: Run, figure: str) -> dict[int, float | None]:
-    """Returns {step: number of held-out problems over which a share was measured at this step}.
+    """Returns {step: number of held-out problems over which the share `figure` was measured at this step}.
 
-    An accuracy is measured only over the problems that have a verdict.
+    An accuracy is measured only over the problems whose answers could be graded ("judged" in eval.jsonl), any other
+    share over all. The number is None at a step whose line lacks it.
 
     Args:
-        figure: the share's name in eval.jsonl, such as "accuracy".
+        figure: the share's name in eval.jsonl, such as "accuracy" or "format".
     """
     judged = figure.startswith("accuracy") and "judged" in run.evals
     return dict(zip(*run.evals.get("judged" if judged else "n", Curve([], [])), strict=True))

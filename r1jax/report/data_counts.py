@@ -112,9 +112,10 @@ def _model(part: Part) -> str:
 
 
 def data_counts(stages: Stages) -> str:
-    """Returns, as HTML, the cards of all stages with counted data, then the cards of the reward models.
+    """Returns, as HTML, a card for each stage whose manifest counts its records, then one for each reward model.
 
-    Returns an empty text if there are no cards.
+    A stage's card shows these counts; a reward model's card shows its results on held-out items. Returns an empty text
+    if there are no cards.
     """
     cards = "".join(_card(part) for part in stages.parts)
     models = "".join(_model(part) for part in stages.models)

@@ -28,7 +28,7 @@ class Node(NamedTuple):
         name: the box's first line.
         place: (column, row) of the box in the drawing.
         under: the box's second line.
-        status: the manifest's status.
+        status: "running" or "complete", from the manifest; "" if there is no manifest yet.
         sha256: hash of the weights; empty if unknown.
     """
 
@@ -163,7 +163,7 @@ def _box(node: Node) -> str:
 
 
 def graph(stages: Stages) -> str:
-    """Returns, as HTML, the drawing of the lineage, and warnings if parents' hashes disagree.
+    """Returns, as HTML, a drawing of which stage was made from which, and warnings if parents' hashes disagree.
 
     Returns an empty text if there are no stages.
     """

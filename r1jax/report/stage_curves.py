@@ -114,7 +114,10 @@ def _series(line: Line, found: Sequence[Span], raw: bool) -> list[Series]:
 
 
 def asked(found: Sequence[Span]) -> str:
-    """Returns, as HTML, "set: stage, stage" for each set of evaluation problems and the stages evaluated on it."""
+    """Returns, as HTML, which stages were evaluated on which problems: "FILE: STAGE, STAGE; FILE: STAGE".
+
+    FILE is the name of a stage's --eval-prompts, without folders.
+    """
     sets: dict[str, list[str]] = {}
     for span in found:
         name = mapping(span.part.run.manifest.get("recipe")).get("eval_prompts")

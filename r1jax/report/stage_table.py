@@ -88,7 +88,8 @@ def blocks_of(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
 def mean_of(cells: Sequence[tuple[float, float, float]]) -> tuple[float, float, float]:
     """Averages results that were measured on different problems, each (mean, low, high). Returns (mean, low, high).
 
-    The half width of the interval is the square root of the sum of the squared half widths, divided by their number.
+    The half width of the interval is √(sum of the n results' squared half widths) / n, computed below and above the
+    mean separately.
     """
     mean = math.fsum(middle for middle, _, _ in cells) / len(cells)
     down, up = (
@@ -120,7 +121,7 @@ def mean_row(rows: Sequence[Row], ruled: Collection[str] = ()) -> Row | None:
 
 
 def ruled_of(rows: Sequence[Row]) -> set[str]:
-    """Returns the groups of problems that have a verifier: the groups with an accuracy."""
+    """Returns the groups of problems that have a verifier: those with a row for "accuracy" or "pass@1"."""
     return {row.group for row in rows if row.figure in ("pass@1", "accuracy")}
 
 
@@ -245,7 +246,7 @@ def _paper(paper: Mapping[str, Mapping], names: Sequence[str]) -> str:
 def headline(stages: Stages) -> str:
     """Returns, as HTML, one tile per measured quantity, such as pass@1.
 
-    A tile shows the change from the base to R1, or to the last measured stage, and a small curve over the stages.
+    A tile shows the change from the base model to R1, or to the last measured stage, and a small curve over the stages.
     """
     line = [part.name for part in stages.parts[:1]]  # the base; further bases are left out
     line += [part.name for part in stages.parts[1:] if part.folder and not part.folder.startswith("distill")]

@@ -21,7 +21,7 @@ class Part(NamedTuple):
 
     Attributes:
         name: the name on the page.
-        folder: its folder in the working directory; empty for the base.
+        folder: its folder in the working directory; empty for the base model.
         run: its logs; empty until training begins.
         sha256: hash of its weights, if stages.json holds it; else empty.
     """
@@ -33,7 +33,7 @@ class Part(NamedTuple):
 
     @property
     def status(self) -> str:
-        """The manifest's status; the base is always complete."""
+        """The manifest's "running" or "complete"; "" without a manifest. The base model is always complete."""
         return str(self.run.manifest.get("status") or "") if self.folder else "complete"
 
 
@@ -131,7 +131,10 @@ def _models(home: Path, stages: set[str]) -> list[Part]:
 
 
 def counts(part: Part) -> Mapping:
-    """Returns the numbers of a stage's records (in all, kept, by route, ...) in its manifest; empty without any."""
+    """Returns the counts of a stage's data in its manifest; empty if there are none.
+
+    Counts of SFT records, such as "records" and "kept", are described at `sft_data.records.counts`.
+    """
     return mapping(mapping(part.run.manifest.get("data")).get("counts"))
 
 

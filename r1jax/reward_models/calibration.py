@@ -118,7 +118,7 @@ def of_pairs(
 
     Args:
         values: [2P] raw rewards, chosen and rejected alternating.
-        lengths, phrases: [2P] number of characters and of stock phrases of the same replies.
+        lengths, phrases: [2P] number of characters, and of stock phrases such as "Great question!", of these replies.
         truth: [P] pairs (true worth of the chosen reply, true worth of the rejected reply). If it is given,
             "accuracy_truth" is the share of pairs that the model orders by true worth, and "annotator_truth" the share
             that the annotator orders by true worth. None means that the true worths are unknown.
@@ -160,7 +160,7 @@ def of_labels(
     Args:
         values: [N] raw rewards.
         safe: [N] bool, the annotator's labels.
-        lengths, phrases: [N] number of characters and of stock phrases of the same responses.
+        lengths, phrases: [N] number of characters, and of stock phrases such as "Great question!", of these responses.
         truth: [N] bool, the true labels. If it is given, "accuracy_truth" is the model's accuracy against the true
             labels, and "annotator_truth" the annotator's accuracy. None means that the true labels are unknown.
     """
@@ -187,9 +187,11 @@ def of_labels(
 
 
 def biases(values: np.ndarray, lengths: np.ndarray, phrases: np.ndarray) -> Mapping[str, float | None]:
-    """Returns the correlations of the rewards with the lengths and with the numbers of stock phrases.
+    """Returns how strongly rewards follow lengths and stock phrases, as {"length_correlation", "phrase_correlation"}.
 
-    The keys are "length_correlation" and "phrase_correlation"; a correlation is None if an argument is constant. All
-    arguments are arrays of equal length.
+    Pearson's correlation is None if one of its two arrays is constant.
+
+    Args:
+        values, lengths, phrases: [N] reward, length, and number of stock phrases of each of N texts.
     """
     return {"length_correlation": correlation(values, lengths), "phrase_correlation": correlation(values, phrases)}

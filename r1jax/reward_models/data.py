@@ -21,19 +21,21 @@ READ = {"helpful": helpful_input, "safety": safety_input}
 
 
 def judgements(kind: str, seed: int, counts: tuple[int, int], data: str, sampled: str) -> tuple[list[dict], list[dict]]:
-    """Returns (training items, held-out items) from a file or from the nano annotator.
+    """Returns (training items, held-out items), read from a file or judged by a simulated annotator.
 
-    An item is a pair of replies of which one is preferred, or a response labelled safe or not. The nano annotator
-    judges generated human-like replies and, if `sampled` is given, replies sampled from a model.
+    An item is a pair of replies of which one is preferred, or a response labelled safe or not. The simulated annotator
+    (`nano.preferences`) judges generated replies that imitate people and, if `sampled` is given, replies that a model
+    sampled.
 
     Args:
         kind: "helpful" (pairs) or "safety" (labels).
-        seed: seed of the generator, and of the held-out split of a file.
+        seed: seed of the generated items, or of the choice of a file's held-out items.
         counts: (number of training items, number of held-out items). With `sampled`, each number may double, because
             items of sampled replies are added. With `data`, only the second number is used: all items that are not held
             out are trained on.
-        data: a file of judgements. If empty, the nano annotator, which is simulated, makes the judgements.
-        sampled: a file of records whose replies the nano annotator judges in addition; empty if there is none.
+        data: a file of judgements. If empty, the simulated annotator makes the judgements.
+        sampled: a samples.jsonl of experiments.generate, whose replies the annotator judges in addition; empty if there
+            is none.
 
     Raises:
         ValueError: both files are given, or a file cannot be read or holds no usable item.
@@ -59,7 +61,10 @@ def judgements(kind: str, seed: int, counts: tuple[int, int], data: str, sampled
 
 
 def of_nano(record: Mapping) -> bool:
-    """Returns whether a record answers one of nano's general prompts, whose right answers the generator knows."""
+    """Returns whether a record, a sampled reply with its prompt, answers a general prompt of the nano generator.
+
+    `nano.general` knows which replies to such a prompt are right.
+    """
     return record.get("task") == "general" and isinstance(record.get("gold"), Mapping)
 
 
@@ -140,7 +145,10 @@ def select_fitting(
 
 
 def describe_items(items: Sequence[dict], held_out: Sequence[dict], used: int, paths: Sequence[str]) -> dict:
-    """Returns the manifest's entry for the judged items: {"sha256", "counts", "files"}.
+    """Returns the entry that describes a run's judged items in its manifest.
+
+    The keys are "sha256" (of all items), "counts" ({"items": `used`, "too_long", "held_out"}) and "files" ([{"path",
+    "sha256"}]).
 
     Args:
         items: the items to train on, including items that are too long for training.

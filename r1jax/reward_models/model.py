@@ -146,8 +146,8 @@ def rewards(
 
     Args:
         how: dtype, recomputation and mesh of the forward pass.
-        row_shards: number of shards over which the rows are divided, as in `attend_full`. If None, attention takes all
-            rows at once.
+        row_shards: number of shards over which the rows are divided; in each shard, attention takes one row after
+            another. If None, attention takes all rows at once.
     """
     slots = texts.tokens.shape[1]
     positions = jnp.broadcast_to(jnp.arange(slots), texts.tokens.shape)

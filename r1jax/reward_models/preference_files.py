@@ -22,7 +22,7 @@ KEYS = {
 
 
 def read(path: str, kind: str, flag: str = "--data") -> list[dict]:
-    """Reads all judgements of a file. A judgement is a pair or a label, as the module describes.
+    """Reads all judgements of a file: pairs {problem, chosen, rejected} or labels {problem, response, safe}.
 
     Args:
         kind: "helpful" for pairs, "safety" for labels.
@@ -113,8 +113,8 @@ def split_by_problem(items: Sequence[dict], held_out: int, seed: int) -> tuple[l
         of.setdefault(item["problem"], []).append(item)
     if len(of) < 2:
         raise ValueError(
-            "--data judges only one problem, but training items and held-out items must be of different problems. "
-            "Add judgements of another problem"
+            "--data holds items of only one problem, but training and held-out items must be of different problems: "
+            "add items of another problem"
         )
     problems, most, kept = list(of), min(held_out, len(items) // 5), []
     for i in np.random.default_rng(seed).permutation(len(problems)):
