@@ -21,7 +21,7 @@ TEXT_CHARACTERS = 20_000
 class Run(NamedTuple):
     """The logs of one working directory. `metrics` and `evals` hold the curves of metrics.jsonl and eval.jsonl by name.
 
-    Nested names are joined, as in `by_kind/…/accuracy`.
+    Names of nested values are joined, as in `by_kind/…/accuracy`.
     """
 
     name: str

@@ -51,7 +51,8 @@ def verify(kind: str, text: str, example: Mapping) -> Verdict:
     Args:
         kind: the kind of question, such as "math".
         text: the model's text.
-        example: the gold and other arguments, as in the table above.
+        example: what the verifier needs besides the text, such as {"gold": "1/2"} with the right answer. The package's
+            docstring lists the keys for each kind.
 
     Raises:
         ValueError: the kind has no verifier.
@@ -67,7 +68,7 @@ def verify(kind: str, text: str, example: Mapping) -> Verdict:
 
 
 def verify_batch(kind: str, rows: Sequence[Mapping], deadline: float | None = None) -> list[Verdict]:
-    """Returns one verdict for each row, in order; see `grading.verify_batch`."""
+    """Returns one verdict for each row, such as {"gold": 42, "pred": "It is 42."}; see `grading.verify_batch`."""
     from r1jax.rewards.grading import verify_batch
 
     return verify_batch(kind, rows, deadline)

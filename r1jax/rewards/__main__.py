@@ -103,7 +103,9 @@ def read(kind: str, path: Path) -> list[dict]:
 
 
 def grade(kind: str, rows: list[dict]) -> Iterator[dict]:
-    """Yields what the command prints for each row, in order: {reward, verdict, stage, ms}, and `id` if the row has one.
+    """Yields what the command prints for each row: these fields of its `Verdict`, {reward, verdict, stage, ms}.
+
+    If the row has an `id`, the output has it too.
 
     Args:
         kind: the KIND of the command. For "extract" the output also has `extracted`.

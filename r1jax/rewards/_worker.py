@@ -23,7 +23,9 @@ PR_SET_PDEATHSIG = 1
 
 
 def main(memory_mb: int, item_s: float, kinds: list[str]) -> None:
-    """Reads one list of jobs per line of standard input and judges the jobs, until standard input closes.
+    """Reads one list of jobs per line of standard input, judges the jobs and writes the verdicts to standard output.
+
+    Ends when standard input closes.
 
     Args:
         memory_mb: limit on the address space, MiB.

@@ -13,7 +13,9 @@ from r1jax.rewards.verdict import Verdict
 
 
 class Ahead:
-    """Stands in for a `Pool` in one round: `begin` starts jobs early; `run` starts the other jobs and waits for all.
+    """Stands in for a `Pool` while the completions of one training round are sampled.
+
+    `begin` starts jobs early; `run` starts the other jobs and waits for all.
 
     A job is (kind of question, text to grade, the verifier's example), as for `Pool`. `run` returns the same verdicts
     as `Pool.run`. A job that both methods get is judged once.

@@ -50,9 +50,12 @@ _NAME = re.compile(r"[A-Za-z_]\w*")
 
 
 class Task(NamedTuple):
-    """A task that has been checked and can be run; see the module's docstring.
+    """A programming task with its tests, checked by `Task.of`.
 
     Attributes:
+        mode: "stdin" (a test feeds standard input) or "function" (a test calls the function `entry`).
+        limits: limits of one test, such as its CPU time.
+        score: "all" (reward 1 if every test passes, else 0) or "fraction" (the share of tests that pass).
         inputs: [tests] the bytes of standard input in mode "stdin"; the list of arguments in mode "function".
         outputs: [tests] the expected outputs, which are bytes in mode "stdin". In mode "function" they are values,
             encoded by `_inside.encode` as the sandbox encodes the returned values.
@@ -69,7 +72,7 @@ class Task(NamedTuple):
 
     @classmethod
     def of(cls, example: Mapping) -> Task:
-        """Checks a task in the form of the module's docstring and returns it as a `Task`.
+        """Checks a task given as a mapping, with the keys that the module's docstring lists. Returns it as a `Task`.
 
         Raises:
             ValueError: a value is not allowed for its key, or there are no tests. Without tests every program would
@@ -109,10 +112,10 @@ class Task(NamedTuple):
 
 
 def verify(text: str, example: Mapping, *, minimum: str = MINIMUM) -> Verdict:
-    """Grades the program that `extract` finds in a model's text.
+    """Returns the verdict on the program that `extract` finds in a model's text; "no_answer" if it finds none.
 
     Args:
-        example: a task, see the module's docstring.
+        example: a task: a mapping with `tests` and the other keys that the module's docstring lists.
         minimum: the weakest sandbox tier to accept, as in `grade`.
     """
     check_arguments(text, example)
@@ -123,10 +126,10 @@ def verify(text: str, example: Mapping, *, minimum: str = MINIMUM) -> Verdict:
 
 
 def grade(program: str, example: Mapping, *, minimum: str = MINIMUM) -> Verdict:
-    """Grades a program, given as source text. A test in which the program exceeds a limit counts as failed.
+    """Returns the verdict on a program, given as source text. A test in which it exceeds a limit counts as failed.
 
     Args:
-        example: a task, see the module's docstring.
+        example: a task: a mapping with `tests` and the other keys that the module's docstring lists.
         minimum: the weakest sandbox tier to accept, from A (strongest) to D (no isolation); see `sandbox`. If
             this machine has only weaker tiers, the verdict is `sandbox_unavailable`, and its `stage` says why and what
             to install.

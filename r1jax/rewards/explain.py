@@ -12,7 +12,9 @@ MOST_SHOWN = 300  # characters of one line
 
 
 def explain(kind: str, gold: str, text: str) -> Iterator[str]:
-    """Yields lines: where the answer was found, how gold and answer were read, and the verdict.
+    """Yields the lines to print: the reward and the verdict.
+
+    For math, lines before them say how the gold was read, where the answer was found, and how it was read.
 
     Args:
         kind: the kind of question, such as "math".
@@ -46,7 +48,10 @@ def _object(kind: str, gold: str) -> dict:
     except ValueError:
         value = None
     if not isinstance(value, dict):
-        raise ValueError(f"--gold={gold!r:.80} must be a JSON object with the arguments of kind {kind}, such as {{}}")
+        raise ValueError(
+            f"--gold={gold!r:.80} must be a JSON object with the arguments of kind {kind}, "
+            'such as {"style": "r1"} for format or {"target": "en"} for language'
+        )
     return value
 
 

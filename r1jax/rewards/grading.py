@@ -22,7 +22,7 @@ def columns(kind: str) -> Columns:
 
 
 def check_row(kind: str, row: Mapping, where: str = "the row") -> dict:
-    """Returns a row in the form in which it is graded: a numeric gold as text, a text of null as "".
+    """Checks a row and returns it as it is graded: a gold that is a number as text, a model's text of null as "".
 
     Args:
         kind: the kind of question, such as "math", or "extract".

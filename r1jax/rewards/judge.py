@@ -90,7 +90,7 @@ class Judge:
 
     With `reference`, the judge compares a completion with the reference answer twice, in both orders. The reward is 1
     if the judge prefers the completion both times, 0 if it prefers the reference answer both times, and 0.5 for two
-    ties. The reward is None if the two verdicts contradict each other. Without `reference`, the judge scores the
+    ties. The reward is None if the two comparisons disagree. Without `reference`, the judge scores the
     completion by the rubric.
 
     Attributes:
@@ -159,9 +159,12 @@ class Judge:
         return [self.value_of(job, known) for job in jobs]
 
     def value_of(self, job: Mapping[str, Any], known: Mapping[str, float]) -> float | None:
-        """Returns the reward of a job, as `job` makes it; None if the reward is not known.
+        """Returns the reward of a job, as `job` makes it; None if there is no verdict.
 
-        The reward is 0 if there is no reply, or if the reply addresses the judge.
+        The reward is 0 if there is no reply, or if the reply tries to influence the judge (`ADDRESSES`).
+
+        Args:
+            known: {`key` of a job: reward} of the jobs with a verdict.
         """
         if job["reply"] is None or ADDRESSES.search(job["reply"]):
             return 0.0
@@ -218,7 +221,7 @@ class Judge:
         two ties.
 
         Raises:
-            Unjudged: there is no answer, or the two verdicts contradict each other.
+            Unjudged: there is no usable answer, or the two comparisons disagree.
         """
         values = []
         for swapped in (False, True):
@@ -227,7 +230,7 @@ class Judge:
             words = dict(rubric=self.rubric, question=job["question"], fence=fence, code=code)
             said = self.ask(PAIRWISE.format(first=first, second=second, **words), code, deadline)
             if said.get("better") not in ("A", "B", "tie"):
-                raise Unjudged(f"better is {said.get('better')!r}")
+                raise Unjudged(f"better is {said.get('better')!r}; it must be A, B or tie")
             values.append(0.5 if said["better"] == "tie" else float((said["better"] == "A") != swapped))
         if values[0] != values[1]:
             raise Unjudged("the verdict depends on the order of the replies")

@@ -74,7 +74,8 @@ class Kind(NamedTuple):
             grades whole completions, for example their format.
         domain: the subject in the records of supervised fine-tuning, such as "math" or "stem".
         prompt: maps a question (a row of a data set) to its problem with the paper's instructions, for evaluation.
-        boxed: in R1's format the answer is the last \\boxed{} of the summary. If False, it is the whole summary.
+        boxed: in R1's format the answer is the last \\boxed{} of the summary, which is the text after the thinking. If
+            False, it is the whole summary.
         reads_boxes: the verifier finds the box in a summary itself. So it gets the whole summary, because words beside
             the box may deny the answer.
         in_words: evaluation also accepts an answer without a box, in the text after the thinking.

@@ -29,7 +29,7 @@ def context():
 
 
 class Numeric:
-    """Evaluates terms at one point.
+    """Evaluates terms at one point, which gives every variable a value.
 
     Args:
         precision: bits of the mantissa.
@@ -63,7 +63,7 @@ class Numeric:
                 else self.mp.mag(value)
             )
             if abs(size) > LARGEST_LOG2:
-                raise OverBudget("size: a value on the way is too large or too small")
+                raise OverBudget("size: an intermediate value is too large or too small")
             self.top, self.low = max(self.top, size), min(self.low, size)
         return value
 
@@ -115,7 +115,7 @@ class Numeric:
         size = abs(int(mp.mag(abs(b)))) + 1
         if e is not None:
             if abs(e) * size > LARGEST_LOG2:
-                raise OverBudget("size: a value on the way is too large or too small")
+                raise OverBudget("size: an intermediate value is too large or too small")
             if e.denominator == 1:
                 return b**e.numerator
             if e.denominator % 2 and _real(b) and b.real < 0:  # take the real root, as in school
@@ -125,7 +125,7 @@ class Numeric:
             return mp.root(b, e.denominator) ** e.numerator if e.denominator < 50 else b ** self.of(num(e))
         power = self.of(exponent)
         if mp.mag(abs(power)) + size.bit_length() > LARGEST_LOG2.bit_length():
-            raise OverBudget("size: a value on the way is too large or too small")
+            raise OverBudget("size: an intermediate value is too large or too small")
         return mp.exp(power * mp.log(b))
 
     def function(self, name: str, args: tuple):
@@ -137,7 +137,7 @@ class Numeric:
         values = [self.of(arg) for arg in args]
         x = values[0]
         if abs(x) and mp.mag(abs(x)) > 4000:
-            raise OverBudget("size: a value on the way is too large or too small")
+            raise OverBudget("size: an intermediate value is too large or too small")
         try:
             value = self.elementary(name, values)
         except (ValueError, ArithmeticError) as error:  # a pole
@@ -157,7 +157,7 @@ class Numeric:
         mp, x = self.mp, values[0]
         if name in ("sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh", "coth"):
             if name.endswith("h") and mp.mag(abs(x) + 1) > 30:
-                raise OverBudget("size: a value on the way is too large or too small")
+                raise OverBudget("size: an intermediate value is too large or too small")
             return getattr(mp, name)(x)
         if name.startswith("arc"):
             short = {"arccot": "acot", "arcsec": "asec", "arccsc": "acsc"}.get(name, "a" + name[3:])
@@ -223,7 +223,10 @@ def whole_letters(*nodes: Node) -> frozenset[str]:
 
 
 def agree(a: Node, b: Node, point: int, ten: bool, whole: frozenset[str], letters: bool) -> bool | None:
-    """Returns True if two terms have the same value at a point, False if not; None if the point decides nothing.
+    """Returns True if two terms have the same value at a point, False if not.
+
+    Returns None if the values differ, variables may be negative at this point, and a root or a logarithm of a negative
+    number was taken: then the values may differ only by its branch.
 
     If terms without variables agree, they are compared again, with enough bits for every number that occurs in them.
 

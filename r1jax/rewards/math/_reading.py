@@ -180,9 +180,9 @@ def reading(extracted: str) -> Reading | None:
 
 
 def answers(text: str, rule: str = "auto") -> Iterator[Reading]:
-    """Yields the readings of the answer in a completion: of the whole answer, then of values that its words state.
+    """Yields the answer in a completion as `Reading`s: first as a whole, then only the value that its words state.
 
-    Yields nothing if there is no answer.
+    The second kind is for answers in words, under the rule "auto". Yields nothing if there is no answer.
 
     Args:
         rule: how to find the answer, as in `math.extract`.
