@@ -180,9 +180,9 @@ def reading(extracted: str) -> Reading | None:
 
 
 def answers(text: str, rule: str = "auto") -> Iterator[Reading]:
-    """Yields the answer in a completion as `Reading`s: first as a whole, then only the value that its words state.
+    """Yields the answer in a completion as a `Reading`. Yields nothing if there is no answer.
 
-    The second kind is for answers in words, under the rule "auto". Yields nothing if there is no answer.
+    Under the rule "auto", an answer that may be a sentence is followed by the value that it states.
 
     Args:
         rule: how to find the answer, as in `math.extract`.
