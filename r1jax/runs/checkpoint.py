@@ -170,7 +170,10 @@ def load(path: Path, abstract: Any, flag: str, *, partial: bool = False) -> Any:
         with context:
             return ocp.load_checkpointables(readable(path), {"state": abstract})["state"]
     except Exception as err:  # Orbax raises KeyError, ValueError and bare Exception alike
-        raise ValueError(f"{flag}: the checkpoint {path} cannot be read: {err}") from err
+        raise ValueError(
+            f"{flag}: the checkpoint {path} cannot be read ({err}). "
+            "Name another checkpoint, or move this one away to use an earlier one"
+        ) from err
 
 
 def check_arrays(
@@ -230,11 +233,14 @@ def list_arrays(path: Path, flag: str) -> dict[str, StoredShape]:
     try:
         state = ocp.checkpointables_metadata(readable(path)).metadata["state"]
     except Exception as err:
-        raise ValueError(f"{flag}: the checkpoint {path} cannot be read: {err}") from err
+        raise ValueError(
+            f"{flag}: the checkpoint {path} cannot be read ({err}). "
+            "Name another checkpoint, or move this one away to use an earlier one"
+        ) from err
     if state is None:  # Orbax logs the reason and raises nothing
         raise ValueError(
-            f"{flag}: the checkpoint {path} cannot be read: it holds no arrays that Orbax can read. "
-            "Name another checkpoint"
+            f"{flag}: the checkpoint {path} cannot be read (Orbax finds no arrays in it). "
+            "Name another checkpoint, or move this one away to use an earlier one"
         )
     leaves = jax.tree_util.tree_leaves_with_path(state)
     return {name_of(p): describe_array(x) for p, x in leaves if hasattr(x, "shape")}
