@@ -71,8 +71,8 @@ def accuracy_job(
     """Returns the job `(kind, text, example)` with which `Pool` grades the answer in a completion.
 
     The job is the kind of question, the part of the completion to grade, and the gold answer for the verifier. Returns
-    None if the completion has no answer or several answer blocks, or if no verifier exists for this kind of
-    question. A \\boxed{} inside an `<answer>` block is left to the verifier, as with `python -m r1jax.rewards`.
+    None if the completion has no answer or several answer blocks, or if no verifier exists for this kind of question. A
+    \\boxed{} inside an `<answer>` block is left to the verifier, as with `python -m r1jax.rewards`.
 
     Args:
         example: the question, a row of a data set with `kind` and `gold`.

@@ -55,8 +55,8 @@ def load_policy(
     preset = options.model in presets.PRESETS
     if preset and not options.weights:
         raise ValueError(
-            f"--model={options.model} needs {flag}=DIR, the Hugging Face directory with its weights. Give this flag, "
-            "or --dry-run=True, which plans a run without weights"
+            f"--model={options.model} needs {flag}=DIR, the Hugging Face directory with its weights; "
+            "--dry-run=True plans a run without weights"
         )
     given = hub.locate(options.weights, flag)
     path = storage.path_of(given, flag) if given else bundled.directory(options.model, flag)
