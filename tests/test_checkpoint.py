@@ -238,7 +238,7 @@ def test_weights_of_nowhere_are_refused_with_the_way_out(tmp_path):
     ):
         find("/no/such/run")
     (tmp_path / "notes.txt").write_text("")
-    with pytest.raises(ValueError, match=r"no committed checkpoint in .* \(found: notes.txt\)"):
+    with pytest.raises(ValueError, match=r"no complete checkpoint in .* \(found: notes.txt\)"):
         restore_params(tmp_path, {})
     with pytest.raises(ValueError, match="found: a file"):
         find(tmp_path / "notes.txt")

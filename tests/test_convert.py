@@ -84,7 +84,7 @@ def first_shard(directory):
 @pytest.mark.parametrize(
     "damage, said",
     [
-        (lambda at: (at / "config.json").unlink(), "no committed checkpoint"),
+        (lambda at: (at / "config.json").unlink(), "no complete checkpoint"),
         (lambda at: (at / "config.json").write_text("{"), "config.json cannot be read"),
         (lambda at: (at / "config.json").write_text('{"architectures": ["NewForCausalLM"]}'), "NewForCausalLM"),
         (lambda at: (at / "tokenizer.json").unlink(), "tokenizer"),

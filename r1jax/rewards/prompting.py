@@ -46,10 +46,10 @@ def choice(example: Mapping) -> str:
 
 
 def code(example: Mapping) -> str:
-    """Returns the problem, followed by instructions for the form of the program.
+    """Returns the problem, then the request for a program in a Python block.
 
-    If the example has `starter` code, or its gold names a function (`entry`), the program must start with that code or
-    with `def entry(`. Otherwise the program must use standard input and output.
+    If the example has `starter` code, or its gold answer names a function (`gold["entry"]`), the request says to start
+    from that code or from `def entry(`. Otherwise it says to read standard input and to write to standard output.
     """
     entry = example["gold"].get("entry")
     starter = example.get("starter") or (f"def {entry}(" if entry else "")

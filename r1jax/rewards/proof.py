@@ -43,7 +43,8 @@ def verify(text: str, example: Mapping, *, minimum: str = MINIMUM) -> Verdict:
     The reward is None if the proof cannot be checked, for example because the task is malformed or a checker is absent.
 
     Args:
-        example: a task, see the module's docstring.
+        example: a task with `backend` ("coq", "lean4" or "metamath"), `goal` (the statement to prove) and, optionally,
+            `preamble`, `allowed_axioms` and `limits`; see the module's docstring.
         minimum: the weakest sandbox tier to accept for Coq and Lean, from "A" (strongest) to "D" (no isolation); see
             `sandbox`. On a machine without such a tier the verdict is `sandbox_unavailable`.
     Raises:
@@ -117,12 +118,14 @@ def absent(backend: str) -> str | None:
 
 
 def task(example: Mapping) -> tuple[str, str, str, frozenset[str], Limits]:
-    """Checks a task in the form of the module's docstring.
+    """Checks a task, and returns its entries.
 
+    Args:
+        example: the task, as for `verify`.
     Returns:
         (backend, preamble, goal, allowed axioms, limits), with defaults for what the task leaves out.
     Raises:
-        ValueError: a value is not allowed for its key.
+        ValueError: an entry has a value that is not allowed.
     """
     backend, goal = example.get("backend"), example.get("goal")
     preamble, allowed = example.get("preamble") or "", example.get("allowed_axioms") or ()

@@ -41,10 +41,10 @@ class Scores(NamedTuple):
 def given_answer(text: str, kind: str, style: str = "r1_zero", *, lenient: bool = False) -> str | None:
     """Returns the answer in a completion, the text that a verifier grades; None if there is none.
 
-    In R1-Zero's format the answer is the last `<answer>` block. In R1's format it is the last box of the summary, or
-    the whole summary if this kind of question has `boxed=False` in `kinds.KINDS`. In a style whose answers have any
-    form, the answer is the last `<answer>` block. Without such a block it is the whole text after the thinking, in
-    which the verifier then looks for an answer.
+    In R1-Zero's format the answer is the last `<answer>` block. In R1's format it is the last \\boxed{} of the summary
+    (the text after the thinking), or the whole summary if this kind of question has `boxed=False` in `kinds.KINDS`. In
+    a style with `answer="any"` it is the last `<answer>` block or, without one, the whole summary, in which the
+    verifier then looks for an answer.
 
     Args:
         kind: the kind of question, such as "math".
@@ -70,8 +70,9 @@ def accuracy_job(
 ) -> tuple[str, str, Mapping] | None:
     """Returns the job `(kind, text, example)` with which `Pool` grades the answer in a completion.
 
-    Returns None if the completion has no answer or several answer blocks, or if no verifier exists for this kind of
-    question. A box inside an `<answer>` block is left to the verifier, as with `python -m r1jax.rewards`.
+    The job is the kind of question, the part of the completion to grade, and the gold answer for the verifier. Returns
+    None if the completion has no answer or several answer blocks, or if no verifier exists for this kind of question. A
+    \\boxed{} inside an `<answer>` block is left to the verifier, as with `python -m r1jax.rewards`.
 
     Args:
         example: the question, a row of a data set with `kind` and `gold`.
@@ -184,13 +185,14 @@ def score(
 def combine_parts(
     parts: Mapping[str, np.ndarray], weights: Mapping[str, float], valid: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns ([N] total, [N] valid) of N completions, with `valid` unchanged.
+    """Returns ([N] total, `valid`) of N completions.
 
     The total is the weighted sum of the parts; 0 where `valid` is False. A part that is nan adds 0.
 
     Args:
         parts: part name -> [N] reward.
         weights: part name -> weight; a missing part has weight 0.
+        valid: [N] bool, whether the reward of the completion is known.
     """
     total = sum(weights.get(name, 0.0) * np.nan_to_num(part) for name, part in parts.items())
     return np.where(valid, total, 0.0), valid

@@ -26,7 +26,7 @@ def compute_advantages(
 
     Args:
         scores: the rewards of the completions, [N].
-        rollout: the round's rollout, for the sizes of groups and completions.
+        rollout: the round's rollout, of which only the group size and the lengths of completions are used.
         objective: the loss, which says how rewards become advantages.
         shares: {part of the reward: weight}, to normalise each part by itself (--per-reward). None normalises the total
             reward.
@@ -50,13 +50,15 @@ def charge_kl(
     Does so only with --kl=k1_reward (`layout.numbered` is then True). Otherwise returns minibatches and round
     unchanged.
 
-    The KL's cost is one number for the whole completion, as in RLOO. PPO and REINFORCE++ charge each token by itself.
+    The sum over a completion's tokens is one cost for the whole completion, as in RLOO. PPO and REINFORCE++ charge each
+    token by itself.
 
     Args:
-        minibatches: the optimizer steps of the round, with `old_logp`, `ref_logp` and `row`. They must hold all rows.
+        minibatches: the optimizer steps of the round, with `old_logp`, `ref_logp` and `row`. They must hold all rows
+            (completions) of the round, those of advantage 0 too.
         round_: the round, with scores.
         objective: the loss, which says how rewards become advantages.
-        layout: how rows were packed.
+        layout: how rows were packed; only `numbered` is used.
         kl_coef: β.
 
     Returns:
@@ -85,9 +87,12 @@ def everywhere(batch: Minibatch) -> jax.sharding.Sharding:
 
 @functools.partial(jax.jit, static_argnames=("count", "place"))
 def cost_of_rows(batch: Minibatch, count: int, place: jax.sharding.Sharding) -> jax.Array:
-    """Returns Σₜ log π_old/π_ref of each of the `count` rows of a round, [N], over the tokens of one micro-batch.
+    """Returns Σₜ log π_old/π_ref of each row (completion) of a round, [N], over its tokens in one micro-batch.
+
+    A row without tokens in this micro-batch gets 0.
 
     Args:
+        count: N.
         place: where the result lies, from `everywhere`.
     """
     counted = batch.weight != 0

@@ -32,19 +32,19 @@ def make_all_scenarios_reward(
     parts, depending on the kind of its prompt, and always the third.
 
     A completion of a reasoning prompt gets the rule rewards: accuracy and format. A completion of a general prompt gets
-    the format reward plus `preference_weight` times the score of a reward model. The prompt's set chooses the reward
-    model: "helpful", the default, gives scores with mean 0 and standard deviation 1 on held-out replies; "safety" gives
-    the probability that the reply is safe. Every completion gets the language-consistency reward.
+    the format reward plus `preference_weight` times the score of a reward model, which the prompt's entry `set` names:
+    "helpful", the default, gives scores with mean 0 and standard deviation 1 on held-out replies; "safety" gives the
+    probability that the reply is safe. Every completion gets the language-consistency reward.
 
     Args:
         weights: {name: weight} of the rule rewards "accuracy", "format" and "language".
-        style: the expected form of a completion; see `Policy.style`.
+        style: the expected format of completions, a key of `format.STYLES`.
         models: {"helpful": reward model, "safety": reward model}.
         preference_weight: weight of the scores of both reward models.
         begins: step from which the reward models count. Before this step they are not called.
 
     Returns:
-        The reward. It raises ValueError if an example names a set that is neither "helpful" nor "safety".
+        The reward. It raises ValueError if the `set` of an example is neither "helpful" nor "safety".
 
     Source: Nature 2025, eq. 8-10; "preference-based rewards ... exclusively during the final 400 steps".
     """

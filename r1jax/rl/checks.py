@@ -97,8 +97,8 @@ def check(recipe: RLRecipe, mesh: Mesh) -> None:
 
 
 def term_rules(recipe: RLRecipe) -> tuple[tuple[bool, str], ...]:
-    """Returns (condition, error message) pairs for the flags that set the terms of a loss. A condition that is False is
-    an error; see `recipes.require`.
+    """Returns (condition, error message) pairs for the flags that change the loss or add terms to it, such as --kl or
+    --entropy-coef. A condition that is False is an error; see `recipes.require`.
 
     Raises:
         ValueError: --kl names an estimate that cannot be used. The message gives the reason.
@@ -303,9 +303,8 @@ def tell(text: str) -> None:
 
 
 def hold_out(options: RunOptions, count: int) -> list[dict] | None:
-    """Returns the rows of --prompts that are held out if --prompts names a file and --eval-prompts does not.
-
-    Otherwise returns None. So a policy that learns from a file is not measured on puzzles of the generator.
+    """Returns the rows of --prompts that are held out for evaluation, if --prompts names a file and --eval-prompts the
+    puzzle generator (nano); otherwise None. So a policy that learns from a file is not measured on puzzles.
 
     Args:
         count: the largest number of rows to hold out.

@@ -48,7 +48,7 @@ def warn_rate(recipe: RLRecipe, cfg: ModelConfig) -> str:
 
 
 def explain_first(round_: Round, policy: Policy, weights: Mapping[str, float]) -> list[str]:
-    """Returns the text of `explain_zero` for the first round of a run, in a list. Returns [] for another round, or if
+    """Returns a list with the text of `explain_zero` for the first round of a run. Returns [] for a later round, or if
     some completion was right.
 
     Args:
@@ -71,8 +71,8 @@ def explain_zero(
     Args:
         scores: the rewards of the round.
         texts: completions of the round.
-        policy: the policy, whose form of completions is named.
-        weights: {name: weight} of the parts of the rule reward; {} for another reward.
+        policy: the policy. The text says which format its `style` asks for.
+        weights: {name: weight} of the parts of the rule reward; {} if the run has another reward.
         truncated: for each of `texts`, whether the completion was cut off.
     """
     right = scores.parts.get("accuracy")

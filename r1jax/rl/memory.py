@@ -52,9 +52,9 @@ def fitting_rows(recipe: RLRecipe, cfg: ModelConfig, mesh: Mesh, free: int) -> i
     """Returns how many rows fit into the memory of all devices at once, but at least one group and the rows that
     --carry-over keeps.
 
-    A row is assumed to take a quarter of --max-tokens, which is twice the mean length that --dry-run assumes. The
-    factor of 2 has two reasons: a cache that is full is doubled, and half of the rows that are sampled together may be
-    long rows that earlier sampling left unfinished.
+    A row is assumed to take a quarter of --max-tokens, twice the mean length that --dry-run assumes. It is twice as
+    much because a full cache is doubled, and because half of the rows may be long ones that earlier sampling left
+    unfinished.
 
     Args:
         free: bytes that a device has left beside the trained policy.

@@ -30,7 +30,7 @@ class RoundLog:
     Args:
         round_: the round, with scores and advantages.
         minibatches: number of optimizer steps of the round.
-        pace: computes the fraction of the hardware's limits that the round reached.
+        pace: the limits of the hardware, which computes the fraction of them that a rollout or an update reached.
         all_rows: whether updates also train on rows of advantage 0; see `find_moving`.
         all_parameters: whether all parameters are trained. If only adapters are trained, the lines have no `perf/mfu`.
     """
@@ -206,7 +206,7 @@ def sample_lines(step: int, round_: Round, seed: int, count: int, template: str)
 
     Args:
         step: the step to write on the lines.
-        seed: seed of the sampling noise, which becomes part of a line's "key".
+        seed: seed of the sampling noise. A line's "key" is [seed, round, index in the stream of questions, sample].
         count: number of completions to write.
         template: the prompt template.
     """

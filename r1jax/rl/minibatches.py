@@ -156,7 +156,7 @@ def pack_rows(round_: Round, rows: np.ndarray, weight: np.ndarray, layout: Layou
 
 
 def size_micro_batches(rows: int, batch_rows: int, shards: int) -> list[int]:
-    """Divides `rows` packed rows into micro-batches. Returns the number of rows of each, with empty rows at its end.
+    """Divides `rows` packed rows into micro-batches. Returns the number of rows of each; empty rows fill up the last.
 
     All micro-batches but the last have `batch_rows` rows. The last one has half or a quarter of `batch_rows` if that is
     enough for the remaining rows, because empty rows cost as much time as others. Other sizes are not used, because

@@ -28,7 +28,7 @@ def check(recipe: RLRecipe, flags: str = "") -> None:
     the run.
 
     Args:
-        flags: prefix of the recipe's flags, for errors.
+        flags: what stands before the names of the recipe's flags, such as "on-policy.", for errors.
     """
     require(
         (
@@ -42,8 +42,7 @@ def check(recipe: RLRecipe, flags: str = "") -> None:
 
 
 def make_referee(teacher: Policy, params: dict, shown: str, mesh: Mesh) -> Callable[[Network, Policy], RefLogprobs]:
-    """Makes the function that replaces the reference policy by a teacher: it computes the teacher's log-probabilities
-    of the tokens that the student sampled.
+    """Makes a function that puts a teacher in the place of the reference policy.
 
     Args:
         teacher: the teacher's policy.
@@ -51,15 +50,16 @@ def make_referee(teacher: Policy, params: dict, shown: str, mesh: Mesh) -> Calla
         shown: the value of --teacher, for errors.
 
     Returns:
-        A function of the student's network and the student's policy. It returns the scorer `packed rows -> [R, S]`, or
-        raises ValueError if the tokenizers of teacher and student differ.
+        A function of the student's network and the student's policy. It returns a function `packed rows -> [R, S]`, the
+        teacher's log-probability of each token that the student sampled. It raises ValueError if the tokenizers of
+        teacher and student differ.
     """
 
     def make(ours: Network, student: Policy) -> RefLogprobs:
         if not same_tokens(teacher, student):
             raise ValueError(
-                f"--teacher={shown} has other tokens than the student: a teacher of sampled tokens must have the "
-                "student's tokenizer. Name such a teacher, or learn from records of the teacher with --by=sft"
+                f"--teacher={shown} has other tokens than the student: to score the student's samples, a teacher must "
+                "have the student's tokenizer. Name such a teacher, or learn from the teacher's records with --by=sft"
             )
         exact = ours.attention == "exact"
         attention = attention_backend(mesh, teacher.cfg, compared=exact, exact=exact)

@@ -84,7 +84,8 @@ def make_checkpoint_state(
 
 
 class PartialRounds:
-    """A `Sample` whose rounds may end with unfinished rows. Keeps the groups of these rows for the next round.
+    """Samples rounds, as a `rounds.Sample`, that may end with unfinished rows (completions). Keeps the groups of these
+    rows for the next round.
 
     Args:
         setting: what sampling needs besides the parameters.
@@ -177,11 +178,11 @@ def measure_wave(before: Rollout, rollout: Rollout) -> tuple[np.ndarray, np.ndar
     """Returns (prompt lengths [B], numbers of sampled tokens [B·G]) of a round with continued rows, in the form that
     `roofline.rollout_seconds` needs.
 
-    A continued row counts as a group of its own, in which only this row samples. The row's earlier tokens count as part
-    of the prompt.
+    B is the number of new groups plus the number of continued rows: a continued row counts as a group of its own, in
+    which only this row samples. The row's earlier tokens count as part of the prompt.
 
     Args:
-        before: the rows that the round continued, as they were before the round.
+        before: the rows of the groups that the round continued, as they were before the round.
         rollout: all rows after the round, the continued ones first.
     """
     old, size, on = len(before.lengths), rollout.group_size, np.flatnonzero(before.unfinished)

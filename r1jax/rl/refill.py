@@ -25,9 +25,10 @@ from r1jax.sampling.rollout import Rollout
 
 
 class RefilledRounds:
-    """A `Sample` that drops each group whose completions all have the same task reward.
+    """Samples rounds, as a `rounds.Sample`, without the groups whose completions all have the same task reward.
 
-    It samples further questions in the same round to replace such groups.
+    Samples further questions in the same round to replace such groups. If too few other groups are found, the first
+    such groups fill up the round.
 
     Args:
         setting: what sampling needs besides the parameters.
@@ -83,7 +84,7 @@ def find_differing(scores: Scores, group_size: int) -> np.ndarray:
 
 
 def join(parts: list[Round]) -> Round:
-    """Returns the waves of a round as one round, wave after wave."""
+    """Returns the waves (calls of the sampler) of a round as one round, wave after wave."""
     rollouts, first = [part.rollout for part in parts], parts[0]
     starts = np.cumsum([0, *(len(rollout.lengths) for rollout in rollouts)])
     whole = Rollout(
@@ -123,6 +124,6 @@ def choose(round_: Round, which: np.ndarray) -> Round:
 
 
 def measure(parts: list[Round]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (prompt lengths, numbers of sampled tokens) of all waves; see `Round.drawn`."""
+    """Returns (prompt lengths, numbers of sampled tokens) of all waves (calls of the sampler); see `Round.drawn`."""
     prompts = [len(prompt) for part in parts for prompt in part.rollout.prompts]
     return np.asarray(prompts), np.concatenate([part.rollout.lengths for part in parts])

@@ -132,7 +132,7 @@ class Setting(NamedTuple):
 
 
 class WholeRounds:
-    """A `Sample` whose rounds wait until every row is finished."""
+    """Samples rounds, as a `Sample`, that end when every row (completion) is finished."""
 
     waiting = None
 
@@ -160,9 +160,9 @@ def sample_and_judge(
     Args:
         setting: what sampling needs besides the parameters.
         examples: the B questions, each with its gold answer.
-        drawn: which completions of the questions to sample.
+        drawn: identifies the completions to sample, and thereby their sampling noise.
         partial: rows of earlier rounds to continue, and how many rows may stay unfinished.
-        verdicts: judges the answers; None makes a new one.
+        verdicts: verifies the answers while others are sampled; None makes a new `Ahead`.
 
     Returns:
         The rollout [N, T], the completions of this process as text, and their verdicts. Some verdicts may not be
@@ -217,10 +217,11 @@ def gather_scores(scores: rule.Scores, rollout: Rollout) -> rule.Scores:
 
 
 class Reward(Protocol):
-    """A callable that scores completions.
+    """A callable that returns the `rule.Scores` of completions.
 
-    Arguments of a call: `pool` or verdicts that judge the answers; `texts`, completions of this process; `examples`,
-    their questions with gold answers; `step`, the optimizer step at which the round begins.
+    Arguments of a call: `pool`, which verifies the answers (a `Pool`, or an `Ahead` that began earlier); `texts`,
+    completions of this process; `examples`, their questions with gold answers; `step`, the optimizer step at which the
+    round begins.
     """
 
     def __call__(
@@ -233,7 +234,7 @@ def make_rule_reward(weights: Mapping[str, float], style: str) -> Reward:
 
     Args:
         weights: {name: weight} of the parts "accuracy", "format" and "language".
-        style: the expected form of a completion; see `Policy.style`.
+        style: the expected format of completions, a key of `format.STYLES`.
     """
 
     def reward(pool: Pool | Ahead, texts: Sequence[str], examples: Sequence[Mapping], step: int) -> rule.Scores:

@@ -95,7 +95,7 @@ def find(path: str | Path, step: int | None = None, flag: str = "--weights") -> 
         way_out += "; a Hugging Face directory; or OWNER/NAME, a model of the Hugging Face Hub"
     if not given.exists():
         raise ValueError(f"{flag}={path}: there is nothing at {given}. {way_out}")
-    what = "committed checkpoint" if step is None else f"committed checkpoint of step {step}"
+    what = "complete checkpoint" if step is None else f"complete checkpoint of step {step}"
     held = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) if folder.is_dir() else "a file"
     raise ValueError(f"{flag}={path}: no {what} in {folder} (found: {held or 'nothing'}). {way_out}")
 
@@ -170,7 +170,10 @@ def load(path: Path, abstract: Any, flag: str, *, partial: bool = False) -> Any:
         with context:
             return ocp.load_checkpointables(readable(path), {"state": abstract})["state"]
     except Exception as err:  # Orbax raises KeyError, ValueError and bare Exception alike
-        raise ValueError(f"{flag}: the checkpoint {path} cannot be read: {err}") from err
+        raise ValueError(
+            f"{flag}: the checkpoint {path} cannot be read ({err}). "
+            "Name another checkpoint, or move this one away to use an earlier one"
+        ) from err
 
 
 def check_arrays(
@@ -230,10 +233,14 @@ def list_arrays(path: Path, flag: str) -> dict[str, StoredShape]:
     try:
         state = ocp.checkpointables_metadata(readable(path)).metadata["state"]
     except Exception as err:
-        raise ValueError(f"{flag}: the checkpoint {path} cannot be read: {err}") from err
+        raise ValueError(
+            f"{flag}: the checkpoint {path} cannot be read ({err}). "
+            "Name another checkpoint, or move this one away to use an earlier one"
+        ) from err
     if state is None:  # Orbax logs the reason and raises nothing
         raise ValueError(
-            f"{flag}: the checkpoint {path} cannot be read: it has no readable state. Name another checkpoint"
+            f"{flag}: the checkpoint {path} cannot be read (Orbax finds no arrays in it). "
+            "Name another checkpoint, or move this one away to use an earlier one"
         )
     leaves = jax.tree_util.tree_leaves_with_path(state)
     return {name_of(p): describe_array(x) for p, x in leaves if hasattr(x, "shape")}

@@ -32,7 +32,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def hash_files(*paths: str | Path) -> list[dict[str, str]]:
-    """Returns a list of {"path", "sha256"}, an entry for each file, as a manifest records the files of its `data`."""
+    """Returns a list of {"path", "sha256"}, one for each file: the form in which a manifest's `data` names files."""
     return [
         {"path": str(path), "sha256": hashlib.sha256(storage.path_of(path).read_bytes()).hexdigest()} for path in paths
     ]

@@ -139,7 +139,7 @@ LOWER = {  # phase in which memory ran out -> flags that change its need
 
 
 def explain_memory(error: str, phase: str) -> str:
-    """Returns the text for a user whose device ran out of memory.
+    """Returns the message for a user whose device ran out of memory: how much is in use, and which flags lower it.
 
     Args:
         error: XLA's message, which says how much could not be allocated.

@@ -21,8 +21,8 @@ class Logs:
     Args:
         workdir: the run's directory.
         step: the step of the checkpoint from which the run continues; -1 for a new run. Lines of later steps are
-            removed.
-        evaluated: the step of the newest evaluation to keep. Lines of eval.jsonl of later steps are removed.
+            removed from metrics.jsonl and samples.jsonl.
+        evaluated: the step of the newest evaluation to keep. Lines of later steps are removed from eval.jsonl.
         options: flags of the run. --track chooses TensorBoard or Weights & Biases.
         fields: fields of the recipe, which Weights & Biases stores.
     """

@@ -55,7 +55,8 @@ def load_policy(
     preset = options.model in presets.PRESETS
     if preset and not options.weights:
         raise ValueError(
-            f"--model={options.model} needs {flag}=DIR, its Hugging Face directory; --dry-run=True plans without it"
+            f"--model={options.model} needs {flag}=DIR, the Hugging Face directory with its weights; "
+            "--dry-run=True plans a run without weights"
         )
     given = hub.locate(options.weights, flag)
     path = storage.path_of(given, flag) if given else bundled.directory(options.model, flag)
@@ -89,7 +90,11 @@ def load_policy(
 
 
 def make_policy(cfg: ModelConfig, pieces: Tokenizer, options: RunOptions) -> Policy:
-    """Returns the policy with the prompt template of the flags. Raises ValueError if the template cannot be used."""
+    """Returns the policy of a model config, its tokenizer `pieces`, and the prompt template that the flags name.
+
+    Raises:
+        ValueError: the template cannot be used.
+    """
     asked = read_template(options, pieces)
     return Policy(cfg, pieces, asked.text, asked.style)
 
@@ -105,11 +110,11 @@ def parent_path(weights: str, found: Path) -> str:
 
 
 def size_of(options: RunOptions) -> int:
-    """Returns the number of the policy's parameters that take part in the matrix products of one token.
+    """Returns how many parameters of the policy that the flags name take part in the matrix products of one token.
 
-    Reads only the policy's config. Returns 0 if the config cannot be read, an error that `load_policy` reports later.
+    Reads only the policy's config. Returns 0 if the config cannot be read; `load_policy` reports this error later.
 
-    This function uses no device, so that the number of CPU devices may depend on its result.
+    Uses no device, so a caller can still choose the number of CPU devices by the result.
     """
     try:
         path = storage.path_of(hub.locate(options.weights)) if options.weights else bundled.directory(options.model)
@@ -253,7 +258,8 @@ def load_params(
     parent = base_of(began)
     if not storage.path_of(parent, flag).exists():
         raise ValueError(
-            f"{flag}={options.weights} holds only adapters. Their base is no longer at {parent}. Restore the base"
+            f"{flag}={options.weights} holds only adapters. Their base, the weights that they were trained on, is no "
+            f"longer at {parent}. Restore the base"
         )
     _, rest, now = load_policy(dataclasses.replace(options, weights=parent, model="nano"), mesh, flag=flag)
     if not same_weights(began, now, rest):
@@ -261,7 +267,7 @@ def load_params(
         there, here = (p["sha256"][:12] + (f", step {p['step']}" if "step" in p else "") for p in both)
         raise ValueError(
             f"{flag}={options.weights} holds only adapters, which were trained on other weights ({there}) than those "
-            f"now at {parent} ({here}). Restore the old weights, such as by moving newer checkpoints away"
+            f"now at {parent} ({here}). Restore the old weights. If a run wrote newer checkpoints there, move them away"
         )
     kept = jax.tree_util.tree_map_with_path(
         lambda path, x: None if x is None else pick(rest, path), frozen, is_leaf=lambda x: x is None
@@ -270,14 +276,15 @@ def load_params(
 
 
 def same_weights(began: Mapping[str, Any], now: Mapping[str, Any], params: dict) -> bool:
-    """Returns whether the weights of `now` and `params` are the weights that a run began with.
+    """Returns whether weights on disk are still the weights that a run began with.
+
+    If the run's manifest has no hash, as an older manifest of a run with several processes, accepts any weights.
 
     Args:
         began: the entry `parent` of the run's manifest.
-        now: the entry `parent` that a run would get if it began with the weights now.
-        params: the parameters of the weights. They are hashed for older manifests, whose hash of a Hugging Face
-            directory is `params_sha256`. An older manifest of a run with several processes has no hash; any weights are
-            then accepted.
+        now: the entry `parent` that a run would get if it began with the weights now on disk.
+        params: the parameters in these weights. They are hashed only for older manifests, whose hash of a Hugging Face
+            directory is `params_sha256`.
     """
     if began.get("sha256") in ("", now["sha256"]):
         return True

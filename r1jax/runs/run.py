@@ -438,7 +438,9 @@ class Run:
             self.logs.write("samples", line)
 
     def stop_if_asked(self) -> None:
-        """Ends a round. Raises SystemExit if a signal (Ctrl-C or SIGTERM) came before the last step."""
+        """Ends a round, so that `due` counts anew. After a signal (Ctrl-C or SIGTERM) before the last step, waits until
+        the checkpoint is on disk and raises SystemExit.
+        """
         stop, self._stop, self._mark = self._stop, None, self.step
         if stop and self.step < self.steps:
             self._saver.wait()

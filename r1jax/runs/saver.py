@@ -160,10 +160,9 @@ def is_disk_full(err: BaseException) -> bool:
 
 
 def has_other_cause(record: logging.LogRecord) -> bool:
-    """Returns False for a line of Orbax's log about an error that `Saver` raises itself, else True.
+    """A log filter: returns False, to drop a line of Orbax's log, if `Saver` itself raises the line's error; else True.
 
-    When the disk is full, each of Orbax's threads logs the same error with its stack, a thousand lines in all. So such
-    lines are dropped.
+    When the disk is full, each of Orbax's threads logs the same error with its stack, a thousand lines in all.
     """
     error = record.exc_info[1] if record.exc_info else None
     known = isinstance(error, OSError) or "orbax-checkpoint-tmp" in str(error)  # of a checkpoint being written

@@ -125,7 +125,7 @@ class StepLogger:
             batch: the micro-batches of the step, which are saved if the update is not finite.
 
         Raises:
-            FloatingPointError: `max_skips` + 1 updates in a row were not finite, up to the previous step.
+            FloatingPointError: the last `max_skips` + 1 updates, up to the previous step, were not finite.
         """
         entry = Entry(step, describe, batch, ready, self._watch.submit(fetch, figures))
         self.settle()
@@ -154,7 +154,7 @@ class StepLogger:
         if self._skipped > self._max_skips:
             raise FloatingPointError(
                 f"{self._skipped} updates in a row were not finite; "
-                f"the last batch is {self._workdir}/nonfinite-{entry.step}.npz. Lower --learning-rate"
+                f"the last batch is in {self._workdir}/nonfinite-{entry.step}.npz. Lower --learning-rate"
             )
 
     def close(self) -> None:

@@ -30,7 +30,7 @@ class Asked(NamedTuple):
     Attributes:
         name: the value of --template, with "auto" resolved.
         text: the prompt template, with {question} where the question goes.
-        style: the form of completions, a key of `format.STYLES`.
+        style: the form of completions (think block, place of the answer), a key of `format.STYLES`.
     """
 
     name: str
@@ -63,11 +63,11 @@ def read_template(options: PolicyOptions, tokenizer: Tokenizer) -> Asked:
 
 
 def ask_form(text: str) -> Style:
-    """Returns the form of completions that a prompt template asks for, judged by the words in it.
+    """Returns the form of completions (think block or none, place of the answer) that a prompt template asks for.
 
-    The answer is expected in an answer block if the template names <answer>, in a box if it names \\boxed, and in any
-    form otherwise. A chain of thought is wanted if the template names <think>. The template may end in <think>, which
-    then stands before every completion.
+    The answer is expected in an `<answer>` block if the template names <answer>, in \\boxed{} if it names \\boxed, and
+    in any form otherwise. A think block is expected if the template names <think>. A template may end in <think>; the
+    tag then stands before every completion.
     """
     answer = "tags" if ANSWER in text else "boxed" if "\\boxed" in text else "any"
     return Style(THINK in text, answer)

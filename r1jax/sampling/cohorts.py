@@ -28,13 +28,12 @@ from r1jax.sampling.rollout import Rollout
 
 class Cohort(NamedTuple):
     """The new rows of a wave, or the rows that it carries over from an earlier wave, padded so that every shard has
-    equally many rows.
+    equally many rows. A wave is the set of rows (completions) that are sampled together.
 
     Attributes:
         prompts: token lists to read before the first new token; for a carried row, the prompt and the tokens sampled so
             far. Each prompt serves the same number of rows of its shard.
-        rows: [shards, n] row numbers in the rollout. Padding rows have the number of rows in the rollout as their
-            number.
+        rows: [shards, n] row numbers in the rollout, from 0. A padding row has the number after the last row's.
     """
 
     prompts: list[list[int]]
@@ -47,7 +46,7 @@ def make_cohorts(
     """Returns the cohort of new rows, and the cohort of rows carried over from an earlier wave, if there are any.
 
     Args:
-        prompts: prompts of the new rows, as token lists.
+        prompts: the prompt of each group of new rows, as token lists.
         rows: number of rows in the rollout, including the rows of `before`.
         before: rollout of earlier waves, whose unfinished rows are carried over; None if there is none.
         leave: minimum number of rows in the cohort of carried rows, filled with padding rows, because every size
@@ -74,7 +73,7 @@ def make_cohorts(
 
 
 def count_parts(groups: int, group_size: int, shards: int) -> int:
-    """Returns how many equal parts to divide each group of completions into, so that a part lies on one shard.
+    """Returns into how many equal parts to divide each group of completions. Each part lies on one shard.
 
     Every shard must have equally many parts, so padding rows may be needed. Chooses the number with the fewest padding
     rows: 2 whole groups on 4 shards leave 2 shards with padding alone, but 4 half groups fill all shards. Between equal
@@ -109,12 +108,12 @@ def rows_of_process(cohorts: Sequence[Cohort], rows: int, holders: Sequence[Sequ
 
 
 def share_entries(entries: np.ndarray, count: int, each: int) -> Sharing:
-    """Returns which rows read which entry (cached prompt) of a segment, as the host arrays of a `Sharing`.
+    """Returns which rows read which entry (cached prompt) of a `Segment`, as a `Sharing` of host arrays.
 
     Args:
-        entries: [shards, n] index of the entry that each row of a shard reads. At most `each` rows read the same entry.
+        entries: [shards, n] index of the entry that each row of a shard reads.
         count: number of entries of a shard.
-        each: number of places of an entry; see `Sharing`.
+        each: the most rows that an entry can serve, which is its number of places in the `Sharing`.
     """
     shards, rows = entries.shape
     order = np.argsort(entries, axis=1, kind="stable")
@@ -132,8 +131,8 @@ def split(x: jax.Array, sizes: Sequence[int], shards: int) -> list[jax.Array]:
     rows, spare rows).
 
     Args:
-        sizes: number of rows of each cohort.
-        shards: number of row shards; the module's drawing shows the order of rows.
+        sizes: number of rows of each cohort, on all shards together.
+        shards: number of row shards. Rows of the same shard are neighbours in x, ordered by cohort.
     """
     if len(sizes) == 1:
         return [x]
@@ -153,9 +152,10 @@ def join(parts: Sequence[jax.Array], shards: int) -> jax.Array:
 
 
 def append_spare_rows(x: jax.Array, spare: int, shards: int) -> jax.Array:
-    """Returns x [N, ..] with `spare` rows added, [N + spare, ..]. Spare rows only make matrix products longer.
+    """Returns x [N, ..] with `spare` rows added, [N + spare, ..].
 
-    Every shard gets `spare / shards` copies of its own first row, at its end.
+    Every shard gets `spare / shards` copies of its own first row, at its end. They only give matrix products more rows
+    (see `Sizes.exact_rows`); their results are dropped.
     """
     by_shard = x.reshape(shards, -1, *x.shape[1:])
     again = jnp.repeat(by_shard[:, :1], spare // shards, axis=1)
@@ -163,14 +163,13 @@ def append_spare_rows(x: jax.Array, spare: int, shards: int) -> jax.Array:
 
 
 def attend_nothing(q: jax.Array, k: jax.Array, v: jax.Array | None, how: How) -> tuple[jax.Array, None]:
-    """The `attend` (see `model.attention`) of spare rows: its output is zero, and its result `kept` is None."""
+    """The `attend` (see `model.attention`) of spare rows. Returns zeros as the output, and None as `kept`."""
     return jnp.zeros((*q.shape[:3], how.values if v is None else v.shape[-1]), q.dtype), None
 
 
 def attend_each(attends: Sequence[Attend], sizes: Sequence[int], shards: int) -> Attend:
-    """Returns an `attend` over all rows, which calls the `attend` of each cohort on the rows of that cohort.
-
-    Its result `kept` is a tuple with the `kept` of each cohort.
+    """Returns an `attend` (see `model.attention`) over all rows, which calls the `attend` of each cohort on the rows of
+    that cohort. Its `kept` is a tuple of the cohorts' `kept`.
 
     Args:
         attends: the `attend` of each cohort.

@@ -12,12 +12,12 @@ from r1jax.sampling.rollout import Rollout
 
 
 class Follower(NamedTuple):
-    """A value of the sampler's argument `finished`. With it, the sampler passes on the tokens of every row after every
-    chunk, and not only those of rows that ended.
+    """Makes the sampler report unfinished rows too: given as its argument `finished`, gets the tokens of every row
+    (completion) after every chunk of sampled tokens, and not only those of rows that ended.
 
     Attributes:
-        hear: called with a list of (row number, tokens so far, their log-probabilities, whether the row ended). The
-            arrays are views that later chunks fill further. An error that `hear` raises ends the wave.
+        hear: a function, called with a list of (row number, tokens so far, their log-probabilities, whether the row
+            ended). The arrays are views that later chunks fill further. An error that `hear` raises ends the sampling.
     """
 
     hear: Callable[[list[tuple[int, np.ndarray, np.ndarray, bool]]], None]
@@ -88,7 +88,7 @@ class Collector:
         """Appends a chunk of sampled tokens to some rows, up to and including each row's first stop token.
 
         Args:
-            alive: [m] places in `numbers` of the rows that the chunk's columns belong to; n for padding.
+            alive: [m] for each column of the chunk, the index in `numbers` of its row; n for a padding row.
             tokens, logp: [steps, m] sampled tokens and their log-probabilities.
             routes: [steps, m, L, k] experts of the tokens fed. Each step feeds the token sampled in the step before.
                 None if experts are not recorded.

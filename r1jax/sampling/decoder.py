@@ -22,7 +22,9 @@ from r1jax.sharding import held_rows, row_shards, shard_held_rows
 
 
 class Sizes(NamedTuple):
-    """Initial sizes of a wave's programs. Every other size is another program to compile.
+    """Initial sizes of the programs that sample a wave, a set of rows (completions) that are sampled together.
+
+    Every other size is another program to compile.
 
     Sampled tokens do not depend on these sizes. Log-probabilities depend on the sizes in their last bits, because sums
     are added in another order.
@@ -55,12 +57,12 @@ class Sizes(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """Tokens that the devices sample, perhaps not yet computed.
+    """Tokens that the devices sample in one call, perhaps not yet computed.
 
     Attributes:
-        place: [m] places of this process's rows in the collector.
-        tokens, logp: [steps, N], sharded over rows.
-        routes: [steps, N, 1, L, k], or None, as `programs.decode` returns them.
+        place: [m] for each row of this process, its index in the arrays of the `Collector`.
+        tokens, logp: [steps, N] tokens and their log-probabilities, sharded over rows.
+        routes: [steps, N, 1, L, k] experts of the token that each step feeds; None if they are not recorded.
     """
 
     place: np.ndarray
@@ -75,10 +77,11 @@ class Chunk(NamedTuple):
 
 
 class Decoder:
-    """The rows of a wave and their caches on the devices.
+    """The rows of a wave (completions that are sampled together) and their caches on the devices.
 
     Attributes:
-        alive: [shards of this process, n] for each cohort, places in the collector of the rows still held.
+        alive: a list of one [shards of this process, n] for each cohort (new rows, carried rows): for each row still
+            held, its index in the arrays of the `Collector`.
     """
 
     def __init__(

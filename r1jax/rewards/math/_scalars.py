@@ -19,7 +19,7 @@ TERMS = {"num", "const", "sym", "add", "mul", "pow", "fn", "apply"}
 
 
 def is_term(node: Node) -> bool:
-    """Returns True if the node is a term: no node in its tree is a list, a set, a relation or the like."""
+    """Returns True if the node is a term: only numbers, variables, sums, products, powers and functions occur in it."""
     return all(part.kind in TERMS for part in walk(node))
 
 
@@ -27,8 +27,9 @@ def terms_equal(a: Node, b: Node) -> tuple[bool, str]:
     """Compares two terms as functions of their variables.
 
     Returns:
-        (whether they are equal, the stage that decided). The stage is "exact", "modular", "numeric", "decimal" (one
-        term is a long decimal that approximates the other) or "undefined" (a term has no value, such as 1/0).
+        (whether they are equal, the stage that decided). The stage is "exact" (as rational numbers or infinities),
+        "modular" (modulo a prime), "numeric", "decimal" (one term is a long decimal that approximates the other) or
+        "undefined" (a term has no value, such as 1/0).
     Raises:
         OverBudget: the comparison would exceed a limit.
     """

@@ -21,7 +21,9 @@ Piece = tuple[Node, Node, str]
 
 
 def pieces(node: Node) -> list[Piece] | None:
-    """Returns the pieces of a set of real numbers, such as [1, 2), {3} or x < 3; None for any other node.
+    """Returns a set of real numbers, such as [1, 2), {3} or x < 3, as pieces; None for any other node.
+
+    A piece is an interval (low, high, brackets), such as (1, 2, "[)"); a point is a piece with equal bounds.
 
     Args:
         node: a node in normal form, see `_statements.normal`.
@@ -130,9 +132,10 @@ def _together(items: tuple) -> list[Piece] | None:
 
 
 def joined(parts: list[Piece], equal) -> list[Piece]:
-    """Sorts pieces in ascending order, and joins pieces that overlap or touch: [1,3] and (3,7] become [1,7].
+    """Sorts intervals in ascending order, and joins those that overlap or touch: [1,3] and (3,7] become [1,7].
 
     Args:
+        parts: the intervals, as `pieces` returns them.
         equal: a function that returns True if two bounds are equal.
     """
     if len(parts) < 2:

@@ -33,7 +33,7 @@ def normal(node: Node, equal: Equal) -> Node:
         equation (left, right)          x + y = 5
         order (operators, sides...)     an inequality with <, <= or !=; 3 > x is turned round, to x < 3
         member (variable, set)          x in [0, 1]
-        relation (operators, sides...)  any other relation, such as a congruence; compared side by side
+        relation (operators, sides...)  any other relation, such as a congruence; its sides are compared one by one
         false ()                        a statement that does not hold, such as 2 + 2 = 5
 
     Args:
@@ -148,7 +148,7 @@ def _is_near(exact_side: Node, decimal: Node) -> bool:
 
 
 def is_name(node: Node) -> bool:
-    """Returns True if a node is a name, to which an equation can give a value: x, f(x), AB, |AB|, (x, y), a text."""
+    """Returns True if an equation can give the node a value, as a name: x, f(x), AB, |AB|, (x, y) or words."""
     if node.kind in ("sym", "apply", "text"):
         return True
     if node.kind == "const":

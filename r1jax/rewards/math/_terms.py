@@ -92,8 +92,8 @@ class Terms(Commands):
     def mixed(self, whole: Node, part: Node) -> Node:
         """Returns the mixed number if `whole` and `part` form one, as 3 1/2; otherwise returns `part`.
 
-        A mixed number is a whole number followed by a fraction of whole numbers that is below 1. Its node has the text
-        "mixed" in place of the number's spelling.
+        A mixed number is a whole number followed by a fraction of whole numbers that is below 1. The node of a number
+        holds its value and its spelling; a mixed number has "mixed" as its spelling.
 
         Raises:
             Unreadable: both are numbers, but they form no mixed number.
@@ -175,9 +175,10 @@ class Terms(Commands):
                 return node
 
     def called(self, name: Node) -> Node:
-        """Parses the bracket after a name if the name is a function, as in f(x). Otherwise returns the name alone.
+        """Returns f(x) for a function name with a bracket after it. Otherwise returns the name and reads no bracket.
 
-        f, g and h are functions whenever a bracket follows; other names only if the answer defines them, as P(x) = ...
+        f, g, h, F, G and H are functions whenever a bracket follows; other names only if the answer defines them, as
+        P(x) = ... C(5, 2) is a binomial coefficient.
         """
         if self.peek().value != "(":
             return name
@@ -195,7 +196,7 @@ class Terms(Commands):
         return name
 
     def combinations(self) -> Node | None:
-        """Parses the bracket of a binomial coefficient C(5, 2), after the C; None if no such bracket follows."""
+        """Returns the binomial coefficient C(5, 2) if the bracket after a C holds two numbers; else None."""
         numbers = [self.peek(ahead) for ahead in range(1, 5)]
         if [token.value if token.kind == "op" else token.kind for token in numbers] != ["num", ",", "num", ")"]:
             return None

@@ -111,7 +111,7 @@ def _domain(qualifier: str) -> str:
 
 
 def without_letters(tidied: str) -> str | None:
-    """Returns points without their letters or words: (1,2) for A(1,2); None for an answer without such letters."""
+    """Returns points without the letters or words before them: (1,2) for A(1,2); None for all other answers."""
     if "(" not in tidied or len(tidied) > LONGEST or RELATION.search(tidied):
         return None
     plain = _POINT.sub("", tidied)

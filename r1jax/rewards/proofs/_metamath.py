@@ -14,7 +14,7 @@ Expression = tuple[str, ...]
 
 
 class Assertion(NamedTuple):
-    """An axiom or a theorem with its mandatory frame: Metamath's term for the hypotheses and $d conditions of each use.
+    """An axiom or a theorem with its mandatory frame: the hypotheses and $d conditions that each use of it must meet.
 
     Attributes:
         apart: pairs of variables that must not share a variable after substitution ($d conditions).

@@ -76,11 +76,11 @@ def prove(
 
 
 def write_source(preamble: str, goal: str, proof: str) -> tuple[str, str, tuple[int, int, int]]:
-    """Composes the Lean source text to send to the server.
+    """Composes the Lean source text to send to the server. The arguments are the same as for `lean4.prove`.
 
     Returns:
-        (the source text, name of the theorem to check, (line of the goal, line of the check, line of the command that
-        prints the axioms)). Lines count from 1.
+        (the source text, name of the theorem to check, (line of the goal, line that compares the theorem with the goal,
+        line of the command that prints the axioms)). Lines count from 1.
     """
     header = HEADER.fullmatch(goal)
     theorem, rest = (header[1], header[2]) if header else ("main", f" : {goal}")

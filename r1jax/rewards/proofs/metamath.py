@@ -254,12 +254,16 @@ class Database:
             written += size
             stack[len(stack) - count :] = [result]
         if len(stack) != 1 or stack[0] != theorem.statement:
-            raise Wrong("the proof does not end with the statement")
+            raise Wrong("the proof does not end with one result that is the statement to prove")
 
 
 @functools.lru_cache(maxsize=8)
 def database(text: str) -> Database:
-    """Reads a database from its text, and caches the result. Proofs in it are trusted, since no model wrote them."""
+    """Reads a database from its text, and caches the result. Does not verify its proofs, since no model wrote them.
+
+    Raises:
+        Wrong: the text breaks a rule of Metamath.
+    """
     base = Database()
     base.read(text, verify=False)
     return base

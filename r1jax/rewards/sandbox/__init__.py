@@ -78,7 +78,7 @@ def require(minimum: str) -> Tier:
 def run(
     job: Mapping, limits: Limits, *, tier: Tier, stdin: bytes = b"", by_line: bool = False, show: tuple[str, ...] = ()
 ) -> Outcome:
-    """Runs a job in a sandbox: a program, calls of a function, or a command (see `_inside.work`).
+    """Runs a job in a sandbox (a program, calls of a function, or a command) and returns its `Outcome`.
 
     Args:
         job: `kind` and the keys of that kind. "program": `source`, run as a script. "calls": `source`, `entry` (name of

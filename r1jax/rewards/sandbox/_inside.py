@@ -22,7 +22,7 @@ STACK_BYTES = 120 << 20  # less than the gap that the kernel leaves for the stac
 
 
 def serve(channel, confine, keep_private=lambda yes: None):
-    """Runs process 1: reports ready, reads a job, runs the job in a child process, and exits with the child's status.
+    """Runs a sandbox's first process: reports ready, reads a job, runs it in a child, exits with the child's status.
 
     All other processes of the sandbox then die.
 
