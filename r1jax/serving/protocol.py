@@ -87,9 +87,11 @@ class Asked:
 
 
 def read(body: Any, model: Model, *, chat: bool, most: int, name: str) -> Asked:
-    """Reads the body of a request.
+    """Checks the body of a request, and returns it as an `Asked`, with its prompts as token ids.
 
     Args:
+        body: the body, parsed as JSON.
+        model: its tokenizer and template make the token ids.
         chat: whether the request came to /v1/chat/completions.
         most: token limit of a chat reply if the request sets no limit.
         name: the name that the model is served under.
