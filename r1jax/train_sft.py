@@ -305,7 +305,7 @@ def make_learner(numbers: PretrainRecipe, remat: str, cfg: ModelConfig, mesh: Me
 
     Args:
         soft: whether the loss is also computed against the teacher's likeliest tokens.
-        remat: what the backward pass recomputes, which is none, dots or full.
+        remat: what the backward pass recomputes, as in `Network`.
     """
     network = Network(
         cfg,

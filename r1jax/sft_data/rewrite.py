@@ -59,7 +59,8 @@ PAPER = Prompts(TRANSLATE, SUMMARY)
 
 
 class Annotator(NamedTuple):
-    """Two functions that edit a record if the model's edit fails. On nano they replace the paper's human annotators.
+    """Two functions that edit a record if the model's edit fails. With the bundled model nano they replace the paper's
+    human annotators.
 
     Attributes:
         thought: `thought(record, raw thought)` returns the chain of thought in one language.

@@ -287,7 +287,7 @@ def undo(array: np.ndarray, name: str, metadata: Mapping[str, Any]) -> np.ndarra
 
 
 def their_name(name: str, family: str) -> str:
-    """Returns the Hugging Face name of a tensor. Raises ValueError if the family has no such tensor."""
+    """Returns the Hugging Face name of a GGUF file's tensor. Raises ValueError if the family has no such tensor."""
     if name in TOP:
         return TOP[name]
     found, rows = BLOCK.fullmatch(name), GEMMA_LAYER if family == GEMMA else LAYER
