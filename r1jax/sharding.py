@@ -227,7 +227,10 @@ def warn_unsharded(axis: str, size: int, dimension: int) -> None:
 
 
 def row_shards(mesh: Mesh) -> int:
-    """Returns the number of shards that rows are split into. The number of rows must be a multiple of this number."""
+    """Returns the number of shards that the rows of a batch are split into: the product of data, fsdp and expert.
+
+    The number of rows must be a multiple of this number.
+    """
     return math.prod(mesh.shape[axis] for axis in ROW_AXES)
 
 

@@ -55,7 +55,7 @@ def train(recipe: RewardRecipe, options: RunOptions, kind: str, data: str = "", 
         recipe: the hyperparameters.
         options: flags of the run.
         kind: "helpful" trains on pairs of a better and a worse response, "safety" on responses labelled safe or unsafe.
-        data: a file of judged responses. "" takes items that the nano annotator makes and judges.
+        data: a file of judged responses. "" takes items that the nano annotator (a program) makes and judges.
         sampled: a file of replies from experiments.generate, which the nano annotator judges, too. "" for none.
 
     Raises:

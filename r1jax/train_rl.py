@@ -90,8 +90,8 @@ def train(
         stage: name of the stage, for the manifest and the default working directory.
         make_reward: a function `policy -> reward` that makes the reward of the stage. None takes the rule reward,
             weighted by the recipe, or the reward of --reward.
-        rewarded: what `make_reward` and `make_referee` read besides the flags, for the manifest. "sources" maps a name
-            to a list of checkpoints {"path", "sha256"}. All other entries are numbers.
+        rewarded: entries for the manifest: what `make_reward` and `make_referee` read besides the flags. The entry
+            "sources" maps a name to a list of checkpoints {"path", "sha256"}. All other entries are numbers.
         make_referee: makes the function `rows -> reference log-probabilities`; None takes those of an earlier policy.
 
     Raises:
@@ -248,7 +248,7 @@ def layout_of(recipe: RLRecipe, mesh: Mesh) -> Layout:
 
 
 def draws_of(recipe: RLRecipe, seed: int, wave_rows: int = 0, trainer: Network | None = None) -> RoundDraws:
-    """Returns the size and the sampling settings of a round.
+    """Returns the size and the sampling settings of a round (one sampling phase and its optimizer steps).
 
     Args:
         seed: seed of the sampling noise.
@@ -261,7 +261,7 @@ def draws_of(recipe: RLRecipe, seed: int, wave_rows: int = 0, trainer: Network |
 
 
 def make_sample(recipe: RLRecipe, setting: Setting, waiting: partial_rollouts.Waiting | None, task: Reward) -> Sample:
-    """Makes the function that samples the completions of a round.
+    """Makes the function that samples the completions of a round (one sampling phase).
 
     With --carry-over, a round may end with unfinished rows (completions). With --refill, a round samples further
     questions in place of those whose completions all have the same task reward.
@@ -330,7 +330,7 @@ def restore_or_start(
 def describe(network: Network) -> str:
     """Returns dtype and attention backend in words, for the first line on screen.
 
-    On a CPU without exact attention, also names the flag that makes it exact, and the reason why it is off.
+    On a CPU without exact (float64) attention, also names the flag that turns it on, and the reason why it is off.
     """
     if jax.default_backend() != "cpu" or network.attention == "exact":
         return network.detail

@@ -151,7 +151,7 @@ class Lessons(NamedTuple):
     """Tokenized records, ready for training.
 
     Attributes:
-        trained: for each part, its documents (tokenized records) to train on.
+        trained: for each part (a source of records), its documents (tokenized records) to train on.
         shares: for each part, how often its documents are drawn, relative to the other parts.
         unseen: documents of the problems that are held out.
         tokens: number of tokens in the training documents.
@@ -241,6 +241,11 @@ def encode_record(record: Mapping, policy: Policy, asked: Asked, options: RunOpt
 
     Any template can write one question with its reply. Other conversations need a chat template.
 
+    Args:
+        record: a mapping with keys id, messages, and, for one question with its reply, problem and response.
+        asked: the template, from `read_template`.
+        options: its `system_prompt` is used with a chat template.
+
     Raises:
         ValueError: the template cannot write the conversation. The message names the conversation's id.
     """
@@ -259,8 +264,12 @@ def encode_record(record: Mapping, policy: Policy, asked: Asked, options: RunOpt
 
 
 def drop_long(part: Part, policy: Policy, row_length: int, asked: Asked, options: RunOptions) -> Part:
-    """Returns the part without conversations of more than `row_length` tokens. Keeps records that are not
-    conversations.
+    """Returns the part (a source of records) without conversations of more than `row_length` tokens.
+
+    Keeps records that are not conversations, which have no `messages`.
+
+    Args:
+        policy, asked, options: as for `encode_record`.
 
     Raises:
         ValueError: no record is left.
@@ -296,7 +305,7 @@ def make_learner(numbers: PretrainRecipe, remat: str, cfg: ModelConfig, mesh: Me
 
     Args:
         soft: whether the loss is also computed against the teacher's likeliest tokens.
-        remat: what the backward pass recomputes, which is none, dots or full.
+        remat: what the backward pass recomputes, as in `Network`.
     """
     network = Network(
         cfg,

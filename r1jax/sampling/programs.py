@@ -45,13 +45,13 @@ class Rows(NamedTuple):
     `decode` donates the arrays of its `Rows` to XLA, so a `Rows` can be decoded only once.
 
     Attributes:
-        clock: [] number of filled slots in each row's own cache.
+        clock: [] number of filled slots in each row's own cache (of the tokens that the row sampled in this wave).
         token: [N] last sampled token of each row, not yet in the cache.
         done: [N] whether the row sampled a stop token.
-        base: [N] length of the row's prompt, which is the position of slot 0 of the row's own cache.
+        base: [N] position of slot 0 of the row's own cache: the number of tokens of its prompt and of earlier waves.
         key: [N] the row's random key.
-        cache: for each layer, (keys [n, K, E, S], values [n, K, S, E]) of the n new rows, for K heads of width E and S
-            slots. The values are None for latent attention.
+        cache: the own caches of the n new rows (those that this wave began): for each layer, (keys [n, K, E, S], values
+            [n, K, S, E]) for K heads of width E and S slots. The values are None for latent attention.
         begun: [N] number of tokens that the row sampled in earlier waves; None if all rows are new.
         carried: like `cache`, for the rows that an earlier wave began (the second cohort of module `cohorts`); None if
             there are no such rows.
@@ -86,7 +86,7 @@ def prefill(
         length: [P] number of tokens of each prompt.
         before: cached segments that precede all prompts, such as a shared prefix; each is a list over the layers.
         exact: computes attention in float64.
-        shards: number of row shards that the prompts lie on.
+        shards: number of row shards (see `sharding.row_shards`) that the prompts lie on.
 
     Returns:
         Keys and values of the prompts, a `Segment` for each layer; logits after each prompt's last token; and the
@@ -151,8 +151,8 @@ def first(
         logits: logits after the last token of each prompt; each prompt serves N / P rows.
         keys: [N] random keys of the rows.
         temperature, greedy, cut, shards: see `draw`.
-        begun: [N] number of tokens that the row sampled in earlier waves, which `prefill` read as part of the prompt;
-            None if all rows are new.
+        begun: [N] number of tokens that the row sampled in earlier waves, which is the position of the new token in its
+            completion; None if all rows are new.
         stop_ids: tokens that end a row.
 
     Returns:
@@ -176,11 +176,12 @@ class Decoding(NamedTuple):
         cut: which tokens may be drawn; None allows all.
         replay: whether `decode` also returns the experts that its input tokens were routed to.
         read_own: kernel that reads a row's own cache (see `attend_decode`); None uses XLA.
-        exact: computes attention in float64. The rows' own caches are float64 already; the prompts' segments are
-            cast to float64 once for all steps.
+        exact: computes attention in float64. The rows' own caches (of sampled tokens) are float64 already; the prompts'
+            segments are cast to float64 once for all steps.
         least: minimum number of rows that a shard has in a matrix product with weights. If a shard has fewer, spare
             rows are added, and their results are dropped.
-        shards: number of row shards; used only if there are carried rows, spare rows or a cut.
+        shards: number of row shards (see `sharding.row_shards`); used only if there are carried rows (those that an
+            earlier wave began), spare rows or a cut.
     """
 
     steps: int
@@ -271,8 +272,7 @@ class Kept(NamedTuple):
         rows: [shards, n] new rows to keep, in order. Rows are numbered from 0 in each shard.
         entries: [shards, n] the cached prompt (entry of the segments) that each kept row reads. Entries are numbered
             from 0 in each shard.
-        sharing: how the kept rows go on sharing the entries without a copy. None gives every kept row a copy of its
-            entry.
+        sharing: which kept row reads which entry, if no entry is copied. None gives every kept row a copy of its entry.
     """
 
     rows: Int[Array, "shards n"]
@@ -306,13 +306,13 @@ def shrink(rows: Rows, segments: list[list[Segment]], kept: Kept) -> tuple[Rows,
 
 @jax.jit
 def pick_rows(tree: Any, index: Int[Array, "shards n"]) -> Any:
-    """Returns the chosen rows of each shard of all arrays of a tree (see `cache.pick`)."""
+    """Returns the tree with only the rows `index` of each array, which are numbered from 0 in each shard."""
     return jax.tree.map(lambda x: pick(x, index), tree)
 
 
 @functools.partial(jax.jit, static_argnames=("count",))
 def shrink_state(rows: Rows, keep: Int[Array, "shards n"], count: int) -> Rows:
-    """Drops new rows from a state that has no caches: those that `keep` does not name. Returns the new state.
+    """Drops new rows from a state whose caches were taken out: those that `keep` does not name. Returns the new state.
 
     Args:
         keep: as `Kept.rows`.

@@ -63,8 +63,8 @@ class Sampling(NamedTuple):
         attention: attention backend for decoding; None takes the backend that `attention_backend` chooses.
         dtype: dtype of the network, the same as given to `sync`; None takes the platform's dtype (`compute_dtype`).
         replay: records the experts that each token is routed to, so that the trainer can route it to the same experts.
-        sizes: initial sizes of the compiled programs.
-        wave_rows: most rows to sample at once, over all processes (see `waves`); 0 for no limit.
+        sizes: initial sizes of the compiled programs, such as the tokens of a chunk (see `Sizes`).
+        wave_rows: most rows (completions) to sample at once, over all processes (see `waves`); 0 for no limit.
     """
 
     max_tokens: int
@@ -82,8 +82,8 @@ class Sampling(NamedTuple):
 
 
 class Partial(NamedTuple):
-    """Partial rollouts: the rows of earlier calls of `sample` that this call (a wave) continues, and the number of rows
-    that it may leave unfinished.
+    """Partial rollouts: the rows (completions) of earlier calls of `sample` that this call (a wave) continues, and the
+    number of rows that it may leave unfinished.
 
     Attributes:
         before: rollout of earlier waves, with the same number of completions per prompt and the same `max_tokens`.

@@ -73,7 +73,7 @@ def load(weights: str, model: str, template: str, mesh: str) -> Model:
 
 
 def template_of_run(weights: str) -> str:
-    """Returns the prompt template that a run was trained with; "" if `weights` is no run, or the run has none."""
+    """Returns the prompt template that a run was trained with; "" if `weights` names no run, or the run used none."""
     path = storage.path_of(hub.locate(weights), "weights")
     if is_hugging_face(path):
         return ""

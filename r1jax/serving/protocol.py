@@ -87,9 +87,11 @@ class Asked:
 
 
 def read(body: Any, model: Model, *, chat: bool, most: int, name: str) -> Asked:
-    """Reads the body of a request.
+    """Checks the body of a request, and returns it as an `Asked`, with its prompts as token ids.
 
     Args:
+        body: the body, parsed as JSON.
+        model: its tokenizer and template make the token ids.
         chat: whether the request came to /v1/chat/completions.
         most: token limit of a chat reply if the request sets no limit.
         name: the name that the model is served under.
@@ -184,7 +186,7 @@ def read_prompts(prompt: Any, model: Model) -> list[list[int]]:
     every = [prompt] if isinstance(prompt, str) or is_ids(prompt) else prompt
     if not isinstance(every, list) or not every or not all(isinstance(x, str) or is_ids(x) for x in every):
         raise ApiError(
-            f"prompt must be a text, a list of token ids below {vocabulary}, or a list of texts and such lists",
+            f"prompt must be a text, a list of token ids below {vocabulary}, or a list of such texts and lists",
             param="prompt",
         )
     prompts = [model.policy.tokenizer.encode(x) if isinstance(x, str) else x for x in every]

@@ -28,7 +28,7 @@ UNFINISHED = "\ufffd"  # a tokenizer decodes the first bytes of a character to i
 
 
 class Settings(NamedTuple):
-    """Sampling settings that requests of a wave share. See `sampler.Sampling`."""
+    """Sampling settings, as in `sampler.Sampling`. Requests that are sampled together have the same."""
 
     temperature: float = 1.0
     top_p: float = 1.0
@@ -67,6 +67,8 @@ class Request:
     def grow(self, tokens: np.ndarray, ended: bool, tokenizer: Tokenizer) -> None:
         """Stores the tokens sampled so far, and passes the new text to `hear`. Does nothing after the reply has ended.
 
+        If `given_up()` is true, ends the reply instead.
+
         If the text ends in what may be the beginning of a stop string, or in a part of a character, this end is held
         back until more tokens decide it.
 
@@ -103,11 +105,13 @@ def held_back(text: str, stop: str) -> int:
 
 
 class AllEnded(Exception):
-    """Raised to end a wave early, because all its requests have ended (a stop string ends a request, not a row)."""
+    """Raised to end a sampler call early, once all its requests have ended. The sampler knows no stop strings."""
 
 
 def reply(policy: Policy, weights: Weights, mesh: Mesh, requests: Sequence[Request]) -> None:
-    """Samples the replies of requests in one wave, until each reply has ended. Works in a single process only.
+    """Samples the replies of requests together, until each has ended, and stores them in the requests.
+
+    Works in a single process only.
 
     Args:
         policy: the model's config and tokenizer.

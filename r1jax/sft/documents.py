@@ -34,14 +34,17 @@ class Part(NamedTuple):
 
 
 def check(recipe: SFTRecipe, mesh: Mesh) -> None:
-    """Raises ValueError if a number in the recipe is out of range, or cannot be divided evenly among the row shards."""
+    """Raises ValueError if a number in the recipe is out of range, or cannot be divided evenly among the row shards.
+
+    See `sharding.row_shards`.
+    """
     shards, micro = row_shards(mesh), recipe.micro_rows or recipe.batch_rows
     rules = (
         (recipe.steps >= 0, f"--steps={recipe.steps} must be 0 (then --epochs sets the steps) or more"),
         (recipe.steps or recipe.epochs > 0, f"--epochs={recipe.epochs} must be above 0, or give --steps"),
         (
             micro % shards == 0,
-            f"--micro-rows={micro} must be a multiple of the mesh's {shards} row shards (data times fsdp of --mesh)",
+            f"--micro-rows={micro} must be a multiple of the mesh's {shards} row shards (data·fsdp·expert of --mesh)",
         ),
         (
             recipe.batch_rows % micro == 0,

@@ -63,7 +63,7 @@ class Output(NamedTuple):
 
     Attributes:
         path: the file (.jsonl).
-        lines: a function that maps a wave of N completions to N lines (dicts).
+        lines: a function that maps a `Wave` (N completions of one sampler call) to N lines (dicts).
         settings: settings that determine the lines in addition to the arguments of `sample_in_waves`, such as the
             checkpoint's sha256. Sampling refuses a file that was made with other settings.
     """

@@ -18,7 +18,7 @@ NGRAM = 8
 
 @dataclasses.dataclass(frozen=True)
 class Filters:
-    """The conditions on which a record is kept, checked in this order."""
+    """The conditions on which a record is kept, checked in the order of the fields."""
 
     finished: bool = True
     """Drop completions that were cut off."""

@@ -51,9 +51,9 @@ def judge_completions(
 ) -> list[Verdict | None]:
     """Judges each completion, and returns one verdict per completion.
 
-    A completion is judged by the verifier of its example's kind, against the gold answer. Replies to general prompts
-    (kind "general": writing, facts, small talk) have no verifier. If nano's generator made the prompt, it judges the
-    reply; otherwise the verdict is None.
+    A completion is judged by the verifier of its example's kind (such as "math"), against the gold answer. Replies to
+    general prompts (kind "general": writing, facts, small talk) have no verifier. If the prompt is from `nano.general`,
+    which knows the right answer, that module judges the reply; otherwise the verdict is None.
 
     Args:
         examples: the example of each completion.

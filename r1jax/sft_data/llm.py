@@ -158,7 +158,7 @@ def by_endpoint(endpoint: Endpoint) -> Writer:
             with jsonl.JsonLines(path) as file, concurrent.futures.ThreadPoolExecutor(TOGETHER) as pool:
 
                 def told(prompt: str) -> None:
-                    """Requests one answer and writes it at once, so that a later failure does not lose it."""
+                    """Requests one answer and writes it to `path` at once, so that a later failure does not lose it."""
                     try:
                         text = ask(endpoint, prompt)
                     except Unreadable as error:

@@ -59,7 +59,8 @@ PAPER = Prompts(TRANSLATE, SUMMARY)
 
 
 class Annotator(NamedTuple):
-    """Two functions that edit a record if the model's edit fails. On nano they replace the paper's human annotators.
+    """Two functions that edit a record if the model's edit fails. With the bundled model nano they replace the paper's
+    human annotators.
 
     Attributes:
         thought: `thought(record, raw thought)` returns the chain of thought in one language.
@@ -122,13 +123,13 @@ def rewrite_records(
     annotator: Annotator | None = None,
     fits: Callable[[str], bool] = lambda prompt: True,
 ) -> list[dict]:
-    """Rewrites the records with keep=true into R1's form and one language. Returns all records, in order.
+    """Rewrites the records with keep=true into one language and R1's form. Returns all records, in order.
 
-    A chain of thought that mixes languages is translated; then a solution is written for each record. An edit fails if
-    it adds a step, or loses the work or the right answer. If the model's edit fails, the annotator edits instead. If
-    there is no annotator, or the annotator's edit fails too, the record is dropped with a reason. Each rewritten record
-    gains `rewritten_by` (such as "base+annotator") and `edits`: who wrote the thought and the solution, and with which
-    prompt.
+    R1's form is "<think> chain of thought </think> solution". A chain of thought that mixes languages is translated;
+    then a solution is written for each record. An edit fails if it adds a step, or loses the work or the right answer.
+    If the model's edit fails, the annotator edits instead. If there is no annotator, or the annotator's edit fails too,
+    the record is dropped with a reason. Each rewritten record gains `rewritten_by` (such as "base+annotator") and
+    `edits`: who wrote the thought and the solution, and with which prompt.
 
     Args:
         writer: the rewriting model.
@@ -234,8 +235,9 @@ def concludes(thought: str, answer: str, kind: str) -> bool:
 def judge_with_reference(records: Sequence[dict], writer: Writer, path: Path) -> list[dict]:
     """Lets a model judge the records without a verdict of a verifier, given the reference answer (paper v2, Listing 4).
 
-    Returns all records, in order. Records that were cut off or have no reference answer are not judged. If the judge's
-    reply cannot be parsed, the record stays without a verdict.
+    Returns all records, in order. A judged record gets `right`, `verdict` and `judged_by` (the model's name). Records
+    that were cut off or have no reference answer are not judged. If the judge's reply cannot be parsed, the record
+    stays without a verdict.
 
     Args:
         writer: the model that judges.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 class Bytes:
-    """A tokenizer without training or files: token id b + 3 is the UTF-8 byte b.
+    """A tokenizer without training or files: token id b + 3 is the UTF-8 byte b; 0 is padding, 1 ends a text.
 
     Decoding an encoded text returns exactly this text.
     """

@@ -33,8 +33,10 @@ class Reading(NamedTuple):
 
     Attributes:
         dtype: dtype of the network; logits, softmax and results are float32.
-        remat: what the backward pass recomputes: none, dots or full (see `transformer.REMAT`).
-        row_shards: number of shards over which the rows are divided; see `attend_full`.
+        remat: what the backward pass recomputes: "none" (nothing), "dots" (all but attention and the products with
+            weights) or "full" (all but attention); see `transformer.REMAT`.
+        row_shards: number of shards over which the rows are divided, if attention takes the rows of a shard one after
+            another; None takes all rows at once (see `attend_full`).
         attention: name of the attention backend; see `attend_packed`.
         mesh: mesh over which the rows are sharded; None means one device.
         entropy_gradient: whether gradients flow through the entropy.
@@ -286,8 +288,10 @@ class Network:
     Attributes:
         temperature: sampling temperature, at which log-probabilities are taken.
         dtype: dtype of the network; log-probabilities are float32.
-        remat: what the backward pass recomputes: none, dots or full (see `transformer.REMAT`).
-        row_shards: number of shards over which the rows are divided; see `attend_full`.
+        remat: what the backward pass recomputes: "none" (nothing), "dots" (all but attention and the products with
+            weights) or "full" (all but attention); see `transformer.REMAT`.
+        row_shards: number of shards over which the rows are divided, if attention takes the rows of a shard one after
+            another; None takes all rows at once (see `attend_full`).
         attention: name of the attention backend; see `attend_packed`.
         mesh: mesh over which the rows are sharded; None means one device.
         entropy_gradient: whether gradients flow through the entropy, for an entropy bonus.

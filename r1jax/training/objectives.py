@@ -23,8 +23,8 @@ class Terms(NamedTuple):
         kl: name of the estimator of the KL divergence, a key of `KLS`.
         entropy_coef: weight of the entropy, which the loss subtracts. If it is not 0, the network's `entropy_gradient`
             must be True.
-        off_policy_bound: in nats per token: a completion of negative advantage that has become less likely by more than
-            this does not count (δ of `off_policy_mask`). 0 leaves no completion out.
+        off_policy_bound: δ of `off_policy_mask`, in nats per token. A completion of negative advantage does not count
+            if it has become less likely by more than this since it was sampled. 0 leaves no completion out.
         tis_cap: cap of the importance weights that correct for the difference between sampler and trainer
             (`truncated_importance`); 0 turns this correction off.
         tis_by: "token" if `tis_cap` caps the ratio of each token, "sequence" if it caps the ratio of each completion.
@@ -150,7 +150,8 @@ def correct(logp: Array, gap: Array, batch: Minibatch, terms: Terms) -> tuple[Ar
 
 
 def cross_entropy(network: Network, params: dict, batch: TokenBatch) -> tuple[Array, dict[str, Array]]:
-    """Returns −Σ w·log π, summed over all tokens with their weights w, and metrics.
+    """Returns −Σ w·log π, summed over all tokens with their weights w, and metrics: "weight" (Σ w) and those of the
+    forward pass (`Network.logprobs`).
 
     This is the `Learner.loss` of supervised training.
     """
@@ -163,7 +164,8 @@ def soft_cross_entropy(network: Network, params: dict, batch: SoftBatch) -> tupl
     """Returns −Σ w·(Σ_k share_k·log π_k) and metrics. This is the `Learner.loss` of distillation from a teacher.
 
     The outer sum is over all slots, with weights w. The inner sum is over the target tokens k of a slot, and share_k is
-    the target probability of token k, such as the teacher's (`SoftBatch.shares`).
+    the target probability of token k, such as the teacher's (`SoftBatch.shares`). The metrics are those of
+    `cross_entropy`.
     """
     logp, _, passed = network.logprobs(params, batch.rows, batch.targets)
     value, metrics = sum_cross_entropy(logp, batch)

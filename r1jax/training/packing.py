@@ -22,8 +22,8 @@ class Minibatch(NamedTuple):
         weight: weight of each token in the loss; 0 where nothing was sampled, as in prompts and padding.
         advantage: advantage of the completion that the token belongs to.
         rollout_logp: log π of each token, as the sampler computed it.
-        old_logp: log π of each token before the first optimizer step of a round. None during that first step, where the
-            policy in training still equals the old policy.
+        old_logp: log π of each token before the first optimizer step of a round (one sampling phase and its
+            steps). None during that first step, where the policy in training still equals the old policy.
         ref_logp: log π of each token under the reference policy; None if there is no reference.
         row: number of each token's completion in the round, as a float; None if nothing needs this number.
     """

@@ -52,7 +52,7 @@ class Learner:
         network: settings of the forward pass, which `loss` receives.
         loss: `(network, params, batch) -> (loss, metrics)` of one micro-batch, such as `cross_entropy` or a result of
             `grpo_objective`. The loss and the metrics are sums over the tokens of the micro-batch, and are added up
-            over micro-batches. Metrics named ".../max" are maxima in both cases.
+            over micro-batches. Metrics named ".../max" are maxima instead of sums.
         balance_rate: how far each step moves the routers' biases towards an even expert load; 0 leaves the biases
             unchanged.
     """
@@ -152,7 +152,7 @@ def apply(learner: Learner, state: TrainState, sums: Sums, where: tuple = ()) ->
 
     If the loss or a gradient is not finite, the parameters and the optimizer's state stay unchanged, but the step
     counter still advances. The metrics of the step are those in `sums`, "grad_norm" (before clipping), "skipped" (1 if
-    the step was not finite, else 0), and, for a model with experts, "experts/imbalance".
+    the step was not finite, else 0), and, for a model with experts, "experts/imbalance" (see `imbalance`).
 
     Args:
         where: `places(state)`, so that the new state keeps the shardings of the old; () lets XLA choose.

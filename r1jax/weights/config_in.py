@@ -250,7 +250,7 @@ def latent_part(c: Mapping[str, Any]) -> Latent:
 
 
 def experts_part(c: Mapping[str, Any], family: str) -> Experts | None:
-    """Returns the sizes and switches of the experts; None if the model has no experts.
+    """Returns the sizes and routing settings of the experts; None if the model has no experts.
 
     Args:
         c: the content of config.json.

@@ -137,8 +137,9 @@ def latent_to_hf(cfg: ModelConfig) -> dict:
 
 
 def experts_to_hf(cfg: ModelConfig, family: str) -> dict:
-    """Returns the sizes and switches of the experts as keys of config.json, for a model with experts. family: from
-    `family_of`.
+    """Returns the sizes and routing settings of the experts as keys of config.json, for a model with experts.
+
+    `family`: from `family_of`.
     """
     x = cfg.experts
     out = {"num_experts_per_tok": x.per_token, "moe_intermediate_size": x.width, "norm_topk_prob": x.normalise}

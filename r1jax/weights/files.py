@@ -159,6 +159,6 @@ def check(cfg: ModelConfig, found: dict[str, Tensor], directory: Path, flag: str
     strange = sorted(name for name in found if name not in known and not name.endswith(IGNORED))
     if strange:
         raise ValueError(
-            f"{flag}={directory}: {strange[0]} (1 of {len(strange)} such tensors) has no place in the model of "
-            "config.json. Download config.json and the weights of the same model"
+            f"{flag}={directory}: {strange[0]} is not a tensor of the model that config.json describes (number of such "
+            f"tensors: {len(strange)}). Download config.json and the weights of the same model"
         )

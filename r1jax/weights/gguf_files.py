@@ -140,7 +140,9 @@ def read_config(metadata: Mapping[str, Any], tensors: list) -> dict[str, Any]:
     own = {key.removeprefix(f"{family}."): value for key, value in metadata.items() if key.startswith(f"{family}.")}
     shapes = {tensor.name: tuple(int(n) for n in reversed(tensor.shape)) for tensor in tensors}
     if unread := [key for key in own if key.startswith("expert_") and own[key]]:
-        raise ValueError(f"it holds experts ({unread[0]}): use the model's Hugging Face directory")
+        raise ValueError(
+            f"it holds experts ({unread[0]}), which cannot be read from GGUF: use the model's Hugging Face directory"
+        )
     heads, width = int(own["attention.head_count"]), int(own["embedding_length"])
     head_width = int(own.get("attention.key_length") or own.get("rope.dimension_count") or width // heads)
     config = {
@@ -227,7 +229,7 @@ def read_scaling(
 
 def llama3_divisors(theta: float, head_width: int, factor: float) -> np.ndarray:
     """Returns [head_width / 2] divisors of the rotary frequencies of a Llama 3 with a context of 8,192 tokens before
-    RoPE scaling.
+    RoPE scaling by `factor`.
     """
     waves = 2 * np.pi * theta ** (np.arange(0, head_width, 2, dtype=np.float64) / head_width)
     smooth = np.clip((8192 / waves - 1.0) / (4.0 - 1.0), 0.0, 1.0)
@@ -285,7 +287,7 @@ def undo(array: np.ndarray, name: str, metadata: Mapping[str, Any]) -> np.ndarra
 
 
 def their_name(name: str, family: str) -> str:
-    """Returns the Hugging Face name of a tensor. Raises ValueError if the family has no such tensor."""
+    """Returns the Hugging Face name of a GGUF file's tensor. Raises ValueError if the family has no such tensor."""
     if name in TOP:
         return TOP[name]
     found, rows = BLOCK.fullmatch(name), GEMMA_LAYER if family == GEMMA else LAYER

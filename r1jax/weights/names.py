@@ -15,8 +15,7 @@ from r1jax.model.config import ModelConfig
 
 
 class Name(NamedTuple):
-    """One row of the table: the path of a parameter in our tree, and the name of its tensor in a Hugging Face
-    checkpoint.
+    """A kind of parameter: its path in our tree of parameters, and the name of its tensor in a Hugging Face checkpoint.
 
     Attributes:
         path: keys of the parameter in our tree, joined by "/"; for a parameter of a layer, only the keys below the
@@ -109,7 +108,7 @@ MTP_COPIES = {
 
 
 def block(cfg: ModelConfig, feed: str) -> tuple[Name, ...]:
-    """Returns the rows (`Name`) of the table above for the parameters of one layer.
+    """Returns a `Name` for each parameter of one layer.
 
     Args:
         feed: the layer's feed-forward part, "dense" or "experts".
@@ -151,7 +150,7 @@ class Leaf(NamedTuple):
 
     Attributes:
         path: keys of the array in our tree.
-        name: the parameter's row in the table.
+        name: the parameter's `Name`, which its layers share.
         layers: numbers of the layers that are stacked along the first axis of our array; None for a parameter outside
             the layers.
         prefix: beginning of the Hugging Face names, before `name.theirs`. "{i}" stands for the number of the layer.
