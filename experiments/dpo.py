@@ -59,7 +59,7 @@ UNUSED = ("prompts", "late_prompts", "eval_prompts", "reward", "decontaminate")
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """Learns from preferences."""
+    """Trains a policy on preferences: pairs of a better and a worse reply, or labelled replies."""
 
     numbers: Annotated[PreferenceRecipe, FLAT]
     options: Annotated[RunOptions, FLAT] = OPTIONS

@@ -131,7 +131,7 @@ def settings_of(command: Command) -> dict:
 
 
 def describe_sampling(command: Command) -> dict:
-    """Returns the sampling settings that the results depend on: all but `wave_rows`."""
+    """Returns the sampling settings that the results depend on: all but `wave_rows` (completions sampled at once)."""
     return {name: value for name, value in dataclasses.asdict(command.sampling).items() if name != "wave_rows"}
 
 

@@ -76,7 +76,7 @@ RECIPE = PretrainRecipe(
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """Trains the nano base."""
+    """Trains nano or nano-small, the small bases that ship with the package, on generated text."""
 
     recipe: Annotated[PretrainRecipe, cli.FLAT] = RECIPE
     model: Literal["nano", "nano-small"] = "nano"

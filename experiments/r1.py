@@ -40,7 +40,7 @@ MAY_CHANGE = frozenset({"eval_every", "save_every", "log_samples"})  # settings 
 
 
 def run(command: Command) -> None:
-    """Runs every stage that is not complete, then evaluates the trained policies and writes the page.
+    """Runs every stage that is not complete, then evaluates the trained policies and writes report.html.
 
     Raises:
         ValueError: an existing stage was made from other inputs or hyperparameters than those given now.
@@ -106,7 +106,7 @@ def note(command: Command, minutes: Mapping[str, float]) -> None:
 
 
 def draw(home: Path) -> None:
-    """Writes the page of all stages into `home`, in the first process only."""
+    """Writes report.html, the results of all stages, into `home`, in the first process only."""
     if distributed.is_main():
         print(f"the page is {report.write_stages(home)}")
 

@@ -157,7 +157,7 @@ def train(recipe: SFTRecipe, options: RunOptions, collecting: Collecting) -> Pat
 
 
 def collect(options: RunOptions, collecting: Collecting, mesh, home: Path) -> list[dict]:
-    """Samples records by three routes, filters them, rewrites them into R1's form and filters again.
+    """Samples records by three routes, filters them, rewrites them into R1's form (thinking, summary), filters again.
 
     Returns all records, including the dropped ones. Samples and rewrites are stored in `home`, so that a killed run
     resumes.
@@ -205,7 +205,7 @@ def prompts_of(route: str, examples: Sequence[Mapping], nano: bool, worked: str,
 
     Args:
         route: "few_shot", "detailed" or "r1_zero".
-        nano: whether nano's generator made the examples.
+        nano: whether the examples come from nano, the generator of synthetic problems.
         worked: the text file with the worked example, for few_shot on questions that are not nano's.
         seed: seed of the worked examples that nano's generator writes.
     Raises:
@@ -227,7 +227,7 @@ def prompts_of(route: str, examples: Sequence[Mapping], nano: bool, worked: str,
 
 
 def worked_example(row: Mapping, seed: int) -> str:
-    """Returns a worked example for a nano question.
+    """Returns the text of a worked example for a question of nano, the generator of synthetic problems.
 
     It is another question of the same task and language, with a long solution.
 

@@ -198,7 +198,7 @@ def collect(options: RunOptions, collecting: Collecting, mesh, home: Path) -> li
 
 
 def plain(records: Sequence[dict], always: bool) -> list[dict]:
-    """Puts the response of each record into R1's form with an empty chain of thought.
+    """Returns the records with responses in R1's form and an empty chain of thought: "<think> </think> REPLY".
 
     Args:
         always: if True, an existing chain of thought is removed. If False, a response with a chain of thought stays

@@ -45,14 +45,14 @@ def write(directory: str, size: str) -> dict[str, int]:
 def ours(directory: str, group: int, tokens: int, ceiling: bool = False) -> tuple:
     """Prepares r1jax' sampler on all CPU devices that JAX shows. Returns (repeat, info).
 
-    Each call of `repeat()` samples all completions and returns the number of sampled tokens. `info` holds the measured
-    call as text, and the seconds of set-up.
+    Each call of `repeat()` samples all completions and returns {"tokens": number of sampled tokens}. `info` holds the
+    measured expression as text, for the report ("call"), and the seconds of set-up ("setup_s").
 
     Args:
         directory: where `write` has put model and prompts.
         group: completions of each prompt.
         tokens: tokens of each completion.
-        ceiling: whether to measure the hardware's limit too, in tokens per second, and put it into `info`.
+        ceiling: whether to measure the hardware's limit too, in tokens per second, and put it into `info` ("limit").
     """
     import jax
     import jax.numpy as jnp

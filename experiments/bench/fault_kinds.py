@@ -40,7 +40,7 @@ class Trial:
         ordinal: number of the trial among the trials of its kind, from 0.
         stage: the stage that is run.
         name: the stage's name, a key of `fault_runs.STAGES`.
-        campaign: the directory of the campaign.
+        campaign: the directory of the campaign, which is all trials of one command.
         home: an existing, empty directory for this trial alone.
         rng: the random numbers that determine the fault.
         whole: an uninterrupted run of the same command.
@@ -74,9 +74,13 @@ class Trial:
 
 @dataclasses.dataclass
 class Found:
-    """The result of a trial: a verdict, the phase or file that the fault hit, and details.
+    """The result of a trial.
 
-    The docstring of `faults` explains the verdicts EQUAL, CLEAR and SILENT.
+    Attributes:
+        verdict: EQUAL (the run ended as if there had been no fault), CLEAR (it said what was wrong) or SILENT
+            (neither). The docstring of `faults` defines them.
+        where: what the fault hit, such as a phase of the run or a file.
+        detail: the run's error, or how the run ended.
     """
 
     verdict: str
@@ -98,6 +102,10 @@ def finish(trial: Trial, tag: str = "resumed", workdir: Path | None = None) -> N
     """Resumes a run.
 
     Raises Silent unless the run continues from the newest checkpoint and ends like the uninterrupted run.
+
+    Args:
+        tag: name of the files that receive the output; the message of Silent begins with it.
+        workdir: the run's directory. None means `trial.workdir`.
     """
     workdir = workdir or trial.workdir
     step, lines = fault_runs.committed(trial.stage, workdir)
@@ -109,7 +117,12 @@ def finish(trial: Trial, tag: str = "resumed", workdir: Path | None = None) -> N
 
 
 def compare(trial: Trial, ended: Ended, tag: str, workdir: Path | None = None) -> None:
-    """Raises Silent unless a run ended with exit code 0 and the outcome (`read_outcome`) of the uninterrupted run."""
+    """Raises Silent unless a run ended with exit code 0 and the outcome (`read_outcome`) of the uninterrupted run.
+
+    Args:
+        tag: how the run was started, such as "resumed"; the message of Silent begins with it.
+        workdir: the run's directory. None means `trial.workdir`.
+    """
     if ended.code != 0:
         raise Silent(f"{tag}: exit code {ended.code}: {ended.err[-1500:]}")
     here, there = fault_runs.read_outcome(trial.stage, workdir or trial.workdir), trial.whole.outcome
@@ -162,7 +175,10 @@ def fill_disk(trial: Trial) -> Found:
 
 
 def fill_file_system(trial: Trial) -> Found:
-    """Runs the command on a small file system of random size, which becomes full."""
+    """Runs the command on an in-memory file system of random size, which can become full.
+
+    A process that may not mount file systems calls `fill_disk` instead.
+    """
     size = draw_size(trial.rng)
     with mounted(trial.home / "disk", f"size={size}") as disk:
         if disk is None:
@@ -215,7 +231,13 @@ def expect_error(
     """Judges a run that met a fault.
 
     Returns the verdict EQUAL if the run ended like the uninterrupted run. Returns CLEAR if the run stopped with a clear
-    error and resumes once the fault is undone. Raises Silent otherwise.
+    error (`is_clear`), and passes `finish` once the fault is undone. Raises Silent otherwise.
+
+    Args:
+        ended: how the run with the fault ended.
+        where: what the fault hit, as in `Found`.
+        undo: a function that undoes the fault.
+        workdir: the run's directory. None means `trial.workdir`.
     """
     if ended.code == 0:
         undo()
@@ -260,6 +282,9 @@ def damage(trial: Trial, how: str) -> Found:
     """Damages one file of an interrupted run, then resumes the run.
 
     The file is in the newest checkpoint, or is manifest.json or model.json.
+
+    Args:
+        how: "truncated", "empty" or "flipped", as in `spoil`; "missing" deletes a file of the checkpoint.
     """
     shutil.copytree(trial.midway(), trial.workdir)
     newest = newest_checkpoint(trial.workdir)
@@ -378,7 +403,14 @@ def jump(trial: Trial) -> Found:
 
 
 def start_pair(stage: Stage, campaign: Path, workdir: Path, told: Path, **changed: Any) -> list[Live]:
-    """Starts the two processes of a run. Returns both, process 0 first."""
+    """Starts the two processes of a run. Returns both, process 0 first.
+
+    Args:
+        campaign: the campaign's directory, which holds records.jsonl.
+        workdir: the run's directory.
+        told: path of the output files, to which "-0" or "-1" and the suffixes of `Order` are added.
+        changed: flags to add to the stage's flags, or to replace them.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

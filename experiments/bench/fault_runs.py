@@ -119,7 +119,7 @@ class Order:
     Attributes:
         module, arguments: name of the stage's module, and the arguments of its command line.
         told: path of the output files without their suffix. Standard output has the suffix .out, standard error has
-            .err, and the file that lists the phases of the run has .marks.
+            .err, and the list of the run's phases (what it does, such as "sampling") has .marks.
         file_bytes: largest size of a file that the process can write. 0 means no limit.
         clock_jump: a pair (call, seconds). The clock of time.time jumps by `seconds` at the call with this number. None
             means no jump.
@@ -218,7 +218,11 @@ def live(order: Order) -> None:
 
 
 def mark_phases(file: int) -> None:
-    """Writes a line "seconds phase" to the file descriptor `file` whenever this process enters another phase."""
+    """Makes this process write a line "seconds phase" whenever it enters another phase, such as "sampling".
+
+    Args:
+        file: the file descriptor to write to. The seconds count from this call.
+    """
     from r1jax import report
     from r1jax.distributed import phases
     from r1jax.runs.run import Run
@@ -270,7 +274,10 @@ def jump_clock(call: int, seconds: float) -> None:
 def command(stage: Stage, home: Path, workdir: Path, **changed: Any) -> list[str]:
     """Returns the arguments of a stage's command line.
 
-    `home` is the campaign's directory, which holds records.jsonl.
+    Args:
+        home: the campaign's directory, which holds records.jsonl.
+        workdir: the value of --workdir.
+        changed: flags to add to the stage's flags, or to replace them.
     """
     flags = stage.flags | {"workdir": workdir} | changed
     return [f"--{name.replace('_', '-')}={str(value).format(home=home)}" for name, value in flags.items()]
@@ -381,8 +388,8 @@ def without_speed(line: Mapping[str, Any]) -> dict[str, Any]:
 def committed(stage: Stage, workdir: Path) -> tuple[int | None, str]:
     """Returns the step from which an interrupted run can resume, and a hash of the lines of metrics.jsonl up to it.
 
-    The step is that of the newest committed checkpoint at the end of a round. Returns (None, "") if there is none. The
-    lines hold times. So the hash stays the same only if the resumed run does not repeat the steps.
+    The step is that of the newest committed checkpoint whose step is a multiple of `stage.rounds`. Returns (None, "")
+    if there is none. The lines hold times: a resumed run that repeats a step changes the hash.
     """
     from r1jax.runs import checkpoint
 

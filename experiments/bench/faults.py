@@ -149,7 +149,7 @@ def stop_midway(stage: fault_runs.Stage, home: Path, workdir: Path) -> None:
 
 
 def write_records(path: Path) -> None:
-    """Writes fine-tuning records of the task "compare", in which the chain of thought is a guess."""
+    """Writes `GUESSES` fine-tuning records of nano's task "compare", with the chain of thought "i guess ANSWER"."""
     from r1jax.nano import corpus, tasks
     from r1jax.sft_data import records
 
@@ -165,6 +165,13 @@ def attempt(home: Path, once: Once, seed: int, number: int, planned: tuple[str, 
     """Makes one trial.
 
     Returns the trial's line of faults.jsonl. Keeps the trial's files only if the verdict is SILENT.
+
+    Args:
+        home: the campaign's directory.
+        once: supplies the uninterrupted and the interrupted run of the stage.
+        seed: the campaign's seed.
+        number: number of the trial in the campaign, from 0.
+        planned: the trial, as in `schedule`.
     """
     kind, ordinal, name = planned
     folder, begun = home / "trials" / f"{number:03d}", time.monotonic()

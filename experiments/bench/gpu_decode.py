@@ -114,7 +114,9 @@ def ceiling(lines: list[dict[str, Any]]) -> roofline.Device:
 def at(
     cfg: ModelConfig, batch: int, group: int, prompt: int, clock: int, room: int
 ) -> tuple[list[list[Segment]], Rows]:
-    """Returns (prompt segments, rows): the decoder's state in the middle of a rollout, with random keys and values.
+    """Returns ([segments], rows): the decoder's state in the middle of a rollout, with random keys and values.
+
+    `segments` has a `Segment` for each layer: the cached keys and values of all prompts.
 
     Args:
         batch: number of rows (completions).
@@ -170,8 +172,8 @@ def advance(
 def placed(tree: Any) -> Any:
     """Returns the sharding of each array in `tree`.
 
-    A program's result is put onto these shardings before it becomes the program's next argument. Otherwise jit would
-    recompile, because jit describes the same placement of a result in another way.
+    `advance` puts a program's result onto the shardings of the program's argument. The devices are the same, but jit
+    describes the sharding of a result in another way, and would compile again for it.
     """
     return jax.tree.map(lambda x: x.sharding, tree)
 

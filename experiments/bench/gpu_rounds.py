@@ -75,8 +75,8 @@ def make_forced(
     """Returns (weights, stop tokens, keys): a model, and random keys with which completions end near the given lengths.
 
     The model computes at full cost but gives all tokens equal probability, so the key of a row alone decides where the
-    row stops. Not every length has a candidate key that stops exactly there. So each row gets an unused key that stops
-    near its length. In `wave.forcing_keys`, every key is exact.
+    row stops. Each row gets one of `s["candidates"]` keys, an unused key that stops near the wanted length. The keys of
+    `wave.forcing_keys` stop exactly there.
 
     Args:
         lengths: [N] wanted lengths of N completions. The returned keys are [N, 2].

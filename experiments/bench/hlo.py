@@ -174,17 +174,20 @@ def product_flops(op: Op, shapes: dict[str, str]) -> float:
 
 
 def whole(program: Program, ops: list[Op], op: Op) -> dict[str, int]:
-    """Returns {opcode: bytes of the operands} of a collective."""
+    """Returns {opcode: bytes of the operands} of the collective `op`. `ops` are the instructions of its computation."""
     shapes = {each.name: each.shape for each in ops}
     size = sum(count_bytes(shapes[operand]) for operand in op.operands if operand in shapes)
     return {op.kind.removesuffix("-start"): size}
 
 
 def reduced(program: Program, ops: list[Op], op: Op) -> dict[str, int]:
-    """Returns {opcode: bytes} of an all-reduce, after two rewrites that only the compilers for GPUs and TPUs make.
+    """Returns {opcode: bytes} of the all-reduce `op`, after two rewrites that only compilers for GPUs and TPUs make.
 
     If each device keeps only a slice of the result, the all-reduce becomes a reduce-scatter. If several results are
     only added to each other, those compilers add the arrays first and reduce the sum, so one all-reduce is counted.
+
+    Args:
+        ops: the instructions of the computation that holds `op`.
     """
     found: Counter[str] = Counter()
     elements = [each for each in ops if each.kind == "get-tuple-element" and each.operands[:1] == [op.name]]

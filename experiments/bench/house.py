@@ -124,8 +124,8 @@ def upward(graph: dict[str, set[str]]) -> int:
     for circle in circles(graph):
         if len(circle) > LARGEST_CIRCLE:
             raise ValueError(
-                f"{len(circle)} rooms import each other in a cycle, and at most {LARGEST_CIRCLE} can be ordered: "
-                f"{', '.join(circle)}. Remove imports until the cycle is smaller"
+                f"{len(circle)} rooms (folders or files directly in r1jax) import each other in a cycle, and at most "
+                f"{LARGEST_CIRCLE} can be ordered: {', '.join(circle)}. Remove imports until the cycle is smaller"
             )
         needs = [sum(1 << i for i, other in enumerate(circle) if other in graph[node]) for node in circle]
         fewest = {0: 0}  # set of the lowest nodes -> arrows that go up so far
@@ -176,7 +176,7 @@ def lines_of(tree: Tree, file: str, name: str) -> int | None:
 
 
 def count(root: Path) -> dict[str, object]:
-    """Counts rooms, imports, import cycles, and functions with many parameters or a recipe in a checkout.
+    """Counts rooms (see `room`), imports, and functions with many parameters or a recipe in a checkout of r1jax.
 
     Returns {description in words: count}. Import cycles are not counted but listed: the value is a list of cycles, and
     each cycle is the list of its rooms or files. The number of lines of `train_rl.train` is None if the checkout has no

@@ -28,7 +28,7 @@ PAD, STOP = 0, 1
 
 
 def answer(text: str) -> str:
-    """Returns the last number of a completion in <answer> tags, as the verifier expects it."""
+    """Returns <answer>N</answer> for the verifier, where N is a completion's last number, 0 if there is none."""
     return f"<answer>{text.split()[-1] if text.split() else 0}</answer>"
 
 
@@ -77,8 +77,9 @@ class Numbers:
 def ours(directory: str, size: str) -> tuple:
     """Prepares a GRPO iteration of r1jax: a rollout, its verification and one optimizer step, as in `train_rl`.
 
-    Returns (repeat, info). Each call of `repeat()` runs one iteration and returns the number of completion tokens, and
-    the seconds of rollout and update. `info` holds the measured call as text, and the seconds of set-up.
+    Returns (repeat, info). Each call of `repeat()` runs one iteration and returns a dict: the number of completion
+    tokens, and the seconds of rollout (verification included) and update. `info` holds a text that names what is
+    measured, for the report ("call"), and the seconds of set-up ("setup_s").
 
     Args:
         directory: a Hugging Face directory with prompts.json.

@@ -22,8 +22,8 @@ SIZES = {
 def measure(options: Options) -> dict[str, Any]:
     """Measures memory and time of log-probabilities (benchmark C8). Returns the benchmark's JSON line.
 
-    `ratio` is the memory with chunks of 128, divided by the memory with all logits at once. `space` and `time` hold the
-    ratios of memory and of time in every case. Smaller is better.
+    `ratio` is the memory with chunks of 128 tokens, divided by the memory with all logits at once. `space` and `time`
+    hold such ratios of memory and of time for every case, such as "as shipped" (r1jax's own chunk). Smaller is better.
     """
     import jax
     import jax.numpy as jnp

@@ -52,6 +52,9 @@ def warm_up(repeat: Callable[[], dict[str, Any]], info: dict[str, Any]) -> Made:
 def tunix(directory: str, group: int, tokens: int, sampled: bool) -> Made:
     """Prepares tunix' sampler, with a cache just large enough for prompt and completion. Returns (repeat, info).
 
+    Each call of `repeat()` samples all completions and returns {"tokens": their tokens}. `info` holds the measured
+    expression as text ("call"), the versions of the packages, and the seconds of set-up.
+
     Args:
         directory: a Hugging Face directory with prompts.json.
         group: completions of each prompt.
@@ -100,6 +103,9 @@ def tunix(directory: str, group: int, tokens: int, sampled: bool) -> Made:
 
 def transformers(directory: str, group: int, tokens: int, cache: str) -> Made:
     """Prepares transformers' `generate`. Returns (repeat, info). OMP_NUM_THREADS sets the number of threads.
+
+    Each call of `repeat()` samples all completions and returns {"tokens": their tokens}. `info` holds the measured
+    expression as text ("call"), the versions of the packages, and the seconds of set-up.
 
     Args:
         directory: a Hugging Face directory with prompts.json.

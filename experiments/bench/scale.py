@@ -61,7 +61,12 @@ def devices_of(mesh: str) -> int:
 
 
 def measure(options: Options, layers: int) -> dict[str, dict[str, Any]]:
-    """Returns {program: its figures} for a model with only the first `layers` layers."""
+    """Returns {program: its figures} for a model with only the first `layers` layers.
+
+    The figures are a dict with the FLOPs of one device, the bytes it sends and the bytes it holds, each beside the
+    ideal or predicted value. The dict also holds the bytes sent by each kind of collective, and the number of loops of
+    unknown length.
+    """
     from experiments.bench import hlo
     from experiments.bench.scale_ideal import Case
     from experiments.bench.scale_programs import PROGRAMS, build
@@ -100,7 +105,7 @@ def measure(options: Options, layers: int) -> dict[str, dict[str, Any]]:
 
 
 def grow(few: dict[str, Any], more: dict[str, Any], layers: int) -> dict[str, Any]:
-    """Extrapolates the figures of a program to `layers` more layers.
+    """Extrapolates the figures of a program (see `measure`) to `layers` more layers.
 
     Args:
         few: the figures of the program.
@@ -117,7 +122,7 @@ def grow(few: dict[str, Any], more: dict[str, Any], layers: int) -> dict[str, An
 
 
 def figures(options: Options) -> dict[str, dict[str, Any]]:
-    """Returns {program: its figures}. With --scale-up, the figures are extrapolated to all layers of the model."""
+    """Returns {program: its figures}, as `measure` does. --scale-up extrapolates them to all layers of the model."""
     from r1jax.model.presets import PRESETS
 
     whole = PRESETS[options.model].layers if options.model in PRESETS else 0

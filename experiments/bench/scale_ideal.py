@@ -103,7 +103,10 @@ def update_flops(case: Case) -> float:
 
 
 def last_width(cfg: ModelConfig, feed: str) -> int:
-    """Returns the total input width of a layer's last products (the down projections), for one token."""
+    """Returns the total input width of a layer's last products (the down projections), for one token.
+
+    `feed` is the layer's feed-forward, "dense" or "experts".
+    """
     x = cfg.experts
     return cfg.mlp_width if feed == "dense" else (x.per_token + x.shared) * x.width
 

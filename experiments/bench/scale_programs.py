@@ -61,7 +61,7 @@ def compile_score(case: Case) -> Subject:
 
 
 def compile_update(case: Case) -> Subject:
-    """Compiles the forward and backward pass of a micro-batch, which adds its gradients to those of earlier ones."""
+    """Compiles the forward and backward pass of a micro-batch, and the sum with earlier micro-batches' gradients."""
     learner = Learner(network(case), optax.adamw(1e-6), grpo_objective(0.2, 0.001))
     params = parameters(case)
     number = rows_of(case, case.row_length, dtype=jnp.float32)

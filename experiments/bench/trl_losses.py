@@ -38,7 +38,15 @@ class Drawn(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A comparison: its name, what was translated, r1jax's loss, TRL's settings, and r1jax's arguments."""
+    """A comparison.
+
+    Attributes:
+        name: name of the loss in the table.
+        translated: how arguments were changed where the conventions of TRL and r1jax differ; "" if nothing was changed.
+        loss: r1jax's loss, a key of `losses.LOSSES`.
+        trl: TRL's settings.
+        ours: r1jax's settings, as `ours` reads them.
+    """
 
     name: str
     translated: str
@@ -82,6 +90,7 @@ def draw(seed: int) -> Drawn:
 
 def theirs(drawn: Drawn, settings: dict[str, Any]) -> tuple[float, np.ndarray]:
     """Returns the value of TRL's `GRPOTrainer._compute_loss`, and its gradient [N, T] with respect to log π.
+
     The trainer is replaced by an object that holds only its settings.
     """
     import torch
@@ -172,7 +181,10 @@ def ours(drawn: Drawn, row: Row) -> tuple[float, np.ndarray]:
 
 
 def pairs() -> list[tuple[str, str, float]]:
-    """Returns (name, what was translated, absolute difference of the values) for the losses SimPO and ORPO."""
+    """Compares the losses SimPO and ORPO. Returns (name, `translated` as in `Row`, difference of the values) of each.
+
+    The difference is absolute.
+    """
     import torch
     from trl.experimental.cpo import CPOTrainer
     from trl.experimental.orpo import ORPOTrainer

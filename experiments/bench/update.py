@@ -46,7 +46,8 @@ def stepping(size: str, remat: str, mesh: Any) -> tuple[Callable[[], None], list
 def side(size: str) -> tuple:
     """Prepares an optimizer step on a mesh of all CPU devices that JAX shows. Returns (repeat, info).
 
-    A call of `repeat` runs one step and returns the number of tokens in it. `info` holds the measured call as text.
+    A call of `repeat` runs one step and returns {"tokens": number of its completion tokens}. `info` holds the measured
+    expression as text, for the report ("call").
 
     Args:
         size: "full" or "toy".

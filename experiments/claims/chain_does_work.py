@@ -63,7 +63,7 @@ def measure(command: Command) -> dict:
     """Samples chains of thought, spoils them, and has the policy continue them.
 
     Prints and returns a dict. "chains" is the number of spoiled chains. "control" and "spoiled" are the shares of right
-    answers after the unchanged and after the falsified beginning. "parent" is the checkpoint.
+    answers after the unchanged and after the falsified beginning. "parent" holds path and hash of the policy's weights.
     """
     mesh = make_mesh("auto")
     policy, params, parent = load_policy(RunOptions(weights=command.weights, template=command.template), mesh)

@@ -37,7 +37,7 @@ COST = "cost.json"  # beside a run: its seconds and its memory
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """Compares losses on nano."""
+    """Compares losses: trains nano, the small base of the package, with each of them."""
 
     losses: tuple[str, ...] = tuple(LOSSES)
     """Losses to compare, each a value of --loss of experiments.r1_zero."""
@@ -117,7 +117,11 @@ def summarise(values: Sequence[float | None]) -> tuple[float, float] | None:
 
 
 def table(found: dict[str, list[dict[str, float | None]]]) -> str:
-    """Returns the table as Markdown. `found` maps each loss to the figures of its seeds."""
+    """Returns a Markdown table: for each loss, the mean and the 95 % interval over seeds of each of `FIGURES`.
+
+    Args:
+        found: loss -> what `read_figures` returns for each seed.
+    """
     lines = ["| loss | " + " | ".join(FIGURES) + " |", "|---" * (len(FIGURES) + 1) + "|"]
     for loss, seeds in found.items():
         cells = []
@@ -150,7 +154,7 @@ def draw(path: str, places: dict[str, list[Path]]) -> None:
 
 
 def compare(command: Command) -> dict[str, list[dict[str, float | None]]]:
-    """Makes the runs that are missing, prints the table, and returns {loss: figures of each seed}.
+    """Makes the runs that are missing, prints the table, and returns {loss: `read_figures` of each seed}.
 
     Raises:
         ValueError: a loss is unknown, --seeds is below 1, or a run failed.

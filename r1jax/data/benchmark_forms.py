@@ -28,7 +28,7 @@ def list_options(question: object, options: Sequence[object]) -> str:
 
 
 def mmlu_pro(keys: Mapping, name: str) -> dict | None:
-    """Returns a record of MMLU-Pro as a row; None for another format."""
+    """Returns the row {problem, gold, kind} of an MMLU-Pro record; None if `keys` has another format."""
     question, options, index = keys.get("question"), keys.get("options"), keys.get("answer_index")
     if not isinstance(question, str) or not isinstance(options, list) or "answer" not in keys:
         return None
@@ -38,7 +38,7 @@ def mmlu_pro(keys: Mapping, name: str) -> dict | None:
 
 
 def choices(keys: Mapping, name: str) -> dict | None:
-    """Returns a record of MMLU, C-Eval or ARC as a row; None for another format."""
+    """Returns the row {problem, gold, kind} of an MMLU, C-Eval or ARC record; None if `keys` has another format."""
     question, options, answer = keys.get("question"), keys.get("choices"), keys.get("answer", keys.get("answerkey"))
     if options is None and all(letter in keys for letter in "abcd"):
         options = [keys[letter] for letter in "abcde" if keys.get(letter) is not None]
@@ -57,7 +57,10 @@ def choices(keys: Mapping, name: str) -> dict | None:
 
 
 def gpqa(keys: Mapping, name: str) -> dict | None:
-    """Returns a record of GPQA as a row; None for another format. The record's id fixes the order of the options."""
+    """Returns the row {problem, gold, kind} of a GPQA record; None if `keys` has another format.
+
+    The record's id, `name`, determines the order of the options.
+    """
     if not all(isinstance(keys.get(key), str) for key in ("question", "correct answer", *GPQA_WRONG)):
         return None
     options = [keys["correct answer"].strip(), *(keys[key].strip() for key in GPQA_WRONG)]
@@ -78,7 +81,7 @@ def from_json(value: object) -> object:
 
 
 def apps(keys: Mapping, name: str) -> dict | None:
-    """Returns a record of APPS or TACO as a row; None for another format."""
+    """Returns the row {problem, gold, kind} of an APPS or TACO record; None if `keys` has another format."""
     question, tests = keys.get("question", keys.get("problem")), from_json(keys.get("input_output"))
     if not isinstance(question, str) or not isinstance(tests, Mapping):
         return None
@@ -96,7 +99,10 @@ def apps(keys: Mapping, name: str) -> dict | None:
 
 
 def livecodebench(keys: Mapping, name: str) -> dict | None:
-    """Returns a record of LiveCodeBench as a row; None for another format."""
+    """Returns the row {problem, gold, kind} of a LiveCodeBench record; None if `keys` has another format.
+
+    Raises ValueError if the private test cases are not JSON.
+    """
     question = keys.get("question_content")
     public, private = from_json(keys.get("public_test_cases")), from_json(keys.get("private_test_cases"))
     if not isinstance(question, str) or not isinstance(public, list):
@@ -117,7 +123,10 @@ def livecodebench(keys: Mapping, name: str) -> dict | None:
 
 
 def mbpp(keys: Mapping, name: str) -> dict | None:
-    """Returns a record of MBPP as a row; None for another format."""
+    """Returns the row {problem, gold, kind} of an MBPP record; None if `keys` has another format.
+
+    Returns None, too, unless the assertions that `read_assertion` can read test exactly one function.
+    """
     question, lines = keys.get("text", keys.get("prompt")), keys.get("test_list")
     if not isinstance(question, str) or not isinstance(lines, list):
         return None
@@ -133,7 +142,7 @@ def mbpp(keys: Mapping, name: str) -> dict | None:
 
 
 def humaneval(keys: Mapping, name: str) -> dict | None:
-    """Returns a record of HumanEval as a row; None for another format.
+    """Returns the row {problem, gold, kind} of a HumanEval record; None if `keys` has another format.
 
     Only assertions that compare one call with a value become tests, such as `assert candidate(1) == 2`. Raises
     ValueError if there is no such assertion.
@@ -155,7 +164,7 @@ def humaneval(keys: Mapping, name: str) -> dict | None:
 
 
 def ifeval(keys: Mapping, name: str) -> dict | None:
-    """Returns a record of IFEval as a row of the kind "instructions"; None for another format."""
+    """Returns the row {problem, gold, kind} of an IFEval record; None if `keys` has another format."""
     prompt, names, given = keys.get("prompt"), keys.get("instruction_id_list"), keys.get("kwargs")
     if not isinstance(prompt, str) or not isinstance(names, list) or not isinstance(given, list):
         return None
