@@ -61,7 +61,7 @@ class Experts:
 
 
 class Group(NamedTuple):
-    """A run of consecutive layers with equal shapes: layers `start` to `stop` - 1, whose feed-forward is `feed`."""
+    """A run of consecutive layers with equal shapes: layers `start` to `stop` - 1, all `feed`: dense or experts."""
 
     feed: Literal["dense", "experts"]
     start: int
