@@ -111,7 +111,10 @@ def _plain(value: object, key: str, nonfinite: list[str]) -> object:
         return [_plain(v, f"{key}.{i}", nonfinite) for i, v in enumerate(value)]
     if hasattr(value, "tolist"):  # numpy and jax arrays and their scalars, without importing either
         return _plain(value.tolist(), key, nonfinite)
-    raise TypeError(f"{key}: a log line cannot hold a {type(value).__name__}, because JSON has no such type")
+    raise TypeError(
+        f"{key}: a log line cannot hold a {type(value).__name__}, because JSON has no such type. "
+        "Give a number, a text, a list, a dictionary or None"
+    )
 
 
 def _whole_size(path: Path) -> int:

@@ -16,11 +16,11 @@ Talk = Callable[[Mapping], list[dict] | None]  # record with keys in lower case 
 
 
 class Found(NamedTuple):
-    """A record that was recognised.
+    """A record whose format is known, as a question or as a conversation.
 
     Attributes:
-        form: the name of the record's format.
-        value: the row {problem, gold, kind}, or the messages [{role, content}].
+        form: the name of the record's format, a key of `QUESTIONS` or `TALKS`.
+        value: the question {problem, gold, kind}, or the conversation's messages [{role, content}].
     """
 
     form: str

@@ -27,9 +27,9 @@ Take = Callable[[int], dict]  # index in an endless stream -> the question there
 
 
 def generator_mix(path: str) -> str | None:
-    """Returns NAME if `path` is `nano:NAME`, "zero" if `path` is `nano`, and None if it names a file.
+    """Returns the name of the mix of generated problems that `path` asks for; None if `path` names a file.
 
-    NAME is a mix of the nano generator's tasks (a key of `tasks.MIX`), or a single task.
+    `nano:NAME` asks for NAME, a key of `tasks.MIX` or one of `tasks.TASKS`; `nano` asks for "zero".
 
     Raises:
         ValueError: there is no such mix or task.

@@ -103,14 +103,16 @@ def rename(record: Mapping, columns: Mapping[str, str], where: str) -> dict:
     the form of the gold answer.
 
     Raises:
-        ValueError: the record lacks a key.
+        ValueError: the record lacks a key that `columns` names, or no kind fits the gold answer.
     """
     found = dict(record)
     for here, there in columns.items():
         value: object = record
         for part in there.split("."):
             if not isinstance(value, Mapping) or part not in value:
-                raise ValueError(f"{where} has no {there}, which --column={here}={there} names; it has {list(record)}")
+                raise ValueError(
+                    f"{where} has no {there}, which --column={here}={there} names; use one of {list(record)}"
+                )
             value = value[part]
         found[here] = value
     if "gold" in columns and "kind" not in found:
@@ -138,7 +140,7 @@ def _converted(record: dict, where: str, name: str, free: bool) -> tuple[str, di
             return found.form, record | {"id": named} | found.value
     except (ValueError, KeyError, TypeError, SyntaxError) as problem:
         raise ValueError(
-            f"{where} (id {named!r}) has the keys of a known benchmark, but not its values "
+            f"{where} (id {named!r}) has the keys of a known data set, but values that do not fit them "
             f"({type(problem).__name__}: {problem}); mend the row, or give it as {{id, problem, gold, kind}}"
         ) from None
     if free:
@@ -149,7 +151,7 @@ def _converted(record: dict, where: str, name: str, free: bool) -> tuple[str, di
         f"{where} has the keys {', '.join(record)}; a row needs id, problem, gold and kind, "
         "or question with an answer after ####, "
         "or problem with answer, with final_answer or with a solution that holds \\boxed{}, or the keys of another "
-        "published form; --column=problem=KEY and --column=gold=KEY name the keys of this file"
+        "published data set; for other keys, give --column=problem=KEY and --column=gold=KEY with the file's keys"
     )
 
 

@@ -15,7 +15,10 @@ from r1jax.rewards.kinds import GENERAL
 
 
 def verl(keys: Mapping, name: str) -> dict | None:
-    """Returns a record of verl, DAPO, Skywork-OR1, Eurus-2 or SimpleRL-Zoo as a row; None for another format."""
+    """Returns a record in verl's format as a row {problem, gold, kind}; None for another format.
+
+    DAPO, Skywork-OR1, Eurus-2 and SimpleRL-Zoo use this format too.
+    """
     model = keys.get("reward_model")
     if not isinstance(model, Mapping) or "ground_truth" not in model or (asked := prompt_text(keys)) is None:
         return None
@@ -23,7 +26,7 @@ def verl(keys: Mapping, name: str) -> dict | None:
 
 
 def tulu(keys: Mapping, name: str) -> dict | None:
-    """Returns a record of Tülu's RLVR sets as a row; None for another format.
+    """Returns a record of Tülu's RLVR sets as a row {problem, gold, kind}; None for another format.
 
     For prompts of Tülu's instruction-following set, the gold holds the constraints, and the kind is "general",
     because no verifier checks the constraints.
@@ -37,7 +40,7 @@ def tulu(keys: Mapping, name: str) -> dict | None:
 
 
 def orz(keys: Mapping, name: str) -> dict | None:
-    """Returns a record of Open-Reasoner-Zero as a row; None for another format.
+    """Returns a record of Open-Reasoner-Zero as a row {problem, gold, kind}; None for another format.
 
     In the file, such a record is a list of two turns. `keys` has them under "0" and "1".
     """
@@ -49,9 +52,9 @@ def orz(keys: Mapping, name: str) -> dict | None:
 
 
 def countdown(keys: Mapping, name: str) -> dict | None:
-    """Returns a record of TinyZero's countdown as a row; None for another format.
+    """Returns a record of TinyZero's countdown as a row {problem, gold, kind}; None for another format.
 
-    The question has TinyZero's wording.
+    The record holds only numbers and target. The problem says them in TinyZero's words.
     """
     numbers, target = keys.get("nums"), keys.get("target")
     if not isinstance(numbers, list) or target is None:
@@ -64,7 +67,11 @@ def countdown(keys: Mapping, name: str) -> dict | None:
 
 
 def trl(keys: Mapping, name: str) -> dict | None:
-    """Returns a record of TRL's sets for GRPO as a row; None for another format."""
+    """Returns a record of TRL's sets for GRPO as a row {problem, gold, kind}; None for another format.
+
+    The gold is the first of `ground_truth`, `solution` and `answer`. If that is a text with a #### or a box, the gold
+    is what follows the last ####, else the content of the last box.
+    """
     if (asked := prompt_text(keys)) is None:
         return None
     truth = next((keys[key] for key in ("ground_truth", "solution", "answer") if keys.get(key) is not None), None)
@@ -78,7 +85,7 @@ def trl(keys: Mapping, name: str) -> dict | None:
 
 
 def gsm8k(keys: Mapping, name: str) -> dict | None:
-    """Returns a record of GSM8K as a row; None for another format.
+    """Returns a record of GSM8K as a row {problem, gold, kind}; None for another format.
 
     The gold is the text after ####: in `solution` if that key holds a ####, else in `answer`.
     """
@@ -90,9 +97,10 @@ def gsm8k(keys: Mapping, name: str) -> dict | None:
 
 
 def answered(keys: Mapping, name: str) -> dict | None:
-    """Returns a record with a problem and its answer as a row, as in MATH, AIME, AMC and OlympiadBench; else None.
+    """Returns a record with a problem and its answer as a row {problem, gold, kind}; None for another format.
 
-    The gold is `final_answer`, `answer` or `expected_answer`. Without these keys, it is the last box in `solution`.
+    MATH, AIME, AMC and OlympiadBench use this format. The gold is `final_answer`, `answer` or `expected_answer`.
+    Without these keys, it is the last box in `solution`.
     """
     problem, solution = keys.get("problem") or keys.get("question"), keys.get("solution")
     answer = next((keys[key] for key in ("final_answer", "answer", "expected_answer") if key in keys), None)
@@ -109,7 +117,7 @@ def answered(keys: Mapping, name: str) -> dict | None:
 
 
 def with_kind(problem: Any, gold: object) -> dict:
-    """Returns the row of a question whose answer is a text.
+    """Returns the row {problem, gold, kind} of a question whose answer `gold` is a text or a list of right answers.
 
     The kind is "choice" if the answer is a letter from A to E and the question lists (A) and (B); otherwise "math".
     """

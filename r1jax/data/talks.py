@@ -20,7 +20,7 @@ MARKS = (
 
 
 def messages(keys: Mapping) -> list[dict] | None:
-    """Reads {messages: [{role, content}]}.
+    """Returns the messages of a record {messages: [{role, content}]}; None for another format.
 
     TRL, OpenR1-Math, NuminaMath-CoT, Tülu's mixtures and OpenAI's fine-tuning use this format.
     """
@@ -28,16 +28,19 @@ def messages(keys: Mapping) -> list[dict] | None:
 
 
 def conversations(keys: Mapping) -> list[dict] | None:
-    """Reads {system, conversations: [{from, value}]}, the format of ShareGPT, OpenThoughts and Bespoke-Stratos."""
+    """Returns the messages of a record {system, conversations: [{from, value}]}; None for another format.
+
+    ShareGPT, OpenThoughts and Bespoke-Stratos use this format. A turn may also be {role, content}.
+    """
     turns = keys.get("conversations")
     names = ("role", "content") if isinstance(turns, list) and turns and "role" in turns[0] else ("from", "value")
     return read_turns(turns, keys, *names)
 
 
 def chosen(keys: Mapping) -> list[dict] | None:
-    """Reads {prompt, chosen, rejected}, the format of UltraFeedback and of TRL's preferences.
+    """Returns the messages of a record {prompt, chosen, rejected}, without `rejected`; None for another format.
 
-    `chosen` is a text or a list of messages.
+    UltraFeedback and TRL's preferences use this format. `prompt` and `chosen` are texts or lists of messages.
     """
     if "chosen" not in keys or "rejected" not in keys:
         return None
@@ -45,12 +48,18 @@ def chosen(keys: Mapping) -> list[dict] | None:
 
 
 def completion(keys: Mapping) -> list[dict] | None:
-    """Reads {prompt, completion}, a format of TRL. Each value is a text or a list of messages."""
+    """Returns the messages of a record {prompt, completion}, a format of TRL; None for another format.
+
+    Each value is a text or a list of messages.
+    """
     return join(keys.get("prompt"), keys["completion"]) if "completion" in keys and "prompt" in keys else None
 
 
 def instruction(keys: Mapping) -> list[dict] | None:
-    """Reads {instruction, input or context, output or response}, the format of Alpaca and Dolly."""
+    """Returns the messages of a record {instruction, input or context, output or response}; None for another format.
+
+    Alpaca and Dolly use this format.
+    """
     said, more = keys.get("output", keys.get("response")), keys.get("input") or keys.get("context")
     if not isinstance(keys.get("instruction"), str) or not isinstance(said, str):
         return None
@@ -59,7 +68,10 @@ def instruction(keys: Mapping) -> list[dict] | None:
 
 
 def traced(keys: Mapping) -> list[dict] | None:
-    """Reads {question, thinking_trajectories, attempt}, the format of s1K. Puts the thought between <think> tags."""
+    """Returns the messages of a record {question, thinking_trajectories, attempt}; None for another format.
+
+    s1K uses this format. The first trajectory becomes the chain of thought, between <think> tags.
+    """
     thoughts, attempt = keys.get("thinking_trajectories"), keys.get("attempt")
     if not isinstance(thoughts, list) or not isinstance(attempt, str) or not thoughts:
         return None
@@ -67,9 +79,10 @@ def traced(keys: Mapping) -> list[dict] | None:
 
 
 def solved(keys: Mapping) -> list[dict] | None:
-    """Reads a problem or question with its solution, the format of OpenMathInstruct, MATH and GSM8K.
+    """Returns the messages of a record with a problem or question and its solution; None for another format.
 
-    The solution is the first of `response`, `generated_solution`, `solution` and `answer` that holds a text.
+    OpenMathInstruct, MATH and GSM8K use this format. The solution is the first of `response`, `generated_solution`,
+    `solution` and `answer` that holds a text.
     """
     asked = keys.get("problem") or keys.get("question")
     names = ("response", "generated_solution", "solution", "answer")
@@ -78,11 +91,11 @@ def solved(keys: Mapping) -> list[dict] | None:
 
 
 def read_turns(turns: object, keys: Mapping, role: str, content: str) -> list[dict] | None:
-    """Returns a list of turns as messages; None if `turns` is not a list.
+    """Returns a list of turns as messages [{role, content}]; None if `turns` is empty or not a list.
 
     Args:
-        turns: the turns of the conversation. Each turn is a mapping.
-        keys: the record, whose key `system` may hold a system prompt.
+        turns: the turns of the conversation, a list of mappings or the JSON text of such a list.
+        keys: the record. Its `system` becomes the first message if `turns` does not begin with a system prompt.
         role, content: the keys of a turn that hold its role and its text, such as "from" and "value".
 
     Raises:
@@ -109,9 +122,9 @@ def read_turns(turns: object, keys: Mapping, role: str, content: str) -> list[di
 
 
 def join(asked: object, said: object) -> list[dict] | None:
-    """Returns a prompt `asked` and its reply `said` as one list of messages.
+    """Returns a prompt `asked` and its reply `said` as one list of messages; None if there is no reply.
 
-    Each of the two is a text or a list of messages. `asked` is None if `said` holds both.
+    Each of the two is a text or a list of messages. If `said` holds both prompt and reply, `asked` is not used.
     """
     before, after = (
         [{"role": role, "content": part}] if isinstance(part, str) else read_turns(part, {}, "role", "content") or []

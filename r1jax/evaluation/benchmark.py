@@ -82,8 +82,9 @@ def announced_job(text: str, example: Mapping, style: str = "r1") -> tuple[str, 
         style: the form that the prompt asks for, a key of `format.STYLES`.
 
     Returns:
-        The kind of question, such as "math"; the final answer in <answer> tags; and the mapping from which the verifier
-        takes the right answer, made by `kinds.example_of`.
+        The kind of question, such as "math"; the final answer in <answer> tags, or, if the verifier looks for a box
+        itself (`Kind.reads_boxes`) and there are no such tags, the whole text after the chain of thought; and the
+        mapping from which the verifier takes the right answer, made by `kinds.example_of`.
     """
     kind = example["kind"]
     given = extract_final_answer(text, kind, style) if KINDS[kind].verifier else None
@@ -102,7 +103,8 @@ def make_lines(pool: Pool, style: str) -> Callable[[Wave], list[dict]]:
 
     Args:
         pool: runs the verifiers.
-        style: the answer format that "right_in_form" and "format" require, a key of `format.STYLES`.
+        style: the answer format, a key of `format.STYLES`, that a completion must have to count in the values
+            "right_in_form" and "format" of its line.
     """
 
     def lines(wave: Wave) -> list[dict]:

@@ -109,6 +109,7 @@ def earned(
     which is True where the user's function failed.
 
     Args:
+        pool: runs the verifiers, if the user's own reward calls any.
         lengths: [N] tokens.
         reward: the user's own reward, `(pool, texts, examples, step) -> Scores`. None means a built-in reward; then
             only the penalties are returned, because an evaluation measures the other parts in any case (`judge`).

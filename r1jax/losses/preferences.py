@@ -29,13 +29,20 @@ def dpo_loss(
     label_smoothing: float = 0.0,
     weight: jax.Array | None = None,
 ) -> Result:
-    """Returns −log σ(β (log(π/π_ref) of chosen − log(π/π_ref) of rejected)).
+    """Returns the DPO loss Σ w·value over pairs, and figures to log.
+
+        value = −log σ(β (log(π/π_ref) of chosen − log(π/π_ref) of rejected))
 
     Args:
         chosen, rejected: [N] log π of the completions of each pair. Gradients flow through these two arguments only.
         ref_chosen, ref_rejected: [N] log π_ref.
         beta: β.
         label_smoothing: probability that a label is wrong ("conservative DPO"). 0 trusts all labels.
+        weight: [N] w; None means 1/N.
+
+    Returns:
+        The loss; and sums over pairs, weighted with w. "reward/chosen", "reward/rejected" and "reward/margin" sum the
+        implicit reward β log(π/π_ref) and its margin; "accuracy" sums w where the margin is positive.
 
     Source: Rafailov et al. 2023 (DPO), eq. 7; label smoothing: Mitchell 2023, "A note on DPO with noisy preferences".
     """
@@ -54,12 +61,15 @@ def ipo_loss(
     beta: float,
     weight: jax.Array | None = None,
 ) -> Result:
-    """Returns (h − 1/(2β))², h = log(π/π_ref) of chosen − log(π/π_ref) of rejected.
+    """Returns the IPO loss Σ w·value over pairs, and figures to log as for `dpo_loss`.
+
+        value = (h − 1/(2β))²,   h = log(π/π_ref) of chosen − log(π/π_ref) of rejected
 
     Args:
         chosen, rejected, ref_chosen, ref_rejected: as for `dpo_loss`. The paper uses sums over tokens. TRL and later
             work of the paper's authors use means over tokens, which may be given instead.
         beta: β, the paper's τ.
+        weight: [N] w; None means 1/N.
 
     Source: Azar et al. 2023 (IPO), eq. 17.
     """
@@ -73,11 +83,16 @@ def ipo_loss(
 def simpo_loss(
     chosen: jax.Array, rejected: jax.Array, *, beta: float, gamma: float, weight: jax.Array | None = None
 ) -> Result:
-    """Returns −log σ(β (mean log π of chosen − mean log π of rejected) − γ). There is no reference policy.
+    """Returns the SimPO loss Σ w·value over pairs, and figures to log as for `dpo_loss`.
+
+        value = −log σ(β (mean log π of chosen − mean log π of rejected) − γ)
+
+    There is no reference policy: the implicit reward is β mean log π.
 
     Args:
         chosen, rejected: [N] means of log π over the tokens of each completion.
         beta, gamma: β and γ.
+        weight: [N] w; None means 1/N.
 
     Source: Meng et al. 2024 (SimPO), eq. 6.
     """
@@ -86,11 +101,16 @@ def simpo_loss(
 
 
 def orpo_loss(chosen: jax.Array, rejected: jax.Array, *, beta: float, weight: jax.Array | None = None) -> Result:
-    """Returns −mean log π of chosen − λ log σ(log odds of chosen − log odds of rejected). There is no reference policy.
+    """Returns the ORPO loss Σ w·value over pairs, and figures to log as for `dpo_loss`.
+
+        value = −mean log π of chosen − λ log σ(log odds of chosen − log odds of rejected)
+
+    There is no reference policy: the implicit reward is λ mean log π.
 
     Args:
         chosen, rejected: [N] means of log π over the tokens of each completion, below 0.
         beta: λ, the weight of the odds ratio.
+        weight: [N] w; None means 1/N.
 
     Source: Hong et al. 2024 (ORPO), eq. 6 and 7: odds = P/(1 − P), P the geometric mean of the token probabilities.
     """
@@ -109,11 +129,11 @@ def kto_loss(
     weights: tuple[float, float] = (1.0, 1.0),
     weight: jax.Array | None = None,
 ) -> Result:
-    """Returns λ (1 − v), the loss of single completions with a label. λ is the entry of `weights` for the label.
+    """Returns the KTO loss Σ w λ (1 − v) over single completions with a label, and figures to log.
 
         v = σ(β (log(π/π_ref) − z)) if desirable, else σ(β (z − log(π/π_ref)))
 
-    z = max(0, baseline), without gradient.
+    λ is the entry of `weights` for the label. z = max(0, baseline), without gradient.
 
     Args:
         logp, ref_logp: [N] log π and log π_ref of the completions.
@@ -122,10 +142,11 @@ def kto_loss(
         beta: β.
         weights: λ_D of desirable and λ_U of undesirable completions. The paper recommends keeping the total λ_D of all
             desirable completions between 1 and 4/3 times the total λ_U of all undesirable completions.
+        weight: [N] w; None means 1/N.
 
     Returns:
-        The loss; and sums of w·value: "reward/chosen" over desirable and "reward/rejected" over undesirable
-        completions; "desirable", the share of desirable completions; and "kl", z.
+        The loss; and sums weighted with w: "reward/chosen", of β log(π/π_ref) over desirable completions;
+        "reward/rejected", the same over undesirable ones; "desirable", the share of desirable ones; and "kl", of z.
 
     Source: Ethayarajh et al. 2024 (KTO), eq. 8.
     """

@@ -36,27 +36,27 @@ def per_row(lengths: jax.Array, rows: int, tokens: int, max_tokens: int) -> jax.
 
 
 def over_group(rewards: jax.Array, valid: jax.Array, lengths: jax.Array) -> jax.Array:
-    """Returns `group_advantages`. Arguments and result have the shape [B, G], here and in the functions below."""
+    """Returns `group_advantages(rewards, valid)`, [B, G]. `lengths` is not used."""
     return group_advantages(rewards, valid)
 
 
 def centred_on_group(rewards: jax.Array, valid: jax.Array, lengths: jax.Array) -> jax.Array:
-    """Returns `group_advantages` without the division by the standard deviation."""
+    """Returns `group_advantages` without the division by the standard deviation, [B, G]. `lengths` is not used."""
     return group_advantages(rewards, valid, scaled=False)
 
 
 def over_others(rewards: jax.Array, valid: jax.Array, lengths: jax.Array) -> jax.Array:
-    """Returns `leave_one_out`: each reward less the mean reward of the other completions of its group."""
+    """Returns `leave_one_out`, [B, G]: each reward less the mean reward of the other completions of its group."""
     return leave_one_out(rewards, valid)
 
 
 def over_batch(rewards: jax.Array, valid: jax.Array, lengths: jax.Array) -> jax.Array:
-    """Returns `batch_advantages`: the rewards, normalised over all tokens of the batch."""
+    """Returns `batch_advantages`, [B, G]: the rewards, normalised over all tokens of the batch."""
     return batch_advantages(rewards, valid, lengths)
 
 
 def over_group_and_batch(rewards: jax.Array, valid: jax.Array, lengths: jax.Array) -> jax.Array:
-    """Returns `batch_advantages` with the group's mean as a baseline."""
+    """Returns `batch_advantages` of the rewards less their group's mean, [B, G]."""
     return batch_advantages(rewards, valid, lengths, baseline=True)
 
 

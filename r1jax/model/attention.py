@@ -59,7 +59,7 @@ Attend = Callable[[Array, Array, Array | None, How], tuple[Array, Any]]
 class Attention(nn.Module):
     """Grouped-query attention: projects x to q, k, v, calls `attend`, and projects the result back.
 
-    Returns the output and `kept`.
+    Returns the output, and what `attend` returned as its second result (`kept`), such as an updated cache.
     """
 
     cfg: ModelConfig
@@ -87,6 +87,8 @@ class LatentAttention(nn.Module):
     latent. The absorbed form applies Wᵏ to the query and Wᵛ after the weighted sum, so that all heads read the latents
     themselves: (q Wᵏ)·c = q·(Wᵏc), Σ w (Wᵛc) = Wᵛ Σ w c. Both forms give the same result. The expanded form costs less
     if every key is new, the absorbed form if the keys are cached.
+
+    Returns the same as `Attention`.
 
     Attributes:
         absorbed: whether to use the absorbed form.

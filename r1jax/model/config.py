@@ -61,7 +61,11 @@ class Experts:
 
 
 class Group(NamedTuple):
-    """A run of consecutive layers with equal shapes: layers `start` to `stop` - 1, whose feed-forward is `feed`."""
+    """A run of consecutive layers with equal shapes: layers `start` to `stop` - 1.
+
+    Attributes:
+        feed: the feed-forward of these layers: a plain MLP ("dense") or a mixture of experts ("experts").
+    """
 
     feed: Literal["dense", "experts"]
     start: int

@@ -229,7 +229,7 @@ def imbalance(load: Float[Array, "*layers X"]) -> Float[Array, ""]:
 
 
 def within(cfg: ModelConfig, mesh: Mesh) -> contextlib.AbstractContextManager:
-    """Returns a context that makes `mesh` the ambient mesh, which `visit` needs.
+    """Returns a context that makes `mesh` the ambient mesh, on which `visit` runs.
 
     For a model without experts, the context does nothing.
     """

@@ -38,9 +38,10 @@ HEAD_AXES = {
 
 
 def spread(cfg: ModelConfig, mesh: Mesh | AbstractMesh | None) -> ModelConfig:
-    """Returns `cfg` with enough added heads that the mesh axis `tensor` divides their number.
+    """Returns `cfg` with more query and key heads, so that the mesh axis `tensor` divides both numbers.
 
-    Returns `cfg` itself if the axis divides the number of key heads already, or if attention is latent.
+    `lay_out` makes the weights of these heads. Returns `cfg` itself if the axis divides the number of key heads
+    already, or if attention is latent.
     """
     tensor = 1 if mesh is None else mesh.shape["tensor"]
     if cfg.latent or cfg.kv_heads % tensor == 0:
@@ -51,7 +52,10 @@ def spread(cfg: ModelConfig, mesh: Mesh | AbstractMesh | None) -> ModelConfig:
 
 
 def lay_out(weights: dict, cfg: ModelConfig, wide: ModelConfig, mesh: Mesh | None) -> dict:
-    """Returns the weights of one layer for the heads of `wide`, which is `spread(cfg, mesh)`."""
+    """Returns the weights of one layer for the heads of `wide`, which is `spread(cfg, mesh)`.
+
+    Key and value heads are repeated. Added query heads have weights of zero.
+    """
     if wide is cfg:
         return weights
     copies = wide.kv_heads // cfg.kv_heads

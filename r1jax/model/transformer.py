@@ -100,7 +100,7 @@ class Block(nn.Module):
 
 
 def init(cfg: ModelConfig, key: Array) -> dict:
-    """Returns random float32 parameters of a model, in the form shown at the top of this module.
+    """Returns random float32 parameters of a model, a tree of arrays with the shapes that `shapes(cfg)` gives.
 
     Kernels are normal(0, 0.02), output projections are also multiplied by 1/sqrt(2L) (GPT-2), and norms start at one.
     Multi-token-prediction layers have a random key of their own. A reward head starts at zero.

@@ -33,7 +33,7 @@ LONGEST = 190  # most characters of a thought that is rewritten or comes first i
 
 
 def document(seed: int, index: int) -> str:
-    """Returns document `index` of the corpus `seed`, without the end-of-sequence token."""
+    """Returns document number `index` of the corpus that `seed` generates, without the end-of-sequence token."""
     rng = random.Random(f"corpus {seed} {index}")
     kind = rng.choices([k for k, _ in KINDS], [share for _, share in KINDS])[0]
     makers = {
@@ -57,7 +57,8 @@ def body(row: dict, rng: random.Random, detailed: bool = False, mood: str | None
     """Returns a random answer, right or wrong, to the problem `row` of any task.
 
     Args:
-        detailed: if True, a hasty author becomes patient, and a careless author becomes stubborn (`CAREFUL`).
+        detailed: whether the prompt asks for detail. If so, a hasty author becomes patient, and a careless author
+            becomes stubborn (`CAREFUL`).
         mood: the author's temper, one of `solutions.TEMPERS`; None draws a temper.
     """
     if row["kind"] == "general":

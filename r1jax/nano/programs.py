@@ -103,7 +103,7 @@ def program(rng: random.Random, language: str) -> dict:
     """Returns a random problem that asks for a one-line function: {problem, gold, kind, canonical}.
 
     The problem describes the function in words and gives one example call with its value. The gold's unit tests are
-    this example and four calls that the problem does not show.
+    this example and four calls that the problem does not show. `canonical` identifies the function (see `tasks.split`).
 
     Args:
         language: language of the problem, "en" or "zh".

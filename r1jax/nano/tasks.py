@@ -106,7 +106,8 @@ def attempts(numbers: tuple[int, ...]) -> list[Attempt]:
 def countdown(rng: random.Random, language: str, size: int) -> dict:
     """Returns a random countdown problem over `size` numbers from 1..12: {problem, gold, kind, canonical}.
 
-    The target lies in 10..99 and can be reached. `language` is "en" or "zh".
+    The target lies in 10..99 and can be reached. `canonical`, from which `split` computes the problem's split, is the
+    same for every order of the numbers and every language ("en" or "zh").
     """
     while True:
         numbers = tuple(rng.randint(1, 12) for _ in range(size))
@@ -127,7 +128,7 @@ def countdown(rng: random.Random, language: str, size: int) -> dict:
 def chain(rng: random.Random, language: str) -> dict:
     """Returns a random nested expression to evaluate: {problem, gold, kind, canonical}. Every value lies in 1..99.
 
-    `language` is "en" or "zh".
+    `canonical`, from which `split` computes the problem's split, is the same for every language ("en" or "zh").
     """
     value = rng.randint(1, 20)
     expression = str(value)
@@ -147,7 +148,8 @@ def compare(rng: random.Random, language: str) -> dict:
     """Returns a random multiple-choice problem over four expressions: {problem, gold, kind, canonical}.
 
     The four values differ from each other. The gold is the letter of the largest or of the smallest value, as the
-    problem asks. `language` is "en" or "zh".
+    problem asks. `canonical`, from which `split` computes the problem's split, is the same for every order of the
+    options and every language ("en" or "zh").
     """
     options: dict[int, str] = {}
     while len(options) < len(LETTERS):

@@ -34,8 +34,9 @@ def place_processes(mesh: str, processes: int) -> np.ndarray:
 
 
 def deal(mesh: str, processes: int, groups: int, group_size: int) -> list[np.ndarray]:
-    """Returns, for each process, the numbers of the rows of a round that the process decodes to text, judges and
-    counts.
+    """Returns an array for each process: the numbers of the rows that are its share of a round.
+
+    A process decodes its rows to text, judges them and counts them. A round has B·G rows, numbered from 0.
 
     Args:
         mesh, processes: see `place_processes`.

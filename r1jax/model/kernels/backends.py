@@ -163,9 +163,10 @@ def attend_packed(
 
 
 def by_runs(q: Array, k: Array, v: Array, rows: PackedRows, mask: Array, scale: float, mesh: Mesh | None) -> Array:
-    """Returns the attention output of `gpu_packed.packed_attention`, which needs rows padded to whole blocks.
+    """Returns the attention output of `gpu_packed.packed_attention`.
 
-    `mask` is ignored, because `rows.group` and `rows.segment` determine what a token reads.
+    Pads the rows to whole blocks for the kernel, and cuts the padding off the output. Ignores `mask`, because
+    `rows.group` and `rows.segment` determine what a token reads.
     """
     from r1jax.model.kernels import gpu_packed
 
@@ -180,7 +181,10 @@ def by_runs(q: Array, k: Array, v: Array, rows: PackedRows, mask: Array, scale: 
 
 
 def by_splash(q: Array, k: Array, v: Array, rows: PackedRows, mask: Array, scale: float, mesh: Mesh | None) -> Array:
-    """Returns the attention output of `tpu_splash.splash`, which needs rows padded to whole blocks. Ignores `rows`."""
+    """Returns the attention output of `tpu_splash.splash`. Ignores `rows`, because `mask` says what a token reads.
+
+    Pads the rows to whole blocks for the kernel, and cuts the padding off the output.
+    """
     from r1jax.model.kernels import tpu_splash
 
     def attend(q: Array, k: Array, v: Array, mask: Array) -> Array:

@@ -37,8 +37,8 @@ def run_bounds(group: Int[Array, "R S"], segment: Int[Array, "R S"]) -> tuple[Ar
 
     Returns:
         Prompt start, prompt end, own start and reach, each [R, S]. Slot s reads the slots [prompt start, prompt end) of
-        its prompt, and [own start, s] of its own run. The prompt range is empty if s lies in a prompt. The slots that
-        may read s all lie before `reach`.
+        its prompt, and [own start, s] of its own run (prompt or completion). The prompt range is empty if s lies in a
+        prompt. The slots that may read s all lie before `reach`, which is 0 in padding.
     """
     rows, length = group.shape
     slot = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), group.shape)
@@ -65,9 +65,8 @@ def run_bounds(group: Int[Array, "R S"], segment: Int[Array, "R S"]) -> tuple[Ar
 def key_ranges(group: Int[Array, "R S"], segment: Int[Array, "R S"], block: int) -> Int[Array, "R n 4"]:
     """Returns two half-open ranges of key blocks, (start, end, start, end), for each of the n blocks of queries.
 
-    The two ranges hold all keys that the queries of the block may read, and never overlap. The first slot of the block
-    of queries alone determines both ranges: if a run begins at a later slot, the queries of the block read only those
-    keys of the run that lie in the block itself.
+    The two ranges hold all keys that the queries of the block may read, and never overlap. The block's first
+    slot determines both: a run (prompt or completion) that begins at a later slot adds only keys of the block itself.
 
     Args:
         block: number of slots in a block.
