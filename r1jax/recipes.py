@@ -70,8 +70,8 @@ class RLRecipe:
     """Packed rows of one micro-batch: a multiple of the number of row shards of the mesh. A divisor of that number is
     rounded up to that number."""
     remat: str
-    """What the backward pass recomputes: none (nothing), dots (all but products with weights and attention) or full (all
-    but attention)."""
+    """What the backward pass recomputes: none (nothing), dots (all but attention and products with weights) or full
+    (all but attention)."""
     eval_every: int
     """Steps between two evaluations. The policy is also evaluated before the first and after the last step."""
     eval_problems: int
@@ -337,8 +337,8 @@ class SFTRecipe:
     micro_rows: int
     """Packed rows of one forward pass, a multiple of the mesh's row shards. 0: all rows of a step."""
     remat: str
-    """What the backward pass recomputes: none (nothing), dots (all but products with weights and attention) or full (all
-    but attention)."""
+    """What the backward pass recomputes: none (nothing), dots (all but attention and products with weights) or full
+    (all but attention)."""
     held_out_problems: int
     """Problems kept out of training, at most a tenth of all. Evaluations measure the loss on the records of these
     problems."""
@@ -432,8 +432,8 @@ class RewardRecipe:
     batch_rows: int
     """Texts of one micro-batch: an even number, and a multiple of the mesh's row shards."""
     remat: str
-    """What the backward pass recomputes: none (nothing), dots (all but products with weights and attention) or full (all
-    but attention)."""
+    """What the backward pass recomputes: none (nothing), dots (all but attention and products with weights) or full
+    (all but attention)."""
     items: int
     """Items to take from the nano annotator, which is simulated, if --data names no file."""
     held_out_items: int

@@ -46,8 +46,8 @@ class Options:
     unembedded: float = 0.875
     """Share of the slots of a packed row that belong to completions. Logits are computed in these slots only."""
     remat: str = "full"
-    """What the backward pass recomputes: none (nothing), dots (all but products with weights and attention) or full (all
-    but attention)."""
+    """What the backward pass recomputes: none (nothing), dots (all but attention and products with weights) or full
+    (all but attention)."""
     json: bool = False
     """Print a JSON object for each program instead of a table."""
 

@@ -82,9 +82,10 @@ def announced_job(text: str, example: Mapping, style: str = "r1") -> tuple[str, 
         style: the form that the prompt asks for, a key of `format.STYLES`.
 
     Returns:
-        The kind of question, such as "math"; the final answer in <answer> tags, or, if the verifier looks for a box
-        itself (`Kind.reads_boxes`) and there are no such tags, the whole text after the chain of thought; and the
-        mapping from which the verifier takes the right answer, made by `kinds.example_of`.
+        (kind, text, mapping): the kind of question, such as "math"; the text to grade; and the mapping from which the
+        verifier takes the right answer, made by `kinds.example_of`. The text is the final answer in <answer> tags. It is
+        all that follows the chain of thought if there are no tags and the verifier looks for a box itself
+        (`Kind.reads_boxes`).
     """
     kind = example["kind"]
     given = extract_final_answer(text, kind, style) if KINDS[kind].verifier else None

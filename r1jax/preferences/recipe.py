@@ -40,8 +40,8 @@ class PreferenceRecipe:
     batch_rows: int
     """Items of one micro-batch, a multiple of the mesh's row shards."""
     remat: str
-    """What the backward pass recomputes: none (nothing), dots (all but products with weights and attention) or full (all
-    but attention)."""
+    """What the backward pass recomputes: none (nothing), dots (all but attention and products with weights) or full
+    (all but attention)."""
     items: int
     """Pairs to take from the nano annotator, which is simulated, if --data names no file."""
     held_out_items: int

@@ -41,8 +41,8 @@ class Manifest:
         recipe: {name: value} of every field of the recipe and the options.
         seed: the value of --seed.
         versions: {name: version} of Python, packages and devices: see `versions`.
-        parent: {"path", "sha256"} of the weights that the run began with, and the "step" of a checkpoint. The path is
-            absolute, or r1jax/nano/NAME for a base that ships with the package. None for random weights.
+        parent: {"path", "sha256"} of the weights that the run began with; also "step" if they are a checkpoint. The
+            path is absolute, or r1jax/nano/NAME for a base that ships with the package. None for random weights.
         data: a dict that describes what the run learns from. "sha256" and "counts" describe the data as a whole.
             "files" is a list of {"path", "sha256"}, one for each file that holds data. "sources" is {name: [{"path",
             "sha256"}]}, the checkpoints that made the data or that score replies.

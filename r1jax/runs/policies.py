@@ -278,13 +278,13 @@ def load_params(
 def same_weights(began: Mapping[str, Any], now: Mapping[str, Any], params: dict) -> bool:
     """Returns whether weights on disk are still the weights that a run began with.
 
-    If the run's manifest has no hash, as an older manifest of a run with several processes, accepts any weights.
+    Returns True for any weights if the run's manifest has no hash. Older runs with several processes wrote none.
 
     Args:
         began: the entry `parent` of the run's manifest.
         now: the entry `parent` that a run would get if it began with the weights now on disk.
-        params: the parameters in these weights. They are hashed only for older manifests, whose hash of a Hugging Face
-            directory is `params_sha256`.
+        params: the parameters in these weights. They are hashed only if the manifest is an older one and the weights
+            are a Hugging Face directory: `params_sha256` made the hashes of such manifests.
     """
     if began.get("sha256") in ("", now["sha256"]):
         return True

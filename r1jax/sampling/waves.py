@@ -83,7 +83,7 @@ def divide_wave(rows: int, size: int, carried: int, *, continues: bool) -> tuple
     if rows < size + carried:
         beside = f" beside {carried} rows of --carry-over" if carried else ""
         raise ValueError(
-            f"--wave-rows: a wave of {rows} rows (completions) has no room for the {size} of one prompt{beside}; "
+            f"--wave-rows: a wave of {rows} completions has no room for the {size} completions of one prompt{beside}; "
             f"set --wave-rows to at least {size + carried}, counted over all processes"
         )
     room = (rows - carried) // size

@@ -148,7 +148,7 @@ def _is_near(exact_side: Node, decimal: Node) -> bool:
 
 
 def is_name(node: Node) -> bool:
-    """Returns True if an equation can give the node a value, as a name: x, f(x), AB, |AB|, (x, y) or words."""
+    """Returns True if the node is a name, to which an equation can give a value: x, f(x), AB, |AB|, (x, y) or words."""
     if node.kind in ("sym", "apply", "text"):
         return True
     if node.kind == "const":
