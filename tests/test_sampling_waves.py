@@ -134,7 +134,8 @@ def test_a_wave_without_room_for_a_group_is_an_error_that_says_how_much_it_needs
     assert found == {4: (1, 0), 6: (1, 2), 8: (1, 4), 12: (2, 4), 18: (3, 6)}
     assert divide_wave(16, 4, 9, continues=True) == (1, 12) and divide_wave(18, 4, 0, continues=False) == (4, 0)
     with pytest.raises(
-        ValueError, match=r"--wave-rows: a wave of 6 completions .* the 4 completions of one prompt beside 3 rows .* at least 7"
+        ValueError,
+        match=r"--wave-rows: a wave of 6 completions .* the 4 completions of one prompt beside 3 rows .* at least 7",
     ):
         divide_wave(6, 4, 3, continues=True)
 

@@ -83,9 +83,9 @@ def announced_job(text: str, example: Mapping, style: str = "r1") -> tuple[str, 
 
     Returns:
         (kind, text, mapping): the kind of question, such as "math"; the text to grade; and the mapping from which the
-        verifier takes the right answer, made by `kinds.example_of`. The text is the final answer in <answer> tags. It is
-        all that follows the chain of thought if there are no tags and the verifier looks for a box itself
-        (`Kind.reads_boxes`).
+        verifier takes the right answer, made by `kinds.example_of`. The text is the final answer in <answer> tags. If
+        there are no tags and the verifier looks for a box itself (`Kind.reads_boxes`), the text is all that follows the
+        chain of thought.
     """
     kind = example["kind"]
     given = extract_final_answer(text, kind, style) if KINDS[kind].verifier else None
