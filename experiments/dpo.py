@@ -6,7 +6,7 @@ Run:     python -m experiments.dpo --weights=RUN_OF_STAGE_3          (nano's ann
          ... --data=pairs.jsonl      rows {problem, chosen, rejected}, texts or messages
          ... --loss=kto --data=labels.jsonl      rows {problem, response, desirable}, or pairs
          ... --lora-rank=16          trains adapters; the reference is then the model without them
-Departs: 1. the numbers of the recipe nano are ours. The recipe `dpo` has the DPO paper's β of 0.1 and learning rate of
+Departs: 1. the numbers of the recipe nano are ours. The recipe `paper` has the DPO paper's β of 0.1 and learning rate of
             1e-6, but AdamW instead of RMSprop
          2. KTO's z (the reference point) is estimated from a micro-batch; the paper uses a batch
          3. IPO takes means over tokens, as its authors recommended later; the paper's formula has sums
@@ -16,11 +16,13 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
 
+from experiments.stage import TrainCommand
 from r1jax import cli
-from r1jax.cli import FLAT
-from r1jax.preferences.recipe import PreferenceRecipe
+from r1jax.planning.processes import place_processes
+from r1jax.planning.rl import mesh_of
+from r1jax.planning.supervised import dry_preference
+from r1jax.preferences.recipe import PreferenceRecipe, check
 from r1jax.preferences.train import train
 from r1jax.recipes import RunOptions
 
@@ -58,13 +60,9 @@ UNUSED = ("prompts", "late_prompts", "eval_prompts", "reward", "decontaminate")
 
 
 @dataclasses.dataclass(frozen=True)
-class Command:
+class Command(TrainCommand[PreferenceRecipe]):
     """Learns from preferences."""
 
-    numbers: Annotated[PreferenceRecipe, FLAT]
-    options: Annotated[RunOptions, FLAT] = OPTIONS
-    recipe: str = "nano"
-    """Which defaults to use: nano or paper."""
     data: str = ""
     """jsonl file of pairs {problem, chosen, rejected}, or for kto of {problem, response, desirable}. Default: nano's
     annotator judges generated replies."""
@@ -73,24 +71,39 @@ class Command:
 COMMANDS = cli.commands_by_recipe(Command, RECIPES, options=OPTIONS)
 
 
+def refuse_unused(options: RunOptions) -> None:
+    """Raises ValueError if a flag is given that learning from preferences does not use."""
+    for name in UNUSED:
+        if getattr(options, name) != getattr(OPTIONS, name):
+            flag = name.replace("_", "-")
+            raise ValueError(
+                f"--{flag}={getattr(options, name)} is for reinforcement learning: preferences come from "
+                "--data. Leave the flag out"
+            )
+
+
+def plan(command: Command) -> str:
+    """Returns the text that --dry-run prints. Checks every flag that the run would check."""
+    refuse_unused(command.options)
+    o, heading = command.options, f"{command.numbers.loss} on preferences, recipe {command.recipe}"
+    check(command.numbers, mesh_of(o.mesh))
+    if o.processes is not None:
+        place_processes(o.mesh, o.processes)
+    return dry_preference(o.model, o.weights, command.numbers, o.mesh, command.plan, heading)
+
+
 def run(command: Command) -> Path:
     """Trains the policy and returns its working directory.
 
     Raises:
         ValueError: a flag, file or checkpoint cannot be used.
     """
-    for name in UNUSED:
-        if getattr(command.options, name) != getattr(OPTIONS, name):
-            flag = name.replace("_", "-")
-            raise ValueError(
-                f"--{flag}={getattr(command.options, name)} is for reinforcement learning: preferences come from "
-                "--data. Leave the flag out"
-            )
+    refuse_unused(command.options)
     return train(command.numbers, command.options, command.data)
 
 
 def main() -> None:
-    cli.main(COMMANDS, run, __doc__)
+    cli.main(COMMANDS, run, __doc__, plan)
 
 
 if __name__ == "__main__":

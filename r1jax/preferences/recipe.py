@@ -42,7 +42,7 @@ class PreferenceRecipe:
     remat: str
     """What the backward pass recomputes: none, dots or full."""
     items: int
-    """Pairs to take from the nano annotator when --data names no file."""
+    """Pairs to take from the nano annotator when --data names no file. A dry run assumes as many."""
     held_out_items: int
     """Items held out for evaluation. Of a file: at most a fifth, and all items of a problem or none."""
     save_every: int
