@@ -5,9 +5,10 @@ Source:  Rafailov et al. 2023 (DPO); Azar et al. 2023 (IPO); Ethayarajh et al. 2
 Run:     python -m experiments.dpo --weights=RUN_OF_STAGE_3          (nano's annotator judges pairs)
          ... --data=pairs.jsonl      rows {problem, chosen, rejected}, texts or messages
          ... --loss=kto --data=labels.jsonl      rows {problem, response, desirable}, or pairs
+         ... --dry-run               prints what the run needs; reads no files
          ... --lora-rank=16          trains adapters; the reference is then the model without them
-Departs: 1. the numbers of the recipe nano are ours. The recipe `paper` has the DPO paper's β of 0.1 and learning rate of
-            1e-6, but AdamW instead of RMSprop
+Departs: 1. the numbers of the recipe nano are ours. The recipe `paper` has the DPO paper's β of 0.1 and learning
+            rate of 1e-6, but AdamW instead of RMSprop
          2. KTO's z (the reference point) is estimated from a micro-batch; the paper uses a batch
          3. IPO takes means over tokens, as its authors recommended later; the paper's formula has sums
 """
@@ -85,7 +86,7 @@ def refuse_unused(options: RunOptions) -> None:
 def plan(command: Command) -> str:
     """Returns the text that --dry-run prints. Checks every flag that the run would check."""
     refuse_unused(command.options)
-    o, heading = command.options, f"{command.numbers.loss} on preferences, recipe {command.recipe}"
+    o, heading = command.options, f"Learning from preferences, {command.numbers.loss}, recipe {command.recipe}"
     check(command.numbers, mesh_of(o.mesh))
     if o.processes is not None:
         place_processes(o.mesh, o.processes)
