@@ -33,7 +33,7 @@ class RLRecipe:
     not divided by the standard deviation; `dapo` 1/Σ|o|; `sequence` (GSPO) and `sequence_token` weigh as `grpo` and
     take the ratio of the whole completion; `cispo` 1/Σ|o|, and the clip keeps gradients; `rloo` 1/N, and advantages are
     over the others of the group; `reinforce_pp` and `reinforce_pp_baseline` 1/Σ|o|, and advantages are normalised over
-    the batch."""
+    the batch; `ppo` 1/Σ|o|, and advantages come from a value network."""
     tis_cap: float
     """Cap of truncated importance sampling: each token is weighted by min(π_trainer/π_sampler, cap). 0 turns it off.
     Needs --old-logp=trainer."""
@@ -105,7 +105,7 @@ class RLRecipe:
     """Words of an n-gram in the repetition penalty."""
     kl: str = "k3"
     """What --kl-coef weighs: k3, k2 or unbiased (DeepSeek-V3.2) as a term of the loss, or k1_reward, which takes the
-    completion's log π/π_ref off its reward."""
+    completion's log π/π_ref off its reward (with --loss=ppo each token's off the token's)."""
     dual_clip: float = 0.0
     """Bound of the ratio where the advantage is negative, such as 3. 0: no bound. For losses with PPO's clip."""
     entropy_coef: float = 0.0
@@ -142,6 +142,16 @@ class RLRecipe:
     """Last steps over which --schedule=wsd lowers the learning rate. 0: a tenth of the steps."""
     decay: str = "all"
     """Which parameters --weight-decay decays: all, or matrices, which leaves out norms and biases."""
+    gae_lambda: float = 1.0
+    """λ of PPO's generalised advantages: 1 uses the whole return, 0 only one step. Only of --loss=ppo."""
+    discount: float = 1.0
+    """γ of PPO's returns. Only of --loss=ppo."""
+    value_learning_rate: float = 0.0
+    """Highest learning rate of PPO's value network. 0: that of the policy. Only of --loss=ppo."""
+    value_clip: float = 0.2
+    """Bound within which PPO's value may move in a round before its loss is clipped. 0: none. Only of --loss=ppo."""
+    value_warmup_steps: int = 0
+    """First steps that train PPO's value network and leave the policy as it is. Only of --loss=ppo."""
 
     wave_rows: int = 0
     """Completions that each process samples at once. The tokens do not depend on it. 0: all of a round, or as many as

@@ -54,6 +54,21 @@ def test_a_plan_agrees_with_the_worked_example():
     assert sum(judged.held.values()) == (16 + 2 * 4) * n
 
 
+def test_ppo_holds_a_value_network_with_its_moments_and_passes_over_it_too():
+    cfg, n, d, v = PRESETS["qwen2.5-1.5b"], 1_543_714_304, 1536, 151_936
+    recipe = dataclasses.replace(PAPER, minibatches=1, kl_coef=0.0)
+    grpo, ppo = (plan(cfg, dataclasses.replace(recipe, loss=loss), "1x1", PlanOptions()) for loss in ("grpo", "ppo"))
+    body = n + d  # the unembedding is the embedding, and the head has a number for each of the width
+    assert ppo.held["value network, float32"] == 4 * body and ppo.held["its moments, float32"] == 8 * body
+    assert ppo.peak - grpo.peak == 12 * body and ppo.update == grpo.update
+    # The value network lacks the logits alone: a forward pass and an update, 4 passes with full remat, without them.
+    tokens, seconds = ppo.rows * ppo.mean_tokens, grpo.seconds["update"] / 4
+    less = 2 * d * v * tokens / DEVICES["h200"].flops
+    assert ppo.seconds["scoring"] == pytest.approx(seconds - less)
+    assert ppo.seconds["update"] == pytest.approx(8 * seconds - 4 * less)
+    assert ppo.seconds["sampling"] == grpo.seconds["sampling"]
+
+
 def test_adapters_leave_no_moments_for_the_frozen():
     recipe = dataclasses.replace(
         PAPER, lora_rank=16, questions_per_round=32, minibatches=2, max_tokens=4096, row_length=4608, batch_rows=2
