@@ -154,7 +154,11 @@ def run(command: Command) -> Path:
 def run_rounds(command: Command) -> Path:
     """Samples, ranks and learns, --rounds times. Parts that are complete are checked and left alone. Returns the
     working directory of the last round.
+
+    Raises:
+        ValueError: a flag, file or checkpoint cannot be used, or a round finds too few pairs.
     """
+    check(command.numbers, mesh_of(command.options.mesh))  # before a round is sampled
     home, options = storage.path_of(command.options.workdir or HOME, "--workdir"), command.options
     for number in range(command.rounds):
         folder = home / f"round-{number + 1}"

@@ -33,7 +33,7 @@ from r1jax.training.packing import Minibatch
 from r1jax.training.step import Learner, TrainState, start, update
 from r1jax.training.values import score_values, value_objective
 
-LEAST_VARIANCE = 1e-8  # added to the variance of advantages, as TRL and OpenRLHF do
+LEAST_VARIANCE = 1e-8  # added to the variance of advantages, as TRL does
 FLAGS = ("gae_lambda", "discount", "value_learning_rate", "value_clip", "value_warmup_steps")  # only of --loss=ppo
 
 

@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 from experiments.r1_zero import NANO
@@ -178,10 +179,11 @@ def test_two_devices_estimate_and_learn_what_one_does(cfg, params, played, spec)
     for mesh in (make_mesh("1x1"), make_mesh(spec, jax.devices()[:2])):
         critic, _, batches, round_ = estimated(cfg, params, mesh, played)
         figures = critic.learn(batches[0], {"skipped": jax.numpy.int32(0)})
-        kernel = np.asarray(critic.state.params["layers"][0]["mlp"]["down"]["kernel"])
-        found.append((round_.advantages, float(figures["value/loss"]), float(figures["value/grad_norm"]), kernel))
+        slopes = optax.tree_utils.tree_get(critic.state.opt_state, "mu")["layers"][0]["mlp"]["down"]["kernel"]
+        numbers = (float(figures["value/loss"]), float(figures["value/grad_norm"]))
+        found.append((round_.advantages, *numbers, 1e3 * np.asarray(slopes)))
     for a, b in zip(*found, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
 
 
 def test_a_policy_is_held_while_its_values_warm_up():
@@ -202,7 +204,7 @@ def test_the_line_of_a_step_has_how_well_values_predict(cfg):
     update = dict.fromkeys(("kl", "clip_fraction", "entropy", "log_ratio/max", "grad_norm", "skipped", "loss"), 0.0)
     update |= {"sampler_gap/k3": 0.0, "sampler_gap/max": 0.0, "weight": 0.5}
     assert "value/loss" not in step_metrics(rows, update, 1)
-    # Half of the weight: returns 0 and 2 predicted as 0 and 1, so that half an error is left beside a spread of 1.
+    # Half of the weight: returns 0 and 2 predicted as 0 and 1: a quarter of their variance is left.
     update |= {"value/loss": 0.25, "value/grad_norm": 3.0, "value/clip_fraction": 0.25}
     update |= {"value/error": 0.25, "value/mean": 0.25, "value/return": 0.5, "value/return_square": 1.0}
     line = step_metrics(rows, update, 1)
