@@ -249,7 +249,8 @@ def everything(workdir):
 
 @pytest.mark.parametrize("more", [{}, {"carry_over": 1, "questions_per_round": 3, "group_size": 1}])
 def test_a_run_of_ppo_goes_on_from_its_checkpoint_bit_for_bit(walk, tmp_path, more):
-    flags = dict(steps=2, save_every=1, eval_every=2, loss="ppo", gae_lambda=0.9, kl="k1_reward", kl_coef=0.01, **more)
+    flags = dict(loss="ppo", gae_lambda=0.9, kl="k1_reward", kl_coef=0.01, prompts="nano:compare", **more)
+    flags |= dict(steps=2, save_every=1, eval_every=2)
     whole = walk.here(tmp_path / "whole", **flags)
     workdir = crashed(whole, tmp_path / "run", 1, 2)
     walk.here(workdir, resume=True, **flags)
