@@ -1,11 +1,18 @@
-"""Learns a policy from preferences, without sampling: DPO, IPO, KTO, ORPO or SimPO.
+"""Learns a policy from preferences: DPO, IPO, KTO, ORPO or SimPO, on given pairs or, in rounds, on the policy's own.
 
 Source:  Rafailov et al. 2023 (DPO); Azar et al. 2023 (IPO); Ethayarajh et al. 2024 (KTO); Hong et al. 2024 (ORPO);
-         Meng et al. 2024 (SimPO). R1 has no such stage; preference learning is an alternative to its last RL stage
+         Meng et al. 2024 (SimPO); Yuan et al. 2024 (rounds of own pairs). R1 has no such stage; preference
+         learning is an alternative to its last RL stage
 Run:     python -m experiments.dpo --weights=RUN_OF_STAGE_3          (nano's annotator, a program, judges pairs)
          ... --data=pairs.jsonl      rows {problem, chosen, rejected}, texts or messages
          ... --loss=kto --data=labels.jsonl      rows {problem, response, desirable}, or pairs
+         ... --dry-run               prints what the run needs; reads no files
          ... --lora-rank=16          trains adapters; the reference is then the model without them
+         ... --rounds=3 --prompts=nano:reasoning         samples, ranks by the verifier, and learns, three times
+         ... --rounds=3 --prompts=mine.jsonl --reward=mine.py:judge        ranks by a judge or a reward of your own
+         ... --rounds=3 --prompts=nano:general --reward-model=RUN          ranks by a reward model
+Writes:  the working directory of a run. With --rounds it holds round-1/pairs, round-1/dpo, round-2/pairs and so on,
+         each the working directory of a run; the same command continues an interrupted one
 Departs: 1. the hyperparameters of --recipe=nano are ours. --recipe=paper has the DPO paper's β of 0.1 and learning rate
             of 1e-6, but AdamW instead of RMSprop
          2. KTO's z (the reference point) is estimated from a micro-batch; the paper uses a batch
@@ -16,13 +23,17 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
 
-from r1jax import cli
-from r1jax.cli import FLAT
-from r1jax.preferences.recipe import PreferenceRecipe
+from experiments.stage import TrainCommand
+from r1jax import cli, storage
+from r1jax.planning.processes import place_processes
+from r1jax.planning.rl import mesh_of
+from r1jax.planning.supervised import dry_preference
+from r1jax.preferences.own_pairs import Collecting, check_collecting, collect_pairs
+from r1jax.preferences.recipe import PreferenceRecipe, check
 from r1jax.preferences.train import train
-from r1jax.recipes import RunOptions
+from r1jax.recipes import RunOptions, SamplingOptions, require
+from r1jax.runs import manifests
 
 PAPER = PreferenceRecipe(
     loss="dpo",
@@ -55,42 +66,114 @@ NANO = dataclasses.replace(
 RECIPES = {"nano": NANO, "paper": PAPER}
 OPTIONS = RunOptions(template="r1")
 UNUSED = ("prompts", "late_prompts", "eval_prompts", "reward", "decontaminate")
+IN_ROUNDS = ("prompts", "reward")  # of these, what --rounds uses
+SAMPLING = SamplingOptions()
+HOME = "runs/dpo_rounds"
 
 
 @dataclasses.dataclass(frozen=True)
-class Command:
+class Command(TrainCommand[PreferenceRecipe]):
     """Trains a policy on preferences: pairs of a better and a worse reply, or labelled replies."""
 
-    numbers: Annotated[PreferenceRecipe, FLAT]
-    options: Annotated[RunOptions, FLAT] = OPTIONS
-    recipe: str = "nano"
-    """Which defaults to use: nano or paper."""
     data: str = ""
     """jsonl file of pairs {problem, chosen, rejected}, or for kto of {problem, response, desirable}. Default: nano's
     annotator judges generated replies."""
+    rounds: int = 0
+    """Rounds of iterative learning: each samples the policy on --prompts, makes a pair of the best and the worst
+    completion of each question, and learns from the pairs, with the policy at its beginning as reference. 0: learn from
+    --data, once."""
+    questions: int = 256
+    """Questions of a round of --rounds."""
+    sampling: SamplingOptions = SAMPLING
+    """How --rounds samples; --sampling.samples completions of each question."""
+    reward_model: str = ""
+    """A helpful reward model, the directory of its run, that ranks the completions of --rounds. Default: the verifier,
+    or the rewards of --reward."""
 
 
 COMMANDS = cli.commands_by_recipe(Command, RECIPES, options=OPTIONS)
 
 
+def check_flags(command: Command) -> None:
+    """Raises ValueError if a flag is given that the command does not use, or if a flag of --rounds cannot be used."""
+    options, rounds = command.options, command.rounds
+    for name in UNUSED:
+        given = getattr(options, name)
+        if given != getattr(OPTIONS, name) and not (rounds and name in IN_ROUNDS):
+            shown = given if isinstance(given, str) else " ".join(given)
+            way_out = "give --rounds, or leave the flag out" if name in IN_ROUNDS else "Leave the flag out"
+            raise ValueError(
+                f"--{name.replace('_', '-')}={shown} is for reinforcement learning: preferences come from --data. "
+                f"{way_out[0].upper()}{way_out[1:]}"
+            )
+    require(
+        (
+            (rounds >= 0, f"--rounds={rounds} must be 0, for pairs of --data, or more"),
+            (not (rounds and command.data), f"--rounds={rounds} makes its own pairs: leave --data={command.data} out"),
+            (
+                rounds or not command.reward_model,
+                f"--reward-model={command.reward_model} ranks the completions of --rounds: give --rounds",
+            ),
+        )
+    )
+    if rounds:
+        check_collecting(collecting_of(command, 0), options)
+
+
+def collecting_of(command: Command, number: int) -> Collecting:
+    """Returns what round `number`, from 0, collects."""
+    return Collecting(number, command.questions, command.sampling, command.reward_model)
+
+
+def plan(command: Command) -> str:
+    """Returns the text that --dry-run prints. Checks every flag that the run would check."""
+    check_flags(command)
+    o, heading = command.options, f"Learning from preferences, {command.numbers.loss}, recipe {command.recipe}"
+    check(command.numbers, mesh_of(o.mesh))
+    if o.processes is not None:
+        place_processes(o.mesh, o.processes)
+    numbers = dataclasses.replace(command.numbers, items=command.questions) if command.rounds else command.numbers
+    text = dry_preference(o.model, o.weights, numbers, o.mesh, command.plan, heading)
+    if not command.rounds:
+        return text
+    return f"{text}\nthe plan is of one round of {command.rounds}, without its sampling"
+
+
 def run(command: Command) -> Path:
-    """Trains the policy and returns its working directory.
+    """Trains the policy and returns its working directory; with --rounds, that of the last round.
 
     Raises:
         ValueError: a flag, file or checkpoint cannot be used.
     """
-    for name in UNUSED:
-        if getattr(command.options, name) != getattr(OPTIONS, name):
-            flag = name.replace("_", "-")
-            raise ValueError(
-                f"--{flag}={getattr(command.options, name)} is for reinforcement learning: preferences come from "
-                "--data. Leave the flag out"
-            )
+    check_flags(command)
+    if command.rounds:
+        return run_rounds(command)
     return train(command.numbers, command.options, command.data)
 
 
+def run_rounds(command: Command) -> Path:
+    """Samples, ranks and learns, --rounds times. Parts that are complete are checked and left alone. Returns the
+    working directory of the last round.
+
+    Raises:
+        ValueError: a flag, file or checkpoint cannot be used, or a round finds too few pairs.
+    """
+    check(command.numbers, mesh_of(command.options.mesh))  # before a round is sampled
+    home, options = storage.path_of(command.options.workdir or HOME, "--workdir"), command.options
+    for number in range(command.rounds):
+        folder = home / f"round-{number + 1}"
+        collected = dataclasses.replace(options, workdir=str(folder / "pairs"))
+        pairs = collect_pairs(collected, collecting_of(command, number))
+        begun = manifests.read(folder / "dpo") is not None
+        learnt = dataclasses.replace(
+            options, workdir=str(folder / "dpo"), prompts=OPTIONS.prompts, reward=OPTIONS.reward, resume=begun
+        )
+        options = dataclasses.replace(options, weights=str(train(command.numbers, learnt, str(pairs))))
+    return Path(options.weights)
+
+
 def main() -> None:
-    cli.main(COMMANDS, run, __doc__)
+    cli.main(COMMANDS, run, __doc__, plan, resumes=True)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,8 @@ class RLRecipe:
     1/(N·max_tokens), and advantages are not divided by the standard deviation; `dapo` 1/Σ|o|; `sequence` (GSPO) and
     `sequence_token` weigh as `grpo` and take the ratio of the whole completion; `cispo` 1/Σ|o|, and clipped tokens keep
     their gradients; `rloo` 1/N, and the baseline of a completion is the mean reward of the others of its group;
-    `reinforce_pp` and `reinforce_pp_baseline` 1/Σ|o|, and advantages are normalised over the batch."""
+    `reinforce_pp` and `reinforce_pp_baseline` 1/Σ|o|, and advantages are normalised over the batch; `ppo` 1/Σ|o|, and
+    advantages come from a value network."""
     tis_cap: float
     """Cap of truncated importance sampling: each token is weighted by min(π_trainer/π_sampler, cap). 0 turns it off.
     Needs --old-logp=trainer."""
@@ -108,7 +109,7 @@ class RLRecipe:
     """Words of an n-gram in the repetition penalty."""
     kl: str = "k3"
     """What --kl-coef weighs: k3, k2 or unbiased (DeepSeek-V3.2) as a term of the loss, or k1_reward, which subtracts
-    the completion's log π/π_ref from its reward."""
+    the completion's log π/π_ref from its reward (with --loss=ppo, each token's from the token's reward)."""
     dual_clip: float = 0.0
     """Upper bound of the ratio π/π_old where the advantage is negative, such as 3. 0: no bound. For losses with PPO's
     clip."""
@@ -147,6 +148,16 @@ class RLRecipe:
     """Last steps over which --schedule=wsd lowers the learning rate. 0: a tenth of the steps."""
     decay: str = "all"
     """Which parameters --weight-decay decays: all, or matrices, which leaves out norms and biases."""
+    gae_lambda: float = 1.0
+    """λ of PPO's generalised advantages: 1 uses the whole return, 0 only one step. Only of --loss=ppo."""
+    discount: float = 1.0
+    """γ of PPO's returns. Only of --loss=ppo."""
+    value_learning_rate: float = 0.0
+    """Highest learning rate of PPO's value network. 0: that of the policy. Only of --loss=ppo."""
+    value_clip: float = 0.2
+    """Bound within which PPO's value may move in a round before its loss is clipped. 0: none. Only of --loss=ppo."""
+    value_warmup_steps: int = 0
+    """First steps that train PPO's value network and leave the policy as it is. Only of --loss=ppo."""
 
     wave_rows: int = 0
     """Completions that each process samples at once. The sampled tokens do not depend on this number. 0: all of a

@@ -10,7 +10,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +35,7 @@ from r1jax.rewards.penalties import Penalties, add_penalties
 from r1jax.rl import partial_rollouts
 from r1jax.rl.advantages import charge_kl, compute_advantages
 from r1jax.rl.checks import check, check_terms, fit_questions, open_questions
+from r1jax.rl.critic import Critic, make_critic
 from r1jax.rl.first_round import explain_first, first_lines
 from r1jax.rl.memory import choose_wave_rows
 from r1jax.rl.metrics import SHOWN, RoundLog, sample_lines
@@ -57,7 +58,7 @@ from r1jax.sampling.sampler import Sampling
 from r1jax.sharding import compute_dtype, rows_in_turn
 from r1jax.training.logprobs import Network
 from r1jax.training.objectives import Terms, grpo_objective
-from r1jax.training.optimizers import optimizer
+from r1jax.training.optimizers import hold, optimizer
 from r1jax.training.step import Learner, TrainState, score, start, update
 
 MAY_CHANGE = frozenset({"steps", "log_samples", "wave_rows", "reward", "decontaminate"})  # the last two: by hashes
@@ -88,11 +89,9 @@ def train(
         recipe: the hyperparameters.
         options: flags of the run.
         stage: name of the stage, for the manifest and the default working directory.
-        make_reward: a function `policy -> reward` that makes the reward of the stage. None takes the rule reward,
-            weighted by the recipe, or the reward of --reward.
-        rewarded: entries for the manifest: what `make_reward` and `make_referee` read besides the flags. The entry
-            "sources" maps a name to a list of checkpoints {"path", "sha256"}. All other entries are numbers.
-        make_referee: makes the function `rows -> reference log-probabilities`; None takes those of an earlier policy.
+        make_reward: makes the reward of the stage from the policy. None: the rule reward, or the reward of --reward.
+        rewarded: entries for the manifest: what `make_reward` and `make_referee` read besides the flags.
+        make_referee: makes the function of the reference log-probabilities; None takes those of an earlier policy.
 
     Raises:
         ValueError: a flag, file or checkpoint cannot be used.
@@ -106,9 +105,10 @@ def train(
         policy, params, frozen = load_trained(run, recipe)
         ask, held_out, *_ = fit_questions(run, recipe, policy, found)
         learner, objective = make_learner(recipe, policy.cfg, run.mesh, options.exact), objective_of(recipe)
+        critic = make_critic(recipe, policy.cfg, run.mesh)  # a value network with --loss=ppo
         reward, earned, task = choose_reward(recipe, policy, terms, make_reward)
         referee = make_referee(learner.network, policy) if make_referee else None
-        state, reference, waiting = restore_or_start(run, recipe, learner, params, own_reference=referee is None)
+        state, reference, waiting = restore_or_start(run, recipe, learner, critic, params, referee is None)
         if run.is_complete(recipe.steps):
             return run.workdir
         pool = run.enter(Pool())
@@ -119,7 +119,7 @@ def train(
         numbers = dict(max_skips=recipe.max_skips, alarms=alarms_of(recipe, terms), detail=describe(learner.network))
 
         def save() -> None:
-            run.save(partial_rollouts.make_checkpoint_state(state, reference, sample.waiting, run.mesh))
+            run.save(partial_rollouts.make_checkpoint_state(state, reference, sample.waiting, run.mesh, critic.state))
 
         run.begin(policy, recipe.steps, shown=("reward/mean", *SHOWN) if terms else SHOWN, keep=save, **numbers)
         run.say(*first_lines(recipe, options, policy, objective, ask(0, 0)["problem"]))
@@ -146,14 +146,15 @@ def train(
             run.say(*explain_first(round_, policy, {} if terms or make_reward else weights_of(recipe)))
             lines = RoundLog(round_, recipe.minibatches, pace, layout.all_rows, all_parameters=frozen is None)
             minibatches = pack_minibatches(round_, recipe.minibatches, objective, layout, recipe.max_tokens)  # [R, S]
-            minibatches = add_old_logprobs(learner.network, params_now(), minibatches, recipe.old_logp, layout.numbered)
+            minibatches = add_old_logprobs(learner.network, params_now(), minibatches, recipe.old_logp, layout.charged)
             if recipe.kl_coef:
                 minibatches = add_ref_logprobs(ref_logprobs, minibatches)
                 minibatches, round_ = charge_kl(minibatches, round_, objective, layout, recipe.kl_coef)
+            minibatches, round_ = critic.estimate(minibatches, round_)  # PPO: an advantage and a return of each token
             for part, minibatch in enumerate(minibatches[: recipe.steps - run.step]):
                 ready = run.watch(minibatch)
                 state, figures = update(learner, state, minibatch, frozen)  # one optimizer step
-                run.log(figures, lines.describe(part), ready, minibatch)
+                run.log(critic.learn(minibatch, figures), lines.describe(part), ready, minibatch)
                 if every(recipe.ref_every, run.step - 1, run.step):
                     reference = jax.tree.map(jnp.copy, state.params)  # a copy, because the update donates the state
             run.write_samples(sample_lines(run.step, round_, options.seed, recipe.log_samples, policy.template))
@@ -224,7 +225,8 @@ def parts_of(recipe: RLRecipe) -> dict[str, float] | None:
 
 def alarms_of(recipe: RLRecipe, terms: Sequence[custom.Term]) -> Alarms:
     """Returns the warnings to check after each step. `terms`: the weighted functions of --reward."""
-    return Alarms(rewarded=any((*shares_of(recipe).values(), *terms)), kl=recipe.kl_coef > 0)
+    rewarded, grouped = any((*shares_of(recipe).values(), *terms)), not LOSSES[recipe.loss].valued
+    return Alarms(rewarded=rewarded, kl=recipe.kl_coef > 0, grouped=grouped)
 
 
 def objective_of(recipe: RLRecipe) -> Objective:
@@ -241,10 +243,9 @@ def penalties_of(recipe: RLRecipe) -> Penalties:
 
 def layout_of(recipe: RLRecipe, mesh: Mesh) -> Layout:
     """Returns how updates pack completions and place them on the mesh."""
-    r = recipe
-    every_row = bool(r.kl_coef or r.balance_rate or r.entropy_coef)
-    numbered = r.kl == "k1_reward" and r.kl_coef > 0
-    return Layout(r.row_length, r.batch_rows, mesh, every_row, numbered=numbered, mask_truncated=r.mask_truncated)
+    r, valued = recipe, LOSSES[recipe.loss].valued
+    every_row, charged = bool(r.kl_coef or r.balance_rate or r.entropy_coef or valued), r.kl == "k1_reward"
+    return Layout(r.row_length, r.batch_rows, mesh, every_row, charged, charged or valued, r.mask_truncated)
 
 
 def draws_of(recipe: RLRecipe, seed: int, wave_rows: int = 0, trainer: Network | None = None) -> RoundDraws:
@@ -298,9 +299,9 @@ def load_trained(run: Run, recipe: RLRecipe) -> tuple[Policy, dict, dict | None]
 
 
 def restore_or_start(
-    run: Run, recipe: RLRecipe, learner: Learner, params: dict, *, own_reference: bool
+    run: Run, recipe: RLRecipe, learner: Learner, critic: Critic, params: dict, own_reference: bool
 ) -> tuple[TrainState, dict, partial_rollouts.Waiting | None]:
-    """Restores the newest checkpoint, or starts afresh if there is none.
+    """Restores the newest checkpoint, or starts afresh if there is none. Gives the critic its train state.
 
     Returns (train state, parameters of the reference policy, unfinished groups of completions). The groups are None
     without --carry-over.
@@ -317,10 +318,12 @@ def restore_or_start(
     def copy(params: dict) -> dict:
         return jax.tree.map(jnp.copy, params) if own_reference else {}  # a copy, because the update donates the state
 
-    def fresh(params: dict) -> partial_rollouts.RLState | partial_rollouts.PartialState:
-        return partial_rollouts.make_checkpoint_state(start(learner, params), copy(params), waiting, run.mesh)
+    def fresh(params: dict) -> NamedTuple:
+        valued = critic.start(params)
+        return partial_rollouts.make_checkpoint_state(start(learner, params), copy(params), waiting, run.mesh, valued)
 
     found = run.restore_round(recipe.minibatches, recipe.steps, fresh, params)
+    critic.state = getattr(found, "critic", None) or critic.start(params, run.mesh)
     if found is None:
         return start(learner, params, run.mesh), copy(params), waiting
     waiting = jax.tree.map(np.asarray, found.waiting) if recipe.carry_over else None
@@ -357,4 +360,4 @@ def make_learner(recipe: RLRecipe, cfg: ModelConfig, mesh: Mesh, exact: bool | N
         mesh=mesh,
         entropy_gradient=r.entropy_coef != 0,
     )
-    return Learner(network, optimizer(r.descent), loss, r.balance_rate)
+    return Learner(network, hold(optimizer(r.descent), r.value_warmup_steps), loss, r.balance_rate)

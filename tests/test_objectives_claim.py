@@ -53,5 +53,5 @@ def test_runs_that_are_there_are_read_and_not_repeated(tmp_path, monkeypatch, ca
 
 
 def test_a_loss_that_is_unknown_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"--losses=ppo .* use grpo, dr_grpo"):
-        compare(Command(losses=("ppo",), workdir=str(tmp_path)))
+    with pytest.raises(ValueError, match=r"--losses=trpo .* takes grpo, dr_grpo.* ppo"):
+        compare(Command(losses=("trpo",), workdir=str(tmp_path)))

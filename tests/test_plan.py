@@ -8,6 +8,8 @@ import jax
 import numpy as np
 import pytest
 
+from experiments import dpo
+from experiments.dpo import PAPER as DPO
 from experiments.r1_3_rejection_sft import PAPER as STAGE_3
 from experiments.r1_zero import PAPER, STAGE
 from experiments.train_reward_model import PAPER as REWARD
@@ -17,7 +19,7 @@ from r1jax.model.presets import PRESETS
 from r1jax.planning.memory import Shape, count_placed, pass_bytes
 from r1jax.planning.rl import dry_run, plan, text
 from r1jax.planning.roofline import DEVICES, share_of_memory
-from r1jax.planning.supervised import reward, tune
+from r1jax.planning.supervised import preference, reward, tune
 from r1jax.recipes import PlanOptions, TunePlanOptions
 from r1jax.reward_models.data import READ
 from r1jax.sampling.sampler import sync
@@ -50,6 +52,21 @@ def test_a_plan_agrees_with_the_worked_example():
     assert found.peak < DEVICES["h200"].memory
     judged = plan(PRESETS["qwen2.5-1.5b"], recipe, "1x1", PlanOptions(mean_tokens=1024), reward_models=2)
     assert sum(judged.held.values()) == (16 + 2 * 4) * n
+
+
+def test_ppo_holds_a_value_network_with_its_moments_and_passes_over_it_too():
+    cfg, n, d, v = PRESETS["qwen2.5-1.5b"], 1_543_714_304, 1536, 151_936
+    recipe = dataclasses.replace(PAPER, minibatches=1, kl_coef=0.0)
+    grpo, ppo = (plan(cfg, dataclasses.replace(recipe, loss=loss), "1x1", PlanOptions()) for loss in ("grpo", "ppo"))
+    body = n + d  # the unembedding is the embedding, and the head has a number for each of the width
+    assert ppo.held["value network, float32"] == 4 * body and ppo.held["its moments, float32"] == 8 * body
+    assert ppo.peak - grpo.peak == 12 * body and ppo.update == grpo.update
+    # The value network lacks the logits alone: a forward pass and an update, 4 passes with full remat, without them.
+    tokens, seconds = ppo.rows * ppo.mean_tokens, grpo.seconds["update"] / 4
+    less = 2 * d * v * tokens / DEVICES["h200"].flops
+    assert ppo.seconds["scoring"] == pytest.approx(seconds - less)
+    assert ppo.seconds["update"] == pytest.approx(8 * seconds - 4 * less)
+    assert ppo.seconds["sampling"] == grpo.seconds["sampling"]
 
 
 def test_adapters_leave_no_moments_for_the_frozen():
@@ -168,6 +185,8 @@ def test_a_reward_model_has_a_plan_without_logits():
         ("distill", ["--by=rl"]),
         ("distill", ["--by=on_policy", "--teacher=qwen2.5-7b"]),
         ("train_reward_model", ["--kind=safety"]),
+        ("dpo", []),
+        ("dpo", ["--loss=kto", "--lora-rank=16"]),
         ("r1_2_reasoning_rl", []),
         ("r1_4_all_scenarios_rl", []),
     ],
@@ -183,8 +202,44 @@ def test_every_stage_plans_without_weights_or_devices(name, flags, capsys, monke
     assert ("reward models, float32" in said) == name.startswith("r1_4")
     by_rl = "_rl" in name or bool({"--by=rl", "--by=on_policy"} & set(flags))
     assert ("completions of" in said) == by_rl  # that updates would follow
-    taught = "--teacher=qwen2.5-7b" in flags
-    assert ("teacher, bfloat16" in said) == taught and ("reference, float32" in said) == (by_rl and not taught)
+    taught, referenced = "--teacher=qwen2.5-7b" in flags, by_rl or "--loss=kto" in flags
+    assert ("teacher, bfloat16" in said) == taught and ("reference, float32" in said) == (referenced and not taught)
+    assert ("frozen parameters, bfloat16" in said) == ("--lora-rank=16" in flags)
+
+
+def test_preferences_have_a_plan_that_agrees_with_the_worked_example():
+    """DPO on Qwen2.5-1.5B: 4 bytes a parameter, 8 of moments, 4 of gradients; 66,000 pairs by 64, once."""
+    cfg, n = PRESETS["qwen2.5-1.5b"], 1_543_714_304
+    once, each, kto, orpo = (
+        preference(cfg, dataclasses.replace(DPO, loss=loss, reference=when), "1x1", PlanOptions())
+        for loss, when in (("dpo", "once"), ("dpo", "each"), ("kto", "once"), ("orpo", "once"))
+    )
+    assert once.steps == 1032 and once.step_tokens == 64 * 1024
+    assert sum(once.held.values()) == pytest.approx(12 * n, rel=1e-6)  # and a count
+    assert each.held["reference, float32"] == kto.held["reference, float32"] == 4 * n
+    assert each.peak == once.peak + 4 * n and orpo.peak == once.peak
+    # An update is 4 forward passes with full remat; the reference one more, which several epochs share.
+    assert once.seconds == each.seconds == pytest.approx(5 / 4 * orpo.seconds)
+    twice = preference(cfg, dataclasses.replace(DPO, epochs=2), "1x1", PlanOptions())
+    assert twice.seconds == pytest.approx(4.5 / 4 * orpo.seconds) and twice.steps == 2 * once.steps
+    assert orpo.seconds > 8 * 1.5e9 * once.step_tokens / DEVICES["h200"].flops
+    adapters = preference(cfg, dataclasses.replace(DPO, lora_rank=16), "1x1", PlanOptions())
+    assert adapters.held["frozen parameters, bfloat16"] == 2 * n and adapters.peak < once.peak
+
+
+@pytest.mark.parametrize(
+    "flag, words",
+    [
+        ("--beta=0", "--beta=0.0 must be above 0"),
+        ("--prompts=nano:chain", "--prompts=nano:chain is for reinforcement learning"),
+        ("--device=abacus", "--device=abacus is unknown"),
+        ("--batch-rows=3", "--batch-rows=3 must be a multiple of the 64 row shards"),
+    ],
+)
+def test_a_dry_run_of_dpo_checks_what_the_run_would_check(flag, words, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["dpo", "--mesh=64x1", "--batch-rows=64", "--dry-run", flag])
+    with pytest.raises(SystemExit, match=words):
+        dpo.main()
 
 
 def test_a_pass_holds_what_it_gathers_and_adapters_have_no_gradients_of_kernels():

@@ -1,6 +1,6 @@
 """Compares the objectives of `--loss` on nano, from one base, with several seeds each.
 
-Run:     python -m experiments.claims.objectives                 (9 losses, 3 seeds: 27 runs of 16 CPU minutes)
+Run:     python -m experiments.claims.objectives                 (10 losses, 3 seeds: 30 runs of 16 CPU minutes)
          ... --losses grpo rloo --seeds=2 --steps=2              a try of the command
          ... --picture=objectives.png                            one picture; needs matplotlib
 Method:  runs R1-Zero's nano recipe with each loss and seed, all from the same base and on the same questions. A round
@@ -8,7 +8,7 @@ Method:  runs R1-Zero's nano recipe with each loss and seed, all from the same b
          anything. Each run is a process of its own, so that its time and memory can be measured. A complete run is not
          repeated, and an interrupted run is resumed. Prints the mean over seeds with the 95 % interval of Student's t.
 Expect:  a table, not a verdict. A difference within the intervals is not significant
-Departs: PPO with a value network is not among the losses
+Departs: PPO has λ = 1 and its value network the policy's learning rate; neither was searched
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from r1jax.losses.table import (
     per_token,
     row_weights,
 )
-from r1jax.losses.value import generalised_advantages, value_loss
+from r1jax.losses.value import explained_variance, generalised_advantages, last_tokens, value_loss
 
 __all__ = [
     "KLS",
@@ -36,6 +36,7 @@ __all__ = [
     "decoupled_advantages",
     "dpo_loss",
     "dual_clip",
+    "explained_variance",
     "generalised_advantages",
     "group_advantages",
     "grpo_loss",
@@ -45,6 +46,7 @@ __all__ = [
     "kl_cost",
     "kl_of",
     "kto_loss",
+    "last_tokens",
     "leave_one_out",
     "linear",
     "mismatched_kl",

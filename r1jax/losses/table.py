@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from r1jax.losses.advantages import batch_advantages, group_advantages, leave_one_out
 from r1jax.losses.surrogates import cispo_surrogate, clipped_surrogate, token_gradient_surrogate
@@ -60,6 +61,12 @@ def over_group_and_batch(rewards: jax.Array, valid: jax.Array, lengths: jax.Arra
     return batch_advantages(rewards, valid, lengths, baseline=True)
 
 
+def as_rewarded(rewards: jax.Array, valid: jax.Array, lengths: jax.Array) -> jax.Array:
+    """Returns the rewards themselves, 0 for completions without a verdict. They are the generalised advantages of a
+    value network whose values are 0, for γ = λ = 1."""
+    return jnp.where(valid, jnp.asarray(rewards, jnp.float32), 0.0)
+
+
 class Objective(NamedTuple):
     """An entry of `LOSSES`: the parts in which published losses differ.
 
@@ -75,6 +82,8 @@ class Objective(NamedTuple):
             `clipped` true. Gradients flow through logp and ratio.
         sums_to_one: whether the weights of all tokens of a minibatch must add up to 1. If True, a run warns when they
             do not: the loss and its KL term then have another scale than --learning-rate and --kl-coef assume.
+        valued: whether a value network is trained beside the policy. Its generalised advantages, one for each token,
+            then replace the result of `advantages`, which must be `as_rewarded`.
     """
 
     token_weight: Callable[..., jax.Array] = per_completion
@@ -82,6 +91,7 @@ class Objective(NamedTuple):
     by_completion: bool = False
     surrogate: Callable[..., tuple[jax.Array, jax.Array]] = clipped_surrogate
     sums_to_one: bool = True
+    valued: bool = False
 
 
 # The names that --loss takes.
@@ -95,6 +105,7 @@ LOSSES: dict[str, Objective] = {
     "rloo": Objective(per_row, over_others, sums_to_one=False),  # Ahmadian et al. 2024; PPO's clip for later steps
     "reinforce_pp": Objective(per_token, over_batch),  # Hu et al. 2025; the weight is OpenRLHF's
     "reinforce_pp_baseline": Objective(per_token, over_group_and_batch),
+    "ppo": Objective(per_token, as_rewarded, valued=True),  # Schulman et al. 2017, eq. 7; the weight is TRL's
 }
 
 
@@ -110,7 +121,7 @@ def row_weights(
     """Returns the weight that each token of a row has in `policy_loss`, [N] in the dtype of `lengths`.
 
         grpo, sequence, sequence_token  1/(N·|oᵢ|)        dr_grpo  1/(N·T)        rloo  1/N
-        dapo, cispo, reinforce_pp, reinforce_pp_baseline  1/Σ|oᵢ|
+        dapo, cispo, reinforce_pp, reinforce_pp_baseline, ppo  1/Σ|oᵢ|
 
     Args:
         loss: a name in `LOSSES`, or an `Objective`.

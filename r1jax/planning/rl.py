@@ -7,11 +7,13 @@ communication is left out. A good run takes about twice as long.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import NamedTuple
 
 from jax.sharding import AbstractMesh
 
 from r1jax import storage
+from r1jax.losses import LOSSES
 from r1jax.model import lora, transformer
 from r1jax.model.config import ModelConfig
 from r1jax.model.kernels.backends import find_obstacle
@@ -109,6 +111,10 @@ def plan(
         held["reference, float32"] = count_placed(trained, abstract) * 4
     if frozen is not None:
         held["frozen parameters, bfloat16"] = count_placed(frozen, abstract) * 2
+    if LOSSES[recipe.loss].valued:
+        valued = transformer.shapes(dataclasses.replace(cfg, reward_head=True, mtp_layers=0))
+        held["value network, float32"] = count_placed(valued, abstract) * 4
+        held["its moments, float32"] = count_placed(valued, abstract) * 8
     if reward_models:
         held["reward models, float32"] = reward_models * count_placed(shapes, abstract) * 4
     sampled = {k: v for k, v in shapes.items() if k != "mtp"}
@@ -127,6 +133,7 @@ def plan(
         scores=bool(find_obstacle(cfg)),
         frozen=frozen is not None and recipe.lora_rank > 0,
     )
+    # A value network is updated after the policy, and needs no more than it: it has no logits.
     update = {
         "gradients, float32": count_placed(trained, abstract) * 4,
         "gradients being added, float32": count_placed(trained, abstract) * 4,
@@ -210,14 +217,15 @@ def step_seconds(
     scoring = (recipe.old_logp == "trainer") * (1 - 1 / recipe.minibatches) * forward
     if recipe.kl_coef > 0:
         scoring += forward_flops(teacher or cfg, tokens, read)
+    valued = forward_flops(cfg, tokens, read, 0) if LOSSES[recipe.loss].valued else 0.0
     backward = (4.0 if recipe.remat == "full" else 3.0) - (
         1.0 if recipe.lora_rank else 0.0
     )  # frozen kernels have no gradient
     share = 1 / recipe.minibatches
     return {
         "sampling": (max(weights, products / devices / device.flops) + cached) * share,
-        "scoring": scoring / devices / device.flops * share,
-        "update": backward * forward / devices / device.flops * share,
+        "scoring": (scoring + valued) / devices / device.flops * share,
+        "update": backward * (forward + valued) / devices / device.flops * share,
     }
 
 

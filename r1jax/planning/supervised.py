@@ -1,4 +1,4 @@
-"""Estimates the memory and time of training a policy or a reward model on records, from shapes alone.
+"""Estimates the memory and time of training on records, judged replies or pairs, from shapes alone.
 
 `planning.rl` does the same for RL.
 """
@@ -11,15 +11,18 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import AbstractMesh
 
-from r1jax.model import transformer
+from r1jax.model import lora, transformer
 from r1jax.model.config import ModelConfig
 from r1jax.model.kernels.backends import find_obstacle
 from r1jax.planning.memory import Shape, count, count_placed, pass_bytes
 from r1jax.planning.rl import config_of, device_of, mesh_of, teacher_of
 from r1jax.planning.roofline import DEVICES, forward_flops, share_of_memory
+from r1jax.preferences.objectives import PREFERENCES
+from r1jax.preferences.recipe import PreferenceRecipe
 from r1jax.recipes import PlanOptions, RewardRecipe, SFTRecipe, TunePlanOptions
 from r1jax.reward_models.model import bucket
 from r1jax.sft.documents import with_steps
+from r1jax.sharding import name_of
 from r1jax.training.optimizers import optimizer
 
 PARAMETERS = "parameters, float32"
@@ -35,6 +38,8 @@ class Work(NamedTuple):
         mean_tokens: mean tokens of a text.
         step_tokens: tokens of an optimizer step.
         steps: number of optimizer steps.
+        passes: forward passes over the tokens of a step in addition to those of the update, such as a reference's.
+            Negative where frozen weights, which have no gradients, save more than that.
     """
 
     rows: int
@@ -43,6 +48,7 @@ class Work(NamedTuple):
     mean_tokens: int
     step_tokens: float
     steps: int
+    passes: float = 0.0
 
 
 class TrainPlan(NamedTuple):
@@ -124,7 +130,36 @@ def reward(cfg: ModelConfig, recipe: RewardRecipe, kind: str, mesh: str, options
     return planned(cfg, mesh, options, state, work)
 
 
-def planned(cfg: ModelConfig, mesh: str, options: PlanOptions, state: Any, work: Work) -> TrainPlan:
+def preference(cfg: ModelConfig, recipe: PreferenceRecipe, mesh: str, options: PlanOptions) -> TrainPlan:
+    """Returns the memory and time that learning from preferences needs. Assumes that every micro-batch is as long as
+    the longest item, and that there are --items items. A text is a prompt with two completions.
+
+    Args:
+        mesh: a value of --mesh.
+        options: the device and the mean length of an item to assume.
+
+    Raises:
+        ValueError: the device is unknown, `mesh` cannot be parsed, or --lora-targets matches no kernel.
+    """
+    r, entry, shapes = recipe, PREFERENCES[recipe.loss], transformer.shapes(cfg)
+    if r.lora_rank:
+        shapes = lora.shapes(shapes, r.lora_rank, r.lora_targets)
+    trained, frozen = lora.partition(shapes)
+    mean = options.mean_tokens or max(1, r.max_tokens // 8)
+    steps = r.epochs * -(-r.items // r.batch_items)
+    state = jax.eval_shape(optimizer(r.descent(max(steps, r.warmup_steps + 1))).init, trained)
+    each = entry.referenced and (entry.labelled or r.reference == "each")
+    passes = (1.0 if each else 1 / r.epochs) * entry.referenced - (r.lora_rank > 0)
+    work = Work(r.batch_rows, bucket(r.max_tokens), r.remat, mean, r.batch_items * mean, steps, passes)
+    found = planned(cfg, mesh, options, state, work, (trained, frozen))
+    if each:
+        found.held["reference, float32"] = found.held[PARAMETERS]
+    return found
+
+
+def planned(
+    cfg: ModelConfig, mesh: str, options: PlanOptions, state: Any, work: Work, split: tuple[Any, Any] | None = None
+) -> TrainPlan:
     """Returns the memory and time of a supervised run.
 
     The lengths T of texts are assumed to be exponentially distributed. A token then attends to (E[T²]/2)/E[T] = E[T]
@@ -133,22 +168,30 @@ def planned(cfg: ModelConfig, mesh: str, options: PlanOptions, state: Any, work:
     Args:
         state: the optimizer's state, as arrays or shapes.
         work: how much the run trains.
+        split: (trained, frozen) parameters, as shapes; the second is None if all are trained. None trains all.
     """
     device, abstract = device_of(options), mesh_of(mesh)
+    trained, frozen = split or (transformer.shapes(cfg), None)
     kernel = not cfg.reward_head and not find_obstacle(cfg)
-    shape = Shape(work.rows, work.row_length, work.row_length, work.remat, scores=not kernel)
+    adapted = any("lora_" in name_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(trained))
+    shape = Shape(work.rows, work.row_length, work.row_length, work.remat, scores=not kernel, frozen=adapted)
     held = {
-        PARAMETERS: count_placed(transformer.shapes(cfg), abstract) * 4.0,
+        PARAMETERS: count_placed(trained, abstract) * 4.0,
         "optimizer's moments, float32": count_placed(state, abstract) * 4.0,
     }
+    if frozen is not None:
+        held["frozen parameters, bfloat16"] = count_placed(frozen, abstract) * 2.0
     update = {
-        "gradients, float32": count_placed(transformer.shapes(cfg), abstract) * 4.0,
-        "gradients being added, float32": count_placed(transformer.shapes(cfg), abstract) * 4.0,
+        "gradients, float32": count_placed(trained, abstract) * 4.0,
+        "gradients being added, float32": count_placed(trained, abstract) * 4.0,
         **pass_bytes(cfg, abstract, shape),
     }
     forward = forward_flops(cfg, work.step_tokens, work.step_tokens * work.mean_tokens, 0 if cfg.reward_head else None)
-    seconds = (4.0 if work.remat == "full" else 3.0) * forward / abstract.size / device.flops
-    return TrainPlan(cfg, abstract, options.device, held, update, *work[3:], seconds)
+    passes = (4.0 if work.remat == "full" else 3.0) + work.passes
+    seconds = passes * forward / abstract.size / device.flops
+    return TrainPlan(
+        cfg, abstract, options.device, held, update, work.mean_tokens, work.step_tokens, work.steps, seconds
+    )
 
 
 def text(found: TrainPlan, title: str) -> str:
@@ -206,3 +249,17 @@ def dry_reward(
     """
     cfg, name = config_of(model, weights)
     return text(reward(cfg, recipe, kind, mesh, options), f"{title}: {name}")
+
+
+def dry_preference(
+    model: str, weights: str, recipe: PreferenceRecipe, mesh: str, options: PlanOptions, title: str
+) -> str:
+    """Returns the text that `--dry-run` of learning from preferences prints: the plan as a table.
+
+    The arguments are those of `rl.dry_run`.
+
+    Raises:
+        ValueError: see `preference` and `rl.config_of`.
+    """
+    cfg, name = config_of(model, weights)
+    return text(preference(cfg, recipe, mesh, options), f"{title}: {name}")

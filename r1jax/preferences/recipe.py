@@ -43,7 +43,7 @@ class PreferenceRecipe:
     """What the backward pass recomputes: none (nothing), dots (all but attention and products with weights) or full
     (all but attention)."""
     items: int
-    """Pairs to take from the nano annotator, which is simulated, if --data names no file."""
+    """Pairs to take from the nano annotator, which is simulated, if --data names no file. A dry run assumes as many."""
     held_out_items: int
     """Items held out for evaluation. With a file: at most a fifth of its items, and of each problem all or none."""
     save_every: int

@@ -14,25 +14,26 @@ from r1jax.runs.policies import tokenizer_of
 from r1jax.sharding import abstract
 
 
-def load_reward_model(directory: str | Path, kind: str, mesh: Mesh) -> RewardModel:
+def load_reward_model(directory: str | Path, kind: str, mesh: Mesh, flag: str = "") -> RewardModel:
     """Loads a trained reward model with its calibration.
 
     Args:
         directory: the working directory of the training run.
         kind: "helpful" or "safety".
+        flag: the flag that named the directory, for errors; "" for --helpful or --safety.
 
     Raises:
         ValueError: the directory holds no complete reward model of this kind.
     """
-    home = storage.path_of(directory, f"--{kind}")
+    flag = flag or f"--{kind}"
+    home = storage.path_of(directory, flag)
     manifest = manifests.read(home)
     if manifest is None or manifest.stage != f"reward_model_{kind}" or manifest.status != "complete":
         found = "nothing" if manifest is None else f"a run of {manifest.stage}, {manifest.status}"
         raise ValueError(
-            f"--{kind}={directory} is not a complete {kind} reward model (found: {found}): name another directory, or "
+            f"{flag}={directory} is not a complete {kind} reward model (found: {found}): name another directory, or "
             f"train one with python -m experiments.train_reward_model --kind={kind}"
         )
-    flag = f"--{kind}"
     cfg = checkpoint.read_model(home, directory, flag)
     params = checkpoint.restore_params(home, abstract(transformer.shapes(cfg), mesh), flag=flag)
     pieces = tokenizer_of(home, cfg, str(directory), flag)

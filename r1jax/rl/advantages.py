@@ -47,11 +47,11 @@ def charge_kl(
 ) -> tuple[list[list[Minibatch]], Round]:
     """Subtracts β Σₜ log π_old/π_ref from the reward of each completion, and computes the advantages again.
 
-    Does so only with --kl=k1_reward (`layout.numbered` is then True). Otherwise returns minibatches and round
-    unchanged.
+    Does so only with --kl=k1_reward (`layout.charged` is then True). Otherwise returns minibatches and round
+    unchanged. So does PPO, whose critic charges each token for itself (`critic.Critic.estimate`).
 
-    The sum over a completion's tokens is one cost for the whole completion, as in RLOO. PPO and REINFORCE++ charge each
-    token by itself.
+    The sum over a completion's tokens is one cost for the whole completion, as in RLOO. REINFORCE++ charges each token
+    by itself.
 
     Args:
         minibatches: the optimizer steps of the round, with `old_logp`, `ref_logp` and `row`. They must hold all rows
@@ -66,17 +66,26 @@ def charge_kl(
 
     Source: Ouyang et al. 2022 (InstructGPT), eq. 2; Ahmadian et al. 2024 (RLOO), section 2.
     """
-    if not layout.numbered:
+    if not layout.charged or objective.valued:
         return minibatches, round_
-    scores, count = round_.scores, len(round_.rollout.lengths)
-    cost = sum(np.asarray(cost_of_rows(batch, count, everywhere(batch))) for part in minibatches for batch in part)
-    scores = scores._replace(
-        total=np.where(scores.valid, scores.total - kl_coef * cost, scores.total),
-        parts=scores.parts | {"kl_cost": cost},
-    )
+    scores = take_off(round_.scores, minibatches, kl_coef)
     advantages = compute_advantages(scores, round_.rollout, objective)
     charged = [[batch._replace(advantage=give(batch, advantages), row=None) for batch in part] for part in minibatches]
     return charged, round_._replace(scores=scores, advantages=advantages)
+
+
+def take_off(scores: Scores, minibatches: list[list[Minibatch]], kl_coef: float) -> Scores:
+    """Returns the scores of a round less β Σₜ log π_old/π_ref of each completion. The part "kl_cost" is that sum.
+
+    Args:
+        minibatches: the optimizer steps of the round, as for `charge_kl`.
+        kl_coef: β.
+    """
+    cost = sum(
+        sum_rows(batch, batch.old_logp - batch.ref_logp, len(scores.total)) for part in minibatches for batch in part
+    )
+    total = np.where(scores.valid, scores.total - kl_coef * cost, scores.total)
+    return scores._replace(total=total, parts=scores.parts | {"kl_cost": cost})
 
 
 def everywhere(batch: Minibatch) -> jax.sharding.Sharding:
@@ -85,18 +94,21 @@ def everywhere(batch: Minibatch) -> jax.sharding.Sharding:
     return NamedSharding(place.mesh, P()) if isinstance(place, NamedSharding) else place
 
 
-@functools.partial(jax.jit, static_argnames=("count", "place"))
-def cost_of_rows(batch: Minibatch, count: int, place: jax.sharding.Sharding) -> jax.Array:
-    """Returns Σₜ log π_old/π_ref of each row (completion) of a round, [N], over its tokens in one micro-batch.
-
-    A row without tokens in this micro-batch gets 0.
+def sum_rows(batch: Minibatch, values: jax.Array, count: int) -> np.ndarray:
+    """Returns the sum of `values` [R, S] over the tokens that each row (completion) of a round has in this micro-batch,
+    [N]; 0 for a row without tokens here.
 
     Args:
         count: N.
-        place: where the result lies, from `everywhere`.
     """
+    return np.asarray(placed_sums(batch, values, count, everywhere(batch)))
+
+
+@functools.partial(jax.jit, static_argnames=("count", "place"))
+def placed_sums(batch: Minibatch, values: jax.Array, count: int, place: jax.sharding.Sharding) -> jax.Array:
+    """Returns the result of `sum_rows` on the devices. place: where it lies, from `everywhere`."""
     counted = batch.weight != 0
-    values = jnp.where(counted, batch.old_logp - batch.ref_logp, 0.0)
+    values = jnp.where(counted, values, 0.0)
     rows = jnp.where(counted, batch.row, 0.0).astype(jnp.int32)
     total = jax.ops.segment_sum(values.reshape(-1), rows.reshape(-1), count)
     return jax.lax.with_sharding_constraint(total, place)

@@ -20,6 +20,7 @@ from r1jax.policy import Policy
 from r1jax.prompts import fill
 from r1jax.recipes import RLRecipe, RunOptions, require
 from r1jax.rewards import custom
+from r1jax.rl.critic import critic_rules
 from r1jax.runs.manifests import Manifest, without_paths
 from r1jax.runs.run import Run
 from r1jax.sharding import row_shards
@@ -34,7 +35,10 @@ def check(recipe: RLRecipe, mesh: Mesh) -> None:
     shards, count = row_shards(mesh), jax.process_count()
     processes, room = f"{count} process{'es' * (count > 1)}", -(-(recipe.group_size + recipe.carry_over) // count)
     rules = (
-        (recipe.group_size >= 2, f"--group-size={recipe.group_size} leaves nothing to compare: use at least 2"),
+        (
+            recipe.group_size >= (1 if recipe.loss in LOSSES and LOSSES[recipe.loss].valued else 2),
+            f"--group-size={recipe.group_size} leaves nothing to compare: use at least 2",
+        ),
         (
             recipe.questions_per_round >= recipe.minibatches,
             f"--questions-per-round={recipe.questions_per_round} must be at least --minibatches={recipe.minibatches}: "
@@ -75,9 +79,15 @@ def check(recipe: RLRecipe, mesh: Mesh) -> None:
         ),
         *penalty_rules(recipe),
         *term_rules(recipe),
+        *critic_rules(recipe),
         (
             recipe.refill >= 0,
             f"--refill={recipe.refill} must be 0, for off, or how many times a round may sample, such as 3",
+        ),
+        (
+            recipe.refill <= 1 or recipe.group_size >= 2,
+            f"--refill={recipe.refill} compares the completions of a group, and --group-size={recipe.group_size} "
+            "leaves nothing to compare: use at least 2, or leave --refill at 0",
         ),
         (
             recipe.refill <= 1 or recipe.carry_over == 0,

@@ -13,6 +13,7 @@ import numpy as np
 from r1jax.distributed import gather_json, gather_rows
 from r1jax.evaluation.completions import traits
 from r1jax.evaluation.statistics import mean
+from r1jax.losses import explained_variance
 from r1jax.planning.utilization import Pace
 from r1jax.prompts import fill
 from r1jax.rewards.verdict import describe
@@ -88,7 +89,7 @@ def round_rows(round_: Round) -> dict[str, np.ndarray]:
     """
     group_size = round_.rollout.group_size
     tokens = [tuple(row[:n]) for row, n in zip(round_.rollout.tokens, round_.rollout.lengths, strict=True)]
-    alone = [len(set(tokens[i : i + group_size])) == 1 for i in range(0, len(tokens), group_size)]
+    alone = [group_size > 1 and len(set(tokens[i : i + group_size])) == 1 for i in range(0, len(tokens), group_size)]
     values = {
         "total": round_.scores.total,
         "valid": round_.scores.valid,
@@ -154,7 +155,23 @@ def step_metrics(
         "grad_norm": update["grad_norm"],
         "update/skipped": update["skipped"],
         **{name: update[name] for name in ("experts/imbalance",) if name in update},
+        **(measure_values(update, total) if "value/loss" in update else {}),
         **(measure_staleness(rows) if "age" in rows else {}),
+    }
+
+
+def measure_values(update: Mapping[str, float], weight: float) -> dict[str, float | None]:
+    """Returns the `value/` entries of a step's line: how well the value network predicted the returns, and its update.
+
+    Args:
+        update: the update's metrics, as for `step_metrics`.
+        weight: the sum of the weights of the tokens.
+    """
+    return {
+        "value/loss": update["value/loss"],
+        "value/explained_variance": explained_variance(update, weight),
+        **{name: update[name] / weight for name in ("value/clip_fraction", "value/mean", "value/return")},
+        "value/grad_norm": update["value/grad_norm"],
     }
 
 

@@ -33,6 +33,7 @@ class Layout(NamedTuple):
         mesh: the device mesh.
         all_rows: whether an update also trains on rows of advantage 0. They have no policy gradient, but they matter
             for a KL term, for an entropy bonus and for the balance of experts.
+        charged: whether the KL is taken off the reward, for which all optimizer steps need `old_logp` at once.
         numbered: whether each token gets the number of its completion, `Minibatch.row`.
         mask_truncated: whether completions that were cut off are left out of the loss.
     """
@@ -41,6 +42,7 @@ class Layout(NamedTuple):
     batch_rows: int
     mesh: Mesh
     all_rows: bool
+    charged: bool = False
     numbered: bool = False
     mask_truncated: bool = False
 

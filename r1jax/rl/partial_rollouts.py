@@ -69,18 +69,31 @@ class PartialState(NamedTuple):
     waiting: Waiting
 
 
+class ValuedState(NamedTuple):
+    """`RLState` plus the train state of the value network, and the unfinished groups, {} without --carry-over."""
+
+    step: jax.Array
+    params: dict
+    opt_state: optax.OptState
+    reference: dict
+    waiting: Waiting | dict
+    critic: TrainState
+
+
 def make_checkpoint_state(
-    state: TrainState, reference: dict, waiting: Waiting | None, mesh: Mesh
-) -> RLState | PartialState:
-    """Returns the content of a checkpoint: train state, reference policy and unfinished groups.
+    state: TrainState, reference: dict, waiting: Waiting | None, mesh: Mesh, critic: TrainState | None = None
+) -> RLState | PartialState | ValuedState:
+    """Returns the content of a checkpoint: train state, reference policy, unfinished groups, and the value network.
 
     Args:
         reference: the parameters of the reference policy.
         waiting: the unfinished groups; None without --carry-over.
+        critic: the train state of the value network; None without one.
     """
-    if waiting is None:
-        return RLState(*state, reference)
-    return PartialState(*state, reference, jax.device_put(waiting, NamedSharding(mesh, P())))
+    held = {} if waiting is None else jax.device_put(waiting, NamedSharding(mesh, P()))
+    if critic is not None:
+        return ValuedState(*state, reference, held, critic)
+    return PartialState(*state, reference, held) if held else RLState(*state, reference)
 
 
 class PartialRounds:

@@ -24,6 +24,7 @@ class Alarm(NamedTuple):
         patience: number of steps in a row for which the condition must hold before the warning is given.
         of_rewards: whether the warning applies only to runs that learn from rewards.
         of_kl: whether the warning applies only to runs with a KL term.
+        of_groups: whether the warning applies only to losses that compare the completions of a group.
     """
 
     condition: Callable[[Metrics], bool]
@@ -31,6 +32,7 @@ class Alarm(NamedTuple):
     patience: int = 1
     of_rewards: bool = False
     of_kl: bool = False
+    of_groups: bool = False
 
 
 def at_least(key: str, bound: float) -> Callable[[Metrics], bool]:
@@ -54,6 +56,7 @@ ALARMS = (
         f"no group's rewards differed for {PATIENCE} rounds: nothing is learned",
         patience=PATIENCE,
         of_rewards=True,
+        of_groups=True,
     ),
     Alarm(
         at_least("completion/truncated", TRUNCATED),
@@ -116,10 +119,15 @@ class Alarms:
     Args:
         rewarded: whether the run learns from rewards.
         kl: whether the run has a KL term.
+        grouped: whether the loss compares the completions of a group.
     """
 
-    def __init__(self, *, rewarded: bool = True, kl: bool = False) -> None:
-        told = (alarm for alarm in ALARMS if (rewarded or not alarm.of_rewards) and (kl or not alarm.of_kl))
+    def __init__(self, *, rewarded: bool = True, kl: bool = False, grouped: bool = True) -> None:
+        told = (
+            alarm
+            for alarm in ALARMS
+            if (rewarded or not alarm.of_rewards) and (kl or not alarm.of_kl) and (grouped or not alarm.of_groups)
+        )
         self._rounds = {alarm: 0 for alarm in told}
 
     def check(self, metrics: Metrics) -> list[str]:

@@ -311,6 +311,11 @@ class Network:
         """The dtype and the attention backend in words, for the first line on screen."""
         return f"{jnp.dtype(self.dtype)}, attention {self.attention}"
 
+    @property
+    def reading(self) -> Reading:
+        """The settings of a forward pass over packed rows."""
+        return Reading(self.dtype, self.remat, self.row_shards, self.attention, self.mesh, self.entropy_gradient)
+
     def logprobs(
         self, params: dict, rows: PackedRows, targets: Int[Array, "R S K"] | None = None
     ) -> tuple[Float[Array, "R S *K"], Float[Array, "R S"], dict[str, Array]]:
@@ -323,6 +328,5 @@ class Network:
             Log-probabilities; the entropy at each slot; and {LOAD: number of tokens that chose each expert}, which a
             loss must add to its metrics. The dictionary is empty if the model has no experts.
         """
-        reading = Reading(self.dtype, self.remat, self.row_shards, self.attention, self.mesh, self.entropy_gradient)
-        logp, entropy, load = packed_logprobs(self.cfg, params, rows, self.temperature, reading, targets)
+        logp, entropy, load = packed_logprobs(self.cfg, params, rows, self.temperature, self.reading, targets)
         return logp, entropy, {} if load is None else {LOAD: load}

@@ -68,6 +68,18 @@ def optimizer(descent: Descent) -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(d.grad_clip), inner)
 
 
+@functools.cache
+def hold(inner: optax.GradientTransformation, steps: int) -> optax.GradientTransformation:
+    """Returns an optimizer that changes no parameter in its first `steps` steps, while its moments build up. The result
+    is cached.
+
+    Args:
+        inner: the optimizer that it is from then on.
+        steps: number of steps; 0 returns `inner`.
+    """
+    return optax.chain(inner, optax.scale_by_schedule(lambda step: 1.0 * (step >= steps))) if steps else inner
+
+
 def learning_rate(descent: Descent) -> float | optax.Schedule:
     """Returns the learning rate: a number if it is constant from the first step on, otherwise a function of the step.
 

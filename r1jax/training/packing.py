@@ -26,6 +26,9 @@ class Minibatch(NamedTuple):
             steps). None during that first step, where the policy in training still equals the old policy.
         ref_logp: log π of each token under the reference policy; None if there is no reference.
         row: number of each token's completion in the round, as a float; None if nothing needs this number.
+        old_value: value of the state before each token, before the first optimizer step of a round; None without a
+            value network.
+        returns: return of each token, which the value network learns; None without a value network.
     """
 
     rows: PackedRows
@@ -35,6 +38,8 @@ class Minibatch(NamedTuple):
     old_logp: Float[Array, "R S"] | None
     ref_logp: Float[Array, "R S"] | None
     row: Float[Array, "R S"] | None = None
+    old_value: Float[Array, "R S"] | None = None
+    returns: Float[Array, "R S"] | None = None
 
 
 class Place(NamedTuple):

@@ -274,7 +274,7 @@ def test_advantages_are_the_papers_formulas_and_invalid_rows_do_not_count(seed, 
 def test_equal_rewards_give_exactly_zero_by_every_estimate():
     rewards = np.full((B, G), 1.1)
     lengths = np.arange(1, 9).reshape(B, G)
-    for loss in LOSSES:
+    for loss in (loss for loss in LOSSES if not LOSSES[loss].valued):
         assert not np.any(over(loss)(rewards, np.ones((B, G), bool), lengths)), loss
     assert not np.any(leave_one_out([[3.0, np.nan]], [[True, False]]))
 

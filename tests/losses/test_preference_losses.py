@@ -14,10 +14,12 @@ from r1jax.losses import (
     adapt_kl,
     cosine,
     dpo_loss,
+    explained_variance,
     generalised_advantages,
     group_advantages,
     ipo_loss,
     kto_loss,
+    last_tokens,
     linear,
     mismatched_kl,
     orpo_loss,
@@ -137,6 +139,47 @@ def test_generalised_advantages_are_the_papers_sum(seed, sizes):
         np.testing.assert_allclose(advantages[i, :n], want, rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(returns[i, :n], want + values[i, :n], rtol=1e-4, atol=1e-5)
         assert not advantages[i, n:].any() and not returns[i, n:].any()
+
+
+@given(seed=st.integers(0, 999), sizes=st.lists(st.integers(1, 4), min_size=3, max_size=3), gap=st.integers(0, 2))
+@settings(max_examples=15, deadline=None)
+def test_completions_that_share_a_row_are_estimated_as_if_alone(seed, sizes, gap):
+    rewards, values = np.random.default_rng(seed).standard_normal((2, 1, 16))
+    starts = np.cumsum([gap, *sizes])[:3] + np.asarray([0, 0, gap])  # the first two touch, the third may not
+    mask, number = np.zeros((1, 16), bool), np.zeros((1, 16), int)
+    for i, (start, size) in enumerate(zip(starts, sizes, strict=True)):
+        mask[0, start : start + size], number[0, start:] = True, i
+    padded = [np.float32(np.where(mask, x, np.nan)) for x in (rewards, values)]
+    advantages, returns = estimated(*padded, mask, sequence=number)
+    ends = np.asarray(last_tokens(mask, number))
+    for start, size in zip(starts, sizes, strict=True):
+        at = slice(start, start + size)
+        want = gae(rewards[0, at], values[0, at], 0.9, 0.7)
+        np.testing.assert_allclose(advantages[0, at], want, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(returns[0, at], want + values[0, at], rtol=1e-4, atol=1e-5)
+        assert ends[0, at].tolist() == [False] * (size - 1) + [True]
+    assert not advantages[~mask].any() and not returns[~mask].any() and ends.sum() == 3
+
+
+def test_the_explained_variance_is_its_definition_and_none_where_nothing_varies():
+    rng = np.random.default_rng(0)
+    values, returns, weight = rng.standard_normal((3, 50))
+    weight = np.abs(weight)
+    _, sums = value_loss(*np.float32([values, values, returns, weight]))
+    numbers = {name: float(x) for name, x in sums.items()}
+
+    def spread(x):
+        return np.average(np.square(x - np.average(x, weights=weight)), weights=weight)
+
+    want = 1 - spread(returns - values) / spread(returns)
+    assert want < 0 and explained_variance(numbers, weight.sum()) == pytest.approx(want, rel=1e-5)
+    for guess, share in ((returns, 1.0), (0 * returns + 3, 0.0)):
+        _, sums = value_loss(*np.float32([guess, guess, returns, weight]))
+        assert explained_variance({k: float(x) for k, x in sums.items()}, weight.sum()) == pytest.approx(
+            share, abs=1e-5
+        )
+    _, sums = value_loss(*np.float32([values, values, 0 * returns + 1.1, weight]))
+    assert explained_variance({k: float(x) for k, x in sums.items()}, weight.sum()) is None
 
 
 def test_ppo_with_a_perfect_value_and_a_decay_of_1_is_reinforce_with_that_baseline():

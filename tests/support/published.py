@@ -49,6 +49,8 @@ def advantages(loss: str, rewards: np.ndarray, lengths: np.ndarray) -> np.ndarra
         return (values - tokens.mean()) / spread if spread > 1e-12 else 0 * values
     if loss == "dr_grpo":
         return centred
+    if loss == "ppo":  # before a value network has learnt: its values are 0, and the return is the reward
+        return 1.0 * rewards
     found = np.zeros_like(rewards)
     for b, group in enumerate(rewards):
         for g, reward in enumerate(group):

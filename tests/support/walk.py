@@ -57,7 +57,7 @@ FLAGS = dict(
 
 
 def solution(index: int) -> tuple[str, str]:
-    """A comparison under the template, and a guess at its letter: two in three in R1-Zero's format, others without tags."""
+    """A comparison under the template, and a guess at its letter, two in three times with R1-Zero's tags."""
     rng = random.Random(index)
     row = tasks.draw(rng, "corpus", "corpus", "compare")
     letter = rng.choice(tasks.LETTERS)
