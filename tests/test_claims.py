@@ -12,11 +12,15 @@ from experiments.claims import (
     __main__ as page,
 )
 from experiments.claims import (
+    chain_does_work,
     cold_start_speeds,
     distillation_beats_rl,
     language_mixing,
     length_growth,
+    lifts_reasoning,
+    objectives,
     reward_hacking,
+    reward_overoptimisation,
     runs,
     samples_and_thought,
     sft_form_rl_skill,
@@ -264,6 +268,94 @@ def test_a_claim_that_needs_checkpoints_cannot_be_shown_without_them(tmp_path):
         reward_hacking.find(Bench(str(tmp_path), runs=kept))
     with pytest.raises(ValueError, match="names 1 directories for 3 --seeds"):
         runs.trained_stages(Bench(runs=kept[:1]))
+
+
+def test_lifting_is_checked_in_every_run_and_a_broken_rule_is_named(tmp_path, monkeypatch):
+    before = {"accuracy": 0.3, "accuracy_if_well_formed": 0.4, "accuracy_lenient": 0.3, "format": 0.6, "length": 40.0}
+    after = {"accuracy": 0.8, "accuracy_if_well_formed": 0.8, "accuracy_lenient": 0.8, "format": 0.99, "length": 90.0}
+
+    def make(seed, words):
+        last = after | {"reflective_words": 2.5, "format": 0.99 - (seed == broken) / 2}
+        place = a_run(tmp_path / f"{seed}-{broken}", before | {"reflective_words": 0.9}, last)
+        write_lines(place / "metrics.jsonl", [{"step": 1, "sampler_gap/max": 1e-6}])
+        return place
+
+    trained(monkeypatch, lifts_reasoning, make)
+    broken = None
+    found = lifts_reasoning.find(Bench(str(tmp_path)))
+    assert found.verdict == "holds" and "pass@1 rises by 0.500 ± 0.000" in found.figure
+    broken = 1
+    found = lifts_reasoning.find(Bench(str(tmp_path)))
+    assert found.verdict == "does not hold" and "seed 1: not format at least 0.95" in found.figure
+
+
+@pytest.mark.parametrize(("spoiled", "verdict"), [(0.01, "holds"), (0.5, "does not hold")])
+def test_the_chain_does_work_if_a_wrong_result_in_it_makes_the_answer_wrong(tmp_path, monkeypatch, spoiled, verdict):
+    trained(monkeypatch, chain_does_work, lambda seed, words: tmp_path / str(seed))
+    said = {"chains": 8, "control": 0.9, "spoiled": spoiled}
+    monkeypatch.setattr(chain_does_work, "measure", lambda command: said | {"control": 0.9 + command.seed / 100})
+    found = chain_does_work.find(Bench(str(tmp_path)))
+    assert found.verdict == verdict and found.table[-1][:4] == ["chains", "8", "8", "8"]
+
+    def refuse(command):
+        raise SystemExit("none of the chains has two steps")
+
+    monkeypatch.setattr(chain_does_work, "measure", refuse)
+    found = chain_does_work.find(Bench(str(tmp_path)))
+    assert found.verdict == "cannot be shown here" and "two steps" in found.figure
+
+
+def test_a_loss_ahead_of_grpo_by_more_than_its_interval_breaks_the_claim(tmp_path, monkeypatch):
+    gain = 0.0
+
+    def run_one(command, loss, seed):
+        assert "--eval-problems=512" in command.flags and command.steps == 64
+        place = a_run(tmp_path / f"{loss}{seed}{gain}", {}, {"accuracy": 0.8 + seed / 100 + gain * (loss == "rloo")})
+        (place / "cost.json").write_text(json.dumps({"seconds": 60.0, "memory GB": 1.0}))
+        write_lines(place / "metrics.jsonl", [{"step": 1, "entropy": 0.3}])
+        return place
+
+    monkeypatch.setattr(objectives, "run_one", run_one)
+    assert objectives.find(Bench(str(tmp_path))).verdict == "holds"
+    gain = 0.05
+    found = objectives.find(Bench(str(tmp_path)))
+    assert found.verdict == "does not hold" and "rloo +0.050 ± 0.000" in found.figure
+
+
+@pytest.mark.parametrize(("worth", "verdict"), [((0.74, 0.83, 0.70), "holds"), ((0.74, 0.83, 0.83), "does not hold")])
+def test_overoptimisation_needs_the_rise_of_the_reward_and_the_fall_of_the_worth(tmp_path, monkeypatch, worth, verdict):
+    def measure(command):
+        return [
+            {"n": n, "reward": 0.2 * n + command.seed / 100, "worth": w - command.seed / 1000, "phrases": 1.0}
+            for n, w in zip((1, 4, 16), worth, strict=True)
+        ]
+
+    monkeypatch.setattr(reward_overoptimisation, "measure", measure)
+    monkeypatch.setattr(reward_overoptimisation, "trained_stages", lambda bench, *stages: [tmp_path] * 3)
+    found = reward_overoptimisation.find(Bench(str(tmp_path), runs=("a", "b", "c")))
+    assert found.verdict == verdict and [row[0] for row in found.table] == ["best of", "1", "4", "16"]
+
+
+@pytest.mark.parametrize(("longest", "verdict"), [(0.8, "holds"), (0.3, "does not hold")])
+def test_samples_and_thought_asks_for_gains_of_both(tmp_path, monkeypatch, longest, verdict):
+    def evaluate(bench, weights, *words, samples, problems):
+        place = tmp_path / f"evaluation{weights}"
+        answers = [("5", True), ("5", True), ("7", False), ("8", False)]
+        lines = [{"id": "a", "kind": "math", "answer": a, "right": right} for a, right in answers]
+        write_lines(place / "nano_zero.jsonl", lines)
+        return place
+
+    trained(monkeypatch, samples_and_thought, lambda seed, words: str(seed))
+    monkeypatch.setattr(samples_and_thought, "evaluate", evaluate)
+    monkeypatch.setattr(
+        samples_and_thought,
+        "think",
+        lambda zero, seed, budgets, count: {16: 0.3 + seed / 100, 256: longest + seed / 100},
+    )
+    found = samples_and_thought.find(samples_and_thought.Command(str(tmp_path), samples=4, budgets=(16, 256)))
+    assert found.verdict == verdict and "+0.500 ± 0.000" in found.figure  # cons@4 is 1, pass@1 is 1/2
+    cells = {row[0]: row[-1] for row in found.table}
+    assert cells["pass@1"] == "0.500 ± 0.000" and cells["pass@2"].startswith("0.833")  # 1 - C(2,2)/C(4,2)
 
 
 def test_reward_hacking_reads_the_reward_and_the_worth_of_each_run(tmp_path, monkeypatch):
