@@ -90,7 +90,8 @@ def run(command: Command) -> dict[str, str]:
         if result.get("sha256") == key:
             print(f"{name}: complete, skipped")
         else:
-            print(f"\n{name}: {CLAIMS[name].said}", flush=True)
+            minutes = max(1, CLAIMS[name].minutes * len(command.seeds))
+            print(f"\n{name}: {CLAIMS[name].said} At most {minutes:.0f} minutes, estimated", flush=True)
             began = time.monotonic()
             try:
                 finding = dataclasses.asdict(show(CLAIMS[name].find(asked)))

@@ -30,7 +30,8 @@ class Claim(NamedTuple):
         said: the claim, a sentence.
         find: measures it; called with `command`.
         command: the class of its flags, `Bench` or an extension.
-        minutes: minutes that a seed takes on 2 cores if nothing is there, estimated; claims that share runs take less.
+        minutes: minutes that a seed takes on 2 cores, estimated. Claims that share runs take less; --runs that a claim
+            needs are not counted.
     """
 
     said: str
@@ -69,21 +70,21 @@ CLAIMS = {  # name of the module -> the claim
     "language_mixing": Claim(
         "Languages mix in R1-Zero, and a reward for the question's language cures it.", language_mixing.find, Bench, 20
     ),
-    "r1_by_stage": Claim("Each stage of R1 adds what the paper says it adds.", r1_by_stage.find, Bench, 60),
+    "r1_by_stage": Claim("Each stage of R1 adds what the paper says it adds.", r1_by_stage.find, Bench, 0),
     "distillation_beats_rl": Claim(
-        "Distillation beats RL on a small student at equal prompts.", distillation_beats_rl.find, Bench, 60
+        "Distillation beats RL on a small student at equal prompts.", distillation_beats_rl.find, Bench, 0
     ),
     "reward_hacking": Claim(
         "A preference reward rises while the replies' true worth falls, if RL goes on too long.",
         reward_hacking.find,
         Bench,
-        75,
+        15,
     ),
     "reward_overoptimisation": Claim(
         "Stronger selection by a reward model raises the reward and lowers the true worth.",
         reward_overoptimisation.find,
         Bench,
-        63,
+        3,
     ),
     "samples_and_thought": Claim(
         "Accuracy rises with more samples, and with more thinking in one sample.",
