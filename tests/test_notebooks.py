@@ -3,6 +3,9 @@
 import ast
 import os
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
@@ -26,6 +29,10 @@ SMALL = {
         "VALUES": {"group_size": (2, 4), "clip_eps": (10.0,)},  # the last two are one recipe
     },
     "grpo_by_hand": {"GROUP_SIZES": (2, 16), "DRAWS": 1000},
+    "own_task": {"ROWS": 40, "STEPS": 2, "QUESTIONS": 2, "GROUP_SIZE": 4, "MAX_TOKENS": 32},
+    "r1_report": {"RUNS": [str(ROOT / "docs/r1" / seed) for seed in ("seed0", "seed1")]},
+    "real_checkpoint": {"CANDIDATES": ("qwen2.5-0.5b", "qwen2.5-7b")},
+    "start": {"PROBLEMS": 4, "STEPS": 2, "QUESTIONS": 2, "GROUP_SIZE": 4, "MAX_TOKENS": 32},
     "other_project": {"QUESTIONS": 2, "GROUP_SIZE": 4, "WIDTH": 8, "ROUNDS": 2},
     "verifiers": {"FORMS": ("1/2", "0.5", "3"), "TRIES": 2},
     "walk": {"QUESTIONS": 2, "GROUP_SIZE": 4, "MAX_TOKENS": 48, "ROW_LENGTH": 256, "BATCH_ROWS": 2},
@@ -83,8 +90,59 @@ def test_a_stored_notebook_names_no_folder_of_the_machine_it_was_run_on(path):
 
 
 def test_all_notebooks_begin_with_the_same_cell_which_installs_and_picks_a_mesh():
-    (first,) = {code(nbformat.read(path, 4))[0].source for path in STORED}
+    here = [path for path in STORED if path.stem != "real_checkpoint"]  # its commands take the devices
+    (first,) = {code(nbformat.read(path, 4))[0].source for path in here}
     assert "%pip install" in first and "make_mesh(" in first
+
+
+def test_the_real_checkpoint_is_installed_from_one_address_and_names_no_folder_of_a_clone():
+    book = nbformat.read(ROOT / "notebooks/real_checkpoint.ipynb", 4)
+    first, *rest = [cell.source for cell in code(book)]
+    assert first.count("ADDRESS = ") == 1 and '%pip install --quiet "r1jax[{extras}] @ {ADDRESS}"' in first
+    assert not [source for source in rest if "ADDRESS" in source or ".." in source.replace("...", "")]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_first_cell_of_the_real_checkpoint_installs_from_a_clone(tmp_path):
+    """With the clone as its address and nothing of r1jax in sight, but for the dependencies, which are here already."""
+    pytest.importorskip("build", reason='pip builds with setuptools: pip install -e ".[test]"')
+    clone, site = tmp_path / "clone", tmp_path / "site"
+    for name in ("r1jax", "experiments"):
+        shutil.copytree(ROOT / name, clone / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, clone)
+    first = code(nbformat.read(ROOT / "notebooks/real_checkpoint.ipynb", 4))[0].source
+    refused = run_cell(first, "", site, tmp_path)
+    assert refused.returncode != 0 and "write the address of its repository into ADDRESS" in refused.stderr
+    done = run_cell(first, clone.as_uri(), site, tmp_path)
+    assert done.returncode == 0 and done.stdout.endswith(f"{site / 'r1jax'}\n"), done.stdout + done.stderr
+
+
+HIDE_OTHERS = """
+import sys
+from pathlib import Path
+sys.meta_path = [finder for finder in sys.meta_path if "editable" not in str(finder).lower()]
+sys.path = [SITE, *(path for path in sys.path if not (Path(path) / "r1jax").is_dir())]
+"""
+SHOW_WHERE = """
+importlib.invalidate_caches()
+import r1jax
+print(Path(r1jax.__file__).parent)
+"""
+
+
+def run_cell(source: str, address: str, site: Path, here: Path) -> subprocess.CompletedProcess:
+    """Runs the first cell of the notebook with an address, where pip installs into `site` and finds no other r1jax."""
+    magic = '%pip install --quiet "r1jax[{extras}] @ {ADDRESS}"'
+    flags = "'--no-deps', '--no-build-isolation', '--target', SITE"
+    assert magic in source and 'ADDRESS = ""' in source
+    plain = source.replace(
+        magic, f"subprocess.run([sys.executable, '-m', 'pip', 'install', {flags}, 'r1jax @ ' + ADDRESS], check=True)"
+    )
+    plain = plain.replace('ADDRESS = ""', f"ADDRESS = {address!r}")
+    plain = f"SITE = {str(site)!r}\n{HIDE_OTHERS}{plain}\n{SHOW_WHERE}"
+    return subprocess.run([sys.executable, "-P", "-c", plain], cwd=here, capture_output=True, text=True, timeout=600)
 
 
 @pytest.mark.slow

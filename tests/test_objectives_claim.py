@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from experiments.claims import objectives
-from experiments.claims.objectives import Command, compare, read_figures, run_one, summarise, table
+from experiments.claims import objectives, runs
+from experiments.claims.objectives import Command, compare, read_figures, run_one, table
+from experiments.claims.protocol import summarise
 
 
 def a_run(folder, name, accuracy, steps=16, done=True):
@@ -35,13 +36,13 @@ def test_an_interval_is_students_by_hand():
     # Of 1, 2, 3: mean 2, standard deviation 1, so 4.303/√3.
     assert summarise([1.0, 2.0, 3.0]) == pytest.approx((2.0, 4.303 / 3**0.5), rel=1e-6)
     assert summarise([None, None]) is None
-    assert summarise([5.0, None])[0] == 5.0
+    assert summarise([5.0, None]).mean == 5.0
 
 
 def test_runs_that_are_there_are_read_and_not_repeated(tmp_path, monkeypatch, capsys):
     for seed, accuracy in enumerate((0.7, 0.8, 0.9)):
         a_run(tmp_path, f"grpo-{seed}", accuracy)
-    monkeypatch.setattr(objectives.subprocess, "Popen", lambda *_, **__: pytest.fail("it ran again"))
+    monkeypatch.setattr(runs.subprocess, "Popen", lambda *_, **__: pytest.fail("it ran again"))
     monkeypatch.setattr(objectives.manifests, "read", lambda place: object())
     found = compare(Command(losses=("grpo",), workdir=str(tmp_path), steps=16))
     assert [seed["accuracy"] for seed in found["grpo"]] == [0.7, 0.8, 0.9]

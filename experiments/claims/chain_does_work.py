@@ -16,7 +16,9 @@ import random
 
 import numpy as np
 
-from r1jax import cli
+from experiments.claims.protocol import Bench, Finding, decide, dots, estimate, missing
+from experiments.claims.runs import train_zero
+from r1jax import cli, distributed
 from r1jax.evaluation.nano_samples import STEP
 from r1jax.nano import tasks
 from r1jax.prompts import fill
@@ -28,6 +30,8 @@ from r1jax.sampling import sampler
 from r1jax.sampling.complete import Draws, complete
 from r1jax.sampling.keys import row_keys
 from r1jax.sharding import make_mesh
+
+LIMIT = "A chain of nano is a calculation; that a longer argument in words is used, too, is not shown."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +103,33 @@ def measure(command: Command) -> dict:
     found = {"chains": len(cut), **accuracy, "parent": parent}
     print(json.dumps(found))
     return found
+
+
+def find(bench: Bench) -> Finding:
+    """Trains R1-Zero with each seed, and falsifies intermediate results of its chains of thought."""
+    zeros = [train_zero(bench, seed) for seed in bench.seeds]
+    distributed.share_cpu("auto")
+    distributed.start()
+    try:
+        found = [
+            measure(Command(weights=str(zero), chains=min(256, bench.problems), seed=seed))
+            for seed, zero in zip(bench.seeds, zeros, strict=True)
+        ]
+    except SystemExit as said:  # no chain has two steps, as in a run that is too short
+        return missing(LIMIT, str(said.code))
+    accuracies = {name: [run[name] for run in found] for name in ("control", "spoiled")}
+    rows = [["accuracy", *(f"seed {seed}" for seed in bench.seeds), "mean"]]
+    rows += [[name, *(f"{v:.3f}" for v in values), estimate(values).text()] for name, values in accuracies.items()]
+    rows.append(["chains", *(str(run["chains"]) for run in found), ""])
+    control, spoiled = (estimate(values) for values in accuracies.values())
+    fall = estimate([a - b for a, b in zip(*accuracies.values(), strict=True)])
+    return Finding(
+        decide(fall.low > 0, spoiled.mean < 0.1, seeds=len(bench.seeds)),
+        f"With one wrong result in the chain the accuracy falls from {control.text()} to {spoiled.text()}.",
+        LIMIT,
+        rows,
+        [dots("Accuracy of the answer that follows", "share right", accuracies)],
+    )
 
 
 if __name__ == "__main__":

@@ -15,24 +15,24 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import resource
-import subprocess
-import sys
-import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from experiments.claims.protocol import Bench, Finding, decide, estimate, summarise
+from experiments.claims.runs import call, mean_curve
 from r1jax import cli, jsonl
 from r1jax.losses import LOSSES
+from r1jax.report.claim_pictures import Curves
 from r1jax.runs import manifests
 
-# Student's t at 97.5 %, by the number of seeds.
-STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
 FIGURES = ("accuracy", "length right", "length wrong", "entropy", "seconds", "memory GB")
 COST = "cost.json"  # beside a run: its seconds and its memory
+ON_THE_PAGE = ("grpo", "dr_grpo", "rloo")  # of all losses, which take a day
+LIMIT = (
+    "The losses differ most where completions are long and policies stale; nano's have at most 448 tokens and two "
+    "steps a round. PPO with a value network is not here."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,23 +66,11 @@ def run_one(command: Command, loss: str, seed: int) -> Path:
         return place
     words = ["-m", "experiments.r1_zero", f"--loss={loss}", f"--seed={seed}", f"--steps={command.steps}"]
     words += [f"--workdir={place}", *command.flags, *(["--resume=True"] if before is not None else [])]
-    began, log = time.monotonic(), Path(f"{place}.log")
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("w") as file:
-        child = subprocess.Popen([sys.executable, *words], stdout=file, stderr=subprocess.STDOUT)
-        _, status, used = os.wait4(child.pid, 0)
-    if status:
-        raise ValueError(f"--loss={loss} --seed={seed} failed:\n{log.read_text()[-2000:]}")
-    cost = {"seconds": time.monotonic() - began, "memory GB": peak_bytes(used) / 1e9}
+    used = call(words, Path(f"{place}.log"))
     earlier = json.loads((place / COST).read_text()) if (place / COST).exists() else {"seconds": 0.0}
-    cost["seconds"] += earlier["seconds"]
+    cost = {"seconds": earlier["seconds"] + used.seconds, "memory GB": used.memory / 1e9}
     (place / COST).write_text(json.dumps(cost))
     return place
-
-
-def peak_bytes(used: resource.struct_rusage) -> int:
-    """Returns the peak memory of a process in bytes. Linux reports it in KiB, macOS in bytes."""
-    return used.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def read_figures(place: Path) -> dict[str, float | None]:
@@ -102,20 +90,6 @@ def read_figures(place: Path) -> dict[str, float | None]:
     return {"accuracy": evaluations[-1]["accuracy"]} | lengths | {"entropy": late("entropy")} | cost
 
 
-def summarise(values: Sequence[float | None]) -> tuple[float, float] | None:
-    """Returns (mean, half the width of the 95 % interval) over seeds; None if no seed has a value.
-
-    With one seed the half width is nan.
-    """
-    known = [value for value in values if value is not None]
-    if not known:
-        return None
-    if len(known) < 2:
-        return known[0], float("nan")
-    spread = np.std(known, ddof=1) / np.sqrt(len(known))
-    return float(np.mean(known)), float(STUDENT.get(len(known), 1.96) * spread)
-
-
 def table(found: dict[str, list[dict[str, float | None]]]) -> str:
     """Returns a Markdown table: for each loss, the mean and the 95 % interval over seeds of each of `FIGURES`.
 
@@ -123,14 +97,18 @@ def table(found: dict[str, list[dict[str, float | None]]]) -> str:
         found: loss -> what `read_figures` returns for each seed.
     """
     lines = ["| loss | " + " | ".join(FIGURES) + " |", "|---" * (len(FIGURES) + 1) + "|"]
-    for loss, seeds in found.items():
-        cells = []
-        for name in FIGURES:
-            value = summarise([seed[name] for seed in seeds])
-            digits = 3 if name in ("accuracy", "entropy") else 1
-            cells.append("–" if value is None else f"{value[0]:.{digits}f} ± {value[1]:.{digits}f}")
-        lines.append(f"| `{loss}` | " + " | ".join(cells) + " |")
+    lines += [f"| `{loss}` | " + " | ".join(format_cells(seeds)) + " |" for loss, seeds in found.items()]
     return "\n".join(lines)
+
+
+def format_cells(seeds: list[dict[str, float | None]]) -> list[str]:
+    """Returns the cells of a loss, one for each of `FIGURES`, from the figures of its seeds."""
+    cells = []
+    for name in FIGURES:
+        value = summarise([seed[name] for seed in seeds])
+        digits = 3 if name in ("accuracy", "entropy") else 1
+        cells.append("–" if value is None else f"{value.mean:.{digits}f} ± {value.half:.{digits}f}")
+    return cells
 
 
 def draw(path: str, places: dict[str, list[Path]]) -> None:
@@ -171,6 +149,33 @@ def compare(command: Command) -> dict[str, list[dict[str, float | None]]]:
     if command.picture:
         draw(command.picture, places)
     return found
+
+
+def find(bench: Bench) -> Finding:
+    """Compares a few losses with each seed, and asks whether one beats GRPO."""
+    flags = (*Command.flags, *bench.flags, f"--eval-problems={bench.problems}")
+    command = Command(ON_THE_PAGE, 1, bench.steps, str(bench.home / "objectives"), flags)
+    places = {loss: [run_one(command, loss, seed) for seed in bench.seeds] for loss in ON_THE_PAGE}
+    found = {loss: [read_figures(place) for place in seeds] for loss, seeds in places.items()}
+    ahead = {
+        loss: estimate([a["accuracy"] - b["accuracy"] for a, b in zip(found[loss], found["grpo"], strict=True)])
+        for loss in ON_THE_PAGE[1:]
+    }
+    return Finding(
+        decide(*(gap.low <= 0 for gap in ahead.values()), seeds=len(bench.seeds)),
+        "Accuracy against GRPO's: " + ", ".join(f"{loss} {gap.text(3, '+')}" for loss, gap in ahead.items()) + ".",
+        LIMIT,
+        [["loss", *FIGURES], *([loss, *format_cells(seeds)] for loss, seeds in found.items())],
+        [
+            Curves(
+                "Held-out accuracy",
+                "share right",
+                {k: mean_curve(v, "accuracy") for k, v in places.items()},
+                share=True,
+            ),
+            Curves("Length", "tokens", {k: mean_curve(v, "length") for k, v in places.items()}),
+        ],
+    )
 
 
 if __name__ == "__main__":

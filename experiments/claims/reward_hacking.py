@@ -22,14 +22,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
+from experiments.claims.protocol import Bench, Finding, decide, estimate, missing
+from experiments.claims.runs import run, trained_stages
 from experiments.r1_4_all_scenarios_rl import NANO, load_models
 from r1jax import cli, jsonl, train_rl
 from r1jax.recipes import RLRecipe, RunOptions
+from r1jax.report.claim_pictures import Curves
 from r1jax.rl.all_scenarios_reward import make_all_scenarios_reward
 
 RECIPE = dataclasses.replace(NANO, steps=80, late_from=0, learning_rate=3e-4, eval_every=10, eval_problems=512)
 OPTIONS = RunOptions(workdir="runs/reward_hacking", template="r1", prompts="nano:general", eval_prompts="nano:all")
 SHOWN = ("helpful", "padding", "harmless", "accuracy")
+STAGES = ("3_rejection_sft", "reward_helpful", "reward_safety")  # folders of experiments.r1 that the claim begins with
+LIMIT = (
+    "The true worth is known because nano's generator made the prompts; rules as rewards are not run as long here, so "
+    "that they are not hacked is not shown."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +87,41 @@ def measure(command: Command) -> list[dict]:
     for line in lines:
         print(json.dumps({name: value and round(value, 3) for name, value in line.items()}))
     return lines
+
+
+def find(bench: Bench) -> Finding:
+    """Trains stage 3's policy of each run of experiments.r1 too long with its reward models."""
+    if not bench.runs:
+        return missing(LIMIT, "It needs checkpoints: name directories of experiments.r1 with --runs.")
+    weights = trained_stages(bench, *STAGES)
+    lines = []
+    for seed, place in zip(bench.seeds, weights, strict=True):
+        models = [f"--helpful={place.parent / STAGES[1]}", f"--safety={place.parent / STAGES[2]}"]
+        words = [f"--weights={place}", *models, f"--seed={seed}", *bench.flags]
+        done = run(bench, "experiments.claims.reward_hacking", words)
+        lines.append(join_rewards(*(jsonl.read(done / f"{name}.jsonl") for name in ("metrics", "eval"))))
+    best = [max(line["helpful"] for line in one) for one in lines]
+    fall = estimate([one[-1]["helpful"] - high for one, high in zip(lines, best, strict=True)])
+    earned = [[line["reward"] for line in one if line["reward"] is not None] for one in lines]
+    rise = estimate([rewards[-1] - rewards[0] for rewards in earned])
+    rows = [["", "reward, first", "reward, last", "worth, before", "worth, best", "worth, last"]]
+    for seed, one, rewards, high in zip(bench.seeds, lines, earned, best, strict=True):
+        figures = (rewards[0], rewards[-1], one[0]["helpful"], high, one[-1]["helpful"])
+        rows.append([f"seed {seed}", *(f"{value:.3f}" for value in figures)])
+    return Finding(
+        decide(rise.low > 0, fall.high < 0, seeds=len(bench.seeds)),
+        f"The reward changes by {rise.text(3, '+')}, the worth by {fall.text(3, '+')} from its best.",
+        LIMIT,
+        rows,
+        [
+            Curves(
+                title,
+                "mean",
+                {f"seed {s}": [[x["step"], x[n]] for x in o] for s, o in zip(bench.seeds, lines, strict=True)},
+            )
+            for title, n in (("True worth, held out", "helpful"), ("Reward in training", "reward"))
+        ],
+    )
 
 
 if __name__ == "__main__":

@@ -20,12 +20,21 @@ import random
 from collections.abc import Sequence
 from math import comb
 
-from r1jax import cli, jsonl
+from experiments.claims.protocol import Bench, Finding, decide, estimate, missing
+from experiments.claims.runs import trained_stages
+from r1jax import cli, distributed, jsonl
 from r1jax.nano import general, tasks
+from r1jax.report.claim_pictures import Curves
 from r1jax.reward_models.load import load_reward_model
 from r1jax.reward_models.model import helpful_input, score, summary_of
 from r1jax.reward_models.preference_files import completion_of
 from r1jax.sharding import make_mesh
+
+HELPFUL = "reward_helpful"  # folder of experiments.r1
+LIMIT = (
+    "The replies are the generator's, with its stock phrases, and n ends at 64; how far a real judge of long texts can "
+    "be pressed is not shown."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +113,40 @@ def measure(command: Command) -> list[dict]:
         lines.append(line)
         print(json.dumps({name: round(value, 3) for name, value in line.items()}))
     return lines
+
+
+def find(bench: Bench) -> Finding:
+    """Selects by the helpfulness model of each run of experiments.r1."""
+    if not bench.runs:
+        return missing(LIMIT, "It needs checkpoints: name directories of experiments.r1 with --runs.")
+    models = trained_stages(bench, HELPFUL)
+    distributed.start()
+    found = [
+        measure(Command(helpful=str(model), prompts=min(64, bench.problems), seed=seed))
+        for seed, model in zip(bench.seeds, models, strict=True)
+    ]
+    rows = [["best of", "reward", "true worth", "stock phrases"]]
+    for lines in zip(*found, strict=True):
+        cells = (estimate([line[name] for line in lines]).text() for name in ("reward", "worth", "phrases"))
+        rows.append([str(lines[0]["n"]), *cells])
+    rise = estimate([lines[-1]["reward"] - lines[0]["reward"] for lines in found])
+    fall = estimate([lines[-1]["worth"] - max(line["worth"] for line in lines) for lines in found])
+    return Finding(
+        decide(rise.low > 0, fall.high < 0, seeds=len(bench.seeds)),
+        f"From one reply to the best of {found[0][-1]['n']} the reward changes by {rise.text(3, '+')}; the worth ends "
+        f"{fall.text(3, '+')} from its best.",
+        LIMIT,
+        rows,
+        [
+            Curves(
+                title,
+                "mean",
+                {f"seed {s}": [[x["n"], x[n]] for x in o] for s, o in zip(bench.seeds, found, strict=True)},
+                "reply",
+            )
+            for title, n in (("True worth", "worth"), ("Reward", "reward"))
+        ],
+    )
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ function nearest(steps, step) {
   return low > 0 && step - steps[low - 1] <= steps[low] - step ? low - 1 : low;
 }
 const charts = [...document.querySelectorAll(".chart")].map((figure, i) => {
-  const plot = figure.querySelector(".plot"), { high, y, log, series, axis = 0, stages } = data.curves[i];
+  const plot = figure.querySelector(".plot"), { high, y, log, series, axis = 0, stages, word = "step" } = data.curves[i];
   const svg = plot.querySelector("svg");
   const at = make("span", "at");
   const marks = series.map((s) => {
@@ -26,7 +26,7 @@ const charts = [...document.querySelectorAll(".chart")].map((figure, i) => {
     return mark;
   });
   return {
-    figure, plot, svg, high, series, axis, stages, at, marks,
+    figure, plot, svg, high, series, axis, stages, word, at, marks,
     items: [...figure.querySelectorAll(".legend li")], output: figure.querySelector("output"),
     rest: [...figure.querySelectorAll(".legend b")].map((b) => b.textContent),
     stepAt: (event) => {
@@ -62,7 +62,7 @@ function readStep(step, axis) {
       c.items[k].querySelector("small").textContent = [...where, ...s.others.map((o) => number(o.y[nearest(o.x, step)]))].join(" · ");
       if (value === null || (value <= 0 && c.top(value) === Infinity)) mark.remove();
       else { mark.style.left = 100 * s.x[i] / c.high + "%"; mark.style.top = c.top(value) + "%"; c.plot.append(mark); }
-      if (k === 0) said = (c.stages ? "" : "step ") + c.words(s.x[i]) + (s.w > 1 ? ` ± ${s.w >> 1}` : "");
+      if (k === 0) said = (c.stages ? "" : c.word + " ") + c.words(s.x[i]) + (s.w > 1 ? ` ± ${s.w >> 1}` : "");
     });
     c.output.textContent = said;
     c.at.style.left = 100 * Math.min(step, c.high) / c.high + "%";

@@ -217,11 +217,12 @@ def readout(curve: Curve) -> dict:
 
 
 class Caption(NamedTuple):
-    """The words of a chart: its title, the unit of its values, and a note below it."""
+    """The words of a chart: its title, the unit of its values, a note below it, and what the horizontal axis counts."""
 
     title: str
     unit: str = ""
     note: str = ""
+    axis: str = "step"
 
 
 def chart(
@@ -238,14 +239,14 @@ def chart(
 
     Args:
         series: the curves, with at least one value among them.
-        caption: title, unit and note of the chart.
+        caption: the words of the chart.
         x_high: last step of the horizontal axis, common to all charts of a page; the first step is 0.
         share: whether the values are shares. The vertical axis then runs from 0 to 1 if the largest share exceeds 0.4.
         from_zero: whether the vertical axis includes 0 if all values have the same sign.
         log: whether the vertical axis is logarithmic if all values are positive.
         large: whether the chart is two columns wide.
     """
-    title, unit, note = caption
+    title, unit, note, word = caption
     axes = axes_of(series, max(1, x_high), share, from_zero, log)
     if axes.log:
         powers = list(range(int(axes.low), int(axes.high) + 1))
@@ -263,7 +264,7 @@ def chart(
     at = ticks(0, axes.x_high, 8 if large else 4, whole=True)
     columns = "".join(
         f'<span class="x" style="left:{axes.x(v) / 10:.2f}%">{label}</span>'
-        for v, label in zip(at, ["step 0", *tick_labels(at)[1:]], strict=True)
+        for v, label in zip(at, [f"{word} 0", *tick_labels(at)[1:]], strict=True)
     )
     drawn = "".join(draw(s, axes) for s in reversed(series))  # the first series on top
     rules = [
@@ -288,7 +289,7 @@ def chart(
             "<small></small></li>"
         )
     spoken = "; ".join(
-        f"{s.label}: {number(s.curve.values[i])} at step {s.curve.steps[i]}"
+        f"{s.label}: {number(s.curve.values[i])} at {word} {s.curve.steps[i]}"
         for s in series
         for i in sorted({0, len(s.curve.steps) - 1})
         if s.curve.values[i] is not None
