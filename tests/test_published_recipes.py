@@ -1,4 +1,4 @@
-"""The commands of docs/published-recipes.md: they plan, and have the published numbers, which are written here again."""
+"""The commands of docs/published-recipes.md: they plan, and have the published numbers, written here again."""
 
 import re
 import shlex
