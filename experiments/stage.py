@@ -9,6 +9,7 @@ from typing import Annotated, Any, Generic, NamedTuple, TypeVar
 
 from r1jax import cli, train_rl, train_sft
 from r1jax.cli import FLAT
+from r1jax.planning.fit import fit_rl, fit_tuning
 from r1jax.planning.processes import describe_deal, place_processes
 from r1jax.planning.rl import dry_run, mesh_of
 from r1jax.planning.supervised import dry_tune
@@ -55,6 +56,8 @@ def plan_rl(command: TrainCommand, numbers: RLRecipe, title: str, **beside: Any)
     """
     o, heading = command.options, f"{title}, recipe {command.recipe}"
     check(numbers, mesh_of(o.mesh))
+    if command.plan.fit:
+        return fit_rl(o.model, o.weights, numbers, o.mesh, command.plan, heading, **beside)
     text = dry_run(o.model, o.weights, numbers, o.mesh, command.plan, heading, **beside)
     if o.processes is None:
         return text
@@ -74,6 +77,8 @@ def plan_tuning(command: TuneCommand, title: str, teacher: str = "") -> str:
     train_sft.check(command.numbers, mesh_of(o.mesh))
     if o.processes is not None:
         place_processes(o.mesh, o.processes)
+    if command.plan.fit:
+        return fit_tuning(o.model, o.weights, command.numbers, o.mesh, command.plan, heading, teacher)
     return dry_tune(o.model, o.weights, command.numbers, o.mesh, command.plan, heading, teacher)
 
 

@@ -19,7 +19,7 @@ import tyro
 
 from r1jax import interrupts
 
-BARE = ("--dry-run", "--parity")  # flags that may be given without =True
+BARE = ("--dry-run", "--fit", "--parity")  # flags that may be given without =True
 FLAT = tyro.conf.arg(name="")  # marks a field that is a dataclass: the flags of its fields get no prefix
 # The beginning of a docstring line: a label or its indent, then a list number or everything before a second column.
 BEGINNING = re.compile(r"(\w+: +| +)?(\d+\. |\S.* {3,}(?=\S))?")
@@ -49,6 +49,8 @@ def main(
     """
     try:
         parsed = parse(command, sys.argv[1:], description)
+        if plan is not None and parsed.plan.fit and not parsed.plan.dry_run:
+            raise ValueError("--fit prints the settings that fit and trains nothing: give --dry-run, too")
         if plan is not None and parsed.plan.dry_run:
             print(plan(parsed))
             return None

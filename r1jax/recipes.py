@@ -384,8 +384,12 @@ class PlanOptions:
 
     dry_run: bool = False
     """Print what the run would need, then stop. Needs neither weights nor devices."""
+    fit: bool = False
+    """With --dry-run: search the packed rows of a forward pass, --wave-rows and --lora-rank, and print the settings
+    that fit --device, the largest first. For reinforcement learning and fine-tuning."""
     device: str = "h200"
-    """Device that a dry run plans for: h200, h100, a100, v5e, v5p or v6e."""
+    """Device that a dry run plans for: t4, l4, rtx4090, a100-40gb, a100, h100, h200, b200, v4, v5e, v5p, v6e or
+    v7x."""
     mean_tokens: int = 0
     """Mean length of a completion, in tokens, that a dry run assumes. 0: an eighth of --max-tokens."""
 

@@ -58,6 +58,10 @@ def test_metrics_that_are_not_there_warn_of_nothing():
     assert not Alarms().check({}) and len(ALARMS) == len(BAD)
 
 
+def test_a_step_that_trained_no_token_has_no_entropy_to_warn_of():
+    assert not Alarms().check(FINE | {"entropy": 0.0}) and Alarms().check(FINE | {"entropy": 1e-9})
+
+
 def test_several_warnings_of_a_round_come_in_the_order_of_the_table():
     bad = FINE | {key: value for key, value, _, _ in BAD}
     alarms = Alarms(kl=True)

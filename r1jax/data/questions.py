@@ -10,7 +10,7 @@ import hashlib
 import json
 import zlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from r1jax.data.decontaminate import decontaminate
 from r1jax.data.difficulty import Difficulty
 from r1jax.data.readers import NO_COLUMNS, rows, rows_with_forms
 from r1jax.nano import tasks
+from r1jax.rewards.kinds import GENERAL
 from r1jax.rewards.language import spoken
 
 GENERATOR = "nano"
@@ -226,6 +227,20 @@ def read(path: str, flag: str, free: bool = False, columns: Mapping[str, str] = 
         ) from error
     except ValueError as error:
         raise ValueError(f"{flag}: {error}") from error
+
+
+def require_verifier(path: str, kinds: Iterable[str]) -> None:
+    """Raises ValueError if the rule reward can judge no answer.
+
+    Args:
+        path: the file of --prompts, for the error.
+        kinds: the kinds of its rows.
+    """
+    if {*kinds} == {GENERAL}:
+        raise ValueError(
+            f"--prompts={path} has only rows of kind {GENERAL}, whose answers no verifier grades. Give a reward of "
+            "your own with --reward=FILE.py:FUNCTION, or rows of another kind"
+        )
 
 
 def describe(path: str, *, free: bool = False, columns: Mapping[str, str] = NO_COLUMNS) -> str:

@@ -19,7 +19,15 @@ from r1jax.model.config import ModelConfig
 from r1jax.model.kernels.backends import find_obstacle
 from r1jax.model.presets import PRESETS
 from r1jax.planning.memory import Shape, count, count_placed, pass_bytes, whole
-from r1jax.planning.roofline import DEVICES, Device, forward_flops, pair_flops, read_params, share_of_memory
+from r1jax.planning.roofline import (
+    DEVICES,
+    WITHOUT_KERNELS,
+    Device,
+    forward_flops,
+    pair_flops,
+    read_params,
+    share_of_memory,
+)
 from r1jax.recipes import PlanOptions, RLRecipe
 from r1jax.runs import checkpoint
 from r1jax.sharding import AXES, mesh_sizes, row_shards
@@ -27,7 +35,7 @@ from r1jax.weights import bundled, hub
 from r1jax.weights.config_in import read_config
 
 WAY_OUT = (
-    "take more devices, --lora-rank, a smaller --batch-rows, fewer --questions-per-round or a shorter --max-tokens"
+    "take more devices, --lora-rank, a smaller --batch-rows or --wave-rows, or a shorter --max-tokens; --fit searches"
 )
 PROMPT = 256  # assumed tokens of a prompt, template included
 LADDER_WASTE = 1.08  # allocated slots per sampled token of a wave, from a simulation
@@ -120,7 +128,7 @@ def plan(
     sampled = {k: v for k, v in shapes.items() if k != "mtp"}
     rollout = {
         "sampler's copy, bfloat16": count_placed(sampled, abstract, ("tensor", "expert")) * 2,
-        "keys and values, bfloat16": cache_bytes(cfg, abstract, rows, recipe.questions_per_round, mean),
+        "keys and values, bfloat16": round_cache_bytes(cfg, recipe, abstract, mean),
     }
     copy, cache = rollout.values()
     rollout["more while they are made"] = max(copy - cache, cache / cfg.layers)
@@ -130,7 +138,7 @@ def plan(
         recipe.row_length,
         recipe.row_length,
         recipe.remat,
-        scores=bool(find_obstacle(cfg)),
+        scores=bool(find_obstacle(cfg)) or options.device in WITHOUT_KERNELS,
         frozen=frozen is not None and recipe.lora_rank > 0,
     )
     # A value network is updated after the policy, and needs no more than it: it has no logits.
@@ -179,6 +187,22 @@ def cache_bytes(cfg: ModelConfig, mesh: AbstractMesh, rows: int, questions: int,
     """
     token = cfg.layers * cfg.cache_width * 2 / (1 if cfg.latent else whole(cfg.kv_heads, mesh, "tensor"))
     return (rows * mean * LADDER_WASTE + questions * PROMPT) / row_shards(mesh) * token
+
+
+def round_cache_bytes(cfg: ModelConfig, recipe: RLRecipe, mesh: AbstractMesh, mean: int) -> float:
+    """Returns the largest number of bytes that keys and values take on one device, with --wave-rows or without.
+
+    A row of a wave is assumed to be twice as long as the mean, because up to half of a wave are long rows that it
+    continues. `rl.memory.fitting_rows` assumes the same.
+
+    Args:
+        mean: mean tokens of a completion.
+    """
+    rows = recipe.questions_per_round * recipe.group_size
+    every = cache_bytes(cfg, mesh, rows, recipe.questions_per_round, mean)
+    if not recipe.wave_rows:
+        return every
+    return min(every, cache_bytes(cfg, mesh, recipe.wave_rows, -(-recipe.wave_rows // recipe.group_size), 2 * mean))
 
 
 def step_seconds(

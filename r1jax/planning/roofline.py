@@ -63,6 +63,7 @@ DEVICES = {
     "v6e": Device(32e9, 1.64e12, 9.18e14),
     "v7x": Device(96e9, 3.69e12, 1.15e15),
 }
+WITHOUT_KERNELS = frozenset({"t4"})  # Triton and cuDNN's flash attention need a GPU of compute capability 8.0
 KINDS = {
     r"\bT4\b": "t4",
     r"\bL4\b": "l4",

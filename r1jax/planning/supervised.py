@@ -16,16 +16,15 @@ from r1jax.model.config import ModelConfig
 from r1jax.model.kernels.backends import find_obstacle
 from r1jax.planning.memory import Shape, count, count_placed, pass_bytes
 from r1jax.planning.rl import config_of, device_of, mesh_of, teacher_of
-from r1jax.planning.roofline import DEVICES, forward_flops, share_of_memory
+from r1jax.planning.roofline import DEVICES, WITHOUT_KERNELS, forward_flops, share_of_memory
 from r1jax.preferences.objectives import PREFERENCES
 from r1jax.preferences.recipe import PreferenceRecipe
 from r1jax.recipes import PlanOptions, RewardRecipe, SFTRecipe, TunePlanOptions
 from r1jax.reward_models.model import bucket
 from r1jax.sft.documents import with_steps
-from r1jax.sharding import name_of
 from r1jax.training.optimizers import optimizer
 
-PARAMETERS = "parameters, float32"
+PARAMETERS, FROZEN = "parameters, float32", "frozen parameters, bfloat16"
 WAY_OUT = "take more devices, or fewer rows per forward pass"
 
 
@@ -39,7 +38,6 @@ class Work(NamedTuple):
         step_tokens: tokens of an optimizer step.
         steps: number of optimizer steps.
         passes: forward passes over the tokens of a step in addition to those of the update, such as a reference's.
-            Negative where frozen weights, which have no gradients, save more than that.
     """
 
     rows: int
@@ -49,6 +47,20 @@ class Work(NamedTuple):
     step_tokens: float
     steps: int
     passes: float = 0.0
+
+
+class Held(NamedTuple):
+    """What is allocated all the time, as trees of arrays or shapes.
+
+    Attributes:
+        trained: the parameters that are trained: all, or the adapters.
+        moments: the optimizer's state.
+        frozen: the other parameters; None without adapters.
+    """
+
+    trained: Any
+    moments: Any
+    frozen: Any = None
 
 
 class TrainPlan(NamedTuple):
@@ -81,7 +93,8 @@ class TrainPlan(NamedTuple):
     def peak(self) -> float:
         """Largest number of bytes that one device needs, in training or while a teacher runs before training."""
         whole = sum(self.held.values()) + sum(self.update.values())
-        return max(whole, self.held[PARAMETERS] + self.teaching)
+        frozen = self.held.get(FROZEN, 0.0)
+        return max(whole, self.held[PARAMETERS] + frozen + self.teaching)
 
 
 def tune(
@@ -101,10 +114,15 @@ def tune(
     tokens = recipe.batch_rows * recipe.row_length
     steps = recipe.steps or max(1, round(recipe.epochs * options.plan_records * mean / tokens))
     inner = optimizer(with_steps(recipe, max(steps, recipe.warmup_steps + 1)).descent)
-    state = jax.eval_shape(inner.init, transformer.shapes(cfg))
+    shapes = transformer.shapes(cfg)
+    if recipe.lora_rank:
+        shapes = lora.shapes(shapes, recipe.lora_rank, recipe.lora_targets)
+        shapes, frozen = lora.partition(shapes)
+    else:
+        frozen = None
     rows = recipe.micro_rows or recipe.batch_rows
     work = Work(rows, recipe.row_length, recipe.remat, mean, tokens, steps)
-    found = planned(cfg, mesh, options, state, work)
+    found = planned(cfg, mesh, options, Held(shapes, jax.eval_shape(inner.init, shapes), frozen), work)
     return found._replace(teaching=count_placed(transformer.shapes(teacher), found.mesh) * 2.0 if teacher else 0.0)
 
 
@@ -123,11 +141,11 @@ def reward(cfg: ModelConfig, recipe: RewardRecipe, kind: str, mesh: str, options
     cfg = dataclasses.replace(cfg, reward_head=True, mtp_layers=0)
     mean = options.mean_tokens or max(1, recipe.max_tokens // 8)
     steps = recipe.epochs * -(-recipe.items // recipe.batch_items)
-    r = recipe
-    state = jax.eval_shape(optimizer(r.descent).init, transformer.shapes(cfg))
+    r, shapes = recipe, transformer.shapes(cfg)
+    held = Held(shapes, jax.eval_shape(optimizer(r.descent).init, shapes))
     tokens = recipe.batch_items * (2 if kind == "helpful" else 1) * mean
     work = Work(r.batch_rows, bucket(r.max_tokens), r.remat, mean, tokens, steps)
-    return planned(cfg, mesh, options, state, work)
+    return planned(cfg, mesh, options, held, work)
 
 
 def preference(cfg: ModelConfig, recipe: PreferenceRecipe, mesh: str, options: PlanOptions) -> TrainPlan:
@@ -149,46 +167,41 @@ def preference(cfg: ModelConfig, recipe: PreferenceRecipe, mesh: str, options: P
     steps = r.epochs * -(-r.items // r.batch_items)
     state = jax.eval_shape(optimizer(r.descent(max(steps, r.warmup_steps + 1))).init, trained)
     each = entry.referenced and (entry.labelled or r.reference == "each")
-    passes = (1.0 if each else 1 / r.epochs) * entry.referenced - (r.lora_rank > 0)
+    passes = (1.0 if each else 1 / r.epochs) * entry.referenced
     work = Work(r.batch_rows, bucket(r.max_tokens), r.remat, mean, r.batch_items * mean, steps, passes)
-    found = planned(cfg, mesh, options, state, work, (trained, frozen))
+    found = planned(cfg, mesh, options, Held(trained, state, frozen), work)
     if each:
         found.held["reference, float32"] = found.held[PARAMETERS]
     return found
 
 
-def planned(
-    cfg: ModelConfig, mesh: str, options: PlanOptions, state: Any, work: Work, split: tuple[Any, Any] | None = None
-) -> TrainPlan:
+def planned(cfg: ModelConfig, mesh: str, options: PlanOptions, of: Held, work: Work) -> TrainPlan:
     """Returns the memory and time of a supervised run.
 
     The lengths T of texts are assumed to be exponentially distributed. A token then attends to (E[T²]/2)/E[T] = E[T]
     earlier tokens on average.
 
     Args:
-        state: the optimizer's state, as arrays or shapes.
+        of: the arrays that are allocated all the time.
         work: how much the run trains.
-        split: (trained, frozen) parameters, as shapes; the second is None if all are trained. None trains all.
     """
     device, abstract = device_of(options), mesh_of(mesh)
-    trained, frozen = split or (transformer.shapes(cfg), None)
-    kernel = not cfg.reward_head and not find_obstacle(cfg)
-    adapted = any("lora_" in name_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(trained))
-    shape = Shape(work.rows, work.row_length, work.row_length, work.remat, scores=not kernel, frozen=adapted)
-    held = {
-        PARAMETERS: count_placed(trained, abstract) * 4.0,
-        "optimizer's moments, float32": count_placed(state, abstract) * 4.0,
-    }
-    if frozen is not None:
-        held["frozen parameters, bfloat16"] = count_placed(frozen, abstract) * 2.0
+    kernel = not cfg.reward_head and not find_obstacle(cfg) and options.device not in WITHOUT_KERNELS
+    shape = Shape(
+        work.rows, work.row_length, work.row_length, work.remat, scores=not kernel, frozen=of.frozen is not None
+    )
+    trained = count_placed(of.trained, abstract) * 4.0
+    held = {PARAMETERS: trained, "optimizer's moments, float32": count_placed(of.moments, abstract) * 4.0}
+    if of.frozen is not None:
+        held[FROZEN] = count_placed(of.frozen, abstract) * 2.0
     update = {
-        "gradients, float32": count_placed(trained, abstract) * 4.0,
-        "gradients being added, float32": count_placed(trained, abstract) * 4.0,
+        "gradients, float32": trained,
+        "gradients being added, float32": trained,
         **pass_bytes(cfg, abstract, shape),
     }
     forward = forward_flops(cfg, work.step_tokens, work.step_tokens * work.mean_tokens, 0 if cfg.reward_head else None)
-    passes = (4.0 if work.remat == "full" else 3.0) + work.passes
-    seconds = passes * forward / abstract.size / device.flops
+    backward = (4.0 if work.remat == "full" else 3.0) - (of.frozen is not None)  # frozen kernels have no gradient
+    seconds = (backward + work.passes) * forward / abstract.size / device.flops
     return TrainPlan(
         cfg, abstract, options.device, held, update, work.mean_tokens, work.step_tokens, work.steps, seconds
     )

@@ -236,10 +236,11 @@ def open_questions(run: Run, recipe: RLRecipe, rewards: Mapping) -> Questions:
     """Opens the training questions and the held-out problems. Prints how the file of --prompts was read.
 
     Args:
-        rewards: the files and checkpoints that define the reward, which are added to the manifest's entry `data`.
+        rewards: the files and checkpoints that define the reward, which are added to the manifest's entry `data`; empty
+            for the rule reward.
 
     Raises:
-        ValueError: a file cannot be read.
+        ValueError: a file cannot be read, or the rule reward grades no row of --prompts.
     """
     options = run.options
     how = dict(free=bool(options.reward), columns=read_columns(options.column))
@@ -247,6 +248,8 @@ def open_questions(run: Run, recipe: RLRecipe, rewards: Mapping) -> Questions:
     without = {row["problem"]: "held_out" for row in held or ()}
     ask, data = questions_of(recipe, options, without)
     if questions.generator_mix(options.prompts) is None:
+        if recipe.accuracy_weight and not rewards:
+            questions.require_verifier(options.prompts, (ask(i, 0)["kind"] for i in range(data["counts"]["rows"])))
         tell(
             f"--prompts={options.prompts}: {data['counts']['rows']} rows, {questions.describe(options.prompts, **how)}"
         )

@@ -63,7 +63,7 @@ ALARMS = (
         f"more than {TRUNCATED:.0%} of the completions are cut off at --max-tokens: raise it, or check the stop token",
     ),
     Alarm(
-        below("entropy", ENTROPY),
+        lambda metrics: metrics.get("entropy") != 0 and below("entropy", ENTROPY)(metrics),  # 0: no token was trained
         f"entropy is below {ENTROPY} nats a token: the policy has stopped exploring",
     ),
     Alarm(

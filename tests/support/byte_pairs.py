@@ -16,19 +16,19 @@ ADDED = {
 }
 
 
-def write_tokenizer(directory, *, starts=False, pad="<pad>", generation=None, **config):
-    """A byte-level BPE tokenizer as Qwen's and Llama's are."""
+def write_tokenizer(directory, *, starts=False, pad="<pad>", generation=None, text=TEXT, size=330, **config):
+    """A byte-level BPE tokenizer as Qwen's and Llama's are, of `size` tokens learned from `text`."""
     inner = tokenizers.Tokenizer(models.BPE())
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()
     special = ["<pad>", "<s>", "<|im_start|>", "<|im_end|>", "<eos>"]
     trainer = trainers.BpeTrainer(
-        vocab_size=330,
+        vocab_size=size,
         special_tokens=special,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    inner.train_from_iterator(TEXT * 3, trainer)
+    inner.train_from_iterator(text * 3, trainer)
     inner.add_tokens(["<think>", "</think>"])
     if starts:
         inner.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
