@@ -44,7 +44,7 @@ def used(walk, tmp_path):
         pytest.param({"steps": 0}, ["--steps=0", "at least 1"], id="steps"),
         pytest.param({"temperature": 0.0}, ["--temperature=0.0", "above 0"], id="temperature"),
         pytest.param({"old_logp": "me"}, ["--old-logp=me", "trainer", "sampler"], id="old logp"),
-        pytest.param({"loss": "ppo"}, ["--loss=ppo", "grpo, dr_grpo, dapo, sequence"], id="loss"),
+        pytest.param({"loss": "trpo"}, ["--loss=trpo", "grpo, dr_grpo, dapo, sequence"], id="loss"),
         pytest.param({"clip_eps_high": -1.0}, ["--clip-eps-high=-1.0", "--clip-eps"], id="clip eps high"),
         pytest.param({"tis_cap": 2.0, "old_logp": "sampler"}, ["--tis-cap=2.0", "--old-logp=trainer"], id="tis cap"),
         pytest.param({"row_length": 180}, ["--row-length=180", "--max-tokens=24", "at least"], id="row length"),
