@@ -299,7 +299,7 @@ def test_records_carry_what_a_review_needs_and_the_filters_their_reasons(walk, t
 
     rows = pyarrow.parquet.read_table(tmp_path / "new" / "records.parquet").to_pylist()
     assert [row["raw"] for row in rows] == [record["raw"] for record in records]
-    assert {row["reason"] for row in rows} <= {"", "repetition"}
+    assert {row["reason"] for row in rows} <= {"", "repetition", "duplicate"}
     assert (tmp_path / "new" / "samples.jsonl").read_bytes() == there
 
 
