@@ -65,7 +65,8 @@ def test_every_step_has_one_line_of_metrics(walk):
     found = jsonl.read(walk.finished() / "metrics.jsonl")
     assert [line["step"] for line in found] == [1, 2, 3, 4, 5, 6]
     for line in found:
-        assert {key for key in line if not key.startswith("perf/")} == METRICS
+        varied = {"reward/largest_share"} & line.keys()  # there where two parts of the reward vary
+        assert {key for key in line if not key.startswith("perf/")} == METRICS | varied
         assert line["perf/step_s"] > 0 and line["perf/tokens_per_s"] > 0
 
 
