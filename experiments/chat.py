@@ -125,37 +125,41 @@ def chat(command: Command) -> None:
         print("note: this template has no system prompt; --system is put before the question")
     first = [{"role": "system", "content": command.system}] if command.system else []
     messages = list(first)
-    while (line := ask()) is not None:
-        if line == "/new":
-            messages = list(first)
+    while True:
+        try:
+            if (line := ask()) is None:
+                return
+            if line == "/new":
+                messages = list(first)
+                continue
+            if line == "/again" and messages and messages[-1]["role"] == "assistant":
+                messages.pop()
+            elif line.startswith("/"):
+                print("type a question, or /new, /again, /quit")
+                continue
+            elif line:
+                messages.append({"role": "user", "content": line})
+            else:
+                continue
+            text = answer(command, model, messages)
+        except KeyboardInterrupt:  # drops the line that is being typed, or a question whose reply has not begun
+            print()
+            if messages and messages[-1]["role"] == "user":
+                messages.pop()
             continue
-        if line == "/again" and messages and messages[-1]["role"] == "assistant":
-            messages.pop()
-        elif line.startswith("/"):
-            print("type a question, or /new, /again, /quit")
-            continue
-        elif line:
-            messages.append({"role": "user", "content": line})
-        else:
-            continue
-        text = answer(command, model, messages)
         messages.append({"role": "assistant", "content": text})
         if not model.has_history:
             messages = [*first, *messages[-2:]]
 
 
 def ask() -> str | None:
-    """Returns the next question; None if the user ends the program. Ctrl-C drops the line."""
+    """Returns the next question; None if the user ends the program."""
     with contextlib.suppress(ImportError):  # arrow keys and earlier questions, where Python has it
         import readline  # noqa: F401
     lines: list[str] = []
     while True:
         try:
             line = input("... " if lines else ">>> ")
-        except KeyboardInterrupt:
-            print()
-            lines = []
-            continue
         except EOFError:
             print()
             return None
