@@ -23,7 +23,7 @@ def side(size: str, cache: str) -> tuple:
     """Prepares a rollout. Returns (repeat, info). Each call of `repeat()` samples the rollout once; `info` is empty.
 
     `repeat` returns the seconds of compilation, the number of compilations, and for each jitted function of the sampler
-    (prefill, first, decode, shrink, grow) how many programs were compiled.
+    (prefill, first, decode, pick_rows, shrink_state, grow_layer) how many programs were compiled.
 
     Args:
         size: "full" or "toy".
@@ -39,7 +39,7 @@ def side(size: str, cache: str) -> tuple:
     from experiments.bench import wave
     from experiments.bench.shapes import MODELS, long_tailed, random_prompts
     from r1jax.sampling import sampler
-    from r1jax.sampling.programs import decode, first, grow, prefill, shrink
+    from r1jax.sampling.programs import decode, first, grow_layer, pick_rows, prefill, shrink_state
     from r1jax.sharding import make_mesh
 
     shape = SIZES[size]
@@ -56,7 +56,7 @@ def side(size: str, cache: str) -> tuple:
         seconds.clear()
         sampling = sampler.Sampling(shape["most"], stop_ids=stop_ids)
         sampler.sample(cfg, weights, prompts, keys, make_mesh("1x1"), sampling)
-        programs = {f.__name__: f._cache_size() for f in (prefill, first, decode, shrink, grow)}
+        programs = {f.__name__: f._cache_size() for f in (prefill, first, decode, pick_rows, shrink_state, grow_layer)}
         return {"compile_s": sum(seconds), "compiled": len(seconds), "programs": programs}
 
     return repeat, {}
