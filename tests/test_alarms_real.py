@@ -25,6 +25,7 @@ def test_a_reference_that_follows_every_step_leaves_the_kl_without_effect(walk, 
     assert "the KL is exactly 0" not in warnings(walk.finished())  # the reference stays for 40 steps
 
 
+@pytest.mark.weekly
 @pytest.mark.slow
 def test_a_rate_that_is_too_high_moves_ratios_past_a_wide_clip_and_keeps_a_narrow_one_busy(walk, tmp_path):
     wild = LEARNT | dict(

@@ -178,6 +178,7 @@ def test_a_run_goes_on_with_the_rows_its_checkpoint_holds(walk, tmp_path, monkey
     assert outcome(workdir) == outcome(whole)
 
 
+@pytest.mark.weekly
 @pytest.mark.slow
 def test_kill_9_while_groups_wait_changes_nothing(walk, tmp_path):
     flags = FLAGS | {"steps": 8, "max_tokens": 64, "save_every": 1}

@@ -266,6 +266,7 @@ def test_the_command_learns_the_order_of_pairs_and_its_reference_is_the_same_eit
     np.testing.assert_allclose([x["loss"] for x in each], [x["loss"] for x in once], atol=1e-5)
 
 
+@pytest.mark.weekly
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "changed", [{"loss": "kto"}, {"loss": "orpo"}, {"loss": "simpo", "gamma": 0.5}, {"loss": "ipo"}, {"lora_rank": 4}]

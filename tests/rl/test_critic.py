@@ -247,6 +247,7 @@ def everything(workdir):
     return {n: np.asarray(checkpoint.StoredArray(found, n)) for n in checkpoint.list_arrays(found, "--weights")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [{}, {"carry_over": 1, "questions_per_round": 3, "group_size": 1}])
 def test_a_run_of_ppo_goes_on_from_its_checkpoint_bit_for_bit(walk, tmp_path, more):
     flags = dict(loss="ppo", gae_lambda=0.9, kl="k1_reward", kl_coef=0.01, prompts="nano:compare", **more)

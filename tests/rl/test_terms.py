@@ -203,6 +203,7 @@ def test_parts_of_a_reward_of_ones_own_or_of_another_estimator_are_refused():
             check_terms(recipe, own=own)
 
 
+@pytest.mark.weekly
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "flags",
