@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,7 +14,7 @@ from r1jax.policy import Policy
 from r1jax.preferences.objectives import PairBatch
 from r1jax.prompts import fill
 from r1jax.reward_models.model import bucket
-from r1jax.reward_models.preference_files import read_lines, replies, split_by_problem
+from r1jax.reward_models.preference_files import read_lines, read_object, replies, split_by_problem
 from r1jax.rewards.format import THINK
 from r1jax.sharding import shard_rows
 from r1jax.training.packing import put
@@ -91,12 +90,7 @@ def parse(line: str, labelled: bool, where: str) -> list[dict]:
     Raises:
         ValueError: the line is no item.
     """
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise ValueError(f"{where} is not JSON ({error}). A line is {FORMS[labelled]}") from error
-    if not isinstance(row, dict):
-        raise ValueError(f"{where} is not a JSON object but {line:.60}. A line is {FORMS[labelled]}")
+    row = read_object(line, where, f". A line is {FORMS[labelled]}")
     single = labelled and "response" in row
     names = ("response",) if single else ("chosen", "rejected")
     problem, item = row.get("problem", row.get("prompt")), {}

@@ -57,6 +57,25 @@ def read_lines(path: str, flag: str, form: str) -> list[tuple[str, str]]:
     return [(f"{flag}={path} line {number}", line) for number, line in enumerate(lines, 1) if line.strip()]
 
 
+def read_object(line: str, where: str, end: str) -> dict:
+    """Returns the JSON object of a line.
+
+    Args:
+        where: the flag, file and line number; error messages begin with this text.
+        end: what a line should be; error messages end with this text.
+
+    Raises:
+        ValueError: the line is not JSON, or not an object.
+    """
+    try:
+        value = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"{where} is not JSON ({error}){end}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{where} is not a JSON object but {line:.60}{end}")
+    return value
+
+
 def item_of(line: str, kind: str, where: str) -> dict:
     """Parses one line of the file and checks its keys and types. Returns the judgement.
 
@@ -67,12 +86,7 @@ def item_of(line: str, kind: str, where: str) -> dict:
         ValueError: the line is not a judgement of this kind.
     """
     form = f"a {kind} item is {{{', '.join(KEYS[kind])}}}"
-    try:
-        item = json.loads(line)
-    except ValueError as error:
-        raise ValueError(f"{where} is not JSON ({error}); {form}") from error
-    if not isinstance(item, dict):
-        raise ValueError(f"{where} is not a JSON object but {line:.60}; {form}")
+    item = read_object(line, where, f"; {form}")
     if "problem" not in item and "prompt" in item:
         item["problem"] = item["prompt"]
     for key, kinds in KEYS[kind].items():

@@ -58,7 +58,7 @@ def charge_kl(
             (completions) of the round, those of advantage 0 too.
         round_: the round, with scores.
         objective: the loss, which says how rewards become advantages.
-        layout: how rows were packed; only `numbered` is used.
+        layout: how rows were packed; only `charged` is used.
         kl_coef: β.
 
     Returns:
