@@ -31,10 +31,10 @@ class RLRecipe:
     loss: str
     """The loss, which sets the weight of each token, for N completions of |o| tokens: `grpo` 1/(N·|o|); `dr_grpo`
     1/(N·max_tokens), and advantages are not divided by the standard deviation; `dapo` 1/Σ|o|; `sequence` (GSPO) and
-    `sequence_token` weigh as `grpo` and take the ratio of the whole completion; `cispo` 1/Σ|o|, and clipped tokens keep
-    their gradients; `rloo` 1/N, and the baseline of a completion is the mean reward of the others of its group;
-    `reinforce_pp` and `reinforce_pp_baseline` 1/Σ|o|, and advantages are normalised over the batch; `ppo` 1/Σ|o|, and
-    advantages come from a value network."""
+    `sequence_token` 1/(N·|o|), and the ratio is that of the whole completion; `cispo` 1/Σ|o|, and clipped tokens keep
+    their gradients; `rloo` 1/N, and the baseline of a completion is the mean reward of the other completions of its
+    group; `reinforce_pp` and `reinforce_pp_baseline` 1/Σ|o|, and advantages are normalised over the batch; `ppo`
+    1/Σ|o|, and advantages come from a value network."""
     tis_cap: float
     """Cap of truncated importance sampling: each token is weighted by min(π_trainer/π_sampler, cap). 0 turns it off.
     Needs --old-logp=trainer."""
@@ -62,7 +62,7 @@ class RLRecipe:
     """AdamW's weight decay."""
     old_logp: str
     """Source of the old policy's log-probabilities, for the ratio: `trainer` recomputes them once a round, `sampler`
-    keeps those from sampling."""
+    keeps the log-probabilities from sampling."""
     late_from: int
     """Step from which questions come from --late-prompts. 0: never."""
     row_length: int
@@ -109,7 +109,8 @@ class RLRecipe:
     """Words of an n-gram in the repetition penalty."""
     kl: str = "k3"
     """What --kl-coef weighs: k3, k2 or unbiased (DeepSeek-V3.2) as a term of the loss, or k1_reward, which subtracts
-    the completion's log π/π_ref from its reward (with --loss=ppo, each token's from the token's reward)."""
+    the completion's log π/π_ref from its reward. With --loss=ppo, k1_reward subtracts each token's log π/π_ref from the
+    reward of this token."""
     dual_clip: float = 0.0
     """Upper bound of the ratio π/π_old where the advantage is negative, such as 3. 0: no bound. For losses with PPO's
     clip."""
@@ -149,19 +150,20 @@ class RLRecipe:
     decay: str = "all"
     """Which parameters --weight-decay decays: all, or matrices, which leaves out norms and biases."""
     gae_lambda: float = 1.0
-    """λ of PPO's generalised advantages: 1 uses the whole return, 0 only one step. Only of --loss=ppo."""
+    """λ of PPO's generalised advantages: 1 uses the whole return, 0 only one step. Only for --loss=ppo."""
     discount: float = 1.0
-    """γ of PPO's returns. Only of --loss=ppo."""
+    """γ of PPO's returns. Only for --loss=ppo."""
     value_learning_rate: float = 0.0
-    """Highest learning rate of PPO's value network. 0: that of the policy. Only of --loss=ppo."""
+    """Highest learning rate of PPO's value network. 0: the learning rate of the policy. Only for --loss=ppo."""
     value_clip: float = 0.2
-    """Bound within which PPO's value may move in a round before its loss is clipped. 0: none. Only of --loss=ppo."""
+    """Bound within which PPO's value may move in a round before its loss is clipped. 0: none. Only for --loss=ppo."""
     value_warmup_steps: int = 0
-    """First steps that train PPO's value network and leave the policy as it is. Only of --loss=ppo."""
+    """First steps that train PPO's value network and leave the policy as it is. Only for --loss=ppo."""
 
     wave_rows: int = 0
-    """Completions that each process samples at once. The sampled tokens do not depend on this number. 0: all of a
-    round, or as many as fit into the devices' free memory if each has a quarter of --max-tokens."""
+    """Completions that each process samples at once. The sampled tokens do not depend on this number. 0: all
+    completions of a round, or only as many as fit into the devices' free memory, with a quarter of --max-tokens for
+    each."""
 
     @property
     def descent(self) -> Descent:
@@ -199,11 +201,11 @@ class PolicyOptions:
     step, answer in a box)."""
     answers: Literal["auto", "tags", "boxed", "any"] = "auto"
     """Where completions give their answer: in an <answer> block, in \\boxed{}, or in any form, such as 'the answer is'
-    or ####. auto: as the prompt asks; any form if it asks for none."""
+    or ####. auto: as the prompt asks; any form if the prompt asks for none."""
     think: Literal["auto", "wanted", "free"] = "auto"
     """Whether a completion must have a <think> block before its answer. auto: if the prompt asks for one."""
     column: tuple[str, ...] = ()
-    """Keys that data files call otherwise, each HERE=THERE: the name in r1jax, then the name in the file, such as
+    """Keys that have another name in data files, each HERE=THERE: the name in r1jax, then the name in the file, such as
     problem=question gold=meta.answer."""
     coordinator: str | None = None
     """HOST:PORT of process 0. Needed where JAX detects no cluster."""
@@ -212,8 +214,8 @@ class PolicyOptions:
     process_id: int | None = None
     """Number of this process, from 0."""
     watchdog: float = 10.0
-    """With several processes: minutes without progress after which a process ends itself and says where it hangs. A
-    lost process ends the others within 80 seconds. 0: never."""
+    """With several processes: minutes without progress after which a process ends itself and says where it hangs. 0:
+    no limit. If a process is lost, the others end within 80 seconds in any case."""
 
 
 # Flags that may change when a directory is used again. The weights are compared by hash, so they may have moved.
@@ -255,7 +257,7 @@ class RunOptions(PolicyOptions):
     dropped."""
     exact: bool | None = None
     """On CPUs: whether attention is computed in float64, so that sampler and trainer agree to the last rounding.
-    Default: for models of up to 16 M parameters, not for larger ones, where it costs time."""
+    Default: True for models of up to 16 M parameters, False for larger models, where float64 costs time."""
     resume: bool = False
     """Continue the run in --workdir, from its newest checkpoint."""
     track: Literal["", "tensorboard", "wandb"] = ""
@@ -415,7 +417,7 @@ class SamplingOptions:
     top_k: int = 0
     """Sample only from this many of the likeliest tokens. 0: from all."""
     min_p: float = 0.0
-    """Sample only from tokens whose probability is at least this fraction of the likeliest token's. 0: from all."""
+    """Sample only from tokens with at least this fraction of the likeliest token's probability. 0: from all."""
     max_tokens: int = 320
     """Most tokens of a completion."""
     wave_rows: int = 512
@@ -452,13 +454,14 @@ class RewardRecipe:
     items: int
     """Items to take from the nano annotator, which is simulated, if --data names no file."""
     held_out_items: int
-    """Items held out for evaluation. With a file: at most a fifth of its items, and of each problem all or none."""
+    """Items held out for evaluation. With a file: at most a fifth of its items. Either all items of a
+    problem are held out, or none."""
     save_every: int
     """Steps between two checkpoints. 0: save only the last step, which is always saved."""
 
     @property
     def descent(self) -> Descent:
-        """The hyperparameters of the optimizer. Numbers that a constant rate has no use for are 0."""
+        """The hyperparameters of the optimizer. Numbers that a constant learning rate does not need are 0."""
         rate, rest = (self.learning_rate, 0.0, self.warmup_steps, 0), (self.weight_decay, self.grad_clip)
         return Descent("adamw", *rate, *rest, "constant", adam_b1=self.adam_b1, adam_b2=self.adam_b2)
 

@@ -125,7 +125,7 @@ def livecodebench(keys: Mapping, name: str) -> dict | None:
 def mbpp(keys: Mapping, name: str) -> dict | None:
     """Returns the row {problem, gold, kind} of an MBPP record; None if `keys` has another format.
 
-    Returns None, too, unless the assertions that `read_assertion` can read test exactly one function.
+    Also returns None if the assertions that `read_assertion` can read test no function, or more than one.
     """
     question, lines = keys.get("text", keys.get("prompt")), keys.get("test_list")
     if not isinstance(question, str) or not isinstance(lines, list):
@@ -144,7 +144,7 @@ def mbpp(keys: Mapping, name: str) -> dict | None:
 def humaneval(keys: Mapping, name: str) -> dict | None:
     """Returns the row {problem, gold, kind} of a HumanEval record; None if `keys` has another format.
 
-    Only assertions that compare one call with a value become tests, such as `assert candidate(1) == 2`. Raises
+    Only assertions such as `assert candidate(1) == 2`, which compare one call with a value, become tests. Raises
     ValueError if there is no such assertion.
     """
     prompt, entry, test = keys.get("prompt"), keys.get("entry_point"), keys.get("test")

@@ -70,7 +70,7 @@ class Difficulty(NamedTuple):
 
 
 def read_difficulty(keep: str, path: str, *, in_order: bool) -> Difficulty | None:
-    """Returns the choice that --keep-pass-rate, --pass-rates and --curriculum make; None if none of them is given.
+    """Returns the `Difficulty` that --keep-pass-rate, --pass-rates and --curriculum describe; None without these flags.
 
     Args:
         keep: LOW:HIGH, or "" to keep all.
@@ -79,8 +79,8 @@ def read_difficulty(keep: str, path: str, *, in_order: bool) -> Difficulty | Non
         in_order: whether questions come by falling pass rate.
 
     Raises:
-        ValueError: `keep` is not LOW:HIGH with 0 <= LOW <= HIGH <= 1, the file cannot be read, or a file is given that
-            nothing uses, because `keep` is empty and `in_order` is False.
+        ValueError: `keep` is not LOW:HIGH with 0 <= LOW <= HIGH <= 1, the file cannot be read, or a file is given
+            although `keep` is empty and `in_order` is False.
     """
     if not keep and not in_order:
         if path:

@@ -17,8 +17,8 @@ NOT_DATA = ("dataset_info.json", "state.json", "dataset_dict.json", "dataset_inf
 def records(path: str | Path) -> Iterator[tuple[str, int, object]]:
     """Yields (file, number, record) for each record, without checks of the record's content.
 
-    `number` counts from 1: the lines of a file with one object per line, the records of any other file (parquet, arrow,
-    a JSON array).
+    `number` counts from 1. In a file with one object per line, it is the number of the line. In any other file
+    (parquet, arrow, a JSON array), it is the number of the record.
 
     Args:
         path: a file; a folder; a folder that `datasets` saved (save_to_disk); or OWNER/NAME or OWNER/NAME/CONFIG of a
@@ -34,7 +34,11 @@ def records(path: str | Path) -> Iterator[tuple[str, int, object]]:
 
 
 def list_files(path: str | Path) -> list[Path]:
-    """Returns the local data files that a path names, such as all files of a folder. See `records` for the paths."""
+    """Returns the local data files that a path names, such as all files of a folder.
+
+    Args:
+        path: see `records`.
+    """
     name, _, split = str(path).rpartition(":")
     if storage.scheme_of(path) or Path(path).exists() or not name:
         name, split = str(path), ""

@@ -71,13 +71,14 @@ def stream(
         difficulty: which questions to keep by their pass rate, and whether to order them by it. Only for files.
 
     Returns:
-        A function `take`, where `take(i)` is question i, and {sha256, counts}. The counts are the number of rows kept,
-        the number dropped because of `benchmarks`, and the number left out for each reason. For the generator, the
-        number of rows kept is -1. If there are benchmarks, the key "decontaminated" lists their paths and hashes.
+        (take, description). `take(i)` returns question i. The description is {sha256, counts}. `sha256` is the hash of
+        the rows kept, or of the generator's first 64 questions. `counts` has the number of rows kept, the number
+        dropped because of `benchmarks`, and the number left out for each reason; for the generator, it is
+        {"generated": -1}. If there are benchmarks, the description's key "decontaminated" lists their paths and hashes.
 
     Raises:
-        ValueError: a file cannot be read or holds a row that `readers.rows` rejects; benchmarks are given for the
-            generator; or benchmarks leave no rows.
+        ValueError: a file cannot be read or holds a row that `readers.rows` rejects; `benchmarks` or `difficulty` is
+            given for the generator; or one of the two leaves no rows.
     """
     if benchmarks and generator_mix(path) is not None:
         raise ValueError(
@@ -154,7 +155,7 @@ def distinct_questions(path: str, seed: int, first: int, count: int, flag: str =
 
 
 def benchmark(path: str) -> list[dict]:
-    """Returns the rows of a file of evaluation problems, `path`, one of the values of --decontaminate.
+    """Returns the rows of the file `path`, which holds evaluation problems. `path` is a value of --decontaminate.
 
     Raises:
         ValueError: `path` names the nano generator, or the file cannot be read.
@@ -165,14 +166,14 @@ def benchmark(path: str) -> list[dict]:
 
 
 def split_off(path: str, count: int, *, free: bool = False, columns: Mapping[str, str] = NO_COLUMNS) -> list[dict]:
-    """Returns the rows of a training file to hold out for evaluation: a tenth of the problems, but at most `count`.
+    """Returns the rows of a training file that are held out for evaluation: a tenth of the problems, at most `count`.
 
     At least one row is held out. The rows are those whose problems have the smallest hashes, so the choice does not
     depend on the order of the file.
 
     Args:
         path: the file, a value of --prompts.
-        count: most rows to hold out.
+        count: largest number of rows to hold out.
         free, columns: see `readers.rows`.
 
     Raises:
@@ -230,11 +231,11 @@ def read(path: str, flag: str, free: bool = False, columns: Mapping[str, str] = 
 
 
 def require_verifier(path: str, kinds: Iterable[str]) -> None:
-    """Raises ValueError if the rule reward can judge no answer.
+    """Raises ValueError if all rows are of the kind "general", whose answers no verifier grades.
 
     Args:
         path: the file of --prompts, for the error.
-        kinds: the kinds of its rows.
+        kinds: the kinds of the file's rows.
     """
     if {*kinds} == {GENERAL}:
         raise ValueError(

@@ -3,7 +3,7 @@
 A row is a question with its reference answer `gold`: `{id, problem, gold, kind}`. Further keys are kept. `kind` selects
 the verifier that grades answers, and so the form of `gold`:
 
-    math       a string, or a list of strings of which any one is a right answer
+    math       a string, or a list of strings, each of which is a right answer
     choice     an option letter
     countdown  {"numbers": [...], "target": n}
     code       {"tests": [[input, output], ...], ...}
@@ -99,8 +99,8 @@ def rows_with_forms(
 def rename(record: Mapping, columns: Mapping[str, str], where: str) -> dict:
     """Returns a record with its keys renamed as --column asks; see `rows`.
 
-    If `columns` maps a key to "gold" and the record has no "kind" (the name of its verifier), adds the kind that fits
-    the form of the gold answer.
+    If `columns` has the key "gold" and the record has no "kind" (the name of its verifier), adds the kind that fits the
+    form of the gold answer.
 
     Raises:
         ValueError: the record lacks a key that `columns` names, or no kind fits the gold answer.
@@ -148,10 +148,10 @@ def _converted(record: dict, where: str, name: str, free: bool) -> tuple[str, di
             raise ValueError(f"{where} has the keys {', '.join(record)}; a row needs a key problem, question or prompt")
         return "problems without answers", record | {"id": named, "problem": problem, "gold": None, "kind": GENERAL}
     raise ValueError(
-        f"{where} has the keys {', '.join(record)}; a row needs id, problem, gold and kind, "
-        "or question with an answer after ####, "
-        "or problem with answer, with final_answer or with a solution that holds \\boxed{}, or the keys of another "
-        "published data set; for other keys, give --column=problem=KEY and --column=gold=KEY with the file's keys"
+        f"{where} has the keys {', '.join(record)}; a row needs one of these sets of keys: "
+        "id, problem, gold and kind; question, and an answer with ####; "
+        "problem, and answer, final_answer or a solution with \\boxed{}; or the keys of another published data set. "
+        "For other keys, give --column=problem=KEY and --column=gold=KEY with the file's keys"
     )
 
 

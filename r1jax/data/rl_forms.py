@@ -42,7 +42,7 @@ def tulu(keys: Mapping, name: str) -> dict | None:
 def orz(keys: Mapping, name: str) -> dict | None:
     """Returns a record of Open-Reasoner-Zero as a row {problem, gold, kind}; None for another format.
 
-    In the file, such a record is a list of two turns. `keys` has them under "0" and "1".
+    In the file, such a record is a list of two turns. `keys` has the turns under "0" and "1".
     """
     first, second = keys.get("0"), keys.get("1")
     if not isinstance(first, Mapping) or not isinstance(second, Mapping) or "ground_truth" not in second:
@@ -54,7 +54,7 @@ def orz(keys: Mapping, name: str) -> dict | None:
 def countdown(keys: Mapping, name: str) -> dict | None:
     """Returns a record of TinyZero's countdown as a row {problem, gold, kind}; None for another format.
 
-    The record holds only numbers and target. The problem says them in TinyZero's words.
+    The record holds only numbers and target. The problem states both in TinyZero's words.
     """
     numbers, target = keys.get("nums"), keys.get("target")
     if not isinstance(numbers, list) or target is None:
@@ -69,8 +69,9 @@ def countdown(keys: Mapping, name: str) -> dict | None:
 def trl(keys: Mapping, name: str) -> dict | None:
     """Returns a record of TRL's sets for GRPO as a row {problem, gold, kind}; None for another format.
 
-    The gold is the first of `ground_truth`, `solution` and `answer`. If that is a text with a #### or a box, the gold
-    is what follows the last ####, else the content of the last box.
+    The gold is the first of `ground_truth`, `solution` and `answer` that the record has. If this value is a text with a
+    ####, the gold is what follows the last ####. Otherwise, if this value is a text with a box, the gold is the content
+    of the last box.
     """
     if (asked := prompt_text(keys)) is None:
         return None
@@ -87,7 +88,7 @@ def trl(keys: Mapping, name: str) -> dict | None:
 def gsm8k(keys: Mapping, name: str) -> dict | None:
     """Returns a record of GSM8K as a row {problem, gold, kind}; None for another format.
 
-    The gold is the text after ####: in `solution` if that key holds a ####, else in `answer`.
+    The gold is the text after the last #### in `solution`, or in `answer` if `solution` has no ####.
     """
     problem = keys.get("problem") or keys.get("question")
     found = [text for text in (keys.get("solution"), keys.get("answer")) if isinstance(text, str) and "####" in text]
@@ -100,7 +101,7 @@ def answered(keys: Mapping, name: str) -> dict | None:
     """Returns a record with a problem and its answer as a row {problem, gold, kind}; None for another format.
 
     MATH, AIME, AMC and OlympiadBench use this format. The gold is `final_answer`, `answer` or `expected_answer`.
-    Without these keys, it is the last box in `solution`.
+    Without these keys, the gold is the content of the last box in `solution`.
     """
     problem, solution = keys.get("problem") or keys.get("question"), keys.get("solution")
     answer = next((keys[key] for key in ("final_answer", "answer", "expected_answer") if key in keys), None)

@@ -104,8 +104,8 @@ def gather_rows(values: Mapping[str, np.ndarray], rows: np.ndarray, count: int) 
         count: N, the number of rows of all processes.
 
     Returns:
-        {name: [N] float64}. A value is nan if the row's process lacks the name. With one process, `values` is returned
-        unchanged.
+        {name: [N] float64}. A value is nan if the row's process gave no values of this name. With one process, `values`
+        is returned unchanged.
     """
     if jax.process_count() == 1:
         return dict(values)

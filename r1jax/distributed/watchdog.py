@@ -92,7 +92,7 @@ class Watchdog:
                 text = f"no progress for {seconds / 60:g} minutes (--watchdog), in the phase: {what}"
                 with contextlib.suppress(Exception):
                     self._tell(f"ended: {text}")
-                end_now(f"process {self._me} of {self._count}: {text}. Where it waits stands above", STUCK)
+                end_now(f"process {self._me} of {self._count}: {text}. The stack above shows where it waits", STUCK)
 
     def _tell(self, text: str) -> None:
         value = f"{socket.gethostname()}|{text}"
@@ -142,7 +142,7 @@ def _explain_abort(_: int) -> None:
 
 
 def explain_abort() -> None:
-    """When JAX aborts because process 0 was lost, makes this process say so instead of printing a C++ stack.
+    """Makes this process report the loss of process 0, instead of a C++ stack, when that loss makes JAX abort.
 
     JAX aborts from a thread of its own, in which Python's signal handlers do not run. JAX's callback for this case
     cannot be used from Python (jaxlib 0.10: std::bad_cast).

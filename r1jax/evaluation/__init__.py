@@ -1,1 +1,1 @@
-"""Evaluation: judges single completions, evaluates on held-out problems during training, and runs benchmarks."""
+"""Judges single completions, evaluates on held-out problems during training, and runs benchmarks."""

@@ -52,10 +52,11 @@ SHOWN = (
 def extract_final_answer(text: str, kind: str, style: str = "r1") -> str | None:
     """Returns the final answer of a completion; None if there is none, or if the chain of thought has not ended.
 
-    The final answer is the last <answer> block. If there is no such block, it is the last boxed formula after the chain
-    of thought; for multiple-choice questions and programs, it is the whole text after the chain of thought. If the
-    style allows answers of any form, that whole text is returned for every kind, and the verifier looks for the answer.
-    Rewards also require the answer format (`rule.given_answer`); the paper's evaluation does not.
+    The final answer is the last <answer> block. A completion without such a block has its final answer in the text
+    after the chain of thought: usually, the last boxed formula in this text is returned. For multiple-choice questions
+    and programs, and for every kind if the style allows answers of any form, the whole text is returned, and the
+    verifier looks for the answer in it. Rewards also require the answer format (`rule.given_answer`); the paper's
+    evaluation does not.
 
     Args:
         text: the completion.
@@ -72,9 +73,9 @@ def extract_final_answer(text: str, kind: str, style: str = "r1") -> str | None:
 
 
 def announced_job(text: str, example: Mapping, style: str = "r1") -> tuple[str, str, Mapping] | None:
-    """Returns the job (kind, answer, example) with which a verifier in the pool judges a completion's final answer.
+    """Returns the job (kind, text, mapping) with which a verifier in the pool judges a completion's final answer.
 
-    Returns None if the completion has no final answer, or if its kind of question has no verifier.
+    Returns None if the completion has no final answer, or if the kind of the question has no verifier.
 
     Args:
         text: the completion.
@@ -104,8 +105,8 @@ def make_lines(pool: Pool, style: str) -> Callable[[Wave], list[dict]]:
 
     Args:
         pool: runs the verifiers.
-        style: the answer format, a key of `format.STYLES`, that a completion must have to count in the values
-            "right_in_form" and "format" of its line.
+        style: the answer format that a completion should have, a key of `format.STYLES`. The values "format" and
+            "right_in_form" of a line refer to this format.
     """
 
     def lines(wave: Wave) -> list[dict]:

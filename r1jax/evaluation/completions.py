@@ -67,8 +67,8 @@ def judge(
 
     "accuracy" is 1 if the completion gives the right answer in the required format, else 0; "accuracy_lenient" also
     counts right answers outside the format. Both are nan where there is no verdict; "ungraded" is true there.
-    "no_answer" is 1 if the completion has no answer in the required format, which accuracy counts as wrong. The other
-    keys are "format", "length", "truncated", and the keys of `traits` and `truths`.
+    "no_answer" is 1 if the completion has no answer in the required format; "accuracy" is then 0. The other keys are
+    "format", "length", "truncated", and the keys of `traits` and `truths`.
 
     Args:
         pool: runs the verifiers.

@@ -30,7 +30,7 @@ class Examination(NamedTuple):
         samples: the completions of the first `samples` problems are written to samples.jsonl.
         earned: function that returns further measurements of the completions, such as the training reward; None if
             there are none.
-        wave_rows: most completions that all processes sample at once; 0 for no limit.
+        wave_rows: largest number of completions that all processes together sample at once; 0 for no limit.
     """
 
     seed: int

@@ -45,7 +45,8 @@ def load(path: str, count: int = 0, instruct: bool = True, columns: Mapping[str,
     Args:
         path: a file, or `nano:MIX` for generated problems.
         count: number of problems to load. 0 means all problems of a file, or `GENERATED` problems of a mix.
-        instruct: adds the paper's instructions to each problem of a file. Generated problems already hold instructions.
+        instruct: whether to add the paper's instructions to each problem of a file. Generated problems already hold
+            instructions.
         columns: keys to rename, {key in r1jax: key in the file}.
 
     Raises:

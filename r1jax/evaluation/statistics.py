@@ -15,7 +15,7 @@ BLOCK = 1 << 22  # numbers that the bootstrap resamples at a time
 def pass_at_k(right: np.ndarray, k: int) -> np.ndarray:
     """Returns an array [P] with pass@k of P problems, the probability that at least one of k samples is right.
 
-    The unbiased estimate of a problem is 1 − C(n−c, k)/C(n, k), which is c/n for k = 1.
+    The unbiased estimate for a problem is 1 − C(n−c, k)/C(n, k), which is c/n for k = 1.
 
     Args:
         right: [P, n] bool, whether each of a problem's n samples is right; c is the number of right samples.

@@ -92,7 +92,7 @@ def decoupled_advantages(
     weights: Mapping[str, float],
     valid: jax.typing.ArrayLike | None = None,
 ) -> jax.Array:
-    """Returns the advantages for a weighted sum of rewards, each first normalised over its group, [B, G] float32.
+    """Returns the advantages for a weighted sum of rewards that are first normalised over each group, [B, G] float32.
 
         Âᵢ = (sᵢ − mean(s)) / std(s) over the batch,   s = Σ_k w_k (r_k − mean_group(r_k)) / std_group(r_k)
 

@@ -33,7 +33,7 @@ def k3(gap: jax.Array, log_ratio: jax.Array) -> jax.Array:
 def k2(gap: jax.Array, log_ratio: jax.Array) -> jax.Array:
     """Returns log(π_ref/π_θ)²/2 of each token.
 
-    For tokens sampled from π_θ, its expected gradient is the gradient of KL(π_θ ‖ π_ref).
+    For tokens sampled from π_θ, the expected gradient of this value is the gradient of KL(π_θ ‖ π_ref).
 
     The arguments are the same as for `k3`.
 
@@ -45,8 +45,8 @@ def k2(gap: jax.Array, log_ratio: jax.Array) -> jax.Array:
 def unbiased(gap: jax.Array, log_ratio: jax.Array) -> jax.Array:
     """Returns (π_θ/π_old)·(π_ref/π_θ − log(π_ref/π_θ) − 1) of each token. Gradients flow through both factors.
 
-    For tokens sampled from π_old, its expected value is KL(π_θ ‖ π_ref), and its expected gradient is the gradient of
-    KL(π_θ ‖ π_ref).
+    For tokens sampled from π_old, the result is an unbiased estimate of KL(π_θ ‖ π_ref), and the expected gradient of
+    the result is the gradient of KL(π_θ ‖ π_ref).
 
     Args:
         gap: log π_ref − log π_θ.
@@ -86,7 +86,7 @@ def kl_cost(logp: jax.typing.ArrayLike, ref_logp: jax.typing.ArrayLike, mask: ja
     Args:
         logp: [N, T] log π of the policy that sampled, nats.
         ref_logp: [N, T] log π_ref, nats.
-        mask: [N, T] True at sampled tokens. Others are ignored, even if they are inf or nan.
+        mask: [N, T] True at sampled tokens. Other tokens are ignored, even if their values are inf or nan.
 
     Source: Ouyang et al. 2022 (InstructGPT), eq. 2; Ahmadian et al. 2024 (RLOO), section 2.
     """
@@ -105,8 +105,8 @@ def off_policy_mask(
 
         M = 0 where Â < 0 and (Σₜ log(π_sampler/π_θ))/|o| > δ; else M = 1
 
-    So the policy does not learn from completions of negative advantage that it has become unlikely to sample: mistakes
-    that it no longer makes.
+    So a completion of negative advantage is left out once the policy has become unlikely to sample this completion: the
+    policy does not learn from mistakes that it no longer makes.
 
     Args:
         logp, sampler_logp, advantage: log π_θ, log π of the sampler and Â of each token, [..., S].

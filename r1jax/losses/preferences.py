@@ -145,8 +145,9 @@ def kto_loss(
         weight: [N] w; None means 1/N.
 
     Returns:
-        The loss; and sums weighted with w: "reward/chosen", of β log(π/π_ref) over desirable completions;
-        "reward/rejected", the same over undesirable ones; "desirable", the share of desirable ones; and "kl", of z.
+        The loss; and sums weighted with w. "reward/chosen" is the sum of β log(π/π_ref) over desirable completions, and
+        "reward/rejected" is the sum over undesirable completions. "desirable" is the sum of w over desirable
+        completions, and "kl" is the sum of w·z.
 
     Source: Ethayarajh et al. 2024 (KTO), eq. 8.
     """

@@ -25,13 +25,13 @@ def adapt_kl(coef: float, measured: float, *, target: float, horizon: float, sam
 
 def linear(step: float, steps: float, first: float, last: float) -> float:
     """Returns the value at `step` of a coefficient that goes evenly from `first` at step 0 to `last` at step `steps`,
-    and then stays.
+    and stays at `last` afterwards.
     """
     return first + (last - first) * min(max(step / steps, 0.0), 1.0)
 
 
 def cosine(step: float, steps: float, first: float, last: float) -> float:
-    """Returns the value at `step` of a coefficient that goes from `first` to `last` along half a cosine, and then
-    stays. The arguments are the same as for `linear`.
+    """Returns the value at `step` of a coefficient that goes from `first` to `last` along half a cosine, and stays
+    at `last` afterwards. The arguments are the same as for `linear`.
     """
     return last + (first - last) * (1 + math.cos(math.pi * min(max(step / steps, 0.0), 1.0))) / 2

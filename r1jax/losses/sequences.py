@@ -1,4 +1,4 @@
-"""Sums values over the tokens of each completion, in rows that hold several, and computes importance weights."""
+"""Sums values over the tokens of each completion, in rows of several completions, and computes importance weights."""
 
 from __future__ import annotations
 
@@ -44,8 +44,9 @@ def truncated_importance(
     counted: jax.typing.ArrayLike | None = None,
     sequence: jax.typing.ArrayLike | None = None,
 ) -> jax.Array:
-    """Returns min(π_old/π_sampler, cap) of each token, or of its completion. As a factor of the loss, it corrects for
-    sampling tokens from a policy π_sampler that differs from π_old.
+    """Returns the importance weight min(π_old/π_sampler, cap) of each token, or of each token's completion.
+
+    Multiplied into the loss, this weight corrects for tokens that a policy π_sampler other than π_old sampled.
 
     Args:
         old_logp, sampler_logp: log π_old and log π_sampler of each token, the same shape.

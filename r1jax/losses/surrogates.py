@@ -34,7 +34,8 @@ def clipped_surrogate(
 def dual_clip(bound: float) -> Callable[..., tuple[jax.Array, jax.Array]]:
     """Returns a surrogate: PPO's, but at least c Â where Â < 0.
 
-    So where Â < 0 and ρ > c, the token has no gradient. In PPO, its gradient grows with ρ. The result is cached.
+    So a token with Â < 0 and ρ > c has no gradient. In PPO, the gradient of such a token grows with ρ. The returned
+    function is cached: equal bounds give the same function.
 
     Args:
         bound: c, above 1. Ye et al. use 3.
@@ -76,8 +77,9 @@ def token_gradient_surrogate(
 ) -> tuple[jax.Array, jax.Array]:
     """Returns PPO's surrogate for the ratio sg(s) π_θ/sg(π_θ). sg means that no gradient flows through its argument.
 
-    This ratio has the value of the completion's ratio s, but only the probability of the token itself has a gradient in
-    it. So the tokens of a completion may differ in Â. If all have the same Â, value and gradient are equal to GSPO's.
+    This ratio has the value of the completion's ratio s, but its gradient flows only through the probability of the
+    token itself. So the tokens of a completion may differ in Â. If all tokens of a completion have the same Â, value
+    and gradient are equal to GSPO's.
 
     Args:
         ratio: s, the completion's ratio at each of its tokens.

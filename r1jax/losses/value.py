@@ -78,9 +78,9 @@ def value_loss(
         clip: c; 0 leaves out the clip.
 
     Returns:
-        The loss, and sums to log: "value/clip_fraction", the sum of w over clipped tokens; "value/error", Σ w (V − R)²;
-        and what `explained_variance` needs besides: "value/mean", Σ w V, "value/return", Σ w R, and
-        "value/return_square", Σ w R².
+        The loss, and sums to log. "value/clip_fraction" is the sum of w over clipped tokens, and "value/error" is
+        Σ w (V − R)². `explained_variance` also needs "value/mean", which is Σ w V, "value/return", which is Σ w R, and
+        "value/return_square", which is Σ w R².
 
     Source: Schulman et al. 2017 (PPO), eq. 9, with the clip of its reference code (Huang et al. 2022, detail 9).
     """

@@ -2,10 +2,10 @@
 
 `attend(q, k, v, how) -> (out, kept)` is the only difference between training, scoring, prefill and decoding. q [.., Q,
 H, E] and k, v [.., Q, K, E] are the projections of the tokens fed in this call. q and k are rotated already. `how`
-defines the scores. An `attend` also knows the other keys and values, such as cached ones. `out` [.., Q, H, E] is the
-result of attention. `kept` is whatever the caller wants back from this layer: keys and values, an updated cache, or
-None. Cached latent attention passes a single key head and v = None: the values are the first numbers of the keys, so
-the cache holds one vector per token.
+defines the scores. An `attend` may also hold other keys and values for the queries to read, such as cached ones. `out`
+[.., Q, H, E] is the result of attention. `kept` is whatever the caller wants back from this layer: keys and values, an
+updated cache, or None. Cached latent attention passes a single key head and v = None: the values are the first numbers
+of the keys, so the cache holds one vector per token.
 """
 
 from __future__ import annotations

@@ -27,8 +27,8 @@ from r1jax.sharding import ROWS, fit
 class Sharing(NamedTuple):
     """Says which row reads which entry (cached text) of a `Segment`, after finished rows were dropped.
 
-    No entry was dropped or copied. Every entry has r places for rows, and an entry's rows are computed in its places,
-    so that the entry is read once for all of them. Indices count within a shard of rows.
+    No entry was dropped or copied. Every entry has r places. The rows that read an entry are computed in the places of
+    this entry, so the entry is read once for all its rows. Indices count within a shard of rows.
 
     Attributes:
         readers: [shards, p·r] the row in each place; a shard has p entries. An empty place holds any row, and its
@@ -48,7 +48,7 @@ class Sharing(NamedTuple):
         return pick(x, self.place)
 
     def of_rows(self, x: Array) -> Array:
-        """Returns, from an array [P, ..] over entries, an array [N, ..]: for each row, what its entry has."""
+        """Returns an array [P, ..] over entries as an array [N, ..] over rows: each row gets its entry's element."""
         each = self.readers.size // x.shape[0]
         return pick(x, self.place // each)
 

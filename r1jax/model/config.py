@@ -18,12 +18,12 @@ class RopeScaling:
     kind: Literal["linear", "llama3", "yarn"]
     factor: float
     original_positions: int = 0  # context length that the model was first trained on; unused by linear
-    low_freq_factor: float = 1.0  # llama3: wavelengths above original_positions/this are divided by the whole factor
-    high_freq_factor: float = 4.0  # llama3: wavelengths below original_positions/this are unchanged
-    beta_fast: float = 32.0  # yarn: pairs that turn more often than this in original_positions are unchanged
-    beta_slow: float = 1.0  # yarn: pairs that turn less often than this are divided by the whole factor
-    mscale: float = 0.0  # yarn, DeepSeek: cos and sin are multiplied by m(mscale) / m(mscale_all_dim), see `rope`
-    mscale_all_dim: float = 0.0  # yarn, DeepSeek: the scores are multiplied by m(mscale_all_dim)²
+    low_freq_factor: float = 1.0  # llama3: frequencies below this many turns in original_positions: divided by factor
+    high_freq_factor: float = 4.0  # llama3: frequencies above this many turns in original_positions: unchanged
+    beta_fast: float = 32.0  # yarn: frequencies above this many turns in original_positions: unchanged
+    beta_slow: float = 1.0  # yarn: frequencies below this many turns in original_positions: divided by factor
+    mscale: float = 0.0  # yarn, DeepSeek: cos and sin are multiplied by m(mscale) / m(mscale_all_dim)
+    mscale_all_dim: float = 0.0  # yarn, DeepSeek: the scores are multiplied by m(mscale_all_dim)²; m is `rope.mscale`
     attention_factor: float = 0.0  # yarn: the number that cos and sin are multiplied by; 0 derives it from factor
 
 
@@ -118,7 +118,7 @@ class ModelConfig:
             )
         if self.rope_width % 2:
             raise ValueError(
-                f"rotary positions turn pairs of numbers, but their width {self.rope_width} is odd: give an even "
+                f"the rotary width {self.rope_width} is odd, but rotary positions turn pairs of numbers: give an even "
                 "head_width (for latent attention, an even rope_width)"
             )
         if self.windows and len(self.windows) != self.layers:

@@ -134,7 +134,7 @@ def visit(
     Runs on the ambient mesh (`jax.set_mesh`) if there is one. The shards of experts exchange their tokens. Each shard
     sorts the tokens by expert, and processes the tokens that chose its experts. The results are summed and sent back.
     So the weights of an expert stay on their devices, and no token is dropped, however unevenly the experts are chosen.
-    Tokens are exchanged in pieces, because there must be room for all tokens that are exchanged at once.
+    Tokens are exchanged in pieces, because a device needs room for all tokens of one exchange.
 
     Args:
         chosen: [M, k] experts of each token.

@@ -144,7 +144,7 @@ def mask_block(
         length: filled slots of each entry of the segment.
         start: position of the segment's first slot, for each entry, or one position for all entries.
         keys: the slots.
-        slots: slots of the queries in the segment; None if the segment lies before them.
+        slots: slots of the queries in the segment; None if the segment lies before the queries.
         how: positions and window of the queries.
     """
     mask = keys[None, None, :] < length[:, None, None]

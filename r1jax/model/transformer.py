@@ -153,7 +153,7 @@ def shapes(cfg: ModelConfig) -> dict:
 
 
 def attend_shape_only(q: Array, k: Array, v: Array | None, how: Any) -> tuple[Array, None]:
-    """An `attend` that returns zeros of the right shape, for initialising parameters."""
+    """Returns zeros of the right shape, and None: an `attend` for initialising parameters."""
     return jnp.zeros((*q.shape[:-1], how.values if v is None else v.shape[-1]), q.dtype), None
 
 

@@ -185,7 +185,7 @@ def labels(seed: int, count: int, wanted: str = "train") -> list[dict]:
 
 
 def labels_of(records: Sequence[Mapping], seed: int, count: int, wanted: str = "train") -> list[dict]:
-    """Labels responses that a policy sampled, with `label_response`. Returns at most `count` of them.
+    """Returns at most `count` labelled responses, made by `label_response` from responses that a policy sampled.
 
     Args:
         records: sampled responses with their prompts, {problem, gold, set, response}. Records without a `set` are

@@ -135,8 +135,8 @@ def compare(row: dict) -> list[str]:
     """Returns the steps that solve the multiple-choice problem `row`, one line for each option.
 
     A line such as `B 20-2=18 18<38 A` evaluates option B, compares its value with the best value so far, and names the
-    option that is now the best. A model this small cannot pick the largest of four numbers at once, but compares two
-    numbers nearly always right.
+    option that is now the best. A model this small cannot pick the largest of four numbers at once, but it is nearly
+    always right about the larger of two.
     """
     options = [part.split(" ")[1] for part in row["problem"].split("? ")[1].split(", ")]
     largest = row["canonical"].startswith("compare largest")

@@ -1,7 +1,8 @@
 """Searches the settings with which a run fits a device, for `--dry-run --fit`.
 
-Two kinds of settings are searched. The packed rows of a forward pass and the rows of a wave change memory and speed,
-but not what a run learns. Adapters, which are tried beside all parameters, change what is trained.
+Two kinds of settings are searched. The number of packed rows in a forward pass and the number of rows in a wave change
+memory and speed, but not what a run learns. The rank of adapters changes what is trained: adapters of this rank, or,
+with rank 0, all parameters.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ Peak = Callable[[Flags, str], float]  # (flags, mesh) -> bytes that one device n
 
 
 class Choices(NamedTuple):
-    """The values that a search tries, each list from the largest to the smallest.
+    """The values that a search tries for each setting, in the order in which the search tries them.
 
     Attributes:
         ranks: ranks of adapters; 0 trains all parameters.
-        rows: {field: numbers of packed rows in a forward pass}, with one field.
-        waves: {field: numbers of completions sampled at once}, with one field; 0 stands for all of a round. {} for a
-            run without sampling.
+        rows: {field of the recipe: numbers of packed rows in a forward pass, from large to small}, with one field.
+        waves: {field of the recipe: numbers of completions sampled at once, from large to small}, with one field. The
+            number 0 stands for all completions of a round. {} for a run without sampling.
     """
 
     ranks: list[int]
@@ -46,7 +47,7 @@ class Setting(NamedTuple):
 
 
 def halvings(largest: int, of: int) -> list[int]:
-    """Returns `largest`, a half, a quarter .. of it, each rounded up to a multiple of `of`, down to `of` itself."""
+    """Returns `largest`, its half, its quarter and so on down to `of`, each rounded up to a multiple of `of`."""
     found = [-(-max(largest, 1) // of) * of]
     while found[-1] > of:
         found.append(-(-found[-1] // (2 * of)) * of)
@@ -54,13 +55,15 @@ def halvings(largest: int, of: int) -> list[int]:
 
 
 def search(choices: Choices, peak: Peak, mesh: str, usable: float) -> list[Setting]:
-    """Returns the settings that fit: all parameters before adapters, and many rows before few. Each has the largest
-    wave that fits. Fewer rows are left out where they save no memory.
+    """Returns the settings that fit, in the order of `choices`: training all parameters comes first, then adapters.
 
-    Sampling and updates take turns, so the rows of a wave and of a forward pass are searched one after the other.
+    For each rank, the settings go from many packed rows to few. A setting with fewer rows is returned only if it
+    needs less memory than the settings with more rows. Each setting has the largest wave that fits. Sampling and
+    updates take turns, so the rows of a wave and the rows of a forward pass are searched one after the other.
 
     Args:
-        peak: returns the bytes that one device needs at its peak.
+        choices: the values to try.
+        peak: a function `(flags, mesh)` that returns the bytes that one device needs at its peak.
         mesh: a value of --mesh.
         usable: bytes of a device's memory that arrays may take.
     """
@@ -95,7 +98,7 @@ def smallest_of(choices: Choices) -> Flags:
 
 
 def write_flags(flags: Flags) -> str:
-    """Returns flags as they are typed, without those that are 0: no adapters, or all rows at once."""
+    """Returns flags as they are typed. Leaves out flags of value 0, which mean no adapters, or all rows at once."""
     return " ".join(f"--{name.replace('_', '-')}={value}" for name, value in flags.items() if value)
 
 
@@ -158,7 +161,7 @@ def fit_rl(
     """Returns the text that `--dry-run --fit` of an RL run prints. The arguments are those of `rl.dry_run`.
 
     Raises:
-        ValueError: no setting fits, or see `rl.dry_run`.
+        ValueError: no setting fits, or `rl.dry_run` would raise an error.
     """
     cfg, name = config_of(model, weights)
     beside, shards = (reward_models, teacher_of(teacher)), row_shards(mesh_of(mesh))
@@ -191,7 +194,7 @@ def fit_tuning(
     """Returns the text that `--dry-run --fit` of fine-tuning prints. The arguments are those of `rl.dry_run`.
 
     Raises:
-        ValueError: no setting fits, or see `rl.dry_run`.
+        ValueError: no setting fits, or `rl.dry_run` would raise an error.
     """
     cfg, name = config_of(model, weights)
     taught, shards = teacher_of(teacher), row_shards(mesh_of(mesh))

@@ -156,8 +156,8 @@ def layer_activations(cfg: ModelConfig, mesh: AnyMesh, shape: Shape, group: Grou
 def kept_bytes(cfg: ModelConfig, mesh: AnyMesh, shape: Shape) -> float:
     """Returns the bytes on one device of the activations that all layers keep for the backward pass.
 
-    If remat is full, they are the inputs of the layers and the results of attention. If it is dots, they are the
-    results of all matrix products. If it is none, they take about three times as many bytes as with dots.
+    With remat "full", these activations are the inputs of the layers and the results of attention. With "dots", they
+    are the results of all matrix products. With "none", they take about three times as many bytes as with "dots".
     """
     tokens, x, tensor = shape.tokens(mesh), cfg.experts, whole(cfg.heads, mesh, "tensor")
     out = cfg.heads * (cfg.latent.value_width if cfg.latent else cfg.head_width) / tensor

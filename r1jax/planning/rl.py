@@ -192,8 +192,8 @@ def cache_bytes(cfg: ModelConfig, mesh: AbstractMesh, rows: int, questions: int,
 def round_cache_bytes(cfg: ModelConfig, recipe: RLRecipe, mesh: AbstractMesh, mean: int) -> float:
     """Returns the largest number of bytes that keys and values take on one device, with --wave-rows or without.
 
-    A row of a wave is assumed to be twice as long as the mean, because up to half of a wave are long rows that it
-    continues. `rl.memory.fitting_rows` assumes the same.
+    A row of a wave is assumed to be twice as long as the mean, because up to half of the rows may be long completions
+    that an earlier wave left unfinished. `rl.memory.fitting_rows` assumes the same.
 
     Args:
         mean: mean tokens of a completion.
@@ -317,7 +317,7 @@ def teacher_of(given: str) -> ModelConfig | None:
     """Returns the config of the model that `given`, the value of --teacher, names; None if `given` is empty.
 
     Raises:
-        ValueError: there is no such model: see `config_of`.
+        ValueError: `config_of` finds no such model.
     """
     return config_of(given, given, "--teacher")[0] if given else None
 

@@ -30,8 +30,9 @@ class Device(NamedTuple):
         memory: size of the memory in bytes.
         bandwidth: bytes/s that are read from memory.
         flops: FLOP/s of large matrix products.
-        rates: (rows, FLOP/s) in rising order of rows: the speed of matrix products with so many rows, for devices on
-            which products of few rows are slow even if reading the weights is free. () uses `flops` for all products.
+        rates: pairs (rows, FLOP/s of matrix products with this number of rows), in rising order of rows. They describe
+            devices on which products of few rows are slow even if reading the weights is free. () uses `flops` for all
+            products.
     """
 
     memory: float

@@ -1,4 +1,4 @@
-"""Estimates the memory and time of training on records, judged replies or pairs, from shapes alone.
+"""Estimates the memory and time of fine-tuning, reward-model training and preference learning, from shapes alone.
 
 `planning.rl` does the same for RL.
 """
@@ -37,7 +37,7 @@ class Work(NamedTuple):
         mean_tokens: mean tokens of a text.
         step_tokens: tokens of an optimizer step.
         steps: number of optimizer steps.
-        passes: forward passes over the tokens of a step in addition to those of the update, such as a reference's.
+        passes: number of forward passes over the tokens of a step besides the update, such as a reference policy's.
     """
 
     rows: int

@@ -46,7 +46,7 @@ class Pace(NamedTuple):
 
     @classmethod
     def of(cls, cfg: ModelConfig, mesh: Mesh, attention: str = "") -> Pace:
-        """Makes the `Pace` of a model on a mesh.
+        """Returns the `Pace` of a model on a mesh.
 
         `attention` names the model's attention backend; "" is the default backend.
 

@@ -20,8 +20,8 @@ from r1jax.sharding import shard_rows
 from r1jax.training.packing import put
 
 FORMS = {
-    False: "{problem, chosen, rejected}; chosen and rejected are texts, or messages that end with the assistant's",
-    True: "{problem, response, desirable}; response is a text, or messages that end with the assistant's",
+    False: "{problem, chosen, rejected}; each completion is a text, or messages that end with the assistant's reply",
+    True: "{problem, response, desirable}; response is a text, or messages that end with the assistant's reply",
 }
 
 
@@ -111,7 +111,7 @@ def read_reply(value: Any, problem: Any, where: str) -> tuple[str, str]:
     """Returns (problem, reply) of a completion that is given as a text or as messages.
 
     Args:
-        value: the completion, as a text or as messages of which the last is the assistant's.
+        value: the completion, as a text, or as messages that end with the assistant's reply.
         problem: the row's problem, a text or messages; None if the completion's messages hold it.
         where: where the completion stands, for errors.
 
@@ -127,7 +127,7 @@ def read_reply(value: Any, problem: Any, where: str) -> tuple[str, str]:
     elif isinstance(value, str):
         said = value
     else:
-        raise ValueError(f"{where} is {value!r:.60}; it must be a text, or messages that end with the assistant's")
+        raise ValueError(f"{where} is {value!r:.60}; give a text, or messages that end with the assistant's reply")
     if len(before) != 1 or not is_message(before[0], "user"):
         raise ValueError(
             f"{where} follows {len(before)} messages; it must follow one message of the user, which --template turns "

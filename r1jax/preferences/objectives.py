@@ -20,8 +20,8 @@ class PairBatch(NamedTuple):
     """A micro-batch: a prompt with two completions in each of P rows.
 
     Attributes:
-        rows: the tokens. Where `rows.segment` is 1 they are the chosen completion's, where it is 2 the rejected one's.
-            For a labelled item, 1 marks the item's completion, and 2 the completion of another item.
+        rows: the tokens. `rows.segment` is 1 at tokens of the chosen completion, and 2 at tokens of the rejected
+            completion. For a labelled item, 1 marks the item's completion, and 2 the completion of another item.
         weight: weight of each row in the loss; 0 for rows without an item.
         label: 1 for a desirable completion, else 0; 1 for pairs.
         reference: Σ log π_ref of both completions; None without a reference policy, and before these sums are known.
@@ -128,7 +128,7 @@ def preference_objective(name: str, settings: Settings) -> Loss:
 
 
 def add_up(per_token: Float[Array, "P S"], rows: PackedRows) -> tuple[Float[Array, "P 2"], Float[Array, "P 2"]]:
-    """Returns, for both completions of each row, (the sum of `per_token` over its tokens, its number of tokens)."""
+    """Returns (sums of `per_token` over the tokens of each completion, numbers of tokens of each completion)."""
     masks = [rows.segment == number for number in (1, 2)]
     sums = jnp.stack([jnp.where(mask, per_token, 0.0).sum(axis=1) for mask in masks], axis=1)
     return sums, jnp.stack([mask.sum(axis=1) for mask in masks], axis=1).astype(jnp.float32)

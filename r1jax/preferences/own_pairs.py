@@ -1,7 +1,7 @@
 """Makes pairs from a policy's own completions: the best and the worst of each group, by a reward.
 
-Source: Yuan et al. 2024, "Self-Rewarding Language Models" (arXiv 2401.10020), section 2.2, for the pair of the highest
-and the lowest reward of a prompt, dropped if the two are equal.
+Source: Yuan et al. 2024, "Self-Rewarding Language Models" (arXiv 2401.10020), section 2.2, which pairs the completions
+of the highest and the lowest reward of a prompt, and drops the pair if the two rewards are equal.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Collecting(NamedTuple):
         number: number of the round, from 0.
         questions: questions of the round.
         sampling: how completions are sampled; at least two for each question.
-        reward_model: the directory of a helpful reward model; "" takes the terms of --reward.
+        reward_model: the directory of a helpful reward model that ranks completions; "" ranks them by --reward.
     """
 
     number: int
@@ -83,7 +83,7 @@ def collect_pairs(options: RunOptions, collecting: Collecting) -> Path:
     """Samples questions of --prompts from the policy of --weights, ranks the completions, and writes pairs.
 
     Writes samples.jsonl, a line for each completion, and pairs.jsonl into the working directory. The same call
-    continues a collection that was stopped, and leaves a complete one alone.
+    continues a collection that was stopped, and leaves a complete collection unchanged.
 
     Args:
         options: flags of the run. Round r asks questions r·n to (r+1)·n − 1 of the stream, n = `questions`.
@@ -125,9 +125,9 @@ def collect_pairs(options: RunOptions, collecting: Collecting) -> Path:
         earned = [record["reward"] for record in records if record["reward"] is not None]
         if len({pair["problem"] for pair in pairs}) < 2:
             raise ValueError(
-                f"round {c.number + 1}: of {len(examples)} questions {len(pairs)} have completions of different "
-                "reward, and 2 are needed: raise --questions or --sampling.samples, or see samples.jsonl in "
-                f"{run.workdir}"
+                f"round {c.number + 1}: of {len(examples)} questions, {len(pairs)} have completions that differ in "
+                "reward, and at least 2 such questions are needed: raise --questions or --sampling.samples, or see "
+                f"samples.jsonl in {run.workdir}"
             )
         if is_main():
             write_atomically(path, "".join(json.dumps(pair, ensure_ascii=False) + "\n" for pair in pairs))
@@ -139,11 +139,12 @@ def collect_pairs(options: RunOptions, collecting: Collecting) -> Path:
 
 
 def make_score(reward_model: str, terms: Sequence[custom.Term], style: str, mesh: Mesh, pool: Pool) -> Score:
-    """Makes the function `(texts, examples) -> rewards`, None for a completion without a verdict. Every process must
-    call the result.
+    """Returns a function `(texts, examples) -> rewards`, which gives a completion without a verdict the reward None.
+
+    Every process must call this function.
 
     Args:
-        reward_model: the directory of a helpful reward model; "" takes `terms`.
+        reward_model: the directory of a helpful reward model; "" uses `terms` instead.
         terms: the weighted rewards of --reward.
         style: the expected form of a completion; see `Policy.style`.
     """
@@ -183,9 +184,9 @@ def lines_of(wave: Wave, score: Score) -> list[dict]:
 def choose_pairs(records: Sequence[Mapping]) -> list[dict]:
     """Returns the pair {problem, chosen, rejected} of each question whose completions differ in reward.
 
-    `chosen` has the highest reward of the question and `rejected` the lowest; of equal ones the first counts.
-    Completions without a reward are left out, and so are those that were cut off: training adds the stop token that
-    they lack.
+    `chosen` has the highest reward of the question, and `rejected` the lowest. Among completions of equal reward, the
+    first is taken. Completions without a reward are left out. Completions that were cut off are left out too, because
+    they lack the stop token that training adds.
 
     Args:
         records: lines of samples.jsonl.

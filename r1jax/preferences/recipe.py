@@ -43,9 +43,11 @@ class PreferenceRecipe:
     """What the backward pass recomputes: none (nothing), dots (all but attention and products with weights) or full
     (all but attention)."""
     items: int
-    """Pairs to take from the nano annotator, which is simulated, if --data names no file. A dry run assumes as many."""
+    """Pairs to take from the nano annotator, which is simulated, if --data names no file. A dry run assumes
+    this number of pairs."""
     held_out_items: int
-    """Items held out for evaluation. With a file: at most a fifth of its items, and of each problem all or none."""
+    """Items held out for evaluation. With a file: at most a fifth of its items. Either all items of a
+    problem are held out, or none."""
     save_every: int
     """Steps between two checkpoints. 0: save only the last step, which is always saved."""
     label_smoothing: float = 0.0

@@ -98,7 +98,11 @@ def train(recipe: PreferenceRecipe, options: RunOptions, data: str = "") -> Path
 
 
 def make_learner(recipe: PreferenceRecipe, cfg: ModelConfig, mesh: Mesh, steps: int) -> Learner:
-    """Makes the network, optimizer and loss of a recipe. steps: optimizer steps of the run."""
+    """Returns the `Learner` of a recipe: its network, optimizer and loss.
+
+    Args:
+        steps: number of optimizer steps of the run.
+    """
     r, attention = recipe, attention_backend(mesh, cfg)
     network = Network(
         cfg,

@@ -68,7 +68,7 @@ def attention_backend(mesh: Mesh, cfg: ModelConfig, *, compared: bool = False, e
             chosen = name
             break
     if len(names := sorted(set(gather_json(chosen)))) > 1:
-        log.warning("attention: XLA's is used, because the processes would choose %s", " and ".join(names))
+        log.warning("attention: every process uses xla, because the processes would choose %s", " and ".join(names))
         return "xla"
     return chosen
 

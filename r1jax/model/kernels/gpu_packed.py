@@ -1,9 +1,9 @@
 """Computes flash attention over packed rows on GPUs, with a Pallas kernel for shared prompts.
 
 A token may read two runs of slots (`packed_rows.visible`): its group's prompt, and its own completion up to itself.
-Runs are contiguous, so a block of queries needs two ranges of key blocks. The ranges are computed from the ids outside
-the kernel; inside, the ids give the exact mask. Blocks of other completions are never loaded, so completions that share
-a row cost no more than in rows of their own.
+Runs are contiguous, so a block of queries needs two ranges of key blocks. The ranges are computed outside the kernel,
+from the group and segment ids. Inside the kernel, these ids give the exact mask. Blocks of other completions are never
+loaded, so completions that share a row cost no more than in rows of their own.
 
     keys      | prompt A | completion A1 | completion A2 |
     queries of A2: ##########               ######/         first range, second range
@@ -66,7 +66,8 @@ def key_ranges(group: Int[Array, "R S"], segment: Int[Array, "R S"], block: int)
     """Returns two half-open ranges of key blocks, (start, end, start, end), for each of the n blocks of queries.
 
     The two ranges hold all keys that the queries of the block may read, and never overlap. The block's first
-    slot determines both: a run (prompt or completion) that begins at a later slot adds only keys of the block itself.
+    slot determines both ranges: a run (prompt or completion) that begins at a later slot adds only keys of the block
+    itself.
 
     Args:
         block: number of slots in a block.
@@ -81,7 +82,7 @@ def key_ranges(group: Int[Array, "R S"], segment: Int[Array, "R S"], block: int)
 
 
 def query_ranges(group: Int[Array, "R S"], segment: Int[Array, "R S"], block: int) -> Int[Array, "R n 2"]:
-    """Returns, for each of the n blocks of keys, the half-open range of query blocks that may read some of its keys.
+    """Returns, for each of the n blocks of keys, the half-open range of query blocks that may read keys of this block.
 
     `block` is the number of slots in a block.
     """
