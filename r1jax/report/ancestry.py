@@ -1,4 +1,7 @@
-"""Reads the lineage of all stages from their manifests: `edges` between stages, and `hashes_of` the stages' weights."""
+"""Reads the lineage of all stages from their manifests.
+
+`edges` finds which stage was made from which, and `hashes_of` finds the hashes of the stages' weights.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ class Edge(NamedTuple):
 
     Attributes:
         source, target: the stages' folders; "" is the base model. If the source is not a stage, `source` is "/"
-            followed by the hash, or else the path, of its weights.
+            followed by the hash of the source's weights, or by the path of the weights if the hash is unknown.
         kind: "parent" (target began with source's weights), "data" (target learned from source's samples) or "reward"
             (source is target's reward model).
         sha256: hash of the parent weights; empty if unknown.

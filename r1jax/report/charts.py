@@ -202,8 +202,8 @@ def _by_kind(run: Run) -> list[Plot]:
 def trials_of(run: Run, figure: str) -> dict[int, float | None]:
     """Returns {step: number of held-out problems over which the share `figure` was measured at this step}.
 
-    An accuracy is measured only over the problems whose answers could be graded ("judged" in eval.jsonl), any other
-    share over all. The number is None at a step whose line lacks it.
+    An accuracy is measured only over the problems whose answers could be graded ("judged" in eval.jsonl). Any other
+    share is measured over all problems ("n"). The value is None at a step whose line in eval.jsonl lacks this number.
 
     Args:
         figure: the share's name in eval.jsonl, such as "accuracy" or "format".

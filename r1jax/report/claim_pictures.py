@@ -1,4 +1,4 @@
-"""Draws the two kinds of pictures of the claims' page: curves over a number, and dots of groups with intervals."""
+"""Draws the pictures on the page of claims: curves (`Curves`), and rows of dots with intervals (`Dots`)."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class Curves:
     """Curves over a number, such as the step or the number of samples.
 
     Attributes:
-        title, unit: of the chart; the unit is that of the vertical axis.
-        curves: label -> [[number, value], ..] in ascending numbers. A value of None is a gap.
+        title, unit: the title of the chart, and the unit of its vertical axis.
+        curves: label of a curve -> [[number, value], ..], sorted by number. A value of None is a gap.
         axis: what the horizontal axis counts, in the singular.
         share: whether the values are shares.
     """
@@ -35,8 +35,9 @@ class Dots:
     """A row of dots for each group: a dot for each seed, and the mean with its interval.
 
     Attributes:
-        title, unit: of the chart; the unit is that of the horizontal axis.
-        groups: label -> {"values": a value for each seed, "mean", "half": half the interval's width, or None}.
+        title, unit: the title of the chart, and the unit of its horizontal axis.
+        groups: label of a group -> {"values": a value for each seed, "mean": the mean of the values, "half": half the
+            width of the mean's interval, or None if there is no interval}.
     """
 
     title: str
@@ -53,7 +54,8 @@ def draw_curves(picture: Curves, place: int) -> tuple[str, dict]:
     """Returns the chart as HTML, and the numbers that the page shows under the pointer.
 
     Args:
-        place: number of the chart on the page. Charts of different claims have axes of their own.
+        place: index of the chart on the page. The index keeps the charts apart: pointing at one chart shows no numbers
+            in other charts.
     """
     series = [
         Series(label, f"k{i % COLOURS}", Curve([x for x, _ in points], [y for _, y in points]), dots=True)

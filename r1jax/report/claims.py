@@ -32,9 +32,12 @@ class Claimed(NamedTuple):
 
 
 def write_claims(folder: Path, claims: Sequence[Claimed], seeds: Sequence[int]) -> Path:
-    """Writes `report.html` into a folder, which it makes, and returns its path. `seeds` are those of the last command.
+    """Writes `report.html` into a folder and returns the file's path. Makes the folder if it does not exist.
 
     Equal findings give an equal page, byte for byte.
+
+    Args:
+        seeds: the seeds of the last command that measured claims.
     """
     folder.mkdir(parents=True, exist_ok=True)
     return write(folder, claims_page(claims, seeds))

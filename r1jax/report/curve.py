@@ -10,7 +10,7 @@ POINTS = 240  # more than a chart of a third of a page has room for
 
 
 class Curve(NamedTuple):
-    """A logged quantity: steps in ascending order, and the value at each step, or None where there is none."""
+    """A logged quantity: steps in ascending order, and the value at each step; None at a step without a value."""
 
     steps: list[int]
     values: list[float | None]

@@ -1,4 +1,4 @@
-"""Draws a card for each stage with the counts of its records, and one for each reward model with its results."""
+"""Draws a card for each stage with its counts of records, and a card for each reward model with its results."""
 
 from __future__ import annotations
 
@@ -112,10 +112,10 @@ def _model(part: Part) -> str:
 
 
 def data_counts(stages: Stages) -> str:
-    """Returns, as HTML, a card for each stage whose manifest counts its records, then one for each reward model.
+    """Returns, as HTML, a card for each stage whose manifest counts its records, then a card for each reward model.
 
-    A stage's card shows these counts; a reward model's card shows its results on held-out items. Returns an empty text
-    if there are no cards.
+    A stage's card shows the counts of records. A reward model's card shows the model's results on held-out items.
+    Returns an empty text if there are no cards.
     """
     cards = "".join(_card(part) for part in stages.parts)
     models = "".join(_model(part) for part in stages.models)

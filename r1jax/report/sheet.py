@@ -25,7 +25,7 @@ def sheet(template: str, styles: Sequence[str], scripts: Sequence[str], parts: M
     The names style, script and policy stand for the styles, the scripts and the content security policy.
 
     Args:
-        template, styles, scripts: names of files in this folder.
+        template, styles, scripts: names of files in the folder r1jax/report.
         parts: the text for each name.
     """
     style, script = ("".join(_text(name) for name in names) for names in (styles, scripts))

@@ -63,7 +63,7 @@ FINE_TUNING = Plot("Loss of fine-tuning", "nats per token", (Line("loss", "train
 
 
 def spans(parts: Sequence[Part]) -> list[Span]:
-    """Returns the places on the time axis of the stages that have logs.
+    """Returns a `Span`, a part of the time axis, for each stage that has logs.
 
     A stage's width is proportional to the seconds that its training took, but at least `LEAST` of the axis.
     """

@@ -86,10 +86,13 @@ def blocks_of(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
 
 
 def mean_of(cells: Sequence[tuple[float, float, float]]) -> tuple[float, float, float]:
-    """Averages results that were measured on different problems, each (mean, low, high). Returns (mean, low, high).
+    """Averages results that were measured on different problems. Returns (mean, low, high).
 
-    The half width of the interval is √(sum of the n results' squared half widths) / n, computed below and above the
-    mean separately.
+    The distance of `low` from the mean is √(sum of the squares of this distance in all n results) / n. The
+    distance of `high` from the mean is computed in the same way.
+
+    Args:
+        cells: (mean, low, high) of each result, where [low, high] is the interval.
     """
     mean = math.fsum(middle for middle, _, _ in cells) / len(cells)
     down, up = (
@@ -107,7 +110,7 @@ def mean_row(rows: Sequence[Row], ruled: Collection[str] = ()) -> Row | None:
 
     Args:
         rows: the rows of a figure, one per group.
-        ruled: groups whose problems have a verifier. If `rows` has any of these groups, only these are averaged.
+        ruled: groups whose problems have a verifier. If `rows` has rows of such groups, only those rows are averaged.
     """
     rows = [row for row in rows if row.group in ruled] or rows
     if len(rows) < 2:

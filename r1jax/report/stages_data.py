@@ -141,8 +141,8 @@ def counts(part: Part) -> Mapping:
 def shown_samples(samples: Iterable[dict], names: Iterable[str], limit: int = SAMPLE_BYTES) -> tuple[list[dict], str]:
     """Selects samples that fit into `limit` bytes of JSON, one of each kind of problem in turn.
 
-    Returns the selected samples, and a sentence that says how many of all samples they are; an empty sentence if all
-    fit.
+    Returns the selected samples, and a sentence that says how many of all samples were selected. The sentence is empty
+    if all samples fit.
 
     Args:
         samples: the samples of stages.json. A sample is a problem with the completions of the stages.

@@ -83,7 +83,7 @@ def number(value: float) -> str:
 
 
 def tick_labels(values: Sequence[float]) -> list[str]:
-    """Formats the labels of one axis, all with the same decimals and unit."""
+    """Formats the tick values of one axis as labels with a common unit: k, M, G or none."""
     largest = max(map(abs, values))
     if largest >= 10_000:
         unit, name = next((u, n) for u, n in ((1e9, "G"), (1e6, "M"), (1e3, "k")) if largest >= u)

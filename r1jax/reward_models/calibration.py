@@ -64,7 +64,7 @@ def platt(values: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 
 
 def auc(values: np.ndarray, labels: np.ndarray) -> float | None:
-    """Returns the area under the ROC curve, counting ties half. None if all labels are equal.
+    """Returns the area under the ROC curve, in which a tie counts one half. None if all labels are equal.
 
     Args:
         values: [N] rewards of N texts.
@@ -118,10 +118,12 @@ def of_pairs(
 
     Args:
         values: [2P] raw rewards, chosen and rejected alternating.
-        lengths, phrases: [2P] number of characters, and of stock phrases such as "Great question!", of these replies.
-        truth: [P] pairs (true worth of the chosen reply, true worth of the rejected reply). If it is given,
-            "accuracy_truth" is the share of pairs that the model orders by true worth, and "annotator_truth" the share
-            that the annotator orders by true worth. None means that the true worths are unknown.
+        lengths: [2P] number of characters of each reply.
+        phrases: [2P] number of stock phrases, such as "Great question!", in each reply.
+        truth: [P] pairs (true worth of the chosen reply, true worth of the rejected reply); None if the true worths are
+            unknown. If they are given, "accuracy_truth" is the share of pairs that the model orders by true worth, and
+            "annotator_truth" is the share of pairs that the annotator orders by true worth. Both shares leave out pairs
+            whose replies have equal true worths.
     """
     chosen, rejected = values[0::2], values[1::2]
     won, longer = chosen > rejected, lengths[0::2] - lengths[1::2]
@@ -160,9 +162,10 @@ def of_labels(
     Args:
         values: [N] raw rewards.
         safe: [N] bool, the annotator's labels.
-        lengths, phrases: [N] number of characters, and of stock phrases such as "Great question!", of these responses.
-        truth: [N] bool, the true labels. If it is given, "accuracy_truth" is the model's accuracy against the true
-            labels, and "annotator_truth" the annotator's accuracy. None means that the true labels are unknown.
+        lengths: [N] number of characters of each response.
+        phrases: [N] number of stock phrases, such as "Great question!", in each response.
+        truth: [N] bool, the true labels; None if they are unknown. If they are given, "accuracy_truth" is the model's
+            accuracy against the true labels, and "annotator_truth" is the annotator's accuracy against the true labels.
     """
     safe = np.asarray(safe, bool)
     calibration = platt(values, safe)
@@ -189,9 +192,9 @@ def of_labels(
 def biases(values: np.ndarray, lengths: np.ndarray, phrases: np.ndarray) -> Mapping[str, float | None]:
     """Returns how strongly rewards follow lengths and stock phrases, as {"length_correlation", "phrase_correlation"}.
 
-    Pearson's correlation is None if one of its two arrays is constant.
+    Both values are Pearson's correlation with the rewards, or None if one of the two correlated arrays is constant.
 
     Args:
-        values, lengths, phrases: [N] reward, length, and number of stock phrases of each of N texts.
+        values, lengths, phrases: [N] arrays of the reward, the length, and the number of stock phrases of each text.
     """
     return {"length_correlation": correlation(values, lengths), "phrase_correlation": correlation(values, phrases)}

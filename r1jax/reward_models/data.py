@@ -23,9 +23,9 @@ READ = {"helpful": helpful_input, "safety": safety_input}
 def judgements(kind: str, seed: int, counts: tuple[int, int], data: str, sampled: str) -> tuple[list[dict], list[dict]]:
     """Returns (training items, held-out items), read from a file or judged by a simulated annotator.
 
-    An item is a pair of replies of which one is preferred, or a response labelled safe or not. The simulated annotator
-    (`nano.preferences`) judges generated replies that imitate people and, if `sampled` is given, replies that a model
-    sampled.
+    An item is a pair of replies (chosen, rejected), or a response labelled as safe or unsafe. The simulated annotator
+    (`nano.preferences`) judges generated replies, which imitate replies of people. If `sampled` is given, the annotator
+    also judges replies that a model sampled.
 
     Args:
         kind: "helpful" (pairs) or "safety" (labels).
@@ -34,11 +34,11 @@ def judgements(kind: str, seed: int, counts: tuple[int, int], data: str, sampled
             items of sampled replies are added. With `data`, only the second number is used: all items that are not held
             out are trained on.
         data: a file of judgements. If empty, the simulated annotator makes the judgements.
-        sampled: a samples.jsonl of experiments.generate, whose replies the annotator judges in addition; empty if there
-            is none.
+        sampled: a samples.jsonl of experiments.generate, whose replies the annotator judges in addition. If empty, the
+            annotator judges generated replies only.
 
     Raises:
-        ValueError: both files are given, or a file cannot be read or holds no usable item.
+        ValueError: both `data` and `sampled` are given, or a file cannot be read or holds no usable item.
     """
     if data and sampled:
         raise ValueError(
@@ -139,7 +139,7 @@ def select_fitting(
     found = [(tokens, label) for tokens, label in found if max(map(len, tokens)) <= longest]
     if not found:
         raise ValueError(
-            f"--max-tokens={longest} is less than every item needs, so none is left to train on: raise --max-tokens"
+            f"--max-tokens={longest} is less than every item needs, so no item is left to train on: raise --max-tokens"
         )
     return [tokens for tokens, _ in found], [label for _, label in found]
 

@@ -41,7 +41,7 @@ def read(path: str, kind: str, flag: str = "--data") -> list[dict]:
 
 
 def read_lines(path: str, flag: str, form: str) -> list[tuple[str, str]]:
-    """Returns (where, line) of each line of a file that is not blank. `where` is the flag, file and line number.
+    """Returns (where, line) for each line of a file; skips blank lines. `where` is the flag, file and line number.
 
     Args:
         flag: the command-line flag whose value is `path`.

@@ -45,8 +45,9 @@ __all__ = ["UNGRADED", "VERDICTS", "Verdict", "describe", "verify", "verify_batc
 
 
 def verify(kind: str, text: str, example: Mapping) -> Verdict:
-    """Returns the verdict of the kind's verifier on one text. Mathematics is compared in this process, without a time
-    limit.
+    """Returns the verdict on one text by the verifier of a kind of question.
+
+    Math answers are compared in this process, without a time limit.
 
     Args:
         kind: the kind of question, such as "math".
@@ -68,7 +69,10 @@ def verify(kind: str, text: str, example: Mapping) -> Verdict:
 
 
 def verify_batch(kind: str, rows: Sequence[Mapping], deadline: float | None = None) -> list[Verdict]:
-    """Returns one verdict for each row, such as {"gold": 42, "pred": "It is 42."}; see `grading.verify_batch`."""
+    """Returns one verdict for each row, such as {"gold": 42, "pred": "It is 42."}.
+
+    `grading.verify_batch` describes the arguments and the errors.
+    """
     from r1jax.rewards.grading import verify_batch
 
     return verify_batch(kind, rows, deadline)

@@ -21,8 +21,8 @@ KIND says how to grade, and which keys a row has:
 Programs and proofs are graded in parallel, one per core; `ms` is the time of the check alone, without waiting.
 
 `check` takes rows {id, problem, gold, kind}, or a file in the form of GSM8K, MATH, AIME, AMC or OlympiadBench, as jsonl
-or parquet. Every gold (the right answer) must pass its verifier, and none of its mutants (wrong answers made from it)
-may pass. The command prints the rows that fail, and exits with status 1 if there are any.
+or parquet. A row fails if its verifier rejects the gold (the right answer), or accepts a mutant (a wrong answer made
+from the gold). The command prints the rows that fail, and exits with status 1 if there are any.
 """
 
 from __future__ import annotations
@@ -54,12 +54,18 @@ def main(arguments: list[str] | None = None) -> int:
     )
     kinds = [*(name for name, kind in KINDS.items() if kind.verifier), "extract", "check"]
     parser.add_argument("kind", metavar="KIND", choices=[*kinds, "explain"], help=", ".join(kinds))
-    parser.add_argument("file", metavar="FILE", type=Path, help="the file; for explain the kind of question")
-    parser.add_argument("--gold", default="", help="for explain: the right answer, or a JSON object for other kinds")
+    parser.add_argument(
+        "file", metavar="FILE", type=Path, help="the file to grade or test; for explain, the kind of question"
+    )
+    parser.add_argument(
+        "--gold", default="", help="for explain: the right answer (math, choice), or a JSON object (other kinds)"
+    )
     parser.add_argument("--text", default="", help="for explain: the model's text")
     chosen = parser.parse_args(arguments)
     if chosen.kind != "explain" and (chosen.gold or chosen.text):
-        parser.error("--gold and --text belong to explain; a file has them in its rows")
+        parser.error(
+            "--gold and --text work only with explain: leave them out, because the rows of a file hold gold and text"
+        )
     try:
         if chosen.kind == "explain":
             for line in explain(str(chosen.file), chosen.gold, chosen.text):
@@ -103,12 +109,12 @@ def read(kind: str, path: Path) -> list[dict]:
 
 
 def grade(kind: str, rows: list[dict]) -> Iterator[dict]:
-    """Yields what the command prints for each row: these fields of its `Verdict`, {reward, verdict, stage, ms}.
+    """Yields, for each row, the dict that the command prints: {reward, verdict, stage, ms} of the row's `Verdict`.
 
-    If the row has an `id`, the output has it too.
+    If the row has an `id`, the dict has the `id`, too.
 
     Args:
-        kind: the KIND of the command. For "extract" the output also has `extracted`.
+        kind: the KIND of the command. For "extract" the dict also has `extracted`.
     """
     for row, verdict in zip(rows, verdicts(kind, rows), strict=True):
         line = {"id": row["id"]} if "id" in row else {}
@@ -122,7 +128,7 @@ def grade(kind: str, rows: list[dict]) -> Iterator[dict]:
 
 
 def check(path: Path) -> int:
-    """Prints each row whose gold (right answer) is unusable, with the reason. Then prints their number for each kind.
+    """Prints each row whose gold (right answer) is unusable, with the reason. Then counts such rows for each kind.
 
     Returns:
         the exit status: 1 if there are unusable rows, else 0.

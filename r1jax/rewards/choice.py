@@ -52,7 +52,7 @@ def verify(text: str, example: Mapping) -> Verdict:
     `format.graded` selects the part of the text to grade. In this part the letters are read from the first of these
     places that exists: the boxes (no letter if the last box is cut off); the whole part, if it is one option ("B",
     "(b)", "B. 42"); statements ("the answer is B", "故选B"); the last line, if it is one option; any mention, if the
-    part is short and has no negation. If that place names several different letters, the text is wrong.
+    part is short and has no negation. If the place names several different letters, the text is wrong.
 
     Args:
         example: a mapping. `gold` is the right option letter, brackets allowed. `lenient` is as in `format.graded`.

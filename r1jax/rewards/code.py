@@ -126,7 +126,7 @@ def verify(text: str, example: Mapping, *, minimum: str = MINIMUM) -> Verdict:
 
 
 def grade(program: str, example: Mapping, *, minimum: str = MINIMUM) -> Verdict:
-    """Returns the verdict on a program, given as source text. A test in which it exceeds a limit counts as failed.
+    """Returns the verdict on a program, given as source text. If the program exceeds a limit in a test, the test fails.
 
     Args:
         example: a task: a mapping with `tests` and the other keys that the module's docstring lists.
@@ -199,10 +199,10 @@ def extract(text: str) -> str | None:
 
 
 def with_prelude(program: str) -> str:
-    """Returns a program with a class Solution after the imports that LeetCode would put in front of it.
+    """Adds the imports that LeetCode provides to the start of a program with a class Solution. Returns the program.
 
-    Only names that the program uses are imported. The program's own definitions and imports come later, so they replace
-    imported names.
+    Other programs, and programs with `from __future__`, are returned unchanged. Only names that the program uses are
+    imported. The program's own definitions and imports come later, so they replace imported names.
     """
     if "class Solution" not in program or "from __future__" in program:
         return program

@@ -6,10 +6,10 @@ A reward is a function `(texts, examples) -> list of floats, or {part name: list
     examples    for each text its question, a dict: id, problem, and every other column of the data file
 
 The function runs in the training process, once per round and once per evaluation, on the whole batch. Its failures do
-not end a run. If the function raises or returns a list of the wrong length, no completion of the batch gets a reward
-from this batch; if it returns a number that is not finite, the completion with this number gets no reward. Such
-completions count as rows without a verdict, like rows whose verifier ran out of time. The metric `rows/failed` counts
-them, and the first failure of each function is printed.
+not end a run. If the function raises or returns a list of the wrong length, no completion of the batch gets a reward.
+If the function returns a number that is not finite, the completion with this number gets no reward. Completions without
+a reward count as rows without a verdict, like rows whose verifier ran out of time. The metric `rows/failed` counts the
+completions for which a function failed, and the first failure of each function is printed.
 """
 
 from __future__ import annotations

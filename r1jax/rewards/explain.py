@@ -12,9 +12,9 @@ MOST_SHOWN = 300  # characters of one line
 
 
 def explain(kind: str, gold: str, text: str) -> Iterator[str]:
-    """Yields the lines to print: the reward and the verdict.
+    """Yields the lines to print, which end with the reward and the verdict.
 
-    For math, lines before them say how the gold was read, where the answer was found, and how it was read.
+    For math, the first lines say how the gold was read, where the answer was found, and how the answer was read.
 
     Args:
         kind: the kind of question, such as "math".

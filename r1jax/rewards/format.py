@@ -174,8 +174,8 @@ def lenient_answer(text: str) -> str | None:
 def graded(text: str, lenient: bool = False) -> str | None:
     """Returns the part of a completion that a verifier grades; None if that part does not exist or is blank.
 
-    The part is the content of the answer block (see `answer`). If the text has none of the four tags, the part is the
-    whole text, so that a bare answer can be graded too.
+    The part is the content of the answer block (see `answer`). If the text has no `<think>`, `</think>`, `<answer>` or
+    `</answer>`, the part is the whole text, so that a bare answer can be graded too.
 
     Args:
         lenient: if `answer` finds nothing, use `lenient_answer`.

@@ -22,7 +22,9 @@ def columns(kind: str) -> Columns:
 
 
 def check_row(kind: str, row: Mapping, where: str = "the row") -> dict:
-    """Checks a row and returns it as it is graded: a gold that is a number as text, a model's text of null as "".
+    """Checks a row and returns a copy in the form in which rows are graded.
+
+    In the copy, a gold that is a number becomes text, and a model's text that is null becomes "".
 
     Args:
         kind: the kind of question, such as "math", or "extract".
@@ -51,7 +53,7 @@ def verify_batch(kind: str, rows: Sequence[Mapping], deadline: float | None = No
     Mathematics is compared in worker processes with limits; programs and proofs run in sandboxes, one on each core.
 
     Args:
-        kind: the kind of question, such as "math"; see `kinds.KINDS`.
+        kind: the kind of question, such as "math": a key of `kinds.KINDS`.
         rows: the rows, as in a file for `python -m r1jax.rewards KIND FILE`, such as {"gold": "4", "pred": "4"}.
         deadline: seconds for all rows of kind math; rows that are not graded by then get the verdict `timeout`.
 

@@ -62,7 +62,7 @@ def defect_of(example: Mapping) -> str:
     """Returns why the instructions of an example cannot be checked; "" if they can."""
     names, kwargs = example.get("instructions"), example.get("kwargs")
     if not isinstance(names, list) or not names or not isinstance(kwargs, list) or len(names) != len(kwargs):
-        return "instructions and kwargs must be lists of the same length, at least one"
+        return "instructions and kwargs must be lists of the same length with at least one entry"
     for name, given in zip(names, kwargs, strict=True):
         if name not in CHECKS:
             return f"instruction {name!r:.60} is unknown; use one of {', '.join(CHECKS)}"

@@ -230,8 +230,8 @@ class _Worker:
         Args:
             waiting: the jobs, as indices of `batch.payloads`.
         Returns:
-            the jobs without a verdict, the one that was being judged first; [] if all went well. If any are left,
-            `fault` says why.
+            the jobs without a verdict; [] if all went well. A job that the worker was judging comes first. If any jobs
+            are left, `fault` says why.
         """
         to_write = memoryview(("[" + ",".join(batch.payloads[i] for i in waiting) + "]\n").encode())
         source, sink = self.process.stdout.fileno(), self.process.stdin.fileno()

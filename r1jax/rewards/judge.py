@@ -159,11 +159,12 @@ class Judge:
         return [self.value_of(job, known) for job in jobs]
 
     def value_of(self, job: Mapping[str, Any], known: Mapping[str, float]) -> float | None:
-        """Returns the reward of a job, as `job` makes it; None if there is no verdict.
+        """Returns the reward of a job; None if there is no verdict.
 
         The reward is 0 if there is no reply, or if the reply tries to influence the judge (`ADDRESSES`).
 
         Args:
+            job: a dict {question, reply, reference} that the method `job` made.
             known: {`key` of a job: reward} of the jobs with a verdict.
         """
         if job["reply"] is None or ADDRESSES.search(job["reply"]):

@@ -68,22 +68,22 @@ class Kind(NamedTuple):
 
     Attributes:
         verifier: "module:function" of `(text, example) -> Verdict`. The example is the gold (the right answer, or what
-            is needed to check an answer) if that is a mapping, else {"gold": gold}. "": no program can grade answers of
-            this kind.
+            is needed to check an answer) if the gold is a mapping, else {"gold": gold}. "": no program can grade
+            answers of this kind.
         gold: the condition on the gold of a question. None: no question has this kind, because its verifier
             grades whole completions, for example their format.
         domain: the subject in the records of supervised fine-tuning, such as "math" or "stem".
         prompt: maps a question (a row of a data set) to its problem with the paper's instructions, for evaluation.
-        boxed: in R1's format the answer is the last \\boxed{} of the summary, which is the text after the thinking. If
-            False, it is the whole summary.
-        reads_boxes: the verifier finds the box in a summary itself. So it gets the whole summary, because words beside
-            the box may deny the answer.
-        in_words: evaluation also accepts an answer without a box, in the text after the thinking.
-        votes: verdicts hold a normal form of the answer (`Verdict.canonical`), which majority votes count.
+        boxed: whether the answer in R1's format is the last \\boxed{} of the summary, which is the text after the
+            thinking. If False, the answer is the whole summary.
+        reads_boxes: whether the verifier finds the box in a summary itself. If so, the verifier gets the whole summary,
+            because words beside the box may deny the answer.
+        in_words: whether evaluation also accepts an answer without a box, in the text after the thinking.
+        votes: whether verdicts hold a normal form of the answer (`Verdict.canonical`), which majority votes count.
         columns: the keys of the rows that `python -m r1jax.rewards KIND FILE` grades. Default: `pred` and `gold`.
         grader: "module:function" of the verifier that `python -m r1jax.rewards` uses, if it differs from `verifier`.
-        defects: "module:function" of a function `rows -> [reason]`. A reason says why the row's gold is unusable; it is
-            "" if the gold is usable.
+        defects: "module:function" of a function `rows -> [reason]`. A reason says why the row's gold is unusable; ""
+            means that the gold is usable.
         limits: time limits, for a verifier that starts sandboxes. None: the limits of the `isolate.Pool`.
     """
 
@@ -192,7 +192,7 @@ ANSWERS = Rule(
     "a string, a number or a list of strings", lambda x: is_text(x) or (bool(x) and TEXTS.holds(x)), from_number
 )
 
-ANSWER = Rule("a string that is not blank, or a list of such", is_answer, from_number)
+ANSWER = Rule("a string that is not blank, or a list of such strings", is_answer, from_number)
 LETTER = Rule("one option letter", is_letter)
 NUMBERS = Rule('{"numbers": [...], "target": n}', is_countdown, from_json)
 INSTRUCTIONS = Rule(

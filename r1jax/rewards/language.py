@@ -14,11 +14,12 @@ run that mixes Latin with Greek or Cyrillic (homoglyphs) is a word of no languag
 
 **Language.** All scripts but Latin determine the language: Han is zh, or ja in a sentence with kana. If several
 languages share a script (ru, uk, bg; ar, fa, ur; hi, mr) and the target is one of these languages, all words in this
-script count for the target. Latin words count for the language of their sentence. This is the language with the most
-common words (`words.COMMON`) in the sentence, if at least two different ones occur. Otherwise it is the language with
-the most common words in the whole text, again at least two. Otherwise it is the target if the target is written in
-Latin letters, else en. There is one exception: if a sentence holds two words that are common in one other language
-only, these words count for that language.
+script count for the target. Latin words count for the language of their sentence. To find the language of a sentence,
+the module counts, for each language, how many of its common words (`words.COMMON`) occur in the sentence. The sentence
+has the language with the largest count if this count is at least two. Otherwise the counts over the whole text decide
+by the same rule. If they do not decide either, the language is the target if the target is written in Latin letters,
+else en. There is one exception: two or more different words of a sentence count for another language if they are common
+words of that language only.
 """
 
 from __future__ import annotations

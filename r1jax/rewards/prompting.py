@@ -1,4 +1,4 @@
-"""Adds the paper's instructions to a problem: one text for each kind of question.
+"""Adds the paper's instructions to a problem. Each kind of question has its own instructions.
 
 An example is a row of a data set, with `problem` and, for programs, `gold`.
 Source: DeepSeek-AI 2025 (v2), Tables 20, 29 and 32.

@@ -2,10 +2,10 @@
 
 The comparison is symmetric: exchanging the gold (the right answer) and the answer gives the same verdict. One rule is
 an exception (`_variants`): the answer m+n=5 is right if the gold is 5, but the answer 5 is wrong if the gold is m+n=5.
-The stages are, cheapest first: find the answer in the text; compare both letter by letter; compare exact numbers; parse
-both to syntax trees; compare exact values, then residues modulo a prime, then numerical values to more digits than
-could agree by chance. A computation that would cost too much is not begun. `Verdict.stage` names the stage that
-decided.
+The stages are, cheapest first: find the answer in the text; compare gold and answer letter by letter; compare exact
+numbers; parse both to syntax trees; compare exact values, then residues modulo a prime, then numerical values to more
+digits than could agree by chance. A computation that would cost too much is not begun. `Verdict.stage` names the stage
+that decided.
 """
 
 from __future__ import annotations

@@ -142,11 +142,12 @@ def _function(name: str, args: tuple) -> Fraction | None:
 
 
 class Residues:
-    """Evaluates terms modulo `PRIME`. A variable has a pseudo-random residue, fixed by its name and the seed, as value.
+    """Evaluates terms modulo `PRIME`.
 
-    A constant such as π, or a function or root without a rational value, counts as one more variable, called an atom.
-    Two terms with equal residues are equal, except with probability 2^-100. Two terms with different residues differ
-    for sure only if neither needed an atom.
+    The value of a variable is a pseudo-random residue, which the variable's name and the seed determine. A constant
+    such as π, or a function or root without a rational value, counts as one more variable, called an atom. Two terms
+    with equal residues are equal, except with probability 2^-100. Two terms with different residues differ for sure
+    only if neither needed an atom.
 
     Attributes:
         pure: True if no atom was needed so far.

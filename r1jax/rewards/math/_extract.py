@@ -90,10 +90,10 @@ def boxed(text: str) -> str | None:
 
 
 def joined_boxes(text: str) -> str | None:
-    r"""Returns the content of the last box. If the boxes before it form a list with it, returns all their contents.
+    r"""Returns the content of the last box, or the contents of the last boxes if they form a list.
 
-    For example "1 ; 2" for \boxed{1} and \boxed{2}. Returns None if there is no box, if the last box is cut off, if
-    words beside the box deny its content, or if words between the last two boxes offer a choice ("or").
+    For example, returns "1 ; 2" for \boxed{1} and \boxed{2}. Returns None if there is no box, if the last box is
+    cut off, if words beside the box deny its content, or if words between the last two boxes offer a choice ("or").
     """
     found, cut = boxes(text)
     if cut or not found:
@@ -160,7 +160,7 @@ def hashed(text: str) -> str | None:
 
 
 def after_thinking(text: str) -> str | None:
-    """Returns the text after the last `</think>` or `</reasoning>`; None if such a block is opened but never closed."""
+    """Returns the text after the last `</think>` or `</reasoning>`; None if such a block is never closed."""
     for opening, closing in (("<think>", "</think>"), ("<reasoning>", "</reasoning>")):
         _before, mark, after = text.rpartition(closing)
         if mark:

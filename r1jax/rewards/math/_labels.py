@@ -28,8 +28,8 @@ def is_filler(words: str) -> bool:
 def may_be_label(words: str, of_equation: bool) -> bool:
     """Returns True if words before a colon or an equal sign only name the value after that sign.
 
-    Returns False if they deny the value, such as "not". Before a colon, also returns False if they bound it, such as
-    "at least". Before an equal sign such words are part of a name, as in "the least value = 5".
+    Returns False if the words deny the value, as "not" does. Before a colon, also returns False if the words bound the
+    value, as "at least" does. Before an equal sign, words that bound are part of a name, as in "the least value = 5".
 
     Args:
         of_equation: True if the words stand before an equal sign.

@@ -1,6 +1,6 @@
 """Lists words that deny ("not"), bound ("at least"), hedge ("maybe") or change ("half") a number, and harmless words.
 
-English words are in lower case. Chinese ones are regular expressions, since Chinese has no spaces between words.
+English words are in lower case. Chinese words are regular expressions, since Chinese has no spaces between words.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Evaluates terms numerically, to as many digits as a comparison needs. Variables take the values of fixed points.
+"""Evaluates terms numerically, to as many digits as a comparison needs, with fixed values for the variables.
 
-A point is a number that picks a value for every variable by the variable's name. Two terms that agree at several points
-count as equal.
+A point is an assignment of values to all variables. Points are numbered, and the number of the point and the name of a
+variable determine the variable's value. Two terms that agree at several points count as equal.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ class Numeric:
         ten: `log` without a base is to base 10; otherwise it is the natural logarithm.
         whole: names of variables that take whole numbers only.
     Attributes:
-        top, low: the largest log2 of a value computed so far, at least 0, and the smallest log2, at most 0.
+        top: the largest log2 of the values computed so far, but at least 0.
+        low: the smallest log2 of the values computed so far, but at most 0.
         left_reals: True once a root or a logarithm of a negative number was taken.
     """
 
@@ -204,7 +205,7 @@ def real(value, slack: int) -> bool:
     """Returns True if a value is real, up to rounding error.
 
     Args:
-        slack: how many bits smaller than the value its imaginary part must be.
+        slack: number of bits by which the imaginary part must be smaller than the value.
     """
     mp = context()
     return _real(value) or mp.mag(value.imag) < mp.mag(abs(value)) - slack
@@ -226,7 +227,7 @@ def agree(a: Node, b: Node, point: int, ten: bool, whole: frozenset[str], letter
     """Returns True if two terms have the same value at a point, False if not.
 
     Returns None if the values differ, variables may be negative at this point, and a root or a logarithm of a negative
-    number was taken: then the values may differ only by its branch.
+    number was taken. Then the values may differ only by the branch of the root or logarithm.
 
     If terms without variables agree, they are compared again, with enough bits for every number that occurs in them.
 

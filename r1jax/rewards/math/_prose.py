@@ -56,7 +56,7 @@ _PLAIN_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:/\d+)?")
 
 
 def values(text: str) -> list[str]:
-    """Returns the answer of a running text: with its unit and then without it, or once if it has no unit.
+    """Returns the answer of a running text: [answer with unit, answer without unit], or [answer] if it has no unit.
 
     Returns [] if there is no answer, or if the words beside it deny, bound, hedge or change it.
     """

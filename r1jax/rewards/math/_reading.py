@@ -198,8 +198,8 @@ def answers(text: str, rule: str = "auto") -> Iterator[Reading]:
 def references(gold: str) -> tuple[Reading, ...]:
     """Returns the readings of a gold answer (right answer). An answer that equals any of them is right.
 
-    If the gold has boxes, they are the answer. Otherwise the whole gold is one reading, and if it is a longer text, the
-    answer found in it is another.
+    If the gold has boxes, the boxes are the answer. Otherwise the whole gold is one reading. If the gold is a longer
+    text, the answer found in this text is another reading.
     """
     if "\\boxed" in gold or "\\fbox" in gold:
         found = [_extract.joined_boxes(gold)]

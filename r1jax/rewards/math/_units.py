@@ -69,7 +69,7 @@ _WORD = re.compile(r"[A-Za-z£]+|[\u4e00-\u9fff]+|\^\{?-?\d\}?|/|²|³")
 
 
 def times(words: str) -> tuple[int, str]:
-    """Splits off a multiplier: "million dollars" gives (10**6, "dollars"). Words without one give (1, the words)."""
+    """Splits off a multiplier: "million dollars" gives (10**6, "dollars"). Other words give (1, the words)."""
     first, _, rest = words.partition(" ")
     if first.lower() in TIMES:
         return TIMES[first.lower()], rest.strip()

@@ -2,13 +2,13 @@
 
 R1JAX_LEAN_SERVER is a URL, such as http://localhost:8000, or a command that starts leanprover-community/repl, such as
 `lake --dir=PROJECT exe repl`. The module sends one file with four parts: the goal as an axiom, the candidate (the
-model's proof), a check that the candidate has the goal's type, and a command that prints the candidate's axioms. A
-proof counts as correct only by the message about the last of these, a line that r1jax wrote.
+model's proof), a check that the candidate has the goal's type, and a command that prints the candidate's axioms. r1jax
+writes this command, and only the server's message about this command can make a proof count as correct.
 
 The server elaborates the candidate with the server's own rights, and answers with text that the candidate could
 imitate. So a candidate is refused before anything is sent if it has commands that write messages, extend the syntax or
-change the environment. Run the
-server where it can do no harm. The checker of `lean4`, which reads .olean files as data, needs no such trust.
+change the environment. Run the server where it can do no harm. The checker `lean4` needs no such trust: it compiles the
+candidate in a sandbox, and reads .olean files as data.
 Source: leanprover-community/repl and project-numina/kimina-lean-server, their READMEs.
 """
 

@@ -259,7 +259,7 @@ class Database:
 
 @functools.lru_cache(maxsize=8)
 def database(text: str) -> Database:
-    """Reads a database from its text, and caches the result. Does not verify its proofs, since no model wrote them.
+    """Reads a database from its text, and caches the result. The proofs in it are not verified: no model wrote them.
 
     Raises:
         Wrong: the text breaks a rule of Metamath.

@@ -85,7 +85,7 @@ def run(
             the function), `inputs` (list of argument lists), and `may_die` (the job stops once this many calls have
             crashed or exited). "command": `argv`, `env`, `files` (name -> content), and `fetch` (names of files to
             return).
-        tier: how to isolate, from `require` or `probe`.
+        tier: the tier of isolation, as `require` or `probe` returns it.
         stdin: the bytes of standard input.
         by_line: if True, the limits on elapsed time, CPU time and output hold for each line of output (each call), not
             for the whole job.

@@ -193,7 +193,7 @@ _numbers = itertools.count()
 def take(tier: str, file_mb: int, show: tuple[str, ...]) -> Box:
     """Returns a started sandbox from this thread's reserve: sandboxes that were started ahead and wait for a job.
 
-    Starts others, so that RESERVE sandboxes stay in the reserve.
+    Starts further sandboxes, so that RESERVE of them stay in the reserve.
 
     Args:
         tier, file_mb, show: as in `Box`.

@@ -53,7 +53,8 @@ def watch(
         process: the process that contains the sandbox; its pipes are the job's standard streams.
         channel: the socket over which `_inside.fetch` sends files.
         stdin: the bytes of standard input.
-        by_line: the limits on elapsed time and output hold for one line of output; CPU time is not limited here.
+        by_line: if True, the limits on elapsed time and output hold for each line of output, and CPU time is not
+            limited here.
         fetched: how many files the job sends at its end.
         end: called at the end; kills all processes of the sandbox.
     """
