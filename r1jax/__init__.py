@@ -10,7 +10,8 @@ Shape letters, used in every signature:
                                        E  head width
 
 Masks are bool: an element counts where the mask is True. Log-probabilities are float32, in nats, at the sampling
-temperature. Element t of such an array belongs to completion token t. `x.reshape(B, G)` turns rows into groups.
+temperature. Element t of an array of log-probabilities belongs to completion token t. `x.reshape(B, G)` turns rows
+into groups.
 
 The names below are imported on first use, so `import r1jax` imports nothing heavy, not even jax.
 """

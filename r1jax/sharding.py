@@ -1,10 +1,10 @@
 """Makes the device mesh, and places parameters and rows on it.
 
-A mesh has the axes `data`, `fsdp`, `tensor` and `expert`. PARAM_RULES says how the parameters are sharded, by pairs
-(regular expression over paths, PartitionSpec). The optimizer's moments of a parameter are sharded like the parameter,
-because the path of the moments ends with the path of the parameter. Rows (sequences) are sharded over `data`, `fsdp`
-and `expert` together. So the devices along `expert` exchange tokens in the layers with experts, and compute everything
-else for their own rows only.
+A mesh has the axes `data`, `fsdp`, `tensor` and `expert`. PARAM_RULES is a list of pairs (regular expression,
+PartitionSpec): a parameter whose path matches the expression is sharded by the PartitionSpec. The optimizer's moments
+of a parameter are sharded like the parameter, because the path of the moments ends with the path of the parameter. Rows
+(sequences) are sharded over `data`, `fsdp` and `expert` together. So the devices along `expert` exchange tokens in the
+layers with experts, and compute everything else for their own rows only.
 """
 
 from __future__ import annotations
@@ -61,11 +61,11 @@ def make_mesh(spec: str = "auto", devices: Sequence[jax.Device] | None = None, *
     """Makes the mesh that `--mesh=spec` describes.
 
     Args:
-        spec: "auto" (all devices on fsdp; CPU devices, which share memory, on data if the model is small), "AxB"
-            (fsdp=A, tensor=B), or axes by name, "data:2,fsdp:2,tensor:2,expert:1", where an axis that is left out has
-            size 1.
-        devices: the devices to choose from; by default all. A run of one process may use fewer devices than there are,
-            and logs a warning; several processes must use all devices.
+        spec: "auto", "AxB" or sizes by name. "auto" puts all devices on the axis fsdp, or, if they are CPU devices and
+            the model is small, on data. "AxB" means fsdp=A, tensor=B. Sizes by name are written as
+            "data:2,fsdp:2,tensor:2,expert:1"; an axis that is left out has size 1.
+        devices: the devices to choose from; by default all. A run of one process may use only some of them; it then
+            logs a warning. A run of several processes must use all devices.
         size: approximate number of parameters of the model. With "auto", CPU devices shard a model of more than
             `SHARED_UP_TO` parameters over `fsdp`, so that it is in memory only once.
 
@@ -109,8 +109,9 @@ def mesh_sizes(spec: str) -> tuple[int, ...]:
 
 
 def suggest_mesh(needed: int, devices: Sequence[jax.Device]) -> str:
-    """Returns a sentence for an error message, which suggests a mesh that fits `devices` instead of one with `needed`
-    devices.
+    """Returns a sentence for an error message that suggests a mesh of all `devices`.
+
+    For a single process on CPU, also suggests the XLA flag that simulates `needed` devices.
     """
     count = len(devices)
     fits = f"On {'one device' if count == 1 else f'these {count}'} use --mesh={count}x1"
@@ -216,7 +217,7 @@ def fit(spec: P, shape: Sequence[int], mesh: Mesh) -> P:
 
 
 def fit_split(spec: P, shape: Sequence[int], mesh: Mesh) -> P:
-    """Does the same as `fit`, and also drops mesh axes of size 1, over which there is nothing to gather or to sum."""
+    """Returns the same as `fit`, but without mesh axes of size 1, over which there is nothing to gather or to sum."""
     return P(*(axis if axis and mesh.shape[axis] > 1 else None for axis in fit(spec, shape, mesh)))
 
 

@@ -25,8 +25,8 @@ class Store(NamedTuple):
     """An object store.
 
     Attributes:
-        modules: the Python modules that must be installed: fsspec's client of the store, and the client that Orbax uses
-            if it is another one.
+        modules: the Python modules that must be installed: the client that fsspec uses, and the client that Orbax uses
+            if Orbax uses a different client.
         extra: the extra of r1jax that installs these modules.
         driver: the store's name in fsspec.
     """
@@ -43,7 +43,7 @@ STORES = {
 
 
 def path_of(path: str | os.PathLike[str], flag: str = "") -> Path:
-    """Returns a path that a user named: a `pathlib.Path` for a local one, an `epath.Path` for one in a bucket.
+    """Returns a path that a user named: a local path as a `pathlib.Path`, a path in a bucket as an `epath.Path`.
 
     Args:
         flag: the flag that gave `path`, such as "--workdir", for errors. With a flag, this function also checks that
@@ -173,12 +173,13 @@ def spool(path: Path) -> Path:
 def fetch(path: Path, *, deep: bool = False) -> Path:
     """Returns a local path with the content of `path`: the path itself if it is local, else a copy.
 
-    Copies lie in ~/.cache/r1jax/buckets (or below $XDG_CACHE_HOME), each in the place that its URL names. A file is
-    copied again if its size or its entity tag in the bucket has changed.
+    Copies lie in ~/.cache/r1jax/buckets (or below $XDG_CACHE_HOME), at SCHEME/BUCKET/PATH of the URL. A file is copied
+    again if its size or its entity tag in the bucket has changed.
 
     Args:
         path: a file, or a folder.
-        deep: whether the subfolders of a folder are copied, too. Without it, only the files directly in the folder are.
+        deep: whether the subfolders of a folder are copied, too. If False, only the files directly in the folder are
+            copied.
 
     Raises:
         FileNotFoundError: there is nothing at `path`.

@@ -36,7 +36,7 @@ def check(recipe: RewardRecipe, kind: str, mesh: Mesh) -> None:
         (recipe.batch_items >= 1, f"--batch-items={recipe.batch_items} must be at least 1"),
         (
             recipe.batch_rows % 2 == 0,
-            f"--batch-rows={recipe.batch_rows} must be even: the two texts of a pair go together",
+            f"--batch-rows={recipe.batch_rows} must be even: a micro-batch holds both texts of a pair",
         ),
         (
             recipe.batch_rows > 0 and recipe.batch_rows % row_shards(mesh) == 0,

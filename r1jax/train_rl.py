@@ -90,8 +90,8 @@ def train(
         options: flags of the run.
         stage: name of the stage, for the manifest and the default working directory.
         make_reward: makes the reward of the stage from the policy. None: the rule reward, or the reward of --reward.
-        rewarded: entries for the manifest: what `make_reward` and `make_referee` read besides the flags.
-        make_referee: makes the function of the reference log-probabilities; None takes those of an earlier policy.
+        rewarded: entries for the manifest that name what `make_reward` and `make_referee` read besides the flags.
+        make_referee: makes the function that computes log π_ref; None computes log π_ref with an earlier policy.
 
     Raises:
         ValueError: a flag, file or checkpoint cannot be used.
@@ -224,13 +224,13 @@ def parts_of(recipe: RLRecipe) -> dict[str, float] | None:
 
 
 def alarms_of(recipe: RLRecipe, terms: Sequence[custom.Term]) -> Alarms:
-    """Returns the warnings to check after each step. `terms`: the weighted functions of --reward."""
+    """Returns the `Alarms` that check the metrics of each step. `terms`: the weighted functions of --reward."""
     rewarded, grouped = any((*shares_of(recipe).values(), *terms)), not LOSSES[recipe.loss].valued
     return Alarms(rewarded=rewarded, kl=recipe.kl_coef > 0, grouped=grouped)
 
 
 def objective_of(recipe: RLRecipe) -> Objective:
-    """Returns the loss that --loss names. With --dual-clip, its surrogate is that of dual-clip PPO (`dual_clip`)."""
+    """Returns the loss that --loss names. With --dual-clip, the loss uses the surrogate of dual-clip PPO."""
     objective = LOSSES[recipe.loss]
     return objective._replace(surrogate=dual_clip(recipe.dual_clip)) if recipe.dual_clip else objective
 
@@ -254,7 +254,7 @@ def draws_of(recipe: RLRecipe, seed: int, wave_rows: int = 0, trainer: Network |
     Args:
         seed: seed of the sampling noise.
         wave_rows: most rows that all processes sample at once; 0 for all rows.
-        trainer: the network of the trainer, whose attention backend the sampler takes too; None for the default.
+        trainer: the trainer's network, whose attention backend the sampler uses too; None for the default backend.
     """
     r, attention = recipe, trainer.attention if trainer else None
     sampling = Sampling(r.max_tokens, r.temperature, attention=attention, replay=r.replay_routes, wave_rows=wave_rows)
@@ -264,8 +264,8 @@ def draws_of(recipe: RLRecipe, seed: int, wave_rows: int = 0, trainer: Network |
 def make_sample(recipe: RLRecipe, setting: Setting, waiting: partial_rollouts.Waiting | None, task: Reward) -> Sample:
     """Makes the function that samples the completions of a round (one sampling phase).
 
-    With --carry-over, a round may end with unfinished rows (completions). With --refill, a round samples further
-    questions in place of those whose completions all have the same task reward.
+    With --carry-over, a round may end with unfinished rows (completions). With --refill, further questions replace each
+    question whose completions all have the same task reward.
 
     Args:
         setting: what sampling needs besides the parameters.
@@ -284,7 +284,8 @@ def make_sample(recipe: RLRecipe, setting: Setting, waiting: partial_rollouts.Wa
 def load_trained(run: Run, recipe: RLRecipe) -> tuple[Policy, dict, dict | None]:
     """Loads the policy of --weights or --model, with new LoRA adapters if --lora-rank is given.
 
-    Returns (policy, trained parameters, frozen parameters). The frozen parameters are None if all are trained.
+    Returns (policy, trained parameters, frozen parameters). The frozen parameters are None if all parameters are
+    trained.
 
     Raises:
         ValueError: the checkpoint cannot be used, or --replay-routes is given and the model has no experts.
@@ -341,7 +342,11 @@ def describe(network: Network) -> str:
 
 
 def make_learner(recipe: RLRecipe, cfg: ModelConfig, mesh: Mesh, exact: bool | None = None) -> Learner:
-    """Makes the network, optimizer and loss of a recipe. `exact`: see `attention_backend`."""
+    """Makes the network, optimizer and loss of a recipe.
+
+    Args:
+        exact: whether attention is computed in float64 on CPUs; None chooses by the size of the model.
+    """
     r, in_reward = recipe, recipe.kl == "k1_reward"
     loss = grpo_objective(
         r.clip_eps,

@@ -242,9 +242,9 @@ def encode_record(record: Mapping, policy: Policy, asked: Asked, options: RunOpt
     Any template can write one question with its reply. Other conversations need a chat template.
 
     Args:
-        record: a mapping with keys id, messages, and, for one question with its reply, problem and response.
+        record: a mapping with the keys id and messages. One question with its reply also has problem and response.
         asked: the template, from `read_template`.
-        options: its `system_prompt` is used with a chat template.
+        options: flags of the run, of which only --system-prompt is used, with a chat template.
 
     Raises:
         ValueError: the template cannot write the conversation. The message names the conversation's id.

@@ -47,22 +47,24 @@ def charge_kl(
 ) -> tuple[list[list[Minibatch]], Round]:
     """Subtracts β Σₜ log π_old/π_ref from the reward of each completion, and computes the advantages again.
 
-    Does so only with --kl=k1_reward (`layout.charged` is then True). Otherwise returns minibatches and round
-    unchanged. So does PPO, whose critic charges each token for itself (`critic.Critic.estimate`).
+    Does so only with --kl=k1_reward (`layout.charged` is then True), and not for PPO, whose critic subtracts the KL of
+    each token from that token's reward (`critic.Critic.estimate`). In all other cases returns minibatches and round
+    unchanged.
 
-    The sum over a completion's tokens is one cost for the whole completion, as in RLOO. REINFORCE++ charges each token
-    by itself.
+    The sum over a completion's tokens is one cost for the whole completion, as in RLOO. REINFORCE++ instead has a
+    separate cost for each token.
 
     Args:
         minibatches: the optimizer steps of the round, with `old_logp`, `ref_logp` and `row`. They must hold all rows
-            (completions) of the round, those of advantage 0 too.
+            (completions) of the round, including rows of advantage 0.
         round_: the round, with scores.
         objective: the loss, which says how rewards become advantages.
         layout: how rows were packed; only `charged` is used.
         kl_coef: β.
 
     Returns:
-        The minibatches and the round with the new advantages; its `scores.parts` has the cost, without β, as "kl_cost".
+        The minibatches and the round, both with the new advantages. The round's `scores.parts` has the sum, without β,
+        as "kl_cost".
 
     Source: Ouyang et al. 2022 (InstructGPT), eq. 2; Ahmadian et al. 2024 (RLOO), section 2.
     """
@@ -75,7 +77,9 @@ def charge_kl(
 
 
 def take_off(scores: Scores, minibatches: list[list[Minibatch]], kl_coef: float) -> Scores:
-    """Returns the scores of a round less β Σₜ log π_old/π_ref of each completion. The part "kl_cost" is that sum.
+    """Returns the scores of a round, with β Σₜ log π_old/π_ref of each completion subtracted from its total reward.
+
+    The scores also get the sum, without β, as the part "kl_cost".
 
     Args:
         minibatches: the optimizer steps of the round, as for `charge_kl`.
@@ -95,8 +99,8 @@ def everywhere(batch: Minibatch) -> jax.sharding.Sharding:
 
 
 def sum_rows(batch: Minibatch, values: jax.Array, count: int) -> np.ndarray:
-    """Returns the sum of `values` [R, S] over the tokens that each row (completion) of a round has in this micro-batch,
-    [N]; 0 for a row without tokens here.
+    """Returns [N]: for each row (completion) of a round, the sum of `values` [R, S] over the row's tokens in this
+    micro-batch. The sum is 0 for a row that has no token in the micro-batch.
 
     Args:
         count: N.
@@ -106,7 +110,7 @@ def sum_rows(batch: Minibatch, values: jax.Array, count: int) -> np.ndarray:
 
 @functools.partial(jax.jit, static_argnames=("count", "place"))
 def placed_sums(batch: Minibatch, values: jax.Array, count: int, place: jax.sharding.Sharding) -> jax.Array:
-    """Returns the result of `sum_rows` on the devices. place: where it lies, from `everywhere`."""
+    """Returns the result of `sum_rows` as a device array. place: its sharding, from `everywhere`."""
     counted = batch.weight != 0
     values = jnp.where(counted, values, 0.0)
     rows = jnp.where(counted, batch.row, 0.0).astype(jnp.int32)

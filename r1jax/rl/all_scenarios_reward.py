@@ -32,9 +32,9 @@ def make_all_scenarios_reward(
     parts, depending on the kind of its prompt, and always the third.
 
     A completion of a reasoning prompt gets the rule rewards: accuracy and format. A completion of a general prompt gets
-    the format reward plus `preference_weight` times the score of a reward model, which the prompt's entry `set` names:
-    "helpful", the default, gives scores with mean 0 and standard deviation 1 on held-out replies; "safety" gives the
-    probability that the reply is safe. Every completion gets the language-consistency reward.
+    the format reward plus `preference_weight` times the score of a reward model. The prompt's entry `set` names the
+    reward model. "helpful", the default, gives scores with mean 0 and standard deviation 1 on held-out replies.
+    "safety" gives the probability that the reply is safe. Every completion gets the language-consistency reward.
 
     Args:
         weights: {name: weight} of the rule rewards "accuracy", "format" and "language".

@@ -62,10 +62,13 @@ def check(recipe: RLRecipe, mesh: Mesh) -> None:
         ),
         (
             recipe.temperature > 0,
-            f"--temperature={recipe.temperature} must be above 0: greedy rows of a group are all the same",
+            f"--temperature={recipe.temperature} must be above 0: all greedy completions of a group are the same",
         ),
         (recipe.lora_rank >= 0, f"--lora-rank={recipe.lora_rank} must be 0, to train every parameter, or more"),
-        (recipe.late_from >= 0, f"--late-from={recipe.late_from} must be 0, for never, or a step"),
+        (
+            recipe.late_from >= 0,
+            f"--late-from={recipe.late_from} must be 0, for never, or the first step that uses --late-prompts",
+        ),
         (
             0 <= recipe.carry_over <= recipe.questions_per_round - recipe.minibatches,
             f"--carry-over={recipe.carry_over} must lie between 0 and "
@@ -82,7 +85,7 @@ def check(recipe: RLRecipe, mesh: Mesh) -> None:
         *critic_rules(recipe),
         (
             recipe.refill >= 0,
-            f"--refill={recipe.refill} must be 0, for off, or how many times a round may sample, such as 3",
+            f"--refill={recipe.refill} must be 0, for off, or the most times that a round may sample, such as 3",
         ),
         (
             recipe.refill <= 1 or recipe.group_size >= 2,
@@ -172,7 +175,7 @@ def check_terms(recipe: RLRecipe, *, own: bool) -> None:
 def describe_weights(name: str, objective: Objective, max_tokens: int) -> str | None:
     """Adds up the token weights that a loss gives to three completions of different lengths.
 
-    Returns what is wrong with the sum, in words; None if the sum is 1, or if the loss does not promise that it is.
+    Returns what is wrong with the sum, in words; None if the sum is 1, or if the loss does not promise a sum of 1.
 
     Args:
         name: the value of --loss.
@@ -186,7 +189,7 @@ def describe_weights(name: str, objective: Objective, max_tokens: int) -> str | 
         return None
     return (
         f"the token weights of --loss={name} add up to {total:g}, not to 1, so --learning-rate and --kl-coef have "
-        "another scale: correct its token_weight, or say sums_to_one=False"
+        "another scale: correct token_weight of this loss, or set sums_to_one=False"
     )
 
 
@@ -206,11 +209,12 @@ def penalty_rules(recipe: RLRecipe) -> tuple[tuple[bool, str], ...]:
         (
             0 <= recipe.overlong_cache <= recipe.max_tokens,
             f"--overlong-cache={recipe.overlong_cache} must lie between 1 and --max-tokens={recipe.max_tokens}, or be "
-            "0, for a fifth of it",
+            "0, for a fifth of --max-tokens",
         ),
         (
             recipe.overlong_cache == 0 or recipe.overlong_weight > 0,
-            f"--overlong-cache={recipe.overlong_cache} does nothing without --overlong-weight: give one, such as 1",
+            f"--overlong-cache={recipe.overlong_cache} does nothing without --overlong-weight: give a "
+            "weight, such as 1",
         ),
         (recipe.repetition_ngram >= 1, f"--repetition-ngram={recipe.repetition_ngram} must be at least 1 word"),
     )
@@ -316,8 +320,10 @@ def tell(text: str) -> None:
 
 
 def hold_out(options: RunOptions, count: int) -> list[dict] | None:
-    """Returns the rows of --prompts that are held out for evaluation, if --prompts names a file and --eval-prompts the
-    puzzle generator (nano); otherwise None. So a policy that learns from a file is not measured on puzzles.
+    """Returns the rows of --prompts that are held out for evaluation; None if no rows are held out.
+
+    Rows are held out if --prompts names a file and --eval-prompts names the puzzle generator (nano). So a policy that
+    learns from a file is not measured on puzzles.
 
     Args:
         count: the largest number of rows to hold out.
@@ -363,15 +369,15 @@ def questions_of(
 ) -> tuple[Ask, dict]:
     """Returns a function `(index in the stream, step) -> question`, and the manifest's entry for the questions.
 
-    Questions come from --prompts, and from step `late_from` on from --late-prompts. With --reward, the rows of the
-    files need no `kind`, because the kind does not choose a verifier then.
+    Questions come from --prompts. From step `late_from` on, they come from --late-prompts. With --reward, the rows of
+    the files need no `kind`, because the kind does not choose a verifier then.
 
     Args:
         without: {problem: reason} of rows that are left out.
 
     Raises:
-        ValueError: only one of --late-from and --late-prompts is given, or a file cannot be read. For --decontaminate
-            see `questions.stream`.
+        ValueError: only one of --late-from and --late-prompts is given, a file cannot be read, or --decontaminate
+            cannot be used (see `questions.stream`).
     """
     rules = dict(
         free=bool(options.reward),
@@ -428,4 +434,6 @@ def refuse_flags(options: RunOptions, names: Sequence[str], what: str) -> None:
     for name in names:
         if given := getattr(options, name):
             shown = given if isinstance(given, str) else " ".join(given)
-            raise ValueError(f"--{name.replace('_', '-')}={shown} is for reinforcement learning: {what}. Leave it out")
+            raise ValueError(
+                f"--{name.replace('_', '-')}={shown} is for reinforcement learning: {what}. Leave the flag out"
+            )

@@ -1,9 +1,9 @@
-"""Defines the critic of PPO: a value network that estimates the advantage of each token, and learns the returns.
+"""Defines the critic of PPO: a value network, which learns to predict returns, and the advantages that it estimates.
 
-The value network is a network of its own, with the policy's first parameters and a scalar head of zeros. Its values are
-therefore 0 in the first round, and the advantages of that round are the rewards.
+The value network has its own parameters: it starts as a copy of the first policy, with a scalar head of zeros. Its
+values are therefore 0 in the first round, and the advantages of that round are the rewards.
 
-Source: Schulman et al. 2017 (PPO); Ouyang et al. 2022 (InstructGPT), eq. 2, for the KL of each token in its reward.
+Source: Schulman et al. 2017 (PPO); Ouyang et al. 2022 (InstructGPT), eq. 2, for the KL in each token's reward.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ class Estimate(NamedTuple):
     Attributes:
         discount: γ.
         decay: λ.
-        kl_coef: β of the KL that is taken off each token's reward; 0 if it is a term of the loss, or if there is none.
+        kl_coef: β of the KL that is subtracted from each token's reward; 0 if the KL is a term of the loss instead, or
+            if there is no KL.
     """
 
     discount: float
@@ -61,7 +62,12 @@ class Critic(Protocol):
     state: TrainState | None
 
     def start(self, params: dict, mesh: Mesh | None = None) -> TrainState | None:
-        """Returns the first train state. params: the policy's first parameters. mesh: see `training.step.start`."""
+        """Returns the first train state.
+
+        Args:
+            params: the policy's first parameters.
+            mesh: mesh that the optimizer's moments are sharded over; None for a single device.
+        """
 
     def estimate(self, minibatches: list[list[Minibatch]], round_: Round) -> tuple[list[list[Minibatch]], Round]:
         """Returns the minibatches and the round with the advantages of a value network."""
@@ -152,8 +158,11 @@ def estimate_tokens(batch: Minibatch, values: jax.Array, how: Estimate) -> Minib
 def placed_estimates(
     batch: Minibatch, values: jax.Array, how: Estimate, place: jax.sharding.Sharding
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns (advantage, return) of each token, both [R, S]. place: where they lie. For the rest see
-    `estimate_tokens`.
+    """Returns (advantage, return) of each token, both [R, S].
+
+    Args:
+        batch, values, how: as for `estimate_tokens`.
+        place: sharding of both results.
     """
     counted, runs = batch.weight != 0, number_runs(batch.rows)
     rewards = jnp.where(last_tokens(counted, runs), batch.advantage, 0.0)
@@ -164,9 +173,9 @@ def placed_estimates(
 
 
 def measure(batches: list[Minibatch]) -> tuple[float, float]:
-    """Returns (mean, 1 / standard deviation) of the advantages of all tokens; the second is 0 if all are equal.
+    """Returns (mean, 1 / standard deviation) of the advantages of all tokens.
 
-    ddof is 0. The variance has `LEAST_VARIANCE` added.
+    The second number is 0 if all advantages are equal. The variance has ddof 0, and `LEAST_VARIANCE` is added to it.
     """
     count, total, _, *ends = sum_moments(batches, 0.0)
     if ends[0] >= ends[1]:
@@ -183,7 +192,7 @@ def sum_moments(batches: list[Minibatch], centre: float) -> np.ndarray:
 
 @functools.partial(jax.jit, static_argnames=("place",))
 def moments(batch: Minibatch, centre: jax.Array, place: jax.sharding.Sharding) -> jax.Array:
-    """Returns the sums and bounds of `sum_moments` for a micro-batch, [5]. place: where they lie, from `everywhere`."""
+    """Returns the sums and bounds of `sum_moments` for one micro-batch, [5]. place: their sharding (`everywhere`)."""
     counted, over = batch.weight != 0, batch.advantage
     off = jnp.where(counted, over - centre, 0.0)
     least, largest = jnp.where(counted, over, jnp.inf).min(), jnp.where(counted, over, -jnp.inf).max()
@@ -198,7 +207,11 @@ def normalise(batch: Minibatch, centre: float, scale: float) -> jax.Array:
 
 
 def make_critic(recipe: RLRecipe, cfg: ModelConfig, mesh: Mesh) -> Critic:
-    """Makes the critic of a recipe: a value network for --loss=ppo, none for others. `cfg`: the policy's config."""
+    """Makes the critic of a recipe: a `ValueNetwork` for --loss=ppo, a `NoCritic` for every other loss.
+
+    Args:
+        cfg: the policy's config.
+    """
     r = recipe
     if not LOSSES[r.loss].valued:
         return NoCritic()
@@ -217,7 +230,10 @@ def make_critic(recipe: RLRecipe, cfg: ModelConfig, mesh: Mesh) -> Critic:
 
 
 def critic_rules(recipe: RLRecipe) -> tuple[tuple[bool, str], ...]:
-    """Returns (condition, error message) pairs of PPO's flags and those that it excludes; see `recipes.require`."""
+    """Returns (condition, error message) pairs for the flags of PPO, and for the flags that cannot be used with PPO.
+
+    A condition that is False is an error; see `recipes.require`.
+    """
     r, usual = recipe, {field.name: field.default for field in dataclasses.fields(recipe)}
     if r.loss not in LOSSES or not LOSSES[r.loss].valued:
         return tuple(

@@ -19,7 +19,7 @@ from r1jax.rl.checks import describe_weights
 from r1jax.rl.rounds import Round
 from r1jax.runs.templates import WORDS, describe
 
-LARGE_RATE, REAL_VOCABULARY = 5e-5, 16_384  # above the one, a model with the other or more is warned about
+LARGE_RATE, REAL_VOCABULARY = 5e-5, 16_384  # warns above this rate, if the model has this vocabulary or more
 SHOWN = 800  # characters of the completion that are printed
 
 

@@ -49,11 +49,11 @@ def choose_wave_rows(recipe: RLRecipe, cfg: ModelConfig, mesh: Mesh) -> int:
 
 
 def fitting_rows(recipe: RLRecipe, cfg: ModelConfig, mesh: Mesh, free: int) -> int:
-    """Returns how many rows fit into the memory of all devices at once, but at least one group and the rows that
+    """Returns how many rows fit into the memory of all devices at once, but at least one group plus the rows that
     --carry-over keeps.
 
-    A row is assumed to take a quarter of --max-tokens, twice the mean length that --dry-run assumes. It is twice as
-    much because a full cache is doubled, and because half of the rows may be long ones that earlier sampling left
+    A row is assumed to need a cache for a quarter of --max-tokens. This is twice the mean length that --dry-run
+    assumes, for two reasons: a full cache is doubled, and half of the rows may be long rows that earlier sampling left
     unfinished.
 
     Args:

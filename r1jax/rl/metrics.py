@@ -31,7 +31,7 @@ class RoundLog:
     Args:
         round_: the round, with scores and advantages.
         minibatches: number of optimizer steps of the round.
-        pace: the limits of the hardware, which computes the fraction of them that a rollout or an update reached.
+        pace: compares the speed of rollouts and updates with the limits of the hardware.
         all_rows: whether updates also train on rows of advantage 0; see `find_moving`.
         all_parameters: whether all parameters are trained. If only adapters are trained, the lines have no `perf/mfu`.
     """
@@ -176,8 +176,9 @@ def measure_values(update: Mapping[str, float], weight: float) -> dict[str, floa
 
 
 def measure_share(rows: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Returns {"reward/largest_share"}: the largest squared correlation that a part of the reward has with the total
-    reward, over the valid rows. Returns {} if fewer than two parts vary.
+    """Returns {"reward/largest_share": the largest squared correlation of a part of the reward with the total reward}.
+
+    The correlation is taken over the valid rows. Returns {} if fewer than two parts vary.
 
     Args:
         rows: as for `step_metrics`.
@@ -209,8 +210,8 @@ def runs(versions: np.ndarray) -> list[list[int]]:
     Returns [version, number of tokens] of each run.
 
     Args:
-        versions: [T] the version of the policy that sampled each token, which is the number of optimizer steps of this
-            policy.
+        versions: [T] the version of the policy that sampled each token. A version is the number of optimizer steps that
+            had trained the policy.
     """
     starts = np.flatnonzero(np.diff(versions, prepend=-1))
     return [[int(versions[a]), int(b - a)] for a, b in zip(starts, [*starts[1:], len(versions)], strict=True)]
@@ -222,7 +223,7 @@ def sample_lines(step: int, round_: Round, seed: int, count: int, template: str)
     Every process must call this function.
 
     Args:
-        step: the step to write on the lines.
+        step: number of the optimizer step, which each line has as "step".
         seed: seed of the sampling noise. A line's "key" is [seed, round, index in the stream of questions, sample].
         count: number of completions to write.
         template: the prompt template.

@@ -33,7 +33,8 @@ class Layout(NamedTuple):
         mesh: the device mesh.
         all_rows: whether an update also trains on rows of advantage 0. They have no policy gradient, but they matter
             for a KL term, for an entropy bonus and for the balance of experts.
-        charged: whether the KL is taken off the reward, for which all optimizer steps need `old_logp` at once.
+        charged: whether the KL is subtracted from the reward. `old_logp` is then needed for all optimizer steps of a
+            round before the first step.
         numbered: whether each token gets the number of its completion, `Minibatch.row`.
         mask_truncated: whether completions that were cut off are left out of the loss.
     """
@@ -125,7 +126,7 @@ def weigh_rows(
 
 
 def pack_rows(round_: Round, rows: np.ndarray, weight: np.ndarray, layout: Layout) -> list[Minibatch]:
-    """Packs rows of a round into micro-batches [R, S] on the mesh. `old_logp` and `ref_logp` of these are still None.
+    """Packs rows of a round into micro-batches [R, S] on the mesh. Leaves their `old_logp` and `ref_logp` at None.
 
     Args:
         rows: [n] indices of the rows in the round.
@@ -158,11 +159,11 @@ def pack_rows(round_: Round, rows: np.ndarray, weight: np.ndarray, layout: Layou
 
 
 def size_micro_batches(rows: int, batch_rows: int, shards: int) -> list[int]:
-    """Divides `rows` packed rows into micro-batches. Returns the number of rows of each; empty rows fill up the last.
+    """Divides `rows` packed rows into micro-batches. Returns the number of rows of each micro-batch.
 
-    All micro-batches but the last have `batch_rows` rows. The last one has half or a quarter of `batch_rows` if that is
-    enough for the remaining rows, because empty rows cost as much time as others. Other sizes are not used, because
-    every number of rows is another program to compile.
+    All micro-batches but the last have `batch_rows` rows. The last has half or a quarter of `batch_rows` if that is
+    enough for the remaining rows: the last micro-batch is filled up with empty rows, and they cost as much time as
+    other rows. No other sizes are used, because every number of rows is another program to compile.
 
     Args:
         shards: number of row shards. Every micro-batch has the same number of rows for each shard, at least one.

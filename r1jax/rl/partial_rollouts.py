@@ -1,4 +1,4 @@
-"""Defines partial rollouts (--carry-over): a round may end with unfinished completions, which the next one continues.
+"""Defines partial rollouts (--carry-over): a round may leave completions unfinished, and the next round continues them.
 
 A row is one completion. A round that waits for its longest rows spends much time on a few rows. With --carry-over,
 sampling ends as soon as at most `carry_over` rows are unfinished. The next round continues these rows beside its own
@@ -70,7 +70,7 @@ class PartialState(NamedTuple):
 
 
 class ValuedState(NamedTuple):
-    """`RLState` plus the train state of the value network, and the unfinished groups, {} without --carry-over."""
+    """`RLState` plus the train state of the value network and the unfinished groups ({} without --carry-over)."""
 
     step: jax.Array
     params: dict
@@ -196,7 +196,7 @@ def measure_wave(before: Rollout, rollout: Rollout) -> tuple[np.ndarray, np.ndar
 
     Args:
         before: the rows of the groups that the round continued, as they were before the round.
-        rollout: all rows after the round, the continued ones first.
+        rollout: all rows after the round, first the rows of the groups in `before`.
     """
     old, size, on = len(before.lengths), rollout.group_size, np.flatnonzero(before.unfinished)
     read = [len(rollout.prompts[i // size]) + before.lengths[i] for i in on]

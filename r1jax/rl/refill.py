@@ -27,13 +27,13 @@ from r1jax.sampling.rollout import Rollout
 class RefilledRounds:
     """Samples rounds, as a `rounds.Sample`, without the groups whose completions all have the same task reward.
 
-    Samples further questions in the same round to replace such groups. If too few other groups are found, the first
-    such groups fill up the round.
+    Samples further questions in the same round to replace these groups. If too few groups with different task rewards
+    are found, the first groups with equal task rewards fill up the round.
 
     Args:
         setting: what sampling needs besides the parameters.
         task: the task reward, a `Reward`; only its total and its valid rows are used.
-        waves: the most calls of the sampler in a round, at least 2. Each samples B questions.
+        waves: the most calls of the sampler in a round, at least 2. Each call samples B questions.
     """
 
     waiting = None

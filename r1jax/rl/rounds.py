@@ -37,9 +37,9 @@ class Round(NamedTuple):
         asked: [B] number of the round in which each question was first sampled. None without --carry-over, because
             every question was then first sampled in this round.
         waiting: number of groups that were unfinished at the end of the round.
-        drawn: (prompt lengths, numbers of sampled tokens) of all rows that this round sampled, also those that
+        drawn: (prompt lengths, numbers of sampled tokens) of all rows that this round sampled, including rows that
             `rollout` lacks because their group is unfinished (--carry-over) or was replaced (--refill). None without
-            these flags. See `partial_rollouts.measure_wave`.
+            these flags.
         sampled: number of groups that were sampled to find the groups of this round; None without --refill.
         number: number of the round, from 0.
         step: number of optimizer steps that had trained the policy of this round. `rollout.version` has the number for
@@ -162,7 +162,7 @@ def sample_and_judge(
         examples: the B questions, each with its gold answer.
         drawn: identifies the completions to sample, and thereby their sampling noise.
         partial: rows of earlier rounds to continue, and how many rows may stay unfinished.
-        verdicts: verifies the answers while others are sampled; None makes a new `Ahead`.
+        verdicts: verifies the answers while other completions are sampled; None makes a new `Ahead`.
 
     Returns:
         The rollout [N, T], the completions of this process as text, and their verdicts. Some verdicts may not be

@@ -41,8 +41,8 @@ class Manifest:
         recipe: {name: value} of every field of the recipe and the options.
         seed: the value of --seed.
         versions: {name: version} of Python, packages and devices: see `versions`.
-        parent: {"path", "sha256"} of the weights that the run began with; also "step" if they are a checkpoint. The
-            path is absolute, or r1jax/nano/NAME for a base that ships with the package. None for random weights.
+        parent: {"path", "sha256"} of the weights that the run began with, and "step" if the weights are a checkpoint.
+            The path is absolute, or r1jax/nano/NAME for a base that ships with the package. None for random weights.
         data: a dict that describes what the run learns from. "sha256" and "counts" describe the data as a whole.
             "files" is a list of {"path", "sha256"}, one for each file that holds data. "sources" is {name: [{"path",
             "sha256"}]}, the checkpoints that made the data or that score replies.
@@ -112,7 +112,7 @@ def check_resume(
     Returns the manifest of the run that is resumed; None for a new run.
 
     Every process must call this function. The function returns only after all processes have checked, so that no
-    process writes before.
+    process writes before another has checked.
 
     Args:
         recipe: the fields of this command's recipe and options.
@@ -168,10 +168,12 @@ def check_store(workdir: Path, recipe: Mapping[str, Any]) -> None:
     if not (scheme := storage.scheme_of(workdir)):
         return
     if tracker := recipe.get("track"):
-        storage.require_local(workdir, "--workdir", f"--track={tracker} appends to files. Or leave --track out")
+        storage.require_local(workdir, "--workdir", f"--track={tracker} appends to files. Otherwise leave --track out")
     if scheme == "s3" and jax.process_count() > 1:
         storage.require_local(
-            workdir, "--workdir", "Orbax cannot write to s3:// from several processes. Or use gs://, or one process"
+            workdir,
+            "--workdir",
+            "Orbax cannot write to s3:// from several processes. Otherwise use gs://, or one process",
         )
 
 
@@ -260,7 +262,8 @@ def sources(manifest: Manifest) -> list[dict[str, str]]:
 
 
 def flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Flattens nested dictionaries into {name: value as JSON}, with the keys along the way joined by dots.
+    """Flattens nested dictionaries into {name: value as JSON}. A name is the keys that lead to the value, joined by
+    dots.
 
     Args:
         prefix: text to put before all names.

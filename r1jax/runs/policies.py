@@ -110,7 +110,7 @@ def parent_path(weights: str, found: Path) -> str:
 
 
 def size_of(options: RunOptions) -> int:
-    """Returns how many parameters of the policy that the flags name take part in the matrix products of one token.
+    """Returns the number of parameters in the matrix products of one token, for the policy that the flags name.
 
     Reads only the policy's config. Returns 0 if the config cannot be read; `load_policy` reports this error later.
 
@@ -135,7 +135,7 @@ def load_peft(
 
     Returns what `load_policy` returns.
 
-    The tokenizer is the adapter's if its directory has one, else the base's.
+    The tokenizer comes from the adapter's directory if that directory has a tokenizer, else from the base.
 
     Args:
         directory: the adapter's directory. Its adapter_config.json names the base: a path, or a model of the Hub.

@@ -255,8 +255,8 @@ class Run:
     def is_complete(self, steps: int) -> bool:
         """Returns True if nothing is left to do: a checkpoint has reached `steps`, and its policy was evaluated.
 
-        In that case prints that the run is complete. If a crash kept an earlier command from marking the run as
-        complete in the manifest, does that, too.
+        In that case prints that the run is complete. Also marks the run as complete in the manifest, if a crash kept an
+        earlier command from doing this.
         """
         if self._last is None or self._last < steps:
             return False
@@ -438,8 +438,10 @@ class Run:
             self.logs.write("samples", line)
 
     def stop_if_asked(self) -> None:
-        """Ends a round, so that `due` counts anew. After a signal (Ctrl-C or SIGTERM) before the last step, waits until
-        the checkpoint is on disk and raises SystemExit.
+        """Ends a round: from now on, `due` counts from the current step.
+
+        If a signal (Ctrl-C or SIGTERM) came before the last step, waits until the checkpoint is on disk, then raises
+        SystemExit.
         """
         stop, self._stop, self._mark = self._stop, None, self.step
         if stop and self.step < self.steps:
@@ -481,7 +483,7 @@ class Run:
 
 
 def read_warnings(workdir: Path, alarms: Alarms) -> list[dict]:
-    """Returns {"step", "text"} of each warning that a resumed run gave before, found again from metrics.jsonl.
+    """Returns {"step", "text"} of each warning that a run gave before it was resumed, computed from metrics.jsonl.
 
     Passes all steps in metrics.jsonl to `alarms`, so that `alarms` continues as if the run had not been interrupted.
     """

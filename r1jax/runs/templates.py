@@ -52,8 +52,8 @@ def read_template(options: PolicyOptions, tokenizer: Tokenizer) -> Asked:
         name = CHAT if getattr(tokenizer, "chat_template", "") else "r1"
     if options.system_prompt and name != CHAT:
         raise ValueError(
-            f"--system-prompt is for --template=chat, and this is --template={name}. Leave it out, or write it into "
-            "the template"
+            f"--system-prompt is for --template=chat, and this is --template={name}. Leave --system-prompt out, or "
+            "write its text into the template"
         )
     text = chat_template(tokenizer, options.system_prompt) if name == CHAT else template_of(name)
     asked = STYLES["r1"] if name == "r1" else ask_form(text)

@@ -33,7 +33,8 @@ class Cohort(NamedTuple):
     Attributes:
         prompts: token lists to read before the first new token; for a carried row, the prompt and the tokens sampled so
             far. Each prompt serves the same number of rows of its shard.
-        rows: [shards, n] row numbers in the rollout, from 0. A padding row has the number after the last row's.
+        rows: [shards, n] row numbers in the rollout, from 0. The number of a padding row is the number of rows in the
+            rollout.
     """
 
     prompts: list[list[int]]
@@ -49,8 +50,9 @@ def make_cohorts(
         prompts: the prompt of each group of new rows, as token lists.
         rows: number of rows in the rollout, including the rows of `before`.
         before: rollout of earlier waves, whose unfinished rows are carried over; None if there is none.
-        leave: minimum number of rows in the cohort of carried rows, filled with padding rows, because every size
-            compiles another program. If `leave` is 0 and no row is carried, there is no second cohort.
+        leave: minimum number of rows in the cohort of carried rows. Padding rows fill the cohort up to this number,
+            because every size compiles another program. If `leave` is 0 and no row is carried, there is no second
+            cohort.
         shards: number of row shards, of all processes.
     """
 
@@ -154,8 +156,8 @@ def join(parts: Sequence[jax.Array], shards: int) -> jax.Array:
 def append_spare_rows(x: jax.Array, spare: int, shards: int) -> jax.Array:
     """Returns x [N, ..] with `spare` rows added, [N + spare, ..].
 
-    Every shard gets `spare / shards` copies of its own first row, at its end. They only give matrix products more rows
-    (see `Sizes.exact_rows`); their results are dropped.
+    Every shard gets `spare / shards` copies of its own first row, at its end. The copies only give matrix products more
+    rows (see `Sizes.exact_rows`); their results are dropped.
     """
     by_shard = x.reshape(shards, -1, *x.shape[1:])
     again = jnp.repeat(by_shard[:, :1], spare // shards, axis=1)

@@ -12,8 +12,9 @@ from r1jax.sampling.rollout import Rollout
 
 
 class Follower(NamedTuple):
-    """Makes the sampler report unfinished rows too: given as its argument `finished`, gets the tokens of every row
-    (completion) after every chunk of sampled tokens, and not only those of rows that ended.
+    """Makes the sampler report every row (completion) after every chunk of tokens, and not only rows that ended.
+
+    A `Follower` is passed to the sampler as its argument `finished`.
 
     Attributes:
         hear: a function, called with a list of (row number, tokens so far, their log-probabilities, whether the row
@@ -24,7 +25,7 @@ class Follower(NamedTuple):
 
 
 class Collector:
-    """Sampled tokens of the n rows (completions) that this process holds, on the host, filled chunk by chunk.
+    """Collects the sampled tokens of the n rows (completions) that this process holds, on the host, chunk by chunk.
 
     The arrays have one row more than the n held rows. This last row counts as finished, and stands for all rows that
     only pad a shard.
@@ -80,7 +81,7 @@ class Collector:
         self.routes = np.full((*self.tokens.shape, *shape), -1, np.int16)
 
     def live(self) -> np.ndarray:
-        """Returns bools [n + 1]: whether a row has neither sampled a stop token nor reached its maximum length. The
+        """Returns [n + 1] bool, True for a row that has no stop token and fewer tokens than the maximum length. The
         last entry belongs to no row and is False."""
         return ~(self.finished | (self.lengths == self.tokens.shape[1]))
 

@@ -80,8 +80,8 @@ class Decoder:
     """The rows of a wave (completions that are sampled together) and their caches on the devices.
 
     Attributes:
-        alive: a list of one [shards of this process, n] for each cohort (new rows, carried rows): for each row still
-            held, its index in the arrays of the `Collector`.
+        alive: a list with an array [shards of this process, n] for each cohort (new rows, carried rows). The array
+            holds, for each row still held, the index of the row in the arrays of the `Collector`.
     """
 
     def __init__(

@@ -16,8 +16,8 @@ class Cut(NamedTuple):
 
     Attributes:
         top_k: keeps the k most likely tokens; 0 keeps all.
-        top_p: among the tokens that top_k keeps, keeps the smallest set of most likely tokens that holds at least this
-            fraction of the probability of these tokens. 1 keeps all.
+        top_p: among the tokens that top_k keeps, keeps the smallest set of most likely tokens whose probabilities sum
+            to at least this fraction of the sum over all tokens that top_k keeps. 1 keeps all.
         min_p: among the tokens that top_p keeps, keeps every token whose probability is at least this fraction of the
             largest probability. 0 keeps all.
     """
@@ -62,10 +62,10 @@ def find_floor(mass: Float[Array, "A B"], top_p: float) -> Float[Array, ""]:
     that has the fraction `top_p` of all mass.
 
     The threshold is found by bisection. The total mass of the tokens above a bound falls as the bound rises. The tokens
-    above the lower bound have at least the fraction, and the tokens above the upper bound have less. The midpoint is
-    computed from the bounds' bits as integers, because these integers have the order of the floats. The search ends
-    when the mass between the bounds shows that at most one token lies between them. If tokens have equal masses, the
-    search ends when the bounds are neighbouring floats.
+    above the lower bound hold at least the fraction `top_p`, and the tokens above the upper bound hold less. The
+    midpoint is computed from the bounds' bits as integers, because these integers have the order of the floats. The
+    search ends when the mass between the bounds shows that at most one token lies between them. If tokens have equal
+    masses, the search ends when the bounds are neighbouring floats.
     """
 
     def above(x: Array) -> Array:

@@ -21,7 +21,7 @@ def row_keys(
 
     Args:
         seed: seed of the run.
-        round_: number of the round (one sampling phase of RL), or [N] such numbers, one per completion.
+        round_: number of the round (one sampling phase of RL), or [N] round numbers, one per completion.
         questions: [N] a number that identifies each completion's question. In training it is the index in the stream of
             questions, and in an evaluation it is the hash of the question's id (see `number`).
         samples: [N] number of each completion among the completions of its question.

@@ -312,7 +312,7 @@ def pick_rows(tree: Any, index: Int[Array, "shards n"]) -> Any:
 
 @functools.partial(jax.jit, static_argnames=("count",))
 def shrink_state(rows: Rows, keep: Int[Array, "shards n"], count: int) -> Rows:
-    """Drops new rows from a state whose caches were taken out: those that `keep` does not name. Returns the new state.
+    """Drops the new rows that `keep` does not name from a state without caches. Returns the new state.
 
     Args:
         keep: as `Kept.rows`.

@@ -121,7 +121,7 @@ class Done:
             self.add(np.arange(self.old), before)
 
     def add(self, groups: np.ndarray, rollout: Rollout) -> None:
-        """Stores the rows of some groups, and sets `open` to those of these groups that are unfinished.
+        """Stores the rows of some groups, and sets `open` to those of `groups` that have unfinished rows.
 
         Args:
             groups: numbers of the groups.

@@ -63,7 +63,7 @@ class Asked:
     Attributes:
         chat: whether this request came to /v1/chat/completions.
         prompts: token ids of each prompt.
-        n: replies to each prompt.
+        n: number of replies to each prompt.
         settings, max_tokens, stop, seed: as in `replies.Request`. The replies to a prompt get consecutive seeds,
             beginning with `seed`.
         stream: whether the reply streams.
@@ -226,7 +226,7 @@ def number(given: Mapping[str, Any], field: str, default: float, least: float, m
     """Returns the value of a field, or its default. Raises ApiError if it is not a number from `least` to `most`."""
     value = given.get(field, default)
     if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
-        to = f"to {most}" if most < math.inf else "on"
+        to = f"to {most}" if most < math.inf else "upwards"
         raise ApiError(f"{field} must be a number from {least} {to}, not {value!r}", param=field)
     return value
 

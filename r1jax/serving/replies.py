@@ -28,7 +28,7 @@ UNFINISHED = "\ufffd"  # a tokenizer decodes the first bytes of a character to i
 
 
 class Settings(NamedTuple):
-    """Sampling settings, as in `sampler.Sampling`. Requests that are sampled together have the same."""
+    """Sampling settings, as in `sampler.Sampling`. Requests that are sampled together have equal settings."""
 
     temperature: float = 1.0
     top_p: float = 1.0

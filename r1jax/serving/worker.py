@@ -15,7 +15,7 @@ from r1jax.serving.replies import Request, reply
 
 
 class Waiting(NamedTuple):
-    """One piece of work in the queue: a request to sample, or any other function to call.
+    """One piece of work in the queue: a request to sample, or a function to call.
 
     Attributes:
         request: the request to sample; None if this is other work.

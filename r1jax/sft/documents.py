@@ -34,9 +34,10 @@ class Part(NamedTuple):
 
 
 def check(recipe: SFTRecipe, mesh: Mesh) -> None:
-    """Raises ValueError if a number in the recipe is out of range, or cannot be divided evenly among the row shards.
+    """Raises ValueError if a number in the recipe cannot be used.
 
-    See `sharding.row_shards`.
+    A batch must divide evenly into micro-batches, and a micro-batch into the row shards of the mesh
+    (`sharding.row_shards`).
     """
     shards, micro = row_shards(mesh), recipe.micro_rows or recipe.batch_rows
     rules = (

@@ -118,7 +118,8 @@ def find_top_tokens(
         records: mappings with keys id, problem and response.
         row_length: S, slots of a packed row.
         options: the options of the student's run; the teacher is loaded with them.
-        folder: where the arrays are stored.
+        folder: the folder in which the arrays are stored.
+
     Raises:
         ValueError: an option is out of range, the teacher is missing, the teacher's tokenizer gives a record other
             tokens than the student's, or `folder` was made with other settings.
@@ -192,7 +193,7 @@ def compute_top_tokens(
     Args:
         top: K, the number of tokens kept at each response token.
         params: the teacher's parameters.
-        student: ids at or above its vocabulary size are excluded.
+        student: the policy to be trained. Token ids at or above its vocabulary size are excluded.
         documents: a pair (tokens, number of prompt tokens) for each document.
         row_length: S, slots of a packed row.
     """

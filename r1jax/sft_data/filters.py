@@ -48,7 +48,7 @@ class Filters:
 def apply_filters(records: Sequence[dict], filters: Filters) -> list[dict]:
     """Returns copies of all records, in order, with the fields `keep` and `reason` set.
 
-    `reason` is that of the first filter that drops the record, such as "wrong"; it is empty if the record is kept. A
+    `reason` comes from the first filter that drops the record, such as "wrong"; it is empty if the record is kept. A
     record that already has a reason keeps this reason, and stays dropped.
     """
     there: Counter[str] = Counter()

@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 
 class Unreadable(ValueError):
-    """Raised when a server rejects one prompt, such as one too long for its model."""
+    """Raised when a server rejects one prompt, such as a prompt that is too long for the server's model."""
 
 
 class Writer(NamedTuple):

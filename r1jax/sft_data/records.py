@@ -143,8 +143,8 @@ def identity(weights: str, flag: str = "--weights") -> str:
 def claim_records(path: Path, settings: Mapping) -> bool:
     """Returns whether the file of records exists already.
 
-    If neither the file nor its settings exist yet, writes `settings` beside the file. Otherwise compares `settings`
-    with those stored there.
+    If no settings are stored beside the file yet, stores `settings` there. Otherwise compares `settings` with the
+    stored settings.
 
     Raises:
         ValueError: the stored settings differ from `settings`, or the file exists without stored settings.

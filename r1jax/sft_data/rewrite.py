@@ -233,7 +233,7 @@ def concludes(thought: str, answer: str, kind: str) -> bool:
 
 
 def judge_with_reference(records: Sequence[dict], writer: Writer, path: Path) -> list[dict]:
-    """Lets a model judge the records without a verdict of a verifier, given the reference answer (paper v2, Listing 4).
+    """Lets a model judge each record that has no verdict, by comparing it with the reference answer.
 
     Returns all records, in order. A judged record gets `right`, `verdict` and `judged_by` (the model's name). Records
     that were cut off or have no reference answer are not judged. If the judge's reply cannot be parsed, the record
@@ -242,6 +242,8 @@ def judge_with_reference(records: Sequence[dict], writer: Writer, path: Path) ->
     Args:
         writer: the model that judges.
         path: the file (.jsonl) of the judge's answers; a killed run resumes from it.
+
+    Source: paper v2, Listing 4.
     """
     asked = [
         i

@@ -74,7 +74,7 @@ def hold(inner: optax.GradientTransformation, steps: int) -> optax.GradientTrans
     is cached.
 
     Args:
-        inner: the optimizer that it is from then on.
+        inner: the optimizer that changes the parameters after these steps.
         steps: number of steps; 0 returns `inner`.
     """
     return optax.chain(inner, optax.scale_by_schedule(lambda step: 1.0 * (step >= steps))) if steps else inner

@@ -1,6 +1,6 @@
 """Packs completions into rows of fixed length, so that completions of the same prompt share the prompt's tokens.
 
-See the drawing in `model/packed_rows.py`.
+`model/packed_rows.py` has a drawing of packed rows.
 """
 
 from __future__ import annotations

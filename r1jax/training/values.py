@@ -1,7 +1,7 @@
 """Computes the values of a value network on packed rows, and its loss.
 
-A value network is the decoder with a scalar head, which reward models have too (`reward_head`). Its output at a token's
-`source` is the value of the state before this token.
+A value network is the decoder with a scalar head, which reward models have too (`reward_head`). The value of the state
+before a token is the output of the head at the slot that predicts this token (`PackedRows.source`).
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ def directory(name: str = "nano", flag: str = "--weights") -> Path:
         flag: the flag with which the user can name another directory, for errors.
 
     Raises:
-        ValueError: there is no such model, or its package is not installed or incomplete.
+        ValueError: there is no such model, or the package that holds the model is incomplete or not installed.
     """
     if name in PACKAGED:
         return gguf_files.directory_of(packaged_file(name), "--model")

@@ -1,7 +1,7 @@
 """Finds models of the Hugging Face Hub: `--weights=OWNER/NAME` becomes the directory of a downloaded snapshot.
 
-Only the config, the tokenizer's files and the safetensors are downloaded, into the cache of `huggingface_hub`. Its
-environment variables hold here, too: HF_HOME, HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE.
+Only the config, the tokenizer's files and the safetensors are downloaded, into the cache of `huggingface_hub`. The
+environment variables of `huggingface_hub` hold here, too: HF_HOME, HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def download(repo: str, revision: str | None, shown: str, flag: str) -> str:
         ) from error
     except errors.RevisionNotFoundError as error:
         raise ValueError(
-            f"{flag}={shown}: {repo} has no revision {revision}. Leave it out for the main branch"
+            f"{flag}={shown}: {repo} has no revision {revision}. Leave the revision out for the main branch"
         ) from error
     except (OSError, errors.OfflineModeIsEnabled) as error:  # no network, a Hub that is down, a full disk
         first = str(error).splitlines()[0] if str(error) else type(error).__name__

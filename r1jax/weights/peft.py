@@ -170,7 +170,10 @@ def scale_of(module: str, rank: int, config: Mapping[str, Any]) -> float:
 
 
 def adaptable(cfg: ModelConfig) -> list[Leaf]:
-    """Returns the matrices that an adapter can change: those with one Hugging Face tensor per layer, so no experts."""
+    """Returns the parameters that an adapter can change: matrices of layers, except experts.
+
+    An adapter needs one Hugging Face tensor per layer, and an expert matrix has one for each expert.
+    """
     return [
         leaf
         for leaf in leaves(cfg)
