@@ -5,7 +5,8 @@ Run:     python -m experiments.chat                        (the base model that 
          python -m experiments.chat Qwen3-0.6B --thinking=show --temperature=0.7 --system="Answer briefly."
 Type:    a question; a line that ends in \\ goes on in the next line. Ctrl-C stops the reply. /new begins a new
          conversation, /again samples the last reply once more, /quit or Ctrl-D ends
-Cost:    memory for the model twice; the first reply waits for compilation, which later runs find in a cache
+Cost:    memory for two copies of the model; the first reply waits for compilation. Later runs find the compiled
+         programs in a cache
 """
 
 from __future__ import annotations
@@ -54,9 +55,10 @@ class Command:
     max_tokens: int = 1024
     """Most tokens of a reply."""
     seed: int | None = None
-    """Seed of the replies. Default: another one for each reply."""
+    """Seed of the replies. Default: a new random seed for each reply."""
     thinking: Literal["fold", "show", "hide"] = "fold"
-    """What is shown of the text between <think> and </think>: its number of characters, everything, or nothing."""
+    """What is shown of the text between <think> and </think>. fold: the number of characters. show: the whole text.
+    hide: nothing."""
     mesh: str = "1x1"
     """Device mesh: AxB (fsdp=A, tensor=B), or axes by name, such as data:2,fsdp:2."""
 

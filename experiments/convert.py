@@ -46,8 +46,8 @@ class Command:
     target: str
     """A new or empty directory for the converted weights."""
     to: Literal["hf", "r1jax"] = "hf"
-    """hf: safetensors, which transformers and vLLM load; of a LoRA run also its adapter, as a PEFT directory in
-    TARGET/adapter. r1jax: a checkpoint like those of a run."""
+    """hf: safetensors, which transformers and vLLM load. For a LoRA run, the adapter is also written, as a PEFT
+    directory, to TARGET/adapter. r1jax: a checkpoint like those of a run."""
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     """Number type of the safetensors."""
     shard_gb: float = 5.0
@@ -159,8 +159,8 @@ def parity(command: Command, cfg: ModelConfig, params: dict, mesh: Mesh) -> list
         cfg, params: the source's config and parameters.
 
     Raises:
-        ValueError: a tensor read back differs from the one written, or the logits differ from transformers' by more
-            than 1e-4 of the largest logit.
+        ValueError: a tensor that was read back differs from the tensor that was written, or the logits differ from
+            transformers' logits by more than 1e-4 of the largest logit.
     """
     _, back, _ = load_policy(RunOptions(weights=command.target), mesh, flag="--target")
     number = jnp.dtype(command.dtype if command.to == "hf" else "float32")

@@ -1,4 +1,4 @@
-"""Learns a policy from preferences: DPO, IPO, KTO, ORPO or SimPO, on given pairs or, in rounds, on the policy's own.
+"""Trains a policy on preferences by DPO, IPO, KTO, ORPO or SimPO, from given pairs or, in rounds, from its own samples.
 
 Source:  Rafailov et al. 2023 (DPO); Azar et al. 2023 (IPO); Ethayarajh et al. 2024 (KTO); Hong et al. 2024 (ORPO);
          Meng et al. 2024 (SimPO); Yuan et al. 2024 (rounds of own pairs). R1 has no such stage; preference
@@ -8,11 +8,11 @@ Run:     python -m experiments.dpo --weights=RUN_OF_STAGE_3          (nano's ann
          ... --loss=kto --data=labels.jsonl      rows {problem, response, desirable}, or pairs
          ... --dry-run               prints what the run needs; reads no files
          ... --lora-rank=16          trains adapters; the reference is then the model without them
-         ... --rounds=3 --prompts=nano:reasoning         samples, ranks by the verifier, and learns, three times
+         ... --rounds=3 --prompts=nano:reasoning         three times: samples, ranks by the verifier, learns
          ... --rounds=3 --prompts=mine.jsonl --reward=mine.py:judge        ranks by a judge or a reward of your own
          ... --rounds=3 --prompts=nano:general --reward-model=RUN          ranks by a reward model
-Writes:  the working directory of a run. With --rounds it holds round-1/pairs, round-1/dpo, round-2/pairs and so on,
-         each the working directory of a run; the same command continues an interrupted one
+Writes:  the working directory of a run. With --rounds it holds round-1/pairs, round-1/dpo, round-2/pairs and so on.
+         Each of these is the working directory of a run. The same command continues after an interruption
 Departs: 1. the hyperparameters of --recipe=nano are ours. --recipe=paper has the DPO paper's β of 0.1 and learning rate
             of 1e-6, but AdamW instead of RMSprop
          2. KTO's z (the reference point) is estimated from a micro-batch; the paper uses a batch
@@ -76,19 +76,19 @@ class Command(TrainCommand[PreferenceRecipe]):
     """Trains a policy on preferences: pairs of a better and a worse reply, or labelled replies."""
 
     data: str = ""
-    """jsonl file of pairs {problem, chosen, rejected}, or for kto of {problem, response, desirable}. Default: nano's
-    annotator judges generated replies."""
+    """jsonl file of pairs {problem, chosen, rejected}. For --loss=kto, also of rows {problem, response, desirable}.
+    Default: nano's annotator judges generated replies."""
     rounds: int = 0
-    """Rounds of iterative learning: each samples the policy on --prompts, makes a pair of the best and the worst
-    completion of each question, and learns from the pairs, with the policy at its beginning as reference. 0: learn from
-    --data, once."""
+    """Number of rounds of iterative learning. A round samples the policy on --prompts, pairs the best completion of
+    each question with the worst, and learns from the pairs. The reference is the policy at the beginning of the round.
+    0: no rounds; learn once from --data."""
     questions: int = 256
-    """Questions of a round of --rounds."""
+    """Number of questions in each round of --rounds."""
     sampling: SamplingOptions = SAMPLING
-    """How --rounds samples; --sampling.samples completions of each question."""
+    """How --rounds samples the policy. --sampling.samples is the number of completions of each question."""
     reward_model: str = ""
-    """A helpful reward model, the directory of its run, that ranks the completions of --rounds. Default: the verifier,
-    or the rewards of --reward."""
+    """Directory of the run of a helpful reward model. The model ranks the completions of --rounds. Default: they are
+    ranked by the verifier, or by the rewards of --reward."""
 
 
 COMMANDS = cli.commands_by_recipe(Command, RECIPES, options=OPTIONS)
@@ -108,7 +108,7 @@ def check_flags(command: Command) -> None:
             )
     require(
         (
-            (rounds >= 0, f"--rounds={rounds} must be 0, for pairs of --data, or more"),
+            (rounds >= 0, f"--rounds={rounds} must be 0 or more; 0 learns from the pairs of --data"),
             (not (rounds and command.data), f"--rounds={rounds} makes its own pairs: leave --data={command.data} out"),
             (
                 rounds or not command.reward_model,
@@ -121,7 +121,7 @@ def check_flags(command: Command) -> None:
 
 
 def collecting_of(command: Command, number: int) -> Collecting:
-    """Returns what round `number`, from 0, collects."""
+    """Returns the settings by which round `number` collects its pairs. The first round has number 0."""
     return Collecting(number, command.questions, command.sampling, command.reward_model)
 
 
@@ -140,7 +140,7 @@ def plan(command: Command) -> str:
 
 
 def run(command: Command) -> Path:
-    """Trains the policy and returns its working directory; with --rounds, that of the last round.
+    """Trains the policy. Returns the working directory of the run; with --rounds, of the last round's run.
 
     Raises:
         ValueError: a flag, file or checkpoint cannot be used.
@@ -152,8 +152,9 @@ def run(command: Command) -> Path:
 
 
 def run_rounds(command: Command) -> Path:
-    """Samples, ranks and learns, --rounds times. Parts that are complete are checked and left alone. Returns the
-    working directory of the last round.
+    """Samples, ranks and learns in each of --rounds rounds. Returns the working directory of the last round's run.
+
+    Parts of a round that are already complete are checked against the flags, and are not repeated.
 
     Raises:
         ValueError: a flag, file or checkpoint cannot be used, or a round finds too few pairs.

@@ -4,7 +4,7 @@ Source:  DeepSeek-AI 2025 (arXiv 2501.12948), sections 2.3.1 and 2.3.3 (v2: B.3.
          per prompt is not published
 Run:     python -m experiments.generate --weights=RUN --prompts=nano:reasoning --template=r1 --samples=8
          python -m experiments.generate --weights=HF_DIR --prompts=mine.jsonl --template=chat --to=parquet --mesh=8x8
-Writes:  <workdir>/samples.jsonl (every sample, unfiltered), records.jsonl or .parquet (the same with `keep` and
+Writes:  <workdir>/samples.jsonl (every sample, unfiltered), records.jsonl or .parquet (the samples with `keep` and
          `reason`, which people may edit), manifest.json. With several processes each writes samples-I-of-N.jsonl, and
          the files are merged at the end. If killed, the same command continues
 Departs: 1. thresholds of repetition, language and length are not published; the defaults keep right, finished answers

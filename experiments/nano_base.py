@@ -1,11 +1,11 @@
 """Trains the nano tokenizer and base model from scratch, and evaluates the base before any RL.
 
 Run:     python -m experiments.nano_base                  (the base that ships as r1jax/nano/weights/nano)
-         ... --model=nano-small --steps=3000              (the student's, r1jax/nano/weights/nano-small)
+         ... --model=nano-small --steps=3000              (the student's base, r1jax/nano/weights/nano-small)
 Cost:    at most 90 minutes on 2 CPU cores; card.json beside the weights has the measured time
 Expect:  single steps and self-checks are nearly always right; most solutions of countdown problems stop after one try
-Departs: DeepSeek-V3-Base was not trained on its own RL template; 12 % of the nano documents use it, because a model
-         of this size cannot follow an instruction that it has never seen.
+Departs: DeepSeek-V3-Base was not trained on the template of its RL. Of the nano documents, 12 % use the template of
+         nano's RL, because a model of this size cannot follow an instruction that it has never seen.
 
 To resume a stopped run: `--workdir=DIR --resume=True`. The result is `<workdir>/base/`, a Hugging Face directory
 (Qwen3 shape).

@@ -43,7 +43,7 @@ def run(command: Command) -> None:
     """Runs every stage that is not complete, then evaluates the trained policies and writes report.html.
 
     Raises:
-        ValueError: an existing stage was made from other inputs or hyperparameters than those given now.
+        ValueError: an existing stage was made from other inputs or hyperparameters than this command gives.
     """
     distributed.share_cpu(command.mesh)
     distributed.start()
@@ -122,7 +122,7 @@ def forget_programs() -> None:
 
 
 def check(command: Command, stage: Stage, there: Manifest) -> None:
-    """Raises ValueError if an existing stage was made from other inputs or hyperparameters than those given now.
+    """Raises ValueError if an existing stage was made from other inputs or hyperparameters than `command` gives.
 
     Args:
         there: the manifest of the existing stage.

@@ -2,7 +2,7 @@
 
 Source:  DeepSeek-AI 2025, section 2.3.1 (routes); v2 B.3.2 (filters, rewriting, Listing 1), B.4.2 (numbers)
 Run:     python -m experiments.r1_1_cold_start --zero=RUN_OF_R1_ZERO
-         ... --review=True             stops before training: edit cold_start.jsonl, then run again without it
+         ... --review=True             stops before training: edit cold_start.jsonl, then run again without --review
          ... --rewriter=endpoint --endpoint.url=URL            another model rewrites; its key is in OPENAI_API_KEY
          ... --recipe=paper --weights=BASE --zero=RUN --prompts=FILE --worked-example=FILE --mesh=8x8
 Routes:  few_shot   samples the base after a worked example with a long chain of thought
@@ -11,8 +11,8 @@ Routes:  few_shot   samples the base after a worked example with a long chain of
 Writes:  <workdir>_data/cold_start.jsonl (every record: raw, edited, keep, reason, who rewrote it); <workdir>, the run's
          directory
 Departs: 1. the paper has thousands of records; nano has three hundred, because more would leave nothing for RL to teach
-         2. nano's generator stands in for human annotators: it translates and deletes but never solves, and is counted
-            as a rewriter of its own. Prompts from a file have no annotator: a bad rewrite is dropped
+         2. nano's generator stands in for human annotators: it translates and deletes but never solves. The records
+            name it as a rewriter. Prompts from a file have no annotator: a bad rewrite is dropped
          3. the base itself rewrites, because its corpus contains rewriting with the same prompts
          4. a batch is 128 packed rows, not 128 records
          5. not implemented: brief answers to simple questions (v2, Listing 3), tests of programs written by a model
@@ -229,7 +229,7 @@ def prompts_of(route: str, examples: Sequence[Mapping], nano: bool, worked: str,
 def worked_example(row: Mapping, seed: int) -> str:
     """Returns the text of a worked example for a question of nano, the generator of synthetic problems.
 
-    It is another question of the same task and language, with a long solution.
+    The example is another question of the same task and language, with a long solution.
 
     Args:
         row: the question.

@@ -2,7 +2,7 @@
 
 Source:  DeepSeek-AI 2025, section 2.3.3; v2 B.3.3 (data, Listing 4), B.4.2 (numbers), Table 5 (counts)
 Run:     python -m experiments.r1_3_rejection_sft --reasoner=RUN_OF_STAGE_2
-         ... --review=True             stops before training: edit rejection.jsonl, then run again without it
+         ... --review=True             stops before training: edit rejection.jsonl, then run again without --review
          ... --judge=endpoint --endpoint.url=URL --prompts=FILE
                                        a model with the reference answer judges rows that no rule can judge
 Writes:  <workdir>_data/rejection.jsonl (every record, with `keep` and, if it is dropped, the `reason`); <workdir>, the
@@ -88,7 +88,7 @@ class Collecting:
     wave_rows: int = 512
     """Completions that each process samples at once; memory limits it."""
     longest_paragraph: int = 400
-    """A chain of thought with a paragraph longer than so many characters is dropped; 0: no limit."""
+    """Drop a record if its chain of thought has a paragraph with more characters than this; 0: no limit."""
     judge: str = "none"
     """Which model compares answers that have no verifier with the reference answer: none, endpoint, or a checkpoint's
     directory."""

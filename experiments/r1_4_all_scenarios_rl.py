@@ -6,7 +6,7 @@ Departs: 1. the weights of rule, language and preference rewards are not publish
          2. format is rewarded on reasoning prompts too, as in stage 2; equation 10 rewards it on general prompts only
          3. prompts can change only between rounds of 16 steps, so the last 404 steps, not 400, use all scenarios
          4. the share of general prompts in the last steps is not published; it is 0.7 on nano
-         5. the scales of the rewards are not published: see --preference-weight
+         5. the scales of the rewards are not published; --preference-weight describes ours
 """
 
 from __future__ import annotations

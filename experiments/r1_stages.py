@@ -214,7 +214,7 @@ def numbers_of(stages: Sequence[Stage]) -> list[tuple[str, type, Any]]:
 
 # The hyperparameters of every stage, as in its own file, except for a shorter R1-Zero, one epoch of the safety model
 # and fewer evaluation problems during training.
-PREFERENCE = Annotated[float, tyro.conf.arg(help="Weight of the reward models in stage 4: see r1_4_all_scenarios_rl.")]
+PREFERENCE = Annotated[float, tyro.conf.arg(help="Weight of the two reward models' rewards in stage 4's total reward.")]
 OTHERS = [("preference_weight", PREFERENCE, 1.0), ("evaluation", SamplingOptions, EVALUATION)]
 Numbers = dataclasses.make_dataclass("Numbers", [*numbers_of(STAGES), *OTHERS], frozen=True)
 NUMBERS = Numbers()
@@ -238,7 +238,7 @@ class Command:
     until: str = ""
     """Stop after this stage, such as 2_reasoning_rl; the page then shows the finished stages."""
     tasks: tuple[str, ...] = TASKS
-    """Tasks and mixes of nano to evaluate, one row each in the table."""
+    """Tasks and mixes of nano on which the policies are evaluated."""
     problems: int = 512
     """Number of held-out problems of each task."""
 

@@ -6,7 +6,7 @@ Run:     python -m experiments.serve runs/r1_zero-…           (then http://127
 Serves:  /v1/models, /v1/completions (echo and logprobs too), /v1/chat/completions; both kinds of completion stream.
          Requests with the same sampling settings form a batch, which is sampled to its end; other requests wait. If a
          client disconnects, its reply is stopped
-Cost:    memory for the model twice; each new size of prompt, reply and batch compiles once
+Cost:    memory for two copies of the model; each new size of prompt, reply and batch compiles once
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ class Command:
     port: int = 8000
     """Port to listen on."""
     api_key: str = ""
-    """Key that clients must send. Default: the environment variable R1JAX_API_KEY; without it, none is asked for."""
+    """Key that clients must send. Default: the environment variable R1JAX_API_KEY. If both are empty, clients
+    need no key."""
     max_tokens: int = 1024
     """Most tokens of a chat reply if the client sets no limit of its own."""
     wave_rows: int = 32

@@ -8,7 +8,8 @@ Run:     python -m experiments.sft --model=smollm2 --data=messages.jsonl
          ... --eval-prompts=gsm8k_test.jsonl                      (also answers questions at each evaluation)
 Writes:  the working directory of a run: metrics.jsonl, eval.jsonl (loss on held-out conversations), samples.jsonl,
          checkpoints. experiments.convert exports it
-Departs: 1. conversations are packed into rows, and each attends only to itself; a step has --batch-rows rows
+Departs: 1. conversations are packed into rows, and each conversation attends only to itself. A step has --batch-rows
+            rows
          2. if a chat template rewrites earlier replies (Qwen3's drops their thinking), the loss counts only the last
             reply of a conversation
 """

@@ -23,13 +23,13 @@ Numbers = TypeVar("Numbers")
 
 @dataclasses.dataclass(frozen=True)
 class TrainCommand(Generic[Numbers]):
-    """Flags of every training command: the recipe's hyperparameters, the options of a run and those of --dry-run."""
+    """Flags of every training command: the recipe's hyperparameters, the run's options and --dry-run's options."""
 
     numbers: Annotated[Numbers, FLAT]
     options: Annotated[RunOptions, FLAT] = OPTIONS
     plan: Annotated[PlanOptions, FLAT] = PLAN
     recipe: str = "nano"
-    """Which defaults to use: nano, paper, or another that the stage names in its file, such as R1-Zero's small."""
+    """Which defaults to use: nano, paper, or another recipe of this stage, such as small for R1-Zero."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +106,7 @@ class RLStage(NamedTuple):
         return train_rl.train(recipe, options, self.name, self.reward)
 
     def commands(self) -> dict[str, RLCommand]:
-        """Returns, for each recipe by its name, the command with that recipe's defaults."""
+        """Returns {recipe name: the command with the defaults of this recipe}."""
         return cli.commands_by_recipe(RLCommand, self.recipes, options=self.options)
 
     def main(self) -> None:
@@ -122,7 +122,7 @@ class RLStage(NamedTuple):
 def main_collecting(
     commands: Mapping[str, TuneCommand], train: Any, description: str | None, title: str, workdir: str
 ) -> None:
-    """Runs a stage from the command line. The stage collects its own records; the same command resumes a stopped one.
+    """Runs a stage that collects its own records, from the command line. The same command resumes a stopped stage.
 
     Args:
         commands: the command of each recipe; a command has the fields of `TuneCommand` and `collecting`.

@@ -11,7 +11,7 @@ Departs: 1. DeepSeek-V3 judges the paper's pairs; nano's annotator is a program 
          3. optimizer, warm-up and gradient clipping are not published; we use AdamW with betas (0.9, 0.95), no
             warm-up, and clipping at a norm of 1.0
          4. the paper's models have "the R1 architecture"; ours start from --weights, in R1 from the result of stage 3
-         5. the paper's data sets differ in size (66,000 pairs, 106,000 responses); a file given by --data sets its own
+         5. the paper's data sets have 66,000 pairs and 106,000 responses; a file given by --data may have any size
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Command(TrainCommand[RewardRecipe]):
     """jsonl file of judged replies: pairs for helpful, labelled responses for safety. Default: nano's annotator judges
     generated replies."""
     sampled: str = ""
-    """samples.jsonl of experiments.generate over nano:general: more replies for nano's annotator to judge."""
+    """The samples.jsonl that experiments.generate wrote for nano:general. nano's annotator judges these replies too."""
 
 
 COMMANDS = cli.commands_by_recipe(Command, RECIPES, options=OPTIONS)

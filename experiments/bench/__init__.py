@@ -9,7 +9,7 @@ holds:
 
 value       r1jax's result
 baseline    the result of the peer or of the plain method; "missing" if the peer is not installed
-ratio       the quotient of the two; the benchmark's docstring says which of them is divided by the other
+ratio       the quotient of value and baseline; the benchmark's docstring says which is divided by the other
 limit       the hardware's limit, from r1jax.planning.roofline
 fraction    the part of the limit that is reached: value / limit for a speed, limit / value for a time
 spread      (maximum − minimum) / median of the repeats

@@ -194,8 +194,8 @@ def draw_size(rng: random.Random) -> int:
 def forbid_writing(trial: Trial) -> Found:
     """Runs the command while a directory is read-only.
 
-    It is the parent of a new run's working directory, the parent of a resumed run's working directory, or the
-    checkpoint directory of a resumed run.
+    The read-only directory is the parent of a new run's working directory, the parent of a resumed run's working
+    directory, or the checkpoint directory of a resumed run.
     """
     what = ("a new run", "a resumed run", "its checkpoints")[trial.ordinal % 3 if trial.stage.trains else 0]
     home = trial.home / "disk"

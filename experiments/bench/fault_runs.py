@@ -284,7 +284,12 @@ def command(stage: Stage, home: Path, workdir: Path, **changed: Any) -> list[str
 
 
 def start(module: str, arguments: list[str], told: Path, **faults: Any) -> Live:
-    """Starts a command in a new process. The arguments, `faults` among them, are the fields of `Order`."""
+    """Starts the command of a stage in a new process.
+
+    Args:
+        module, arguments, told: as in `Order`.
+        faults: the other fields of `Order`, which describe faults.
+    """
     told.parent.mkdir(parents=True, exist_ok=True)
     process = FORKS.Process(target=live, args=(Order(module, arguments, str(told), **faults),))
     with LOCK:
@@ -386,10 +391,10 @@ def without_speed(line: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def committed(stage: Stage, workdir: Path) -> tuple[int | None, str]:
-    """Returns the step from which an interrupted run can resume, and a hash of the lines of metrics.jsonl up to it.
+    """Returns the step at which an interrupted run can resume, and a hash of metrics.jsonl up to this step.
 
-    The step is that of the newest committed checkpoint whose step is a multiple of `stage.rounds`. Returns (None, "")
-    if there is none. The lines hold times: a resumed run that repeats a step changes the hash.
+    The step belongs to the newest committed checkpoint whose step is a multiple of `stage.rounds`. Returns (None, "")
+    if there is no such checkpoint. The lines hold times, so a resumed run that repeats a step changes the hash.
     """
     from r1jax.runs import checkpoint
 

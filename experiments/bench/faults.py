@@ -43,7 +43,7 @@ class Options:
     """Breaks toy runs in many ways, and checks that each resumes bit-equal or stops with a clear error."""
 
     runs: int = 208
-    """Number of trials; every kind of fault gets one at least."""
+    """Number of trials. Every kind of fault gets at least one trial."""
     seed: int = 0
     """Seed of the faults: kinds, stages, moments, files."""
     jobs: int = 2
@@ -86,7 +86,7 @@ def schedule(options: Options) -> list[tuple[str, int, str]]:
 
 
 class Once:
-    """Makes the uninterrupted and the interrupted run of each stage, once, when a trial first asks for it."""
+    """Makes the uninterrupted and the interrupted run of each stage, once, when a trial first asks for the run."""
 
     def __init__(self, home: Path):
         self._home, self._made = home, {}

@@ -2,7 +2,8 @@
 
 Run    python -m experiments.bench.gpu --parts G0 G1 G2        each part takes at most ten minutes on one H200
        python -m experiments.bench.gpu --toy=True              seconds on a CPU; says nothing about speed
-Again  the same command runs only measurements that `--out` lacks or that failed. After `--seconds` none begins.
+Again  the same command runs only measurements that `--out` lacks or that failed. After `--seconds`
+       seconds it begins no further measurement.
 
 The model has the shapes of Qwen2.5-1.5B, random weights and bfloat16; tokens are synthetic. `r1jax.planning.roofline`
 computes the hardware's limits from the bandwidth and FLOP/s that G0 wrote to the same `--out`, so G0 must run first.

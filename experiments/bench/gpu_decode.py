@@ -74,7 +74,7 @@ def noise(seed: int, *shape: int, dtype: Any = None) -> jax.Array:
 def ceilings(command: Command, lines: list[dict[str, Any]]) -> Plan:
     """Yields (name, call) of each measurement of part G0, the limits of the device.
 
-    These are the bytes/s of a copy, the FLOP/s of a large matrix product, and the FLOP/s of the matrix products of
+    The limits are the bytes/s of a copy, the FLOP/s of a large matrix product, and the FLOP/s of the matrix products of
     decoding for several numbers of rows.
     """
     s, cfg = size(command), model(command)

@@ -1,7 +1,7 @@
 """Runs the torch baselines of the GPU measurements, each in a process of its own.
 
-They are transformers' `generate` with a static cache, for decoding (part G1), and a training step with SDPA and
-gradient checkpointing, for the update (G4).
+The baseline of decoding (part G1) is transformers' `generate` with a static cache. The baseline of the update (G4) is a
+training step with SDPA and gradient checkpointing.
 
 `generate` uses bfloat16 weights. Training uses float32 weights and bfloat16 autocast, like r1jax's training.
 """

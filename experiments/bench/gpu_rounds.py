@@ -75,8 +75,8 @@ def make_forced(
     """Returns (weights, stop tokens, keys): a model, and random keys with which completions end near the given lengths.
 
     The model computes at full cost but gives all tokens equal probability, so the key of a row alone decides where the
-    row stops. Each row gets one of `s["candidates"]` keys, an unused key that stops near the wanted length. The keys of
-    `wave.forcing_keys` stop exactly there.
+    row stops. There are `s["candidates"]` candidate keys. Each row gets an unused candidate that stops near the wanted
+    length. The keys of `wave.forcing_keys` stop exactly at the wanted length.
 
     Args:
         lengths: [N] wanted lengths of N completions. The returned keys are [N, 2].

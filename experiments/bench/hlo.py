@@ -174,7 +174,7 @@ def product_flops(op: Op, shapes: dict[str, str]) -> float:
 
 
 def whole(program: Program, ops: list[Op], op: Op) -> dict[str, int]:
-    """Returns {opcode: bytes of the operands} of the collective `op`. `ops` are the instructions of its computation."""
+    """Returns {opcode: bytes of the operands} of the collective `op`. `ops` is the computation that holds it."""
     shapes = {each.name: each.shape for each in ops}
     size = sum(count_bytes(shapes[operand]) for operand in op.operands if operand in shapes)
     return {op.kind.removesuffix("-start"): size}

@@ -84,7 +84,7 @@ def rooms(files: dict[str, set[str]]) -> dict[str, set[str]]:
 def room(file: str) -> str:
     """Returns the room that a file of r1jax belongs to.
 
-    That is its folder, the file itself if it lies directly in r1jax, or FOLDER/__main__.
+    The room is the file's folder, the file itself if it lies directly in r1jax, or FOLDER/__main__.
     """
     folder, _, rest = file.removeprefix("r1jax/").partition("/")
     return f"{folder}/__main__" if rest == "__main__" else folder

@@ -24,7 +24,7 @@ QUIET = 0.5  # highest load by other work at which the measured times count
 def measure(options: Options) -> dict[str, Any]:
     """Measures tokens per second on one and on two CPU devices (benchmark C10). Returns the benchmark's JSON line.
 
-    `ratio` is the speed on two devices divided by the speed on one, for "decode" (the rollout) and for "update".
+    `ratio` is the speed on two devices divided by the speed on one device, for "decode" (the rollout) and for "update".
     """
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as directory, contextlib.ExitStack() as stack:

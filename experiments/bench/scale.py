@@ -34,13 +34,14 @@ class Options:
     mesh: str = "fsdp:8"
     """A mesh, in the form that --mesh of a run takes."""
     layers: int = 2
-    """Compile only so many layers, the first ones; 0 compiles all."""
+    """Number of layers to compile, counted from the first layer; 0 compiles all layers."""
     scale_up: bool = False
     """Also compile one layer more, and extrapolate from the difference to all layers of the model."""
     programs: tuple[str, ...] = ("score", "update", "prefill", "decode", "sync")
     """Which programs to compile."""
     rows: int = 1
-    """On each row shard: packed rows of a micro-batch, and completions that are sampled at once, each with a prompt."""
+    """Number of rows on each row shard. In training programs, a row is a packed row of a micro-batch. In the sampler's
+    programs, a row is a completion with a prompt of its own."""
     row_length: int = 1024
     """S, token slots of a packed row. For the sampler: tokens of a prompt, and also token slots for a completion."""
     unembedded: float = 0.875

@@ -1,7 +1,7 @@
 """Benchmark C9: model FLOP/s of an update, compared with the FLOP/s of a large matrix product.
 
-An update trains on 16 rows of 128 tokens with AdamW. `roofline.update_flops` counts the FLOPs: those of attention, and
-for each token 6·N, where N is the number of matrix parameters.
+An update trains on 16 rows of 128 tokens with AdamW. `roofline.update_flops` counts the FLOPs: 6·N for each
+token, where N is the number of matrix parameters, plus the FLOPs of attention.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def stepping(size: str, remat: str, mesh: Any) -> tuple[Callable[[], None], list
 def side(size: str) -> tuple:
     """Prepares an optimizer step on a mesh of all CPU devices that JAX shows. Returns (repeat, info).
 
-    A call of `repeat` runs one step and returns {"tokens": number of its completion tokens}. `info` holds the measured
-    expression as text, for the report ("call").
+    A call of `repeat` runs one step and returns {"tokens": number of completion tokens in the step}. `info` holds the
+    measured expression as text, for the report ("call").
 
     Args:
         size: "full" or "toy".

@@ -107,7 +107,7 @@ class Side:
 def take_turns(sides: dict[str, Side], repeats: int) -> dict[str, list[dict[str, Any]]]:
     """Runs the sides in turn, `repeats` times each. Leaves out sides whose package is not installed.
 
-    Returns, for each side by name, the reports of its repeats.
+    Returns {name of the side: the reports of its repeats}.
     """
     there = {name: side for name, side in sides.items() if not side.missing}
     said: dict[str, list[dict[str, Any]]] = {name: [] for name in there}
@@ -146,9 +146,9 @@ def wait_for_parent() -> bool:
 
 
 def serve(repeat: Callable[[], dict[str, Any]], info: dict[str, Any]) -> None:
-    """Sends `info` to the parent.
+    """Sends `info` to the parent, then calls `repeat()` for each line from the parent, until the pipe closes.
 
-    Then answers each line from the parent with the times and the result of `repeat()`, until the pipe closes.
+    After each call, the times and the result of `repeat()` are sent to the parent.
     """
     send_line(info)
     while wait_for_parent():

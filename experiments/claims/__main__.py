@@ -1,12 +1,12 @@
-"""Checks the claims that are asked for, skips what is done, and writes one page.
+"""Checks the claims that --claims names, skips those that are complete, and writes a page with all verdicts.
 
 Run:     python -m experiments.claims                                     every claim; hours
-         ... --claims distillation_beats_rl r1_by_stage                   of kept results: seconds
-         ... --claims length_growth language_mixing --seeds 0 1           two of them, with two seeds
+         ... --claims distillation_beats_rl r1_by_stage                   from the results kept in docs/r1: seconds
+         ... --claims length_growth language_mixing --seeds 0 1           two claims, with two seeds
          ... --runs R1_RUN R1_RUN R1_RUN                                  claims that need checkpoints of experiments.r1
          the same command again                                           skips complete claims and goes on
-Writes:  <workdir>/report.html, <workdir>/results/CLAIM.json, and the runs, which claims share
-Expect:  a verdict of each claim, on the nano world: it holds, does not hold, or cannot be shown here
+Writes:  <workdir>/report.html, <workdir>/results/CLAIM.json, and the runs. Claims that need the same run share it
+Expect:  a verdict on each claim for nano: it holds, does not hold, or cannot be shown here
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ class Command(Bench):
     """Checks claims and writes their page."""
 
     claims: tuple[str, ...] = tuple(CLAIMS)
-    """Names of the claims. Flags of a claim's own are given to its file: python -m experiments.claims.NAME --help."""
+    """Names of the claims to check. Some claims have further flags, which only their own command takes:
+    python -m experiments.claims.NAME --help lists them."""
 
 
 def asked_of(command: Command, claim: Claim) -> Bench:
@@ -41,7 +42,7 @@ def asked_of(command: Command, claim: Claim) -> Bench:
 
 
 def fingerprint(asked: Bench) -> str:
-    """Returns the SHA-256 of a claim's arguments, and of the results and stages of experiments.r1 that it may read."""
+    """Returns one SHA-256 of a claim's flags and of the runs of experiments.r1 that the claim may read."""
     said: dict[str, Any] = dataclasses.asdict(asked)
     for name in ("workdir", "runs"):  # the folders may move
         said.pop(name)
@@ -59,7 +60,7 @@ def path_of(command: Command, name: str) -> Path:
 
 
 def read_result(command: Command, name: str) -> dict[str, Any]:
-    """Returns the content of a claim's result file: sha256, minutes and finding; {} if there is none."""
+    """Returns the content of a claim's result file: sha256, minutes and finding; {} if there is no such file."""
     path = path_of(command, name)
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
@@ -74,12 +75,12 @@ def draw(command: Command) -> Path:
 
 
 def run(command: Command) -> dict[str, str]:
-    """Measures every claim that is asked for and not done. Returns {claim: its verdict, or why it failed}.
+    """Measures every claim of --claims that is not complete. Returns {claim: its verdict, or why it failed}.
 
     A claim that fails does not stop the others.
 
     Raises:
-        ValueError: there is no such claim.
+        ValueError: --claims names an unknown claim.
     """
     if unknown := [name for name in command.claims if name not in CLAIMS]:
         raise ValueError(f"--claims {' '.join(unknown)}: there is no such claim. Use {', '.join(CLAIMS)}")

@@ -45,7 +45,9 @@ class Command:
     chains: int = 256
     """Number of chains of thought to spoil. Three times as many are sampled, because not all have two steps x∘y=z."""
     seed: int = 0
+    """Seed of the problems, the completions and the falsified results."""
     max_tokens: int = 256
+    """Most tokens of a completion, and of a continuation."""
 
 
 def spoil(text: str, rng: random.Random) -> tuple[str, str] | None:

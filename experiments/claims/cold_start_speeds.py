@@ -1,13 +1,13 @@
 """Claim: RL from the cold start reaches a fixed accuracy in fewer steps than RL from the base.
 
 Run:     python -m experiments.claims.cold_start_speeds --runs R1_RUN R1_RUN R1_RUN
-         ... without --runs                          makes the cold starts by experiments.r1 --until=1_cold_start
-Method:  the same recipe, R1-Zero's, on the same questions (nano:reasoning), from the base with R1-Zero's template and
-         from stage 1's checkpoint with R1's. Held-out problems are evaluated every 4 steps. The steps to the accuracy
-         are read between two evaluations on a straight line. A run that does not reach it counts with its last step,
-         which favours the arm that is slower
-Expect:  fewer steps by more than the interval of the seeds. The largest fall of the held-out accuracy between two
-         evaluations says how steady a run is
+         ... without --runs                          makes the cold starts with experiments.r1 --until=1_cold_start
+Method:  trains R1-Zero's recipe twice on the same questions (nano:reasoning): from the base with R1-Zero's template,
+         and from stage 1's checkpoint with R1's template. Held-out problems are evaluated every 4 steps. The number of
+         steps to --accuracy is interpolated linearly between two evaluations. A run that never reaches --accuracy
+         counts with its last step, which favours the slower arm
+Expect:  the cold start needs fewer steps, by more than the interval of the seeds. The largest fall of the held-out
+         accuracy between two evaluations says how steady a run is
 Cost:    two runs of RL a seed, about 30 minutes, and 12 for a cold start, on 2 cores (estimated)
 Source:  DeepSeek-AI 2025, section 2.3.1: the cold start is "to prevent the early unstable cold start phase of RL
          training from the base model"
@@ -35,13 +35,15 @@ class Command(Bench):
     """Compares RL from the base with RL from the cold start."""
 
     accuracy: float = 0.75
-    """The accuracy to reach: share of held-out problems answered right and in form."""
+    """The accuracy to reach: the share of held-out problems that are answered right and in the right format."""
     every: int = 4
     """Steps between two evaluations."""
 
 
 def steps_to(lines: Sequence[dict], accuracy: float) -> float | None:
-    """Returns the step at which a run first has an accuracy, on a straight line between evaluations; None if never.
+    """Returns the step at which a run first reaches `accuracy`; None if it never does.
+
+    The step is interpolated linearly between two evaluations.
 
     Args:
         lines: the lines of eval.jsonl, in ascending steps.
@@ -64,7 +66,7 @@ def largest_fall(lines: Sequence[dict]) -> float:
 
 
 def find(command: Command) -> Finding:
-    """Trains from the base and from the cold start with each seed, and compares the steps to the accuracy."""
+    """Trains from the base and from the cold start with each seed, and compares the steps to --accuracy."""
     words = (*ASKED, f"--eval-every={command.every}")
     starts = cold_starts(command)
     places = {

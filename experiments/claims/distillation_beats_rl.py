@@ -1,10 +1,11 @@
 """Claim: a small student learns more from the records of a larger model than from RL on the same questions.
 
 Run:     python -m experiments.claims.distillation_beats_rl --runs R1_RUN R1_RUN R1_RUN
-         ... without --runs                          the results that the repository keeps, docs/r1
-Method:  reads stages.json of experiments.r1. Both students begin with the same smaller base. One is fine-tuned on
-         stage 3's records, the other has R1-Zero's recipe; both are asked chains, comparisons, countdowns and programs.
-         Their pass@1 is compared on the same held-out problems, seed by seed: over all tasks, and without programs
+         ... without --runs                          reads the results that the repository keeps in docs/r1
+Method:  reads stages.json of experiments.r1. Both students begin with the same smaller base. One student is fine-tuned
+         on stage 3's records, and the other is trained by R1-Zero's recipe. Both learn chains, comparisons, countdowns
+         and programs. Their pass@1 is compared on the same held-out problems, seed by seed: over all tasks, and
+         without programs
 Expect:  the distilled student is ahead by more than the interval of the seeds, with programs and without
 Cost:    seconds with kept results; about 60 minutes a seed for experiments.r1
 Source:  DeepSeek-AI 2025, section 4.1, Table 6: distillation 72.6, RL on the same 32B base 47.0 (AIME 2024)

@@ -1,10 +1,10 @@
 """Claim: GRPO makes wrong answers longer than Dr. GRPO does, at the same accuracy: part of the growth is a bias.
 
 Run:     python -m experiments.claims.length_growth
-Method:  R1-Zero's recipe twice from the same base on the same questions, with GRPO and with Dr. GRPO. GRPO divides a
-         completion's loss by its length, so a long wrong answer is punished less for each of its tokens. Dr. GRPO
-         divides by a constant, and does not divide advantages by their standard deviation. Lengths are those of
-         held-out completions after the last step
+Method:  trains R1-Zero's recipe twice from the same base on the same questions: with GRPO and with Dr. GRPO. GRPO
+         divides a completion's loss by its length, so a long wrong answer is punished less for each of its tokens. Dr.
+         GRPO divides by a constant, and does not divide advantages by their standard deviation. The lengths of held-out
+         completions after the last step are compared
 Expect:  wrong answers are longer under GRPO by more than the interval of the seeds. The table also has the accuracies
 Cost:    two runs of R1-Zero a seed, about 20 minutes a seed on 2 cores (estimated)
 Source:  Liu et al. 2025 (arXiv 2503.20783), section 3, Fig. 5; Nature 2025, Fig. 1 (length grows in training)
@@ -25,7 +25,7 @@ LIMIT = (
 
 
 def find(bench: Bench) -> Finding:
-    """Trains both losses with each seed, and compares the lengths of wrong answers."""
+    """Trains with both losses and each seed, and compares the lengths of wrong answers."""
     places = {loss: [train_zero(bench, seed, *words) for seed in bench.seeds] for loss, words in LOSSES.items()}
     ends = {loss: [read_evaluations(place)[-1] for place in found] for loss, found in places.items()}
     base = read_evaluations(places["GRPO"][0])[0]

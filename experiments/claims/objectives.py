@@ -1,14 +1,15 @@
 """Compares the objectives of `--loss` on nano, from one base, with several seeds each.
 
 Run:     python -m experiments.claims.objectives                 (10 losses, 3 seeds: 30 runs of 16 CPU minutes)
-         ... --losses grpo rloo --seeds=2 --steps=2              a try of the command
+         ... --losses grpo rloo --seeds=2 --steps=2              a quick try of the command
          ... --picture=objectives.png                            one picture; needs matplotlib
 Method:  runs R1-Zero's nano recipe with each loss and seed, all from the same base and on the same questions. A round
-         is trained in two optimizer steps: in the first, the policy is still the one that sampled, so no loss clips
-         anything. Each run is a process of its own, so that its time and memory can be measured. A complete run is not
-         repeated, and an interrupted run is resumed. Prints the mean over seeds with the 95 % interval of Student's t.
+         is trained in two optimizer steps. In the first step, the policy is still the policy that sampled, so no loss
+         clips anything. Each run is a process of its own, so that its time and memory can be measured. A complete run
+         is not repeated, and an interrupted run is resumed. Prints the mean over seeds with the 95 % interval of
+         Student's t.
 Expect:  a table, not a verdict. A difference within the intervals is not significant
-Departs: PPO has λ = 1 and its value network the policy's learning rate; neither was searched
+Departs: PPO has λ = 1, and its value network has the policy's learning rate. Neither value was tuned
 """
 
 from __future__ import annotations
@@ -37,12 +38,12 @@ LIMIT = (
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """Compares losses: trains nano, the small base of the package, with each of them."""
+    """Compares losses: trains nano, the small base of the package, with each loss."""
 
     losses: tuple[str, ...] = tuple(LOSSES)
     """Losses to compare, each a value of --loss of experiments.r1_zero."""
     seeds: int = 3
-    """Seeds of each loss, from 0."""
+    """Number of seeds for each loss. The seeds count from 0."""
     steps: int = 64
     """Optimizer steps of each run."""
     workdir: str = "runs/objectives"
@@ -54,10 +55,10 @@ class Command:
 
 
 def run_one(command: Command, loss: str, seed: int) -> Path:
-    """Runs one loss with one seed, unless it has been run. Returns its directory.
+    """Trains with one loss and one seed, unless this run is complete. Returns the run's directory.
 
     Raises:
-        ValueError: the run failed; its output says why.
+        ValueError: the run failed. The message has the end of the run's output.
     """
     place = Path(command.workdir) / f"{loss}-{seed}"
     before = manifests.read(place) if place.exists() else None
@@ -152,7 +153,7 @@ def compare(command: Command) -> dict[str, list[dict[str, float | None]]]:
 
 
 def find(bench: Bench) -> Finding:
-    """Compares a few losses with each seed, and asks whether one beats GRPO."""
+    """Compares the losses `ON_THE_PAGE` with each seed. The claim holds if no loss beats GRPO."""
     flags = (*Command.flags, *bench.flags, f"--eval-problems={bench.problems}")
     command = Command(ON_THE_PAGE, 1, bench.steps, str(bench.home / "objectives"), flags)
     places = {loss: [run_one(command, loss, seed) for seed in bench.seeds] for loss in ON_THE_PAGE}

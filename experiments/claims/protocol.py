@@ -1,7 +1,8 @@
 """Defines what every claim shares: its flags (`Bench`), what it finds (`Finding`), and intervals over seeds.
 
-A claim is a file with two names, `find` and, if it has flags of its own, a `Command` that extends `Bench`; and a line
-in `table.py`. `find` runs what is missing and returns a `Finding`. `main` runs one claim from the command line.
+A claim is a file and a line in `table.py`. The file defines `find`, which makes the runs that are missing and returns a
+`Finding`. If the claim has flags of its own, the file also defines a `Command` that extends `Bench`. `main` runs one
+claim from the command line.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ class Bench:
     workdir: str = "runs/claims"
     """Directory of the runs that the claims start. Claims that need the same run share it."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Seeds of the runs. An interval needs two at least."""
+    """Seeds of the runs. A 95 % interval needs at least two seeds."""
     runs: tuple[str, ...] = ()
-    """Directories of experiments.r1, one for each seed, for the claims about its stages. Default: docs/r1/seed0 and so
-    on, which have the results but no checkpoints."""
+    """Working directories of experiments.r1, one for each seed. Claims about R1's stages read them. Default:
+    docs/r1/seed0 and so on, which hold results but no checkpoints."""
     steps: int = 64
     """Optimizer steps of each RL run."""
     problems: int = 512
@@ -51,17 +52,17 @@ class Bench:
 
     @property
     def folders(self) -> list[Path]:
-        """The directories of experiments.r1: those given, or else the kept ones."""
+        """The directories of experiments.r1: those of --runs, or those in docs/r1 if --runs is empty."""
         return [Path(run) for run in self.runs] or sorted(KEPT.glob("seed*"))
 
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """What a claim found.
+    """The result of measuring a claim.
 
     Attributes:
         verdict: whether the claim holds on nano.
-        figure: a sentence with the numbers that decide.
+        figure: a sentence with the numbers that decide the verdict.
         limit: a sentence on what nano cannot show.
         table: the cells of the table's rows, the heading first; [] if there is no table.
         pictures: the charts of the page.
@@ -106,19 +107,21 @@ def summarise(values: Sequence[float | None]) -> Interval | None:
 
 
 def estimate(values: Sequence[float]) -> Interval:
-    """Returns `summarise` of values that all seeds have.
+    """Returns the mean and interval of `summarise`, and requires a value from every seed.
 
     Raises:
         ValueError: a seed has no value, because its run was too small to measure it.
     """
     found = summarise(values)
     if found is None or len([value for value in values if value is not None]) < len(values):
-        raise ValueError("a run has no value for a figure of this claim: raise --problems or --steps")
+        raise ValueError("a run was too small to measure every value of this claim: raise --problems or --steps")
     return found
 
 
 def decide(*rules: bool, seeds: int = 2) -> Verdict:
-    """Returns "holds" if every rule holds. With fewer than two seeds there is no interval, so nothing can be shown.
+    """Returns "holds" if every rule holds, else "does not hold".
+
+    With fewer than two seeds there is no interval, so the verdict is "cannot be shown here".
 
     Args:
         rules: whether each rule holds; a comparison with a nan is False.
@@ -143,7 +146,7 @@ def dots(title: str, unit: str, groups: Mapping[str, Sequence[float]]) -> Dots:
 
 
 def missing(limit: str, what: str) -> Finding:
-    """Returns the finding of a claim that cannot be measured, because `what` is missing."""
+    """Returns the finding of a claim that cannot be measured. `what` is a sentence that says what is missing."""
     return Finding("cannot be shown here", what, limit)
 
 
@@ -151,7 +154,7 @@ def read_stages(bench: Bench) -> list[Mapping[str, Any]]:
     """Returns the content of stages.json of each directory of experiments.r1, in order of the directories.
 
     Raises:
-        ValueError: there is no directory, one has no stages.json, or two have the same seed.
+        ValueError: no directory is found, a directory has no stages.json, or two directories have the same seed.
     """
     found: list[Mapping[str, Any]] = []
     for folder in bench.folders:

@@ -135,7 +135,7 @@ def read_runs(command: Command) -> list[Mapping]:
     """Returns the content of stages.json of each run.
 
     Raises:
-        ValueError: a run has no stages.json, two share a seed, or they measured different tasks.
+        ValueError: a run has no stages.json, two runs share a seed, or the runs measured different tasks.
     """
     runs = []
     for run in command.runs:
@@ -159,14 +159,14 @@ def read_runs(command: Command) -> list[Mapping]:
 
 
 def find_missing(table: Table, results: Sequence[str]) -> str:
-    """Returns the figures that the rules need and the table lacks, as "figures of policy; .."; "" if it has all."""
+    """Returns the figures that the rules need and the table lacks, as "figures of policy; .."; "" if it lacks none."""
     needed = ("reasoning", "format", "truncated", "language", "helpful", "harmless")
     missing = {name: [figure for figure in needed if name not in table.get(figure, {})] for name in results}
     return "; ".join(f"{', '.join(figures)} of {name}" for name, figures in missing.items() if figures)
 
 
 def format_rows(table: Table, results: Sequence[str]) -> list[list[str]]:
-    """Returns the cells of the table by stage, the heading first."""
+    """Returns the cells of a text table: a heading, and a row for each figure. `results` names the columns."""
     rows = [["", *results]]
     for figure, cells in table.items():
         shown = "{:.0f} [{:.0f}, {:.0f}]" if figure == "length" else "{:.3f} [{:.3f}, {:.3f}]"

@@ -4,9 +4,9 @@ Run:     python -m experiments.claims.reward_hacking --weights=RUN_OF_STAGE_3 --
          ... --resume=True              continues a stopped run
 Method:  trains with stage 4's recipe at three times its learning rate, on general prompts only, with the reward models
          from the first step. Every few steps the policy answers the same held-out prompts, general and reasoning. For
-         each such evaluation, the command prints the mean training reward since the previous one ("reward"), the true
-         worth of the general replies ("helpful"), their stock phrases ("padding") and harmlessness, and the accuracy
-         of the reasoning answers. nano's generator knows the true worth; the reward models never see it.
+         each such evaluation, the command prints the mean training reward since the previous evaluation ("reward"),
+         the true worth of the general replies ("helpful"), their stock phrases ("padding") and harmlessness, and the
+         accuracy of the reasoning answers. nano's generator knows the true worth; the reward models never see it.
 Expect:  reward and worth rise at first, because the reward model knows what is right. Then replies fill with the stock
          phrases that the reward model likes. This does not happen with every reward model: one of two seeds collapsed
          in 80 steps (docs/results.md, 9)
@@ -42,7 +42,7 @@ LIMIT = (
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """Trains too long with a preference reward."""
+    """Trains a policy for too many steps with a preference reward."""
 
     recipe: Annotated[RLRecipe, cli.FLAT] = RECIPE
     options: Annotated[RunOptions, cli.FLAT] = OPTIONS
@@ -56,7 +56,7 @@ def join_rewards(metrics: Sequence[dict], evaluations: Sequence[dict]) -> list[d
     """Joins the helpfulness reward in training with the held-out evaluations.
 
     Returns a line (dict) for each evaluation. A line holds "step", the held-out values named in `SHOWN`, and "reward":
-    the mean helpfulness reward of the training steps since the previous evaluation, None if no step had one.
+    the mean helpfulness reward of the training steps since the previous evaluation, None if no step had this reward.
 
     Args:
         metrics, evaluations: the lines of metrics.jsonl and of eval.jsonl.
@@ -90,7 +90,7 @@ def measure(command: Command) -> list[dict]:
 
 
 def find(bench: Bench) -> Finding:
-    """Trains stage 3's policy of each run of experiments.r1 too long with its reward models."""
+    """Trains the stage 3 policy of each run of experiments.r1 for too many steps, with the run's reward models."""
     if not bench.runs:
         return missing(LIMIT, "It needs checkpoints: name directories of experiments.r1 with --runs.")
     weights = trained_stages(bench, *STAGES)

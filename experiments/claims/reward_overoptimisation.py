@@ -44,13 +44,14 @@ class Command:
     helpful: str
     """Directory of the helpfulness reward model."""
     sampled: str = ""
-    """samples.jsonl of experiments.generate over nano:general, several samples per prompt. Default: replies of the
-    generator."""
+    """The samples.jsonl that experiments.generate wrote for nano:general, with several samples per prompt. Default:
+    replies of nano's generator."""
     prompts: int = 64
     """Number of held-out prompts."""
     replies: int = 64
     """N, the number of replies to each prompt."""
     seed: int = 0
+    """Seed of the generator's replies."""
 
 
 def best_of(ranked: Sequence[float], n: int) -> float:

@@ -29,7 +29,7 @@ class Used(NamedTuple):
 
 
 def call(words: Sequence[str], log: Path) -> Used:
-    """Runs Python with these arguments, and writes what it prints to `log`. Returns what the process used.
+    """Runs Python with the arguments `words`, and writes the output to the file `log`. Returns what the process used.
 
     Raises:
         ValueError: the process failed; the message has the end of its output.
@@ -50,15 +50,16 @@ def peak_bytes(used: resource.struct_rusage) -> int:
 
 
 def run(bench: Bench, module: str, words: Sequence[str], stage: str = "") -> Path:
-    """Runs a command of `experiments`, unless it is complete, and returns its working directory.
+    """Runs a command of `experiments`, unless its run is complete. Returns the run's working directory.
 
-    The directory's name has a hash of the command, so claims that ask for the same run share it. An interrupted run
-    goes on.
+    The directory's name has a hash of the command, so claims that ask for the same run share the run. An interrupted
+    run is continued.
 
     Args:
         module: the command, such as "experiments.r1_zero".
-        words: its flags, without --workdir.
-        stage: for experiments.r1, the folder of the stage that must be complete.
+        words: the command's flags, without --workdir.
+        stage: for experiments.r1, the folder of the last stage that is needed. The run counts as complete if this stage
+            is.
 
     Raises:
         ValueError: the command failed; the message has the end of its output.
@@ -74,19 +75,19 @@ def run(bench: Bench, module: str, words: Sequence[str], stage: str = "") -> Pat
 
 
 def train_zero(bench: Bench, seed: int, *words: str) -> Path:
-    """Trains R1-Zero by its nano recipe with further flags, and returns the run's directory."""
+    """Trains R1-Zero by its nano recipe with the further flags `words`. Returns the run's directory."""
     size = [f"--seed={seed}", f"--steps={bench.steps}", f"--eval-problems={bench.problems}"]
     return run(bench, "experiments.r1_zero", [*size, *bench.flags, *words])
 
 
 def evaluate(bench: Bench, weights: Path | str, *words: str, samples: int = 1, problems: int = 0) -> Path:
-    """Evaluates a policy at temperature 1 and returns the directory with results.json and the samples.
+    """Evaluates a policy at temperature 1. Returns the directory with results.json and the samples.
 
     Args:
         weights: a run's directory; "" for the package's base.
         words: further flags of experiments.evaluate.
         samples: completions of each problem.
-        problems: number of problems; 0: as many as `bench` says.
+        problems: number of problems; 0 takes `bench.problems`.
     """
     flags = [f"--weights={weights}", f"--samples={samples}", f"--problems={problems or bench.problems}"]
     plain = ["--temperature=1", "--top-p=1", "--max-tokens=448", "--template=r1_zero"]
@@ -94,12 +95,17 @@ def evaluate(bench: Bench, weights: Path | str, *words: str, samples: int = 1, p
 
 
 def read_results(place: Path, name: str) -> dict:
-    """Returns the figures of a benchmark that `evaluate` measured. `name` is such as "nano_zero"."""
+    """Returns the results of one benchmark from the results.json that `evaluate` wrote.
+
+    Args:
+        place: the directory of the evaluation.
+        name: the benchmark's name, such as "nano_zero".
+    """
     return json.loads((place / "results.json").read_text(encoding="utf-8"))["benchmarks"][name]
 
 
 def read_evaluations(place: Path) -> list[dict]:
-    """Returns the lines of eval.jsonl, from before the first step to after the last.
+    """Returns a run's evaluations, the lines of eval.jsonl, from before the first step to after the last step.
 
     Raises:
         ValueError: the run has not been evaluated before and after its steps.
@@ -111,10 +117,10 @@ def read_evaluations(place: Path) -> list[dict]:
 
 
 def cold_starts(bench: Bench) -> list[Path]:
-    """Returns a checkpoint of the cold start for each seed: those below --runs, or new ones by experiments.r1.
+    """Returns the directory of a cold start for each seed, from --runs, or newly made if --runs is empty.
 
     Raises:
-        ValueError: --runs are given, but as many of them as there are seeds do not have the stage.
+        ValueError: --runs names fewer directories than there are seeds, or a directory without the cold start.
     """
     if not bench.runs:
         words = [f"--until={COLD_START}", "--problems=16", "--tasks", "chain"]  # its evaluation is not read
@@ -124,7 +130,7 @@ def cold_starts(bench: Bench) -> list[Path]:
 
 
 def trained_stages(bench: Bench, *stages: str) -> list[Path]:
-    """Returns the folder of the first of `stages` below each directory of --runs, one for each seed.
+    """Checks that each directory of --runs has all `stages`. Returns the folders of the first stage, one for each seed.
 
     Raises:
         ValueError: a directory lacks the checkpoints of a stage, or there are fewer directories than seeds.
@@ -134,18 +140,21 @@ def trained_stages(bench: Bench, *stages: str) -> list[Path]:
             if manifests.read(folder / stage) is None:
                 raise ValueError(f"--runs: {folder} has no {stage}. Name directories that experiments.r1 has completed")
     if len(bench.folders) < len(bench.seeds):
-        raise ValueError(f"--runs names {len(bench.folders)} directories for {len(bench.seeds)} --seeds: one for each")
+        raise ValueError(
+            f"--runs names {len(bench.folders)} directories for {len(bench.seeds)} --seeds: name one for each seed"
+        )
     return [folder / stages[0] for folder in bench.folders[: len(bench.seeds)]]
 
 
 def mean_curve(
     places: Sequence[Path], name: str, read: Callable[[Path], list[dict]] = read_evaluations
 ) -> list[list[float | None]]:
-    """Returns [[step, mean over the runs], ..] of a figure of eval.jsonl. A step at which a run has no value is a gap.
+    """Returns [[step, mean over the runs], ..] of a value of eval.jsonl. The mean is None if a run lacks the value.
 
     Args:
-        name: the figure, such as "length_wrong".
-        read: returns the lines of a run.
+        places: the runs' directories.
+        name: the value's name, such as "length_wrong".
+        read: returns the lines of a run, given its directory.
     """
     runs: list[Mapping[int, float | None]] = [
         {line["step"]: line.get(name) for line in read(place)} for place in places

@@ -1,13 +1,14 @@
 """Claim: R1-Zero's accuracy rises with more samples of a question, and with more thinking in one sample.
 
 Run:     python -m experiments.claims.samples_and_thought
-Method:  samples: 64 completions of each held-out problem give pass@k, the chance that one of k is right, and cons@k,
-         the worth of the most frequent answer of k, averaged over disjoint sets of k.
-         Thinking: one completion of each problem is cut to a budget of tokens. A chain of thought that ends earlier
-         goes on with "wait", up to twice; one that is longer ends there. `</think> <answer>` is appended, and the
-         policy writes the answer
-Expect:  cons@k lies above pass@1, and the accuracy of the largest budget above that of the smallest, by more than the
-         intervals of the seeds
+Method:  samples: 64 completions of each held-out problem give pass@k and cons@k. pass@k is the chance that at least one
+         of k completions is right. cons@k is the chance that the most frequent answer of k completions is right,
+         averaged over disjoint sets of k completions.
+         Thinking: the chain of thought of one completion of each problem gets a budget of tokens. If the policy ends
+         the chain earlier, "wait" is appended and the policy goes on, up to twice. A longer chain is cut off at the
+         budget. Then `</think> <answer>` is appended, and the policy writes the answer
+Expect:  cons@k lies above pass@1, and the accuracy at the largest budget lies above the accuracy at the smallest, both
+         by more than the intervals of the seeds
 Cost:    a run of R1-Zero and 8,192 samples, about 15 minutes a seed on 2 cores (estimated)
 Source:  DeepSeek-AI 2025, Table 2 (cons@64); Muennighoff et al. 2025 (arXiv 2501.19393), budget forcing
 """
@@ -59,18 +60,19 @@ class Command(Bench):
     samples: int = 64
     """Completions of each problem for pass@k and cons@k."""
     asked: int = 128
-    """Held-out problems that are answered that often."""
+    """Number of held-out problems that are answered --samples times."""
     budgets: tuple[int, ...] = (16, 32, 64, 128, 256)
-    """Tokens of thinking."""
+    """Budgets of thinking to compare, in tokens."""
     thought_about: int = 256
-    """Held-out problems that are answered at each budget."""
+    """Number of held-out problems that are answered at each budget."""
 
 
 def cons_curve(lines: Sequence[Mapping], samples: int) -> dict[int, float]:
     """Returns {k: cons@k} for k = 1, 2, 4, .. samples, averaged over problems and over disjoint sets of k samples.
 
     Args:
-        lines: the samples of each problem together, as experiments.evaluate writes them.
+        lines: the samples, grouped by problem, as experiments.evaluate writes them.
+        samples: number of samples of each problem.
     """
     lines = [line for line in lines if KINDS[line["kind"]].votes]
     found = {}
@@ -89,11 +91,14 @@ def cons_curve(lines: Sequence[Mapping], samples: int) -> dict[int, float]:
 def force(
     write: Write, encode: Callable[[str], list[int]], decode: Callable[[list[int]], str], rows: int, budget: int
 ) -> list[str]:
-    """Returns [rows] completions whose chains of thought have `budget` tokens, or fewer if the policy ends them thrice.
+    """Returns a completion of each of `rows` questions, with a chain of thought of `budget` tokens.
+
+    A chain of thought is shorter if the policy ends it three times.
 
     Args:
-        write: has the policy go on with beginnings of completions.
-        encode, decode: of the tokenizer.
+        write: called with (indices of questions, beginnings of their completions, most tokens to add). Returns the text
+            that the policy adds to each beginning.
+        encode, decode: the tokenizer's functions from text to token ids, and back.
         rows: number of questions.
         budget: tokens of thinking.
     """
@@ -140,7 +145,7 @@ def think(weights: Path, seed: int, budgets: Sequence[int], count: int) -> dict[
 
 
 def find(command: Command) -> Finding:
-    """Trains R1-Zero with each seed, and measures its accuracy by samples and by budget of thinking."""
+    """Trains R1-Zero with each seed. Measures its accuracy by number of samples and by budget of thinking."""
     zeros = [train_zero(command, seed) for seed in command.seeds]
     asked = dict(samples=command.samples, problems=command.asked)
     places = [evaluate(command, zero, "--benchmarks=nano:zero", **asked) for zero in zeros]

@@ -1,15 +1,15 @@
-"""Claim: fine-tuning on well-formed texts teaches the form of an answer; RL teaches to find it.
+"""Claim: fine-tuning on well-formed texts teaches the form of an answer; RL teaches to find the answer.
 
 Run:     python -m experiments.claims.sft_form_rl_skill
-Method:  the base answers RL's questions once. Its well-formed answers, right or wrong, become the records of a
-         fine-tuning of the same base: they hold the form, and no more skill than the base has. R1-Zero is trained from
-         the same base. Skill is the share of right answers however they are written; form is the share of completions
-         in the template's form. Both are measured on the same held-out problems
+Method:  the base answers --records of RL's questions, each once. The well-formed answers, right or wrong, become
+         records, and the same base is fine-tuned on them. The records show the form, but no more skill than the base
+         has. R1-Zero is trained from the same base. Skill is the share of right answers, however they are written. Form
+         is the share of completions in the template's form. Both are measured on the same held-out problems
 Expect:  fine-tuning lifts the form by more than its interval, and its gain in skill lies below RL's by more than the
          intervals
 Cost:    a run of R1-Zero and a fine-tuning, about 14 minutes a seed on 2 cores (estimated)
 Source:  Chu et al. 2025 (arXiv 2501.17161), "SFT memorizes, RL generalizes": SFT stabilises the output's form for RL
-Departs: the records are the model's own. Records of a better author pass its skill on: that is distillation
+Departs: the records are the model's own. Records of a better model would pass on its skill, which is distillation
 """
 
 from __future__ import annotations
@@ -36,13 +36,16 @@ class Command(Bench):
     """Compares fine-tuning on the base's well-formed texts with RL."""
 
     records: int = 1024
-    """Questions that the base answers."""
+    """Number of questions that the base answers."""
     tuning: tuple[str, ...] = ()
     """Further flags of the fine-tuning, such as --epochs=1."""
 
 
 def write_well_formed(samples: Path, target: Path) -> Path:
-    """Writes the well-formed ones of sampled completions as records, right or wrong, and returns the file's path.
+    """Writes the well-formed completions of a file of samples as records, right or wrong. Returns the records' path.
+
+    Args:
+        samples, target: the file of samples, and the file of records to write.
 
     Raises:
         ValueError: no completion is well formed.
@@ -68,7 +71,7 @@ def tune(command: Command, seed: int) -> Path:
 
 
 def find(command: Command) -> Finding:
-    """Fine-tunes and runs RL with each seed, and compares form and skill."""
+    """Fine-tunes and trains by RL with each seed, and compares form and skill."""
     trained = {
         "fine-tuning": [tune(command, seed) for seed in command.seeds],
         "RL": [train_zero(command, seed) for seed in command.seeds],

@@ -1,10 +1,10 @@
-"""Claim: RL lifts what the base can do at times (p > 0), and does not reach what it never does (p = 0).
+"""Claim: RL lifts what the base can do at times (p > 0), and does not reach what the base never does (p = 0).
 
 Run:     python -m experiments.claims.sharpens_base
-Method:  the base answers each held-out problem 64 times. The problems are put into groups by its share of right
-         answers. R1-Zero, trained from it, answers the same problems as often. A further task is in no document of the
-         corpus: products of numbers of three digits, where every value of the corpus is below 100. RL is run on this
-         task alone, with fewer steps
+Method:  the base answers each held-out problem 64 times. The problems are put into groups by the base's share of
+         right answers. R1-Zero, trained from the base, answers the same problems as often. A further task is in no
+         document of the corpus: products of numbers of three digits. Every value in the corpus is below 100. RL is also
+         run on this task alone, with fewer steps
 Expect:  problems that the base solves at times are solved more often, by more than the interval of the seeds; the task
          that the corpus lacks stays at 0. The claim cannot be shown if the base solves that task
 Cost:    a run of R1-Zero, one of a quarter of its steps, and 8,192 samples, about 20 minutes a seed on 2 cores
@@ -44,7 +44,7 @@ class Command(Bench):
     samples: int = 64
     """Completions of each problem."""
     asked: int = 128
-    """Held-out problems that are answered that often."""
+    """Number of held-out problems that are answered --samples times."""
 
 
 def write_lacking(path: Path, count: int, seed: str) -> Path:
@@ -58,7 +58,13 @@ def write_lacking(path: Path, count: int, seed: str) -> Path:
 
 
 def read_right(place: Path, name: str, samples: int) -> dict[str, np.ndarray]:
-    """Returns {problem: [samples] bool, whether each completion is right} of an evaluation."""
+    """Reads which completions of an evaluation are right. Returns {problem id: [samples] bool}.
+
+    Args:
+        place: the directory of the evaluation.
+        name: the benchmark's name, such as "nano_zero".
+        samples: number of completions of each problem.
+    """
     found: dict[str, list[bool]] = {}
     for line in jsonl.read(place / f"{name}.jsonl"):
         found.setdefault(line["id"], []).append(line["right"] is True)
@@ -92,7 +98,10 @@ def pass_curve(runs: Sequence[Mapping[str, np.ndarray]]) -> list[list[float | No
 
 
 def find_lacking(command: Command) -> tuple[float, float, Interval]:
-    """Returns the base's pass@1 and pass@k of the lacking task, and the accuracy on it after RL on it alone."""
+    """Measures the task that the corpus lacks, before RL and after RL on this task alone.
+
+    Returns (the base's pass@1, the base's pass@k with k = `command.samples`, the accuracy after RL).
+    """
     folder = command.home / "questions"
     prompts = write_lacking(folder / f"{LACKING}_train.jsonl", 512, "train")
     held = write_lacking(folder / f"{LACKING}.jsonl", min(64, command.asked), "held")

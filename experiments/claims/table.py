@@ -1,4 +1,4 @@
-"""The table of the claims, in the order of the page. A new claim is a file and a line here; see `protocol`."""
+"""Holds the table of the claims, in the order of the page. `protocol` says what a new claim needs."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class Claim(NamedTuple):
 
     Attributes:
         said: the claim, a sentence.
-        find: measures it; called with `command`.
-        command: the class of its flags, `Bench` or an extension.
-        minutes: minutes that a seed takes on 2 cores, estimated. Claims that share runs take less; --runs that a claim
-            needs are not counted.
+        find: measures the claim; called with an object of the class `command`.
+        command: the class of the claim's flags: `Bench`, or a class that extends it.
+        minutes: estimated minutes for each seed on 2 cores. A claim takes less if another claim has made its runs. The
+            time to make --runs is not counted.
     """
 
     said: str
