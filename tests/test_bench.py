@@ -66,7 +66,9 @@ def test_a_benchmark_runs_at_a_toy_size_and_its_facts_hold(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(command.SIDES))
+@pytest.mark.parametrize(
+    "name", [pytest.param("decode", marks=pytest.mark.weekly), *sorted(command.SIDES - {"decode"})]
+)
 def test_a_benchmark_of_several_processes_runs_at_a_toy_size(name):
     """Peers run where this interpreter has them, and are missing where not."""
     found = importlib.import_module(f"experiments.bench.{name}").measure(TOY)

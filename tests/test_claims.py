@@ -408,6 +408,7 @@ def test_all_claims_are_skipped_when_done_and_one_that_fails_stops_no_other(tmp_
         page.run(dataclasses.replace(command, claims=("nothing",)))
 
 
+@pytest.mark.weekly
 @pytest.mark.slow
 @pytest.mark.timeout(3000)  # some three CPU minutes, in seven processes
 def test_claims_run_their_commands_from_end_to_end_at_toy_size(tmp_path, monkeypatch):

@@ -91,15 +91,18 @@ def alone(tmp_path_factory):
     return found
 
 
+WEEKLY = (pytest.mark.slow, pytest.mark.weekly)
+
+
 @pytest.mark.parametrize(
     ("family", "spec"),
     [
         ("llama 3", "4x2"),
         ("deepseek v3", "data:2,fsdp:1,tensor:2,expert:2"),
-        pytest.param("qwen2", "4x2", marks=pytest.mark.slow),
-        pytest.param("deepseek v3", "4x2", marks=pytest.mark.slow),
+        pytest.param("qwen2", "4x2", marks=WEEKLY),
+        pytest.param("deepseek v3", "4x2", marks=WEEKLY),
         pytest.param("qwen3 moe", "data:1,fsdp:2,tensor:2,expert:2", marks=pytest.mark.slow),
-        pytest.param("gemma2", "2x4", marks=pytest.mark.slow),
+        pytest.param("gemma2", "2x4", marks=WEEKLY),
     ],
 )
 def test_rounds_on_a_mesh_are_those_of_one_device(alone, family, spec):

@@ -32,6 +32,7 @@ def test_the_table_counts_each_verdict():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # six minutes beside another test, each run in a process of its own
 def test_a_sample_of_the_campaign_finds_no_silent_difference(tmp_path):
     command = [sys.executable, "-m", "experiments.bench.faults", "--runs=20", f"--workdir={tmp_path}"]
     env = os.environ | {"PYTHONPATH": str(ROOT)}

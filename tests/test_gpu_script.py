@@ -16,7 +16,7 @@ def command(tmp_path_factory) -> Command:
     return Command(out=str(tmp_path_factory.mktemp("gpu") / "lines.jsonl"), toy=True, repeats=1, torch_python="")
 
 
-pytestmark = pytest.mark.slow  # some two minutes of one core, nearly all of it compilation
+pytestmark = [pytest.mark.slow, pytest.mark.weekly]  # some five minutes of one core, nearly all of it compilation
 
 
 @pytest.fixture(scope="module")

@@ -145,9 +145,13 @@ def run_cell(source: str, address: str, site: Path, here: Path) -> subprocess.Co
     return subprocess.run([sys.executable, "-P", "-c", plain], cwd=here, capture_output=True, text=True, timeout=600)
 
 
+WEEKLY = {"ablation", "own_task", "real_checkpoint"}
+RUN = [pytest.param(p, id=p.stem, marks=[pytest.mark.weekly] if p.stem in WEEKLY else []) for p in STORED]
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)  # 15 to 30 CPU seconds each, which a busy machine spreads over many minutes
-@pytest.mark.parametrize("path", STORED, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", RUN)
 def test_a_notebook_runs_with_small_settings_and_leaves_nothing_behind(path, tmp_path):
     stored = nbformat.read(path, 4)
     book = with_settings(nbformat.read(path, 4), SMALL[path.stem])

@@ -119,6 +119,7 @@ def test_a_process_that_dies_ends_the_other_which_says_so(walk, tmp_path, victim
     walk.here(workdir, steps=count(workdir, "metrics") + 1, resume=True, log_samples=8, batch_rows=4)
 
 
+@pytest.mark.weekly
 @pytest.mark.slow
 def test_a_process_that_hangs_says_where(walk, tmp_path):
     reward = tmp_path / "mine.py"

@@ -250,6 +250,7 @@ def test_a_stage_that_there_is_not_is_named(tmp_path, zero):
         here(zero, tmp_path / "new", until=3)
 
 
+@pytest.mark.weekly
 def test_kill_9_in_any_stage_changes_nothing(whole, zero, tmp_path):
     """In the middle of reinforcement learning, of collecting, of fine-tuning, of a reward model, of the evaluation."""
     home = tmp_path / "killed"

@@ -72,6 +72,7 @@ def test_kill_9_at_a_random_moment_changes_nothing(walk, tmp_path):
     assert outcome(tmp_path / "run") == outcome(walk.finished(**flags))
 
 
+@pytest.mark.weekly
 @pytest.mark.slow
 def test_a_run_killed_again_and_again_ends_all_the_same(walk, tmp_path):
     print(f"the moments: {ANY_MOMENT}")

@@ -210,6 +210,7 @@ def test_two_files_are_mixed_by_their_shares_and_the_manifest_says_so(tuning, tm
         distill.main()
 
 
+@pytest.mark.weekly
 @pytest.mark.slow
 def test_a_mesh_of_eight_devices_gives_the_losses_of_one(tuning, tmp_path):
     one = lines(tuning.finished(), "metrics")

@@ -79,6 +79,7 @@ def write(directory: Path) -> int:
     return total
 
 
+@pytest.mark.weekly
 @pytest.mark.slow
 def test_a_gigabyte_comes_onto_eight_devices_within_one_and_a_half_times_its_size(tmp_path):
     source, run = tmp_path / "hf", tmp_path / "run"

@@ -75,6 +75,11 @@ def base(tmp_path_factory):
     return home
 
 
+def sparse(names):
+    """Every fourth name; the others belong to the weekly set."""
+    return [pytest.param(n, marks=[pytest.mark.weekly] if i % 4 else []) for i, n in enumerate(names)]
+
+
 def run(monkeypatch, experiment, **flags):
     monkeypatch.setattr("sys.argv", ["run", *(f"--{k.replace('_', '-')}={v}" for k, v in flags.items())])
     experiment.main()
@@ -82,7 +87,7 @@ def run(monkeypatch, experiment, **flags):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ASKED)
+@pytest.mark.parametrize("name", sparse(ASKED))
 def test_a_form_goes_through_a_step_of_rl(name, base, tmp_path, monkeypatch, capfd):
     file = CASES / f"questions/{name}.jsonl"
     workdir = run(monkeypatch, r1_zero, **RL, weights=base, prompts=file, eval_prompts=file, workdir=tmp_path / "run")
@@ -110,7 +115,7 @@ def test_a_form_without_a_verifier_says_what_to_do_and_trains_under_a_reward_of_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SAID)
+@pytest.mark.parametrize("name", sparse(SAID))
 def test_a_form_goes_through_a_step_of_fine_tuning(name, base, tmp_path, monkeypatch, capfd):
     file = CASES / f"talks/{name}.jsonl"
     workdir = run(monkeypatch, sft, **SFT, weights=base, data=file, workdir=tmp_path / "run")

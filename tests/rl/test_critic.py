@@ -248,7 +248,10 @@ def everything(workdir):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("more", [{}, {"carry_over": 1, "questions_per_round": 3, "group_size": 1}])
+@pytest.mark.parametrize(
+    "more",
+    [{}, pytest.param({"carry_over": 1, "questions_per_round": 3, "group_size": 1}, marks=pytest.mark.weekly)],
+)
 def test_a_run_of_ppo_goes_on_from_its_checkpoint_bit_for_bit(walk, tmp_path, more):
     flags = dict(loss="ppo", gae_lambda=0.9, kl="k1_reward", kl_coef=0.01, prompts="nano:compare", **more)
     flags |= dict(steps=2, save_every=1, eval_every=2)
