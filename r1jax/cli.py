@@ -43,8 +43,8 @@ def main(
         command: a dataclass whose fields are the flags, or {recipe name: dataclass}; see `parse`.
         run: runs the parsed command.
         description: the text that --help prints above the flags, usually the docstring of the experiment's module.
-        plan: takes the parsed command, and returns the text that --dry-run prints. The command then has a field
-            `plan.dry_run`, the flag. None if the command has no --dry-run.
+        plan: takes the parsed command, and returns the text that --dry-run prints. The command must have a field `plan`
+            with the flags `dry_run` and `fit`. None if the command has no --dry-run.
         resumes: whether the same command line continues an interrupted run. The message after Ctrl-C then says so.
     """
     try:
@@ -130,10 +130,10 @@ def lay_out(description: str | None) -> str | None:
 
 
 def items(lines: Sequence[str]) -> list[str]:
-    """Joins the wrapped lines of a docstring into items: a paragraph, a labelled paragraph or a list entry becomes one
-    string.
+    """Joins the wrapped lines of each item of a docstring into one string.
 
-    Lines below the label "Run:" are commands and stay separate.
+    An item is a paragraph, a paragraph that begins with a label (a word and a colon), or a list entry. Lines below
+    the label "Run:" are commands and stay separate.
     """
     found: list[str] = []
     label, hanging = "", 0
@@ -151,7 +151,7 @@ def items(lines: Sequence[str]) -> list[str]:
 
 
 def fold(item: str, width: int) -> list[str]:
-    """Wraps an item of a docstring into lines of at most `width` characters, with a hanging indent."""
+    """Wraps an item of a docstring (see `items`) into lines of at most `width` characters, with a hanging indent."""
     begins = BEGINNING.match(item)
     hanging = begins.end() if begins.end() <= width - NARROWEST else max(begins.end(1), 0)
     return textwrap.wrap(

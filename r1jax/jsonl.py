@@ -19,8 +19,8 @@ class JsonLines:
 
     Opening the file removes an incomplete last line. An instance is also a context manager.
 
-    A bucket allows no appending. If the file is in a bucket, the lines go to a local file. The whole local file is then
-    uploaded by `sync`, by `close`, and by a `write` that comes at least UPLOAD_S seconds after the last upload.
+    A file in a cloud bucket cannot be appended to. Its lines go to a local file. The whole local file is then uploaded
+    by `sync`, by `close`, and by a `write` that comes at least UPLOAD_S seconds after the last upload.
     """
 
     def __init__(self, path: str | os.PathLike[str]):

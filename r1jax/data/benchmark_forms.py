@@ -125,7 +125,8 @@ def livecodebench(keys: Mapping, name: str) -> dict | None:
 def mbpp(keys: Mapping, name: str) -> dict | None:
     """Returns the row {problem, gold, kind} of an MBPP record; None if `keys` has another format.
 
-    Also returns None if the assertions that `read_assertion` can read test no function, or more than one.
+    Also returns None unless the assertions of the record call exactly one function. Assertions that `read_assertion`
+    cannot read do not count.
     """
     question, lines = keys.get("text", keys.get("prompt")), keys.get("test_list")
     if not isinstance(question, str) or not isinstance(lines, list):

@@ -22,7 +22,7 @@ class Difficulty(NamedTuple):
         low, high: lowest and highest pass rate of a question that is kept.
         rates: id of a question -> pass rate. If an id is missing, the row's own `pass_rate` is used.
         in_order: whether a pass over the questions goes from the highest pass rate to the lowest.
-        about: the entry for the manifest, with the flags and the hash of the file.
+        about: the entry for the run's manifest: the values of the flags, and the hash of the file of pass rates.
     """
 
     low: float
@@ -58,9 +58,9 @@ class Difficulty(NamedTuple):
         return kept
 
     def arrange(self, rows: Sequence[Mapping], order: np.ndarray) -> np.ndarray:
-        """Returns a permutation of the rows: `order`, sorted by falling pass rate if `in_order` is True.
+        """Returns the permutation `order` of the rows, sorted by falling pass rate if `in_order` is True.
 
-        Rows with equal pass rates keep their order. A row without a pass rate counts as `UNKNOWN`, 0.5.
+        Rows with equal pass rates keep their sequence in `order`. A row without a pass rate counts as `UNKNOWN`, 0.5.
         """
         if not self.in_order:
             return order

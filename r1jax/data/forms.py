@@ -17,7 +17,7 @@ Talk = Callable[[Mapping], list[dict] | None]  # record with keys in lower case 
 
 
 class Found(NamedTuple):
-    """A record whose format is known, as a question or as a conversation.
+    """A record, converted to a question or a conversation, and the name of the record's format.
 
     Attributes:
         form: the name of the record's format, a key of `QUESTIONS` or `TALKS`.

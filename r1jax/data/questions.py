@@ -72,9 +72,10 @@ def stream(
 
     Returns:
         (take, description). `take(i)` returns question i. The description is {sha256, counts}. `sha256` is the hash of
-        the rows kept, or of the generator's first 64 questions. `counts` has the number of rows kept, the number
-        dropped because of `benchmarks`, and the number left out for each reason; for the generator, it is
-        {"generated": -1}. If there are benchmarks, the description's key "decontaminated" lists their paths and hashes.
+        the rows kept, or of the generator's first 64 questions. `counts` has the number of rows kept, and the numbers
+        left out because of `benchmarks`, because of `difficulty`, and for each reason in `without`. The generator's
+        `counts` is {"generated": -1}. With `benchmarks`, the description also has "decontaminated", a list of their
+        paths and hashes. With `difficulty`, it also has "difficulty", which is `Difficulty.about`.
 
     Raises:
         ValueError: a file cannot be read or holds a row that `readers.rows` rejects; `benchmarks` or `difficulty` is

@@ -1,7 +1,7 @@
 """Reads problems with answers from files: `rows(path)`.
 
 A row is a question with its reference answer `gold`: `{id, problem, gold, kind}`. Further keys are kept. `kind` selects
-the verifier that grades answers, and so the form of `gold`:
+the verifier that grades answers, and determines the form of `gold`:
 
     math       a string, or a list of strings, each of which is a right answer
     choice     an option letter
@@ -10,7 +10,8 @@ the verifier that grades answers, and so the form of `gold`:
     proof      {"backend": ..., "goal": ..., ...}
     general    anything, including null: no verifier grades it
 
-`files` says what a path may be. Records in the formats of published data sets are recognised by their keys (`forms`).
+The module `files` says what a path may be. The module `forms` recognises the formats of published data sets by the keys
+of a record.
 """
 
 from __future__ import annotations

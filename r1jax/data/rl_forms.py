@@ -54,7 +54,7 @@ def orz(keys: Mapping, name: str) -> dict | None:
 def countdown(keys: Mapping, name: str) -> dict | None:
     """Returns a record of TinyZero's countdown as a row {problem, gold, kind}; None for another format.
 
-    The record holds only numbers and target. The problem states both in TinyZero's words.
+    The record holds only the numbers and the target. The row's problem states them in the words of TinyZero's prompt.
     """
     numbers, target = keys.get("nums"), keys.get("target")
     if not isinstance(numbers, list) or target is None:
@@ -170,7 +170,7 @@ def read_gold(truth: object) -> dict:
 
 
 def parsed(value: object) -> object:
-    """Returns the list or object that a string holds as JSON; any other value unchanged."""
+    """Parses a string that holds a JSON list or object. Returns any other value unchanged."""
     if isinstance(value, str) and value.strip()[:1] in ("[", "{"):
         try:
             return json.loads(value)

@@ -28,7 +28,7 @@ def find_unusable(rows: Sequence[Mapping]) -> list[tuple[Mapping, str]]:
         choice       accepted: the gold's letter; rejected: every other letter
         countdown    accepted: a solution found by search; rejected: the same solution followed by "+0"
                      (both only for up to `SOLVED_UP_TO` numbers)
-        other kinds  accepted: `solution`, of the row or of its gold, if there is one; rejected: the empty text
+        other kinds  accepted: the `solution` in the row or in its gold, if there is one; rejected: the empty text
 
     Rows of a kind without a verifier are not checked. The result is in the order of the rows.
     """

@@ -20,7 +20,7 @@ _asked = 0  # the exit code that a signal to this process asks for; 0: none
 
 
 class Stop(Exception):
-    """Raised on all processes by `stop_together`. `Run` then saves the state after the last step, and exits.
+    """Raised on all processes by `stop_together`. `Run` then saves the state of the last complete step, and exits.
 
     Attributes:
         code: the exit code.
@@ -50,8 +50,8 @@ def stop_together(code: int | None = None) -> None:
     Call this function only between two optimizer steps or inside sampling, where nothing is half done.
 
     Args:
-        code: the largest `asked()` of all processes, if the caller has gathered it. None gathers it here, and every
-            process must then call this function.
+        code: the largest `asked()` of all processes, if the caller has gathered it. With None, this function gathers
+            it, and every process must call this function.
     """
     if code := agree(asked()) if code is None else code:
         raise Stop(code)

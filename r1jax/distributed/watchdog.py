@@ -142,10 +142,10 @@ def _explain_abort(_: int) -> None:
 
 
 def explain_abort() -> None:
-    """Makes this process report the loss of process 0, instead of a C++ stack, when that loss makes JAX abort.
+    """Makes this process report that process 0 was lost, if JAX aborts for this reason.
 
-    JAX aborts from a thread of its own, in which Python's signal handlers do not run. JAX's callback for this case
-    cannot be used from Python (jaxlib 0.10: std::bad_cast).
+    Without the report, the process would end with a C++ stack. JAX aborts from a thread of its own, in which Python's
+    signal handlers do not run. JAX's callback for this case cannot be used from Python (jaxlib 0.10: std::bad_cast).
     """
     with contextlib.suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL(None).signal(signal.SIGABRT, _explain_abort)

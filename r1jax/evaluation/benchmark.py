@@ -53,10 +53,10 @@ def extract_final_answer(text: str, kind: str, style: str = "r1") -> str | None:
     """Returns the final answer of a completion; None if there is none, or if the chain of thought has not ended.
 
     The final answer is the last <answer> block. A completion without such a block has its final answer in the text
-    after the chain of thought: usually, the last boxed formula in this text is returned. For multiple-choice questions
-    and programs, and for every kind if the style allows answers of any form, the whole text is returned, and the
-    verifier looks for the answer in it. Rewards also require the answer format (`rule.given_answer`); the paper's
-    evaluation does not.
+    after the chain of thought. Usually, the last boxed formula in this text is returned. For multiple-choice questions
+    and programs, and for every kind if the style allows answers of any form, all the text after the chain of thought
+    is returned, and the verifier looks for the answer there. Rewards also require the answer format
+    (`rule.given_answer`); the paper's evaluation does not.
 
     Args:
         text: the completion.
@@ -262,8 +262,8 @@ def format_table(results: Mapping[str, Mapping]) -> list[list[str]]:
 def cell(figure: Mapping | None, name: str) -> str:
     """Formats a result {mean, low, high} as "mean [low, high]"; an empty string if `figure` is None.
 
-    Lengths and numbers of stock phrases ("padding") are printed as they are. All other quantities are printed in per
-    cent.
+    "length" and "padding" (the number of stock phrases) are printed as they are. All other quantities are printed in
+    per cent.
 
     Args:
         name: the name of the measured quantity, such as "length".

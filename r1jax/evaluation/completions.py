@@ -27,7 +27,8 @@ def traits(texts: Sequence[str], examples: Sequence[Mapping]) -> dict[str, np.nd
 
     "reflective_words" is the number of reflective words in the completion. "language" is the share of words in the
     question's language, counted in the chain of thought or, without a chain of thought, in the whole text. "language"
-    is nan if there are no words (the reward, `rule.consistency`, is 1 then) or if the example names no language.
+    is nan if the example names no language, or if there are no words. If there are no words, the reward
+    (`rule.consistency`) is 1.
     """
     shares = [
         language.consistency(format_reward.think(text) or text, example["language"]) if "language" in example else None
@@ -73,7 +74,7 @@ def judge(
     Args:
         pool: runs the verifiers.
         examples: the question of each completion, with its gold answer.
-        lengths: [N] tokens.
+        lengths: [N] number of tokens of each completion.
         stopped: [N] bool, whether a completion ended by itself.
         style: the required answer format, a key of `format.STYLES`.
     """
@@ -105,12 +106,12 @@ def earned(
 ) -> dict[str, np.ndarray]:
     """Applies the training reward to N held-out completions. Returns a dict of arrays [N], for `summary`.
 
-    The keys are "reward/NAME" for each part of the reward. A user's own reward also has "reward/mean", and "failed",
-    which is True where the user's function failed.
+    The keys are "reward/NAME" for each part NAME of the reward. A user's own reward adds two keys. "reward/mean" is the
+    total reward, nan without a verdict. "failed" is True where the user's function failed.
 
     Args:
         pool: runs the verifiers, if the user's own reward calls any.
-        lengths: [N] tokens.
+        lengths: [N] number of tokens of each completion.
         reward: the user's own reward, `(pool, texts, examples, step) -> Scores`. None means a built-in reward; then
             only the penalties are returned, because an evaluation measures the other parts in any case (`judge`).
         penalties: the penalties of the training reward, such as a penalty for length.

@@ -23,7 +23,7 @@ def right_steps(text: str) -> list[bool]:
 
 
 def tries(text: str) -> list[str]:
-    """Splits a solution of a countdown problem at each "try" word. Returns the text of each try."""
+    """Returns the text of each try in a solution of a countdown problem. "try" or 试 (`TRY`) begins a try."""
     return re.split(rf"(?:{'|'.join(TRY.values())})(?= \d)", text)[1:]  # not within "retry" and 重试
 
 
@@ -46,7 +46,8 @@ def table(texts: Sequence[str], examples: Sequence[Mapping], right: np.ndarray) 
 
     "steps" and "checks" say how many calculations and checks (`right_steps`, `right_checks`) the samples hold, and
     which share of them is right. "countdown by tries" maps each number of tries to {share, accuracy}: the share of
-    countdown solutions that have so many tries, and the accuracy of such solutions. "pass@k" maps k to pass@k.
+    countdown solutions with this number of tries, and their accuracy. The entry `MOST_TRIES` includes solutions with
+    more tries. "pass@k" maps k to pass@k.
 
     Args:
         texts: [P · samples] completions, all samples of a problem together.

@@ -65,7 +65,7 @@ def kl_of(name: str) -> Callable[[jax.Array, jax.Array], jax.Array]:
 
     Raises:
         ValueError: `KLS` has no such entry. "k1", log(π_θ/π_ref), is refused as a term of a loss: its gradient
-            ∇log π_θ does not contain π_ref, and its expectation is 0.
+            is ∇log π_θ, which does not contain π_ref and is 0 on average.
     """
     if name == "k1":
         raise ValueError(
@@ -81,7 +81,7 @@ def kl_of(name: str) -> Callable[[jax.Array, jax.Array], jax.Array]:
 def kl_cost(logp: jax.typing.ArrayLike, ref_logp: jax.typing.ArrayLike, mask: jax.typing.ArrayLike) -> jax.Array:
     """Returns the KL estimate k1 = Σₜ log(π/π_ref) of each completion, [N], without gradient.
 
-    It is a cost: the caller subtracts β times k1 from the reward.
+    The estimate is a cost: the caller subtracts β times k1 from the reward.
 
     Args:
         logp: [N, T] log π of the policy that sampled, nats.

@@ -44,9 +44,9 @@ def policy_loss(  # noqa: PLR0913 - the symbols of one equation
         clip_eps_high: ε_high, if it differs from ε (DAPO's clip-higher).
         sequence: same shape, the index of each token's completion within its row (the last axis), from 0. If given, ρ
             is the ratio of the completion, (π_θ(o)/π_old(o))^(1/|o|), at each of its tokens (GSPO).
-        correction: c, same shape, such as from `truncated_importance` or `off_policy_mask`; no gradient flows through
-            c. Default 1.
-        surrogate: computes the term min(…) of the formula, or another loss's term in this place. See `Objective`.
+        correction: c, same shape, such as the result of `truncated_importance` or `off_policy_mask`; no gradient flows
+            through c. Default 1.
+        surrogate: computes the term min(…) of the formula, or the term that another loss has instead. See `Objective`.
         kl: a function `(log(π_ref/π_θ), log(π_θ/π_old)) -> value` of each token, from `KLS`; β multiplies its value.
             Both arguments are ratios of the token, even if `sequence` is given.
 

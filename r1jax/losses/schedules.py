@@ -14,8 +14,8 @@ def adapt_kl(coef: float, measured: float, *, target: float, horizon: float, sam
         coef: β.
         measured: KL of the last step.
         target: KL to hold, above 0, in the unit of `measured`.
-        horizon: samples after which β has changed by a factor of about e^0.2 at most.
-        samples: samples of the last step.
+        horizon: number of samples during which β changes by a factor of about e^0.2 at most.
+        samples: number of samples in the last step.
 
     Source: Ziegler et al. 2019, section 2.2.
     """
@@ -24,8 +24,8 @@ def adapt_kl(coef: float, measured: float, *, target: float, horizon: float, sam
 
 
 def linear(step: float, steps: float, first: float, last: float) -> float:
-    """Returns the value at `step` of a coefficient that goes evenly from `first` at step 0 to `last` at step `steps`,
-    and stays at `last` afterwards.
+    """Returns the value at `step` of a coefficient that changes linearly from `first` at step 0 to `last` at step
+    `steps`, and stays at `last` afterwards.
     """
     return first + (last - first) * min(max(step / steps, 0.0), 1.0)
 

@@ -46,13 +46,14 @@ def truncated_importance(
 ) -> jax.Array:
     """Returns the importance weight min(π_old/π_sampler, cap) of each token, or of each token's completion.
 
-    Multiplied into the loss, this weight corrects for tokens that a policy π_sampler other than π_old sampled.
+    `policy_loss` takes the weights as `correction`. They correct for tokens that were sampled from a policy π_sampler
+    other than π_old.
 
     Args:
         old_logp, sampler_logp: log π_old and log π_sampler of each token, the same shape.
-        cap: the largest factor.
-        counted, sequence: if both are given, each token gets its completion's min(Πₜ π_old/π_sampler, cap). Both are as
-            in `sequence_mean`.
+        cap: the largest weight.
+        counted, sequence: as in `sequence_mean`. If both are given, each token gets the weight of its completion,
+            min(Πₜ π_old/π_sampler, cap).
 
     Source: Yao et al. 2025, "Your efficient RL framework secretly brings you off-policy RL training" (truncated
     importance sampling by token); Liu et al. 2025, "When speed kills stability" (by sequence).

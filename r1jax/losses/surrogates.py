@@ -66,7 +66,8 @@ def cispo_surrogate(
     PPO's clip takes away the gradient of a token whose ratio moved too far. CISPO clips the token's weight and keeps
     its gradient. sg means that no gradient flows through its argument.
 
-    Source: MiniMax 2025 (MiniMax-M1, arXiv 2506.13585), eq. 4 and 5. The paper has no lower bound: use a wide ε.
+    Source: MiniMax 2025 (MiniMax-M1, arXiv 2506.13585), eq. 4 and 5. The paper has no lower bound: use ε ≥ 1, for
+    which the bound 1−ε never clips.
     """
     weight = jax.lax.stop_gradient(jnp.clip(ratio, low, high))
     return weight * advantage * logp, (ratio < low) | (ratio > high)

@@ -79,8 +79,8 @@ def value_loss(
 
     Returns:
         The loss, and sums to log. "value/clip_fraction" is the sum of w over clipped tokens, and "value/error" is
-        Σ w (V − R)². `explained_variance` also needs "value/mean", which is Σ w V, "value/return", which is Σ w R, and
-        "value/return_square", which is Σ w R².
+        Σ w (V − R)². "value/mean" is Σ w V, "value/return" is Σ w R, and "value/return_square" is Σ w R².
+        `explained_variance` needs the last four sums.
 
     Source: Schulman et al. 2017 (PPO), eq. 9, with the clip of its reference code (Huang et al. 2022, detail 9).
     """

@@ -4,8 +4,8 @@
 H, E] and k, v [.., Q, K, E] are the projections of the tokens fed in this call. q and k are rotated already. `how`
 defines the scores. An `attend` may also hold other keys and values for the queries to read, such as cached ones. `out`
 [.., Q, H, E] is the result of attention. `kept` is whatever the caller wants back from this layer: keys and values, an
-updated cache, or None. Cached latent attention passes a single key head and v = None: the values are the first numbers
-of the keys, so the cache holds one vector per token.
+updated cache, or None. Cached latent attention passes a single key head and v = None: the first elements of a
+key serve as its value, so the cache holds one vector per token.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class How(NamedTuple):
         positions: [.., Q] positions of the queries.
         scale: factor on q·k.
         cap: soft cap of the scores (`soft_cap`); 0 for none.
-        window: how many positions back a query reads, its own included; None for no limit. Inside a scan over layers
-            that differ, `window` is an array, in which 0 means no limit.
-        values: if v is None, how many leading numbers of a key serve as the key's value.
+        window: the number of positions that a query reads: its own, and those just before; None for no limit. Inside a
+            scan over layers that differ, `window` is an array, in which 0 means no limit.
+        values: if v is None, how many of the first elements of a key serve as its value.
     """
 
     positions: Int[Array, "*rows Q"]

@@ -1,7 +1,7 @@
 """Defines the cache of keys and values, and the functions `attend` that read the cache (see `attention`).
 
 Each layer has a cache (k, v): k [.., K, E, S] transposed, v [.., K, S, E]. Latent attention has a single key head, and
-the first numbers of a key are its value. So its cache holds only k, and v is None.
+the first elements of a key serve as its value. So the cache of latent attention holds only k, and v is None.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from r1jax.sharding import ROWS, fit
 class Sharing(NamedTuple):
     """Says which row reads which entry (cached text) of a `Segment`, after finished rows were dropped.
 
-    No entry was dropped or copied. Every entry has r places. The rows that read an entry are computed in the places of
-    this entry, so the entry is read once for all its rows. Indices count within a shard of rows.
+    All entries were kept, and none was copied. To read each entry only once, attention is computed on an array with r
+    places for each entry. The rows that read the entry are copied to its places. Indices count within a shard of rows.
 
     Attributes:
-        readers: [shards, p·r] the row in each place; a shard has p entries. An empty place holds any row, and its
-            result is not used.
-        place: [shards, n] place of each of a shard's n rows.
+        readers: [shards, p·r] the index of the row in each place, for the p entries of a shard. An empty place has the
+            index of any row, and its result is not used.
+        place: [shards, n] the index of the place of each row, for the n rows of a shard.
     """
 
     readers: Array
@@ -54,7 +54,10 @@ class Sharing(NamedTuple):
 
 
 def pick(x: Array, index: Int[Array, "shards n"]) -> Array:
-    """Returns the chosen rows of each shard of an array whose rows lie shard by shard. Indices count within a shard."""
+    """Returns the rows `index` of each shard of x, where `index` counts within the shard.
+
+    x holds all rows of the first shard, then all rows of the next shard, and so on.
+    """
     local = x.reshape(index.shape[0], -1, *x.shape[1:])
     return jax.vmap(lambda a, i: a[i])(local, index).reshape(-1, *x.shape[1:])
 
@@ -82,8 +85,8 @@ class Part(NamedTuple):
     """Some of the keys and values that queries read.
 
     Attributes:
-        k, v: keys [P, K, E, S], and values [P, K, S, W] of width W or None, as in a `Segment`.
-        mask: [P or N, Q or 1, S] whether a query reads a key.
+        k, v: keys [P, K, E, S] and values [P, K, S, W], as in a `Segment`. W is the width of a value. v may be None.
+        mask: [P or N, Q or 1, S] bool, True where a query reads a key.
         sharing: as in a `Segment`.
     """
 
@@ -111,7 +114,7 @@ def pad_slots(k: Float[Array, "N K E S"], v: Float[Array, "N K S E"] | None, slo
 
 
 def by_key_head(q: Float[Array, "N Q H E"], scale: float, kv_heads: int) -> Float[Array, "N K m E"]:
-    """Returns the queries times `scale`, grouped by the key head that they read: m = (H/K)·Q queries per key head."""
+    """Returns the queries times `scale`, grouped by the key head that they read. A group has m = (H/K)·Q queries."""
     n, queries, _, width = q.shape
     grouped = (q * scale).reshape(n, queries, kv_heads, -1, width).transpose(0, 2, 3, 1, 4)
     return grouped.reshape(n, kv_heads, -1, width)
@@ -263,16 +266,17 @@ def attend_decode(
 ) -> Attend:
     """Returns an `attend` for decoding one new token per row. Its result `kept` is the updated cache (k, v).
 
-    The `attend` writes the new key and value to slot `slot` of the row's own cache. The new token reads the segments
-    and the slots 0..slot of the row's own cache.
+    Rows may share the segments, but each row has its own part of `k_cache` and `v_cache`. The `attend` writes the new
+    key and value to slot `slot` of this part. The new token reads the segments, and the slots 0..slot of this part.
 
     Args:
-        segments: cached text that precedes the row's own tokens, such as its prompt.
-        k_cache, v_cache: the rows' own caches of one layer; v_cache is None for latent attention.
+        segments: cached text that precedes the decoded tokens, such as the prompts.
+        k_cache, v_cache: keys and values of the decoded tokens of all rows, for one layer; v_cache is None for latent
+            attention.
         done: [N] bool, True for finished rows, whose results are not used; None if all results are used.
         read_own: a kernel `(q grouped by key head, k, v, length [N]) -> sums` that computes `sums` over the first
-            `length` slots of the rows' own caches. Layers with a window, a soft cap or latent attention use XLA
-            instead, and so do all layers if `read_own` is None.
+            `length` slots of each row in `k_cache` and `v_cache`. Layers with a window, a soft cap or latent attention
+            use XLA instead, and so do all layers if `read_own` is None.
     """
 
     def attend(q: Array, k: Array, v: Array | None, how: How) -> tuple[Array, tuple[Array, Array | None]]:

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 @dataclasses.dataclass(frozen=True)
 class RopeScaling:
-    """Stretches rotary positions beyond the context that a model was first trained on.
+    """Settings that stretch rotary positions beyond the context that a model was first trained on.
 
     `linear` divides every frequency by `factor`. `llama3` divides only the low frequencies, with a gradual transition
     to the unchanged high frequencies. `yarn` (Peng et al. 2023) also divides only the low frequencies, and sharpens
@@ -29,7 +29,7 @@ class RopeScaling:
 
 @dataclasses.dataclass(frozen=True)
 class Latent:
-    """Multi-head latent attention (DeepSeek-V2).
+    """Settings of multi-head latent attention (DeepSeek-V2).
 
     Keys and values are computed from one small vector per token, and only that vector is cached.
     """
@@ -74,10 +74,10 @@ class Group(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """A decoder of RMSNorm, rotary positions, attention and gated MLPs.
+    """Settings of a decoder with RMSNorm, rotary positions, attention and gated MLPs.
 
-    Switches turn it into Llama, Mistral, Qwen, Gemma or DeepSeek. The module `r1jax` lists the shape letters. Comments
-    below name the families that use a switch.
+    Switches turn the decoder into Llama, Mistral, Qwen, Gemma or DeepSeek. The module `r1jax` lists the shape letters.
+    Comments below name the families that use a switch.
     """
 
     vocab_size: int  # V

@@ -78,7 +78,7 @@ class MoE(nn.Module):
 
     No token is dropped. Returns the output and the experts chosen, [.., k].
 
-    The argument `chosen` [.., k] of a call holds experts that an earlier pass chose, which the tokens visit again.
+    The argument `chosen` [.., k] of a call names experts that an earlier pass chose. The tokens visit these experts.
     Where `chosen` is negative or None, the router chooses. The gates always come from the scores of this pass.
     """
 
@@ -110,8 +110,8 @@ class MoE(nn.Module):
 def choose(scores: Float[Array, "M X"], experts: Experts) -> Int[Array, "M k"]:
     """Returns the experts of each token: the `per_token` experts with the highest scores in the token's best groups.
 
-    Groups rank by their highest score (DeepSeek-V2), or by the sum of their two highest scores (V3, whose scores are
-    sigmoids). A token may choose from the `groups_kept` best groups.
+    The experts are divided into groups. A token chooses only from its `groups_kept` best groups. A group ranks by its
+    highest score (DeepSeek-V2), or by the sum of its two highest scores (V3, whose scores are sigmoids).
     """
     if experts.groups > 1:
         grouped = scores.reshape(-1, experts.groups, experts.count // experts.groups)
