@@ -16,7 +16,8 @@ class Policy(NamedTuple):
         cfg: the architecture and its sizes.
         tokenizer: the tokenizer.
         template: the prompt template, with {question} where the question goes.
-        form: where completions must think and answer, as a key of `format.STYLES`; "" means as the template asks.
+        form: the form that completions must have, a key of `format.STYLES`; "" takes the form that `template` asks
+            for.
     """
 
     cfg: ModelConfig
@@ -26,8 +27,9 @@ class Policy(NamedTuple):
 
     @property
     def style(self) -> str:
-        """The key in `format.STYLES` of the form that completions must have: `form`, if it is not empty.
+        """The form that completions must have, a key of `format.STYLES`.
 
-        An empty `form` gives "r1_zero" if the template asks for an <answer> block, and "r1" otherwise.
+        It is `form`, if `form` is not empty. Otherwise it is "r1_zero" if the template asks for an <answer> block, and
+        "r1" if not.
         """
         return self.form or ("r1_zero" if ANSWER in self.template else "r1")

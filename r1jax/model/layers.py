@@ -62,7 +62,7 @@ class Kernel(nn.Module):
 def inverse_rms(x: Float[Array, "*rows D"], eps: float) -> Float[Array, "*rows 1"]:
     """Returns 1/√(mean(x²) + eps), computed in float64 and rounded once, so that every program gets the same bits.
 
-    In float32, XLA's CPU backend chooses the order of the additions and the method for the root by the batch's shape.
+    In float32 on CPUs, XLA's order of additions and its method for the root would depend on the batch's shape.
     """
     with jax.enable_x64(True):
         wide = x.astype(jnp.float64)

@@ -129,7 +129,7 @@ def fold_adapters(params: Any, only: DTypeLike | None = None) -> Any:
     """Returns the parameters without adapters: each kernel becomes W + A·B, in the dtype of the kernel W.
 
     Args:
-        only: folds only the adapters of kernels of this dtype; None folds all adapters.
+        only: a dtype. Only adapters of kernels with this dtype are folded; None folds all adapters.
     """
     if isinstance(params, list):
         return [fold_adapters(x, only) for x in params]

@@ -8,7 +8,7 @@ A *packed row* holds several sequences side by side. Completions of one prompt s
     positions | 0 1 2 3  | 4 5 6 ...     | 4 5 6 ...     | 0 1 2 3  | 4 5 6 ...     | 0 0 |
 
 A token reads earlier tokens of its group that belong to the prompt or to its own completion. So each
-completion gets the results that it would get alone behind its prompt. A prompt with G completions is computed once
+completion gets the same results as if it alone followed its prompt. A prompt with G completions is computed once
 instead of G times.
 """
 

@@ -2,7 +2,7 @@
 
 A whole score array is [P, H, Q, S] in float32. For long prompts it is larger than the weights: 64 prompts of 2,048
 tokens and 12 heads take 12.9 GB. So queries and keys are cut into blocks of `BLOCK` tokens, and the partial softmax
-sums of the blocks are merged (`cache.merge_sums`). Keys that lie behind all queries of a block are never read.
+sums of the blocks are merged (`cache.merge_sums`). Keys that come after all queries of a block are never read.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ SCORES = 1 << 29  # bytes of the scores that a shard of rows holds at once
 
 
 def prompts_at_once(cfg: ModelConfig, slots: int) -> int:
-    """Returns how many prompts of `slots` tokens a shard of rows runs through the network at once.
+    """Returns how many prompts of `slots` tokens each row shard runs through the network at once.
 
-    `TOKENS` limits the tokens of these prompts, and `SCORES` the bytes of a block of scores.
+    `TOKENS` limits the number of tokens in these prompts. `SCORES` limits the bytes of a block of attention scores.
     """
     block = min(slots, BLOCK)
     return max(1, min(TOKENS // slots, SCORES // (4 * cfg.heads * block * block)))
@@ -108,8 +108,8 @@ def read_segment(
 
     Args:
         start: position of the segment's first slot.
-        slots: if the queries themselves lie in the segment, their slots; a query reads no slot behind its own. None if
-            the queries read all filled slots.
+        slots: slots of the queries, if they lie in this segment. A query then reads its own slot and earlier slots.
+            None if the queries lie elsewhere, and read all filled slots.
         found: sums over other keys; None if there are none yet.
     """
     room = segment.k.shape[-1]
@@ -141,9 +141,9 @@ def mask_block(
     """Returns a mask over given slots of a segment, [P or N, Q or 1, S]: True where a query reads the slot.
 
     Args:
-        length: filled slots of each entry of the segment.
-        start: position of the segment's first slot, for each entry, or one position for all entries.
-        keys: the slots.
+        length: number of filled slots of each of the P entries of the segment.
+        start: position of the segment's first slot: one position for each entry, or one for all entries.
+        keys: the numbers of the given slots.
         slots: slots of the queries in the segment; None if the segment lies before the queries.
         how: positions and window of the queries.
     """

@@ -1,4 +1,4 @@
-"""Runs the decoder, which turns tokens into hidden states, through groups of equal layers.
+"""Runs the decoder: groups of equal layers that turn tokens into hidden states.
 
 Parameters are a plain tree. `layers` is a list of groups of equal layers, with each leaf stacked [L, ...]:
 
@@ -62,13 +62,13 @@ PLAIN = Pass()
 
 
 class Block(nn.Module):
-    """One layer: attention and feed-forward, each behind an RMSNorm and inside a residual.
+    """One layer: attention and feed-forward, each with an RMSNorm before it and a residual connection around it.
 
     Attributes:
         feed: feed-forward of the layer, "dense" or "experts".
         cached: whether keys and values come from a cache. Latent attention then takes its absorbed form.
 
-    Returns of the call: the output; what `attend` kept; the experts that each token visited, None without experts.
+    A call returns the output; what `attend` kept; and the experts that each token visited, None without experts.
     """
 
     cfg: ModelConfig
@@ -171,11 +171,11 @@ def embed(
 
 
 def look_up(table: Float[Array, "V D"], tokens: Int[Array, "R S"], mesh: Mesh) -> Float[Array, "R S D"]:
-    """Returns the rows of a table that is split over the mesh, for tokens that lie on its row shards.
+    """Returns the embedding of each token. The table is split over the mesh, and the tokens over the mesh's row shards.
 
     A device holds some columns of the table. It looks up the tokens of all shards of `fsdp`, and sends each shard the
-    columns of its tokens. To send the whole table to every device instead would take more bytes if there are fewer
-    tokens than rows of the table.
+    columns of its tokens. If there are fewer tokens than rows of the table, this sends fewer bytes than sending
+    the whole table to every device.
     """
     rows = ROW_AXES if tokens.shape[0] % row_shards(mesh) == 0 else ()
     upright, across = fit_split(EMBEDDING, table.shape, mesh)

@@ -1,8 +1,8 @@
 """Generates problems that ask for a one-line Python function, with unit tests, right answers and wrong answers.
 
-A program such as `max(x)*3-5` is an atom (the integer x, or a function of the list x), followed by at most one product
-and at most one sum or difference. The problem describes the program in words and gives one example, with which a solver
-can check its answer.
+A program such as `max(x)*3-5` is an atom (the integer x, or a function of the list x) with an optional factor and an
+optional term, which is added or subtracted. The problem describes the program in words and gives one example, with
+which a solver can check its answer.
 """
 
 from __future__ import annotations

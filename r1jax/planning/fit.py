@@ -1,8 +1,8 @@
-"""Searches the settings with which a run fits a device, for `--dry-run --fit`.
+"""Searches for the settings with which a run fits a device, for `--dry-run --fit`.
 
-Two kinds of settings are searched. The number of packed rows in a forward pass and the number of rows in a wave change
-memory and speed, but not what a run learns. The rank of adapters changes what is trained: adapters of this rank, or,
-with rank 0, all parameters.
+Three settings are searched. The number of packed rows in a forward pass, and the number of completions sampled at once
+(a wave), change memory and speed, but not what a run learns. The rank of adapters changes what is trained: adapters of
+this rank, or, with rank 0, all parameters.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class Choices(NamedTuple):
 
     Attributes:
         ranks: ranks of adapters; 0 trains all parameters.
-        rows: {field of the recipe: numbers of packed rows in a forward pass, from large to small}, with one field.
-        waves: {field of the recipe: numbers of completions sampled at once, from large to small}, with one field. The
+        rows: {field of the recipe: numbers of packed rows in a forward pass, from large to small}. Has one key.
+        waves: {field of the recipe: numbers of completions sampled at once, from large to small}. Has one key. The
             number 0 stands for all completions of a round. {} for a run without sampling.
     """
 
@@ -58,8 +58,9 @@ def search(choices: Choices, peak: Peak, mesh: str, usable: float) -> list[Setti
     """Returns the settings that fit, in the order of `choices`: training all parameters comes first, then adapters.
 
     For each rank, the settings go from many packed rows to few. A setting with fewer rows is returned only if it
-    needs less memory than the settings with more rows. Each setting has the largest wave that fits. Sampling and
-    updates take turns, so the rows of a wave and the rows of a forward pass are searched one after the other.
+    needs less memory than the settings with more rows. Each setting has the largest wave that fits.
+    This wave is searched first, with the fewest packed rows. It also serves more packed rows, because sampling and
+    updates never need their memory at the same time.
 
     Args:
         choices: the values to try.
@@ -84,7 +85,7 @@ def search(choices: Choices, peak: Peak, mesh: str, usable: float) -> list[Setti
 
 
 def waves_of(choices: Choices) -> Iterator[dict[str, int]]:
-    """Yields {field: rows of a wave} from the largest to the smallest; one empty dict without sampling."""
+    """Yields {field: rows of a wave}, the largest wave first. For a run without sampling, yields {} once."""
     if not choices.waves:
         yield {}
     for field, sizes in choices.waves.items():
@@ -98,7 +99,7 @@ def smallest_of(choices: Choices) -> Flags:
 
 
 def write_flags(flags: Flags) -> str:
-    """Returns flags as they are typed. Leaves out flags of value 0, which mean no adapters, or all rows at once."""
+    """Returns flags as command-line text. Leaves out flags of value 0 (no adapters, or all completions at once)."""
     return " ".join(f"--{name.replace('_', '-')}={value}" for name, value in flags.items() if value)
 
 
@@ -106,7 +107,8 @@ def describe(choices: Choices, peak: Peak, mesh: str, options: PlanOptions, titl
     """Returns the text that `--dry-run --fit` prints: the settings that fit, as flags, the largest first.
 
     Raises:
-        ValueError: no setting fits. The text says by how much, and on how many devices the smallest setting fits.
+        ValueError: no setting fits. The message says how much memory is missing, and on which mesh, if any, the
+            smallest setting would fit.
     """
     device = DEVICES[options.device]
     usable = device.memory * share_of_memory(options.device)
@@ -125,12 +127,12 @@ def describe(choices: Choices, peak: Peak, mesh: str, options: PlanOptions, titl
 
 
 def smallest_rows(choices: Choices) -> dict[str, int]:
-    """Returns the setting that needs the least memory, without the rank of adapters."""
+    """Returns `smallest_of(choices)` without its rank of adapters."""
     return {name: value for name, value in smallest_of(choices).items() if name != "lora_rank"}
 
 
 def explain(choices: Choices, peak: Peak, mesh: str, device: str, usable: float) -> str:
-    """Returns the text of the error for a run that no setting fits: by how much it does not fit, and the way out."""
+    """Returns the error text if no setting fits: how much memory is missing, and what to change."""
     least = smallest_of(choices)
     needed, devices, ways = peak(least, mesh), mesh_of(mesh).size, "a smaller model, or a shorter --row-length"
     counts = [2**i for i in range(1, 11) if 2**i > devices]

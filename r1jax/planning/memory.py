@@ -1,7 +1,7 @@
 """Counts the memory that a pass over packed rows takes on one device, from shapes alone.
 
-Parameters are counted by the rules that place them. Gathered weights, activations and logits exist only for a moment.
-They are estimated at the moment of the pass when they take most memory, in one layer or in the unembedding.
+The memory of parameters follows from the sharding rules that place them. Gathered weights, activations and logits exist
+only for a moment. Their memory is estimated for the moment of its peak, in one layer or in the unembedding.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ class Shape(NamedTuple):
     """The arrays of one pass over packed rows.
 
     Attributes:
-        rows, row_length: R, the number of packed rows in a micro-batch over all devices, and S, the number of token
-            slots in a row.
-        unembedded: U, the number of slots in a row whose logits are computed.
+        rows: R, number of packed rows in a micro-batch, over all devices.
+        row_length: S, number of token slots in a row.
+        unembedded: U, number of slots in a row whose logits are computed.
         remat: none, dots or full, which selects what the backward pass recomputes; None for a pass without gradients.
         size: bytes of a number in the dtype of the network.
         scores: whether XLA computes attention, and so stores scores and a mask. False if a kernel computes it.

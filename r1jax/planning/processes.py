@@ -34,9 +34,10 @@ def place_processes(mesh: str, processes: int) -> np.ndarray:
 
 
 def deal(mesh: str, processes: int, groups: int, group_size: int) -> list[np.ndarray]:
-    """Returns an array for each process: the numbers of the rows that are its share of a round.
+    """Returns one array for each process: the numbers of the rows of a round that this process handles.
 
-    A process decodes its rows to text, judges them and counts them. A round has B·G rows, numbered from 0.
+    A process decodes the tokens of its rows to text, and judges and counts these rows. A round has B·G rows, numbered
+    from 0.
 
     Args:
         mesh, processes: see `place_processes`.

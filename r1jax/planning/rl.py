@@ -55,9 +55,9 @@ class Plan(NamedTuple):
         held: {description: bytes} that are allocated all the time.
         rollout: {description: bytes} that are allocated only during sampling.
         update: {description: bytes} that are allocated only during updates.
-        rows: completions of a round.
+        rows: number of completions of a round.
         mean_tokens: assumed mean length of a completion.
-        step_tokens: completion tokens of an optimizer step.
+        step_tokens: number of completion tokens of an optimizer step.
         seconds: {part: seconds}. The parts of a step are "sampling", "scoring" and "update".
     """
 
@@ -181,16 +181,16 @@ def cache_bytes(cfg: ModelConfig, mesh: AbstractMesh, rows: int, questions: int,
     """Returns the largest number of bytes that keys and values take on one device while a round is sampled.
 
     Args:
-        rows: completions of the round.
-        questions: questions of the round. The completions of a question share the keys and values of its prompt.
-        mean: mean tokens of a completion.
+        rows: number of completions that are sampled at once.
+        questions: number of their questions. The completions of a question share the keys and values of its prompt.
+        mean: mean number of tokens of a completion.
     """
     token = cfg.layers * cfg.cache_width * 2 / (1 if cfg.latent else whole(cfg.kv_heads, mesh, "tensor"))
     return (rows * mean * LADDER_WASTE + questions * PROMPT) / row_shards(mesh) * token
 
 
 def round_cache_bytes(cfg: ModelConfig, recipe: RLRecipe, mesh: AbstractMesh, mean: int) -> float:
-    """Returns the largest number of bytes that keys and values take on one device, with --wave-rows or without.
+    """Returns the largest number of bytes that keys and values take on one device, also for a round sampled in waves.
 
     A row of a wave is assumed to be twice as long as the mean, because up to half of the rows may be long completions
     that an earlier wave left unfinished. `rl.memory.fitting_rows` assumes the same.

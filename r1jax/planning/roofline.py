@@ -31,8 +31,8 @@ class Device(NamedTuple):
         bandwidth: bytes/s that are read from memory.
         flops: FLOP/s of large matrix products.
         rates: pairs (rows, FLOP/s of matrix products with this number of rows), in rising order of rows. They describe
-            devices on which products of few rows are slow even if reading the weights is free. () uses `flops` for all
-            products.
+            devices on which products of few rows are slow even if reading the weights is free. If empty, `flops` holds
+            for all numbers of rows.
     """
 
     memory: float
@@ -151,7 +151,7 @@ def decode_seconds(
 
     Args:
         rows: number of completions that are decoded.
-        slots: number of cache slots that all rows together read. Slots of a prompt count once for its group.
+        slots: number of cache slots that all rows together read. Slots of a shared prompt count once.
         size, cache_size: bytes of a weight, and of a number in the cache.
     """
     weights = size * read_params(cfg, rows) / device.bandwidth
@@ -251,7 +251,7 @@ def mfu(
 
 
 def ceiling(devices: Sequence[jax.Device]) -> Device | None:
-    """Returns the limits of one of `devices`, which are all equal; None for an accelerator that `DEVICES` lacks.
+    """Returns the limits of one device; None for an accelerator that `DEVICES` lacks. All `devices` must be equal.
 
     The limits of accelerators come from `DEVICES`. The limits of CPUs are measured, which takes a second.
     """
@@ -269,18 +269,18 @@ def measure_device(
     seconds: float | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Device:
-    """Measures the float32 limits of one device while all `devices` work. Keeps the best of a few repeats.
+    """Measures the float32 limits of one device while all `devices` work. Repeats each measurement and keeps the best.
 
     FLOP/s are measured on a chain of 16 matrix products, from width 256 to 704 and back (11.5 MB of weights). Bandwidth
     is measured by summing an array. `memory` of the result is 0: it is not measured.
 
     Args:
-        rows: numbers of rows, rising. The products are measured with each of them; the speeds become `rates` of the
-            result, and the last speed becomes `flops`.
+        rows: the numbers of rows with which the products are measured, in rising order. The speeds become `rates` of
+            the result. The last speed also becomes `flops`.
         megabytes: size of the array to sum, on each device.
         repeats: number of repeats of each measurement, if `seconds` is None.
-        seconds: time for all measurements together, without compilation. Each measurement gets an equal part of it, and
-            is repeated until this part is over; `repeats` is then ignored.
+        seconds: time for all measurements together, without compilation. Each measurement is repeated for an equal part
+            of this time, and `repeats` is ignored. None repeats each measurement `repeats` times.
         clock: returns the current time in seconds; use `time.process_time` if other processes share the cores.
     """
     n = len(devices)

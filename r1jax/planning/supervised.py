@@ -37,7 +37,8 @@ class Work(NamedTuple):
         mean_tokens: mean tokens of a text.
         step_tokens: tokens of an optimizer step.
         steps: number of optimizer steps.
-        passes: number of forward passes over the tokens of a step besides the update, such as a reference policy's.
+        passes: number of forward passes over a step's tokens in addition to the update, such as one by a reference
+            policy. It is an average over the steps.
     """
 
     rows: int
@@ -149,8 +150,10 @@ def reward(cfg: ModelConfig, recipe: RewardRecipe, kind: str, mesh: str, options
 
 
 def preference(cfg: ModelConfig, recipe: PreferenceRecipe, mesh: str, options: PlanOptions) -> TrainPlan:
-    """Returns the memory and time that learning from preferences needs. Assumes that every micro-batch is as long as
-    the longest item, and that there are --items items. A text is a prompt with two completions.
+    """Returns the memory and time that learning from preferences needs.
+
+    An item is a prompt with two completions. Assumes that there are --items items, and that the rows of every
+    micro-batch are as long as the longest item.
 
     Args:
         mesh: a value of --mesh.

@@ -23,7 +23,7 @@ from r1jax.sharding import compute_dtype, row_shards
 def ceiling(devices: tuple[jax.Device, ...]) -> roofline.Device | None:
     """Returns the memory size, bandwidth and peak FLOP/s of one of `devices`, computed once per process.
 
-    See `roofline.ceiling`. Returns None for an accelerator that its table lacks.
+    See `roofline.ceiling`. Returns None for an accelerator that `roofline.DEVICES` lacks.
     """
     return roofline.ceiling(devices)
 

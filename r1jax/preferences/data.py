@@ -1,4 +1,4 @@
-"""Reads preferences, and turns them into rows of a prompt with two completions."""
+"""Reads preferences, and turns each into a packed row that holds a prompt and two completions."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def read_items(data: str, labelled: bool, seed: int, counts: tuple[int, int]) ->
         data: a jsonl file; "" generates pairs, which a simulated annotator judges (`nano.preferences`).
         labelled: whether items are labelled completions. If True, each pair is split into two labelled items.
         seed: seed of the generated pairs, or of the choice of a file's held-out items.
-        counts: (number of training pairs, number of held-out pairs) to generate. For a file, only the second number is
-            used, as the most items to hold out.
+        counts: (number of training pairs, number of held-out pairs) to generate. For a file, the first number
+            is ignored, and the second limits the number of held-out items.
 
     Raises:
         ValueError: the file cannot be read, or a line is no item; the message names the line.
@@ -187,8 +187,9 @@ def micro_batches(
 
     An item takes one row. The weights of all rows of the step add up to 1.
 
-    The row of a labelled item also holds the completion of the step's next item. KTO's z, an estimate of the KL
-    divergence from the reference policy, is computed from these completions, which follow a wrong prompt.
+    A labelled item has one completion. The second completion in its row belongs to the step's next item, and does
+    not answer the row's prompt. KTO computes z, an estimate of the KL divergence from the reference policy, from these
+    mismatched completions.
 
     Args:
         items: all N items of the data.

@@ -68,7 +68,7 @@ def dpo(logp: Array, reference: Array, label: Array, weight: Array, s: Settings)
 def ipo(logp: Array, reference: Array, label: Array, weight: Array, s: Settings) -> tuple[Array, dict[str, Array]]:
     """Returns (loss, metrics) of a micro-batch by `losses.ipo_loss`. The arguments are those of `Preference.loss`.
 
-    `logp` and `reference` are mean log-probabilities per token, as in later work of the paper's authors. The paper
+    `logp` and `reference` are mean log-probabilities per token, as in later work of IPO's authors. The IPO paper
     uses sums over tokens.
     """
     return ipo_loss(*logp.T, *reference.T, beta=s.beta, weight=weight)

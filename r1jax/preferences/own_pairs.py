@@ -1,7 +1,7 @@
-"""Makes pairs from a policy's own completions: the best and the worst of each group, by a reward.
+"""Makes preference pairs from a policy's own completions: for each question, those with the highest and lowest reward.
 
-Source: Yuan et al. 2024, "Self-Rewarding Language Models" (arXiv 2401.10020), section 2.2, which pairs the completions
-of the highest and the lowest reward of a prompt, and drops the pair if the two rewards are equal.
+Source: Yuan et al. 2024, "Self-Rewarding Language Models" (arXiv 2401.10020), section 2.2. The paper pairs the
+completions with the highest and the lowest reward of a prompt, and drops the pair if the two rewards are equal.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ VERIFIER = ("accuracy",)  # the reward if none is given
 
 
 class Collecting(NamedTuple):
-    """What a round of iterative preference learning collects.
+    """Settings for collecting the pairs of one round of iterative preference learning.
 
     Attributes:
         number: number of the round, from 0.
-        questions: questions of the round.
-        sampling: how completions are sampled; at least two for each question.
+        questions: how many questions the round asks.
+        sampling: settings of sampling, which must ask for at least two completions of each question.
         reward_model: the directory of a helpful reward model that ranks completions; "" ranks them by --reward.
     """
 
@@ -80,17 +80,17 @@ def check_collecting(collecting: Collecting, options: RunOptions) -> None:
 
 
 def collect_pairs(options: RunOptions, collecting: Collecting) -> Path:
-    """Samples questions of --prompts from the policy of --weights, ranks the completions, and writes pairs.
+    """Gives questions of --prompts to the policy (--weights), ranks its completions, and writes pairs.
 
     Writes samples.jsonl, a line for each completion, and pairs.jsonl into the working directory. The same call
     continues a collection that was stopped, and leaves a complete collection unchanged.
 
     Args:
         options: flags of the run. Round r asks questions r·n to (r+1)·n − 1 of the stream, n = `questions`.
-        collecting: what to collect.
+        collecting: the settings of the round.
 
     Returns:
-        The file of pairs, {problem, chosen, rejected}.
+        The path of pairs.jsonl, whose lines are {problem, chosen, rejected, reward}.
 
     Raises:
         ValueError: a flag, file or checkpoint cannot be used, or the completions of no question differ in reward.
@@ -139,7 +139,7 @@ def collect_pairs(options: RunOptions, collecting: Collecting) -> Path:
 
 
 def make_score(reward_model: str, terms: Sequence[custom.Term], style: str, mesh: Mesh, pool: Pool) -> Score:
-    """Returns a function `(texts, examples) -> rewards`, which gives a completion without a verdict the reward None.
+    """Returns a function `(texts, examples) -> rewards`. The reward of a completion without a verdict is None.
 
     Every process must call this function.
 

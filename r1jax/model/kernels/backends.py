@@ -47,12 +47,13 @@ def attention_backend(mesh: Mesh, cfg: ModelConfig, *, compared: bool = False, e
     Tries the kernels of the mesh's platform in the order `PREFERRED`. New versions of drivers and compilers can break a
     kernel. So a kernel that does not support the model, does not compile, or gives other results than XLA is skipped
     with a warning. Returns "xla" if no kernel works. Also returns "xla" if the processes of the run would choose
-    different kernels, because their programs would wait for each other for ever. Every process must call this function.
+    different kernels: processes with different programs would wait for each other for ever. Every process must call
+    this function.
 
     Args:
-        compared: whether the sampler's log-probabilities will be compared with the trainer's. On CPUs with float32 the
-            result is then "exact" if `exact` allows: sampler and trainer compute attention in float64, and agree to the
-            last rounding.
+        compared: whether the sampler's log-probabilities will be compared with the trainer's. If so, the result
+            is "exact" on CPUs with float32, provided that the argument `exact` allows it. With "exact", sampler and
+            trainer compute attention in float64, and agree to the last rounding.
         exact: the value of --exact. None allows "exact" for models of up to `EXACT_UP_TO` matrix parameters (16
             million), where float64 costs little.
     """

@@ -3,7 +3,7 @@
 A token may read two runs of slots (`packed_rows.visible`): its group's prompt, and its own completion up to itself.
 Runs are contiguous, so a block of queries needs two ranges of key blocks. The ranges are computed outside the kernel,
 from the group and segment ids. Inside the kernel, these ids give the exact mask. Blocks of other completions are never
-loaded, so completions that share a row cost no more than in rows of their own.
+loaded, so a completion costs no more in a shared row than in a row without other completions.
 
     keys      | prompt A | completion A1 | completion A2 |
     queries of A2: ##########               ######/         first range, second range
@@ -65,9 +65,9 @@ def run_bounds(group: Int[Array, "R S"], segment: Int[Array, "R S"]) -> tuple[Ar
 def key_ranges(group: Int[Array, "R S"], segment: Int[Array, "R S"], block: int) -> Int[Array, "R n 4"]:
     """Returns two half-open ranges of key blocks, (start, end, start, end), for each of the n blocks of queries.
 
-    The two ranges hold all keys that the queries of the block may read, and never overlap. The block's first
-    slot determines both ranges: a run (prompt or completion) that begins at a later slot adds only keys of the block
-    itself.
+    The two ranges hold all keys that the queries of the block may read, and never overlap. They are computed from the
+    block's first slot alone. A run (prompt or completion) that begins at a later slot adds only keys of the block
+    itself, and the second range includes these keys.
 
     Args:
         block: number of slots in a block.
@@ -205,13 +205,15 @@ def dkv_kernel(inputs: Inputs, pulled: Pulled, dk_ref: Any, dv_ref: Any, *, scal
 
 
 def specs(block: int, length: int, width: int, shared: int, numbers: int) -> dict[str, pl.BlockSpec]:
-    """Returns the `BlockSpec` of each kind of array: which part of the array the program of block i, row r and head h
-    sees.
+    """Returns {kind of array: its `BlockSpec`}.
+
+    A `BlockSpec` says which part of the array a program instance reads or writes. There is one instance for each block
+    i, row r and query head h.
 
     Args:
         block, length, width: slots in a block, slots in a row, head width.
         shared: number of query heads that share a key head.
-        numbers: size of a block's range, which is 4 from `key_ranges` and 2 from `query_ranges`.
+        numbers: how many numbers describe the blocks to visit: 4 from `key_ranges`, 2 from `query_ranges`.
     """
     return {
         "block": pl.BlockSpec((None, block, None, width), lambda i, r, h: (r, i, h, 0)),

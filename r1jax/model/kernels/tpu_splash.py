@@ -1,8 +1,8 @@
 """Computes splash attention over packed rows on TPUs, with the attention mask of the rows as an array.
 
-Splash's segment ids cannot express a prompt that several segments read, because they only test equality. So each row's
-mask is an array (splash's dynamic mask), which can express any mask. Splash skips the blocks in which the mask is False
-everywhere. All heads use the same mask. Rows run one after another, as a TPU core would run them anyway.
+With splash's segment ids, a query reads only keys of its own id, so completions could not share a prompt. So each row's
+mask is an array instead (splash's dynamic mask), which can express any mask. Splash skips the blocks in which the mask
+is False everywhere. All heads use the same mask. Rows run one after another, as a TPU core would run them anyway.
 
 Source: jax.experimental.pallas.ops.tpu.splash_attention.
 """
