@@ -1,4 +1,4 @@
-"""Defines prompt templates. A template that a paper prints is verbatim; the other templates are r1jax's own."""
+"""Defines prompt templates. Templates printed in a paper are copied word for word; the others are r1jax's own."""
 
 from __future__ import annotations
 

@@ -167,7 +167,7 @@ class RLRecipe:
 
     @property
     def descent(self) -> Descent:
-        """The hyperparameters of the optimizer. Numbers that a constant learning rate does not need are 0."""
+        """The hyperparameters of the optimizer. A constant schedule has 0 for `final_learning_rate` and `steps`."""
         last = (self.final_learning_rate, self.warmup_steps, self.steps)
         if self.schedule == "constant":
             last = (0.0, self.warmup_steps, 0)
@@ -224,7 +224,7 @@ MAY_MOVE = frozenset({"workdir", "mesh", "weights", "coordinator", "processes", 
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointOptions(PolicyOptions):
-    """Flags of evaluating a checkpoint and of sampling responses from it, besides those of `SamplingOptions`."""
+    """Flags of commands that evaluate a checkpoint or sample from it. `SamplingOptions` has more of their flags."""
 
     template: str = "auto"
     """Prompt template: r1, r1_zero, chat (the tokenizer's own), or a text file that contains {question}. auto: chat if
@@ -270,7 +270,7 @@ class RunOptions(PolicyOptions):
 
 @dataclasses.dataclass(frozen=True)
 class PretrainRecipe:
-    """Hyperparameters of a run of `steps` supervised steps on packed documents. Each field is a flag."""
+    """Hyperparameters of supervised training on packed documents for `steps` steps. Each field is a flag."""
 
     steps: int
     """Optimizer steps."""
@@ -406,7 +406,7 @@ class TunePlanOptions(PlanOptions):
 
 @dataclasses.dataclass(frozen=True)
 class SamplingOptions:
-    """Flags of sampling: how many completions of which length, and from which tokens they are drawn."""
+    """Flags of sampling: the number and length of completions, and how each token is drawn."""
 
     samples: int = 4
     """Completions sampled for each problem. In an evaluation, 0 means the paper's number for each benchmark."""
@@ -461,7 +461,7 @@ class RewardRecipe:
 
     @property
     def descent(self) -> Descent:
-        """The hyperparameters of the optimizer. Numbers that a constant learning rate does not need are 0."""
+        """The hyperparameters of the optimizer. `final_learning_rate` and `steps` are 0: the rate is constant."""
         rate, rest = (self.learning_rate, 0.0, self.warmup_steps, 0), (self.weight_decay, self.grad_clip)
         return Descent("adamw", *rate, *rest, "constant", adam_b1=self.adam_b1, adam_b2=self.adam_b2)
 

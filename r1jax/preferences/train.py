@@ -35,7 +35,7 @@ AddReference = Callable[[list[PairBatch]], list[PairBatch]]
 
 
 def train(recipe: PreferenceRecipe, options: RunOptions, data: str = "") -> Path:
-    """Trains a policy on preferences. Returns its working directory.
+    """Trains a policy on preferences. Returns the run's working directory.
 
     Args:
         recipe: the hyperparameters.
@@ -119,11 +119,11 @@ def make_learner(recipe: PreferenceRecipe, cfg: ModelConfig, mesh: Mesh, steps: 
 def make_reference(
     recipe: PreferenceRecipe, network: Network, params: dict, frozen: dict | None, mesh: Mesh
 ) -> Callable[[Sequence[Item]], np.ndarray] | None:
-    """Returns a function that maps N items to Σ log π_ref of both completions of each, [N, 2].
+    """Returns a function that computes Σ log π_ref of both completions of each of N items, [N, 2].
 
-    The sums are computed before the first step. Returns None if the loss has no reference policy, or if
-    --reference=each computes the sums at every step. Also returns None for labelled items, because the second
-    completion in an item's row is that of another item, which changes with the step.
+    The function is called before the first step. There is no function (None) if the loss has no reference policy, or
+    if --reference=each computes the sums at every step. There is none either if the loss learns from labelled
+    completions: the second completion in a row then belongs to another item, which changes with the step.
 
     Args:
         params, frozen: trained and frozen parameters (`lora.partition`) that the run starts from; together they are
@@ -147,11 +147,11 @@ def make_reference(
 
 
 def add_each(recipe: PreferenceRecipe, network: Network, params: dict, frozen: dict | None) -> AddReference:
-    """Returns a function that fills in `PairBatch.reference` of micro-batches: Σ log π_ref of both completions.
+    """Returns a function that sets `PairBatch.reference` of micro-batches to Σ log π_ref of both completions.
 
-    If the loss has no reference policy, or if `make_reference` has computed the sums, the function returns its argument
-    unchanged. Otherwise it keeps a copy of `params`, the trained parameters at the start of the run, as the reference
-    policy. With LoRA that copy holds the new adapters, which leave the base model's output unchanged.
+    If the loss has no reference policy, or if `make_reference` computes the sums, the returned function changes
+    nothing. Otherwise the reference policy is a copy of `params`, the trained parameters at the start of the run,
+    together with `frozen`. With LoRA the copy holds the new adapters, which leave the base model's output unchanged.
     """
     entry = PREFERENCES[recipe.loss]
     if not entry.referenced or (recipe.reference == "once" and not entry.labelled):
@@ -175,8 +175,8 @@ def measure(learner: Learner, params: dict, batch: PairBatch, share: float) -> d
 
     Args:
         params: all parameters of the model.
-        share: number of items of the batch that was split into micro-batches, divided by the number of all held-out
-            items. The results of the micro-batches of all batches then add up to means over the held-out items.
+        share: number of items of the whole batch, of which `batch` is one micro-batch, divided by the number of all
+            held-out items. Summed over all micro-batches, the results are then means over the held-out items.
     """
     loss, figures = learner.forward(params, batch)
     return {name: value * share for name, value in (figures | {"loss": loss}).items()}
@@ -188,7 +188,7 @@ def describe(figures: Mapping[str, float], times: Times) -> dict:
 
 
 def finish_figures(figures: Mapping[str, float]) -> dict[str, float]:
-    """Returns the metrics to log, from the metrics that the loss returned, added up over the micro-batches.
+    """Computes the metrics to log from the metrics of the loss, which were summed over the micro-batches.
 
     For labelled items, "reward/chosen" is the mean reward of the desirable completions, "reward/rejected" that of the
     undesirable ones, and "reward/margin" their difference. A mean over no completions is 0.

@@ -1,7 +1,7 @@
 """Writes the report of a run, or of R1's stages: one HTML page that needs no network.
 
-python -m r1jax.report WORKDIR                                 with stages.json: all stages on one page
-python -m r1jax.report WORKDIR --compare WORKDIR2 WORKDIR3     other runs as thin lines
+python -m r1jax.report WORKDIR                                 a run, or all stages if WORKDIR holds stages.json
+python -m r1jax.report WORKDIR --compare WORKDIR2 WORKDIR3     a run, with other runs as thin lines
 """
 
 from __future__ import annotations

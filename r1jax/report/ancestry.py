@@ -67,9 +67,10 @@ def _texts(value: object) -> Iterator[str]:
 
 
 def edges(stages: Stages) -> tuple[list[Edge], dict[str, str]]:
-    """Returns (the dependencies between stages, {`Edge.source`: the name to show} of each parent that is not a stage).
+    """Returns (the dependencies between stages, the names of the parents outside the lineage).
 
-    Such a parent is, for example, another base model. Its `Edge.source` begins with "/".
+    A parent is outside if it is neither a stage nor the base model: for example, another base model. The second result
+    maps the `Edge.source` of each such parent, which begins with "/", to the name to show.
     """
     folders = {part.folder: part for part in (*stages.parts, *stages.models) if part.folder}
     models = {part.folder for part in stages.models}

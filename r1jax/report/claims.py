@@ -1,4 +1,4 @@
-"""Builds the page of all claims: verdict, figure, table and pictures of each (`write_claims`)."""
+"""Builds the page that shows each claim's verdict, measured numbers, table and pictures: `write_claims`."""
 
 from __future__ import annotations
 

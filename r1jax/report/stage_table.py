@@ -88,8 +88,8 @@ def blocks_of(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
 def mean_of(cells: Sequence[tuple[float, float, float]]) -> tuple[float, float, float]:
     """Averages results that were measured on different problems. Returns (mean, low, high).
 
-    The distance of `low` from the mean is √(sum of the squares of this distance in all n results) / n. The
-    distance of `high` from the mean is computed in the same way.
+    With n results, the returned mean − low is √(sum of (mean − low)² over the results) / n. The returned high − mean
+    is computed in the same way.
 
     Args:
         cells: (mean, low, high) of each result, where [low, high] is the interval.

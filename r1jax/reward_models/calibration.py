@@ -64,7 +64,10 @@ def platt(values: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 
 
 def auc(values: np.ndarray, labels: np.ndarray) -> float | None:
-    """Returns the area under the ROC curve, in which a tie counts one half. None if all labels are equal.
+    """Returns the area under the ROC curve; None if all labels are equal.
+
+    The area is the share of pairs (a text labelled True, a text labelled False) in which the first text has the higher
+    reward. A tie counts one half.
 
     Args:
         values: [N] rewards of N texts.
@@ -121,9 +124,9 @@ def of_pairs(
         lengths: [2P] number of characters of each reply.
         phrases: [2P] number of stock phrases, such as "Great question!", in each reply.
         truth: [P] pairs (true worth of the chosen reply, true worth of the rejected reply); None if the true worths are
-            unknown. If they are given, "accuracy_truth" is the share of pairs that the model orders by true worth, and
-            "annotator_truth" is the share of pairs that the annotator orders by true worth. Both shares leave out pairs
-            whose replies have equal true worths.
+            unknown. If they are given, "accuracy_truth" is the share of pairs in which the model prefers the reply of
+            higher true worth, and "annotator_truth" is the share in which the annotator does. Both shares leave out
+            pairs whose replies have equal true worths.
     """
     chosen, rejected = values[0::2], values[1::2]
     won, longer = chosen > rejected, lengths[0::2] - lengths[1::2]

@@ -61,9 +61,9 @@ def judgements(kind: str, seed: int, counts: tuple[int, int], data: str, sampled
 
 
 def of_nano(record: Mapping) -> bool:
-    """Returns whether a record, a sampled reply with its prompt, answers a general prompt of the nano generator.
+    """Returns whether a record's prompt is a general prompt of nano: `nano.general` knows the right replies to it.
 
-    `nano.general` knows which replies to such a prompt are right.
+    A record is a sampled reply with its prompt.
     """
     return record.get("task") == "general" and isinstance(record.get("gold"), Mapping)
 
@@ -145,7 +145,7 @@ def select_fitting(
 
 
 def describe_items(items: Sequence[dict], held_out: Sequence[dict], used: int, paths: Sequence[str]) -> dict:
-    """Returns the entry that describes a run's judged items in its manifest.
+    """Returns the entry of a run's manifest that describes the run's judged items.
 
     The keys are "sha256" (of all items), "counts" ({"items": `used`, "too_long", "held_out"}) and "files" ([{"path",
     "sha256"}]).

@@ -20,7 +20,7 @@ def load_reward_model(directory: str | Path, kind: str, mesh: Mesh, flag: str = 
     Args:
         directory: the working directory of the training run.
         kind: "helpful" or "safety".
-        flag: the flag that named the directory, for errors; "" for --helpful or --safety.
+        flag: the flag whose value is `directory`, for error messages; "" stands for --{kind}.
 
     Raises:
         ValueError: the directory holds no complete reward model of this kind.

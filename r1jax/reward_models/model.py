@@ -4,7 +4,7 @@ R1 has two reward models. The helpfulness model is trained on pairs and reads on
 (`helpful_input`). The safety model is trained on single responses and reads the entire response (`safety_input`).
 
 Each text has a row of its own, padded on the right to a *bucket*, a row length that is a power of two or 1.5 times a
-power of two. Each bucket compiles one program.
+power of two. One program is compiled for each bucket.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def tokenized(tokenizer: Tokenizer, text: str) -> list[int]:
 def bucket(length: int) -> int:
     """Returns the row length (slots) for a text of `length` tokens.
 
-    There are few row lengths, since each row length compiles a program.
+    There are few row lengths, because a program is compiled for each.
     """
     return half_rung(length, LEAST_SLOTS)
 
@@ -228,8 +228,8 @@ def judged_loss(judge: Callable[[Array, Judged], tuple[Array, dict[str, Array]]]
     The result is cached, so that equal losses share one compiled update.
 
     Args:
-        judge: `pairwise` or `pointwise`, which maps the rewards [R] of R texts, and their micro-batch, to a loss sum
-            and metric sums.
+        judge: `pairwise` or `pointwise`: a function (rewards [R] of R texts, their micro-batch) -> (sum of losses,
+            sums of metrics).
     """
 
     def loss(network: Network, params: dict, batch: Judged) -> tuple[Array, dict[str, Array]]:

@@ -128,7 +128,9 @@ def grade(kind: str, rows: list[dict]) -> Iterator[dict]:
 
 
 def check(path: Path) -> int:
-    """Prints each row whose gold (right answer) is unusable, with the reason. Then counts such rows for each kind.
+    """Prints each row whose gold (right answer) is unusable, with the reason.
+
+    Then prints, for each kind, the number of rows and the number of unusable rows.
 
     Returns:
         the exit status: 1 if there are unusable rows, else 0.

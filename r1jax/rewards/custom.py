@@ -211,7 +211,7 @@ def score(
         pool: judges the answers for "accuracy".
         texts, examples: [N] completions and their questions, as rows of the data file.
         style: the expected format of completions, a key of `format.STYLES`.
-        tell: called with a term whose function failed and a description of the failure.
+        tell: called as tell(term, description of the failure) for each term whose function failed.
     """
     valid, failed = np.ones(len(texts), bool), np.zeros(len(texts), bool)
     parts: dict[str, np.ndarray] = {}

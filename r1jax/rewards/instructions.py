@@ -1,6 +1,6 @@
 """Grades instruction following: the 25 instructions of IFEval that a program can check.
 
-The answer is what a completion shows to the user: the text after the chain of thought, or its `<answer>` block.
+The answer is what a completion shows to the user: its `<answer>` block, or else the text after the chain of thought.
 Source: Zhou et al. 2023, "Instruction-Following Evaluation for Large Language Models", Table 1, strict accuracy. This
 module counts words and sentences and detects languages by its own rules, and IFEval uses NLTK and langdetect. So the
 two may disagree if a count is near the number that the instruction asks for.

@@ -49,8 +49,8 @@ class Pool:
 
     A pool can be used from any thread. A pool is also a context manager.
 
-    A job: `kind` is a kind of question in `kinds.KINDS`, such as "math"; `text` is graded; `example` is the mapping
-    that the kind's verifier gets.
+    In a job, `kind` is a kind of question in `kinds.KINDS`, such as "math"; `text` is the text to grade; `example` is
+    the mapping that the kind's verifier gets.
 
     Args:
         workers: number of processes that work at the same time. The processes start with the first job.

@@ -165,7 +165,7 @@ class Judge:
 
         Args:
             job: a dict {question, reply, reference} that the method `job` made.
-            known: {`key` of a job: reward} of the jobs with a verdict.
+            known: maps the `key` of each job that has a verdict to the job's reward.
         """
         if job["reply"] is None or ADDRESSES.search(job["reply"]):
             return 0.0

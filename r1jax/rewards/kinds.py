@@ -67,17 +67,17 @@ class Kind(NamedTuple):
     """The properties of one kind of question.
 
     Attributes:
-        verifier: "module:function" of `(text, example) -> Verdict`. The example is the gold (the right answer, or what
-            is needed to check an answer) if the gold is a mapping, else {"gold": gold}. "": no program can grade
-            answers of this kind.
-        gold: the condition on the gold of a question. None: no question has this kind, because its verifier
-            grades whole completions, for example their format.
+        verifier: "module:function" of a function `(text, example) -> Verdict`; "" if no program can grade answers of
+            this kind. The gold of a question is the right answer, or what is needed to check an answer. The example is
+            the gold if the gold is a mapping, else {"gold": gold}.
+        gold: the condition that the gold of a question must meet. None if no question has this kind, because the
+            verifier grades whole completions, for example their format.
         domain: the subject in the records of supervised fine-tuning, such as "math" or "stem".
         prompt: maps a question (a row of a data set) to its problem with the paper's instructions, for evaluation.
         boxed: whether the answer in R1's format is the last \\boxed{} of the summary, which is the text after the
             thinking. If False, the answer is the whole summary.
-        reads_boxes: whether the verifier finds the box in a summary itself. If so, the verifier gets the whole summary,
-            because words beside the box may deny the answer.
+        reads_boxes: whether the verifier itself looks for the box. If so, the verifier gets the whole summary, because
+            words beside the box may deny the answer.
         in_words: whether evaluation also accepts an answer without a box, in the text after the thinking.
         votes: whether verdicts hold a normal form of the answer (`Verdict.canonical`), which majority votes count.
         columns: the keys of the rows that `python -m r1jax.rewards KIND FILE` grades. Default: `pred` and `gold`.
@@ -171,7 +171,7 @@ def is_instructions(gold: object) -> bool:
 
 
 def from_number(gold: object) -> object:
-    """Converts a gold (right answer) that is a number to text, as answers are texts. Returns other golds unchanged."""
+    """Converts a gold (right answer) that is a number to text, the form of answers. Returns other golds unchanged."""
     return str(gold) if is_number(gold) else gold
 
 

@@ -3,10 +3,11 @@ r"""Computes language consistency: the share of target-language words in a chain
 R1's reward is Num(Words_target) / Num(Words). The paper defines neither a word nor how to find the language of a word.
 Here:
 
-**Left out.** Closed code fences and `inline code`, formulas between $ $, \( \), \[ \] or in an environment (their \text
-and their Chinese, Japanese, Korean or Cyrillic letters stay in), LaTeX commands, tags, addresses. Latin, Greek and
-Cyrillic words that have one letter (variables), are up to three capitals (ABC) or hold a digit, an underscore or an
-operator (x1, ab=cd). Names of functions and units (sin, log, cm), and any word directly before a bracket, as in len(x).
+**Left out.** These are not counted: closed code fences and `inline code`; formulas between $ $, \( \), \[ \] or in an
+environment (but their \text and their Chinese, Japanese, Korean or Cyrillic letters are counted); LaTeX commands; tags;
+addresses; Latin, Greek and Cyrillic words of one letter (variables); such words that hold a digit, an underscore or an
+operator (x1, ab=cd); words of two or three ASCII capitals (ABC), unless they are common words; names of functions and
+units (sin, log, cm); and any such word directly before an opening bracket, as in len(x).
 
 **Words.** The text is normalised to NFKC. In scripts written without spaces (Han, kana, Thai, Lao, Khmer, Burmese) each
 character is a word; in all other scripts each run of letters is a word, and an apostrophe or a hyphen ends the run. A
@@ -15,11 +16,11 @@ run that mixes Latin with Greek or Cyrillic (homoglyphs) is a word of no languag
 **Language.** All scripts but Latin determine the language: Han is zh, or ja in a sentence with kana. If several
 languages share a script (ru, uk, bg; ar, fa, ur; hi, mr) and the target is one of these languages, all words in this
 script count for the target. Latin words count for the language of their sentence. To find the language of a sentence,
-the module counts, for each language, how many of its common words (`words.COMMON`) occur in the sentence. The sentence
-has the language with the largest count if this count is at least two. Otherwise the counts over the whole text decide
-by the same rule. If they do not decide either, the language is the target if the target is written in Latin letters,
-else en. There is one exception: two or more different words of a sentence count for another language if they are common
-words of that language only.
+the module counts, for each language, how many of that language's common words (`words.COMMON`) occur in it. The
+sentence has the language with the largest count if this count is at least two. Otherwise the counts over the whole text
+decide by the same rule. If they do not decide either, the language is the target if the target is written in Latin
+letters, else en. There is one exception: two or more different words of a sentence count for another language if they
+are common words of that language only.
 """
 
 from __future__ import annotations

@@ -10,13 +10,13 @@ from typing import NamedTuple
 class Node(NamedTuple):
     """One node of the syntax tree: its kind and its arguments. The arguments include the nodes below this node.
 
-    These are the kinds, with their arguments in brackets. Terms, which have a value:
+    Each kind is listed with its arguments in brackets. Kinds of terms, which are nodes that have a value:
         num (Fraction, literal); const (pi, e, i, inf); sym (name); add, mul (terms...); pow (base, exponent);
         fn (name, args...), a known function; apply (name, args...), an unknown function; pm (1 for ±, -1 for ∓, term);
-    Nodes that contain terms:
+    Other kinds:
         tuple (open, close, items...); set (items...); list (items...), unordered, no brackets;
         matrix, det (rows of cells...); rel (operators, sides...); union (sets...); ratio (terms...);
-        based (digits, base, whether words say the base); quantity (value, unit); text (words).
+        based (digits, base, True if the base is in words); quantity (value, unit); text (words).
     """
 
     kind: str
@@ -83,7 +83,7 @@ def walk(node: Node) -> Iterator[Node]:
 
 
 def rebuild(node: Node, change: Callable[[Node], Node]) -> Node:
-    """Returns a copy of the tree in which `change(n)` replaces every node n, the leaves first."""
+    """Returns a copy of the tree in which every node n is replaced by `change(n)`, from the leaves up."""
     args = tuple(
         rebuild(arg, change)
         if isinstance(arg, Node)

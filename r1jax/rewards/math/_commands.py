@@ -22,7 +22,7 @@ _SIGNS = set("ldots angle triangle mathbb emptyset circ prime star".split())
 
 
 class Commands:
-    """The base class of the parser, which parses LaTeX commands and brackets. `Terms` and `Answer` inherit from it.
+    """Parses LaTeX commands and brackets. `Commands` is the base class of the parser classes `Terms` and `Answer`.
 
     To parse the content of brackets, `Commands` calls methods of these two subclasses.
 
