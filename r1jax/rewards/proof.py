@@ -8,13 +8,13 @@ A task is a mapping with
     preamble  text before both statement and proof: imports, notations; for Metamath the database
     goal      the statement to prove, from the data set
     allowed_axioms  (optional) names of the axioms a proof may use. Default: none in Coq; propext, Classical.choice
-              and Quot.sound in Lean; all of the database in Metamath
+              and Quot.sound in Lean; all axioms of the database in Metamath
     limits    (optional) as for programs, see `_watch.Limits`
 
-In Coq and Lean the proof defines `main`, or in Lean the theorem that the goal names. Statement, proof and check are
-compiled separately. The check is r1jax's own file. It loads the other two in a fresh process, and the axioms that it
-finds decide the verdict. The output of the candidate's own process is ignored. A Lean server checks in another way, see
-`proofs.lean_server`.
+In Coq the proof defines `main`. In Lean it defines the theorem that the goal names, or `main` if the goal names none.
+Statement, proof and check are compiled separately. The check is r1jax's own file. It loads the other two in a fresh
+process, and the axioms that it finds decide the verdict. The output of the candidate's own process is ignored. A Lean
+server checks in another way, see `proofs.lean_server`.
 """
 
 from __future__ import annotations

@@ -16,8 +16,8 @@ def repeated_share(text: str | Sequence[int], n: int) -> float:
     A text of fewer than n words has the share 0.
 
     Args:
-        text: a text or token ids. The words of a text are runs between white space, in lower case, and single Chinese
-            or kana characters.
+        text: a text or token ids. Each Chinese or kana character of a text is a word. All other words are separated by
+            white space or by such a character. Case does not matter.
         n: words or tokens in an n-gram, at least 1.
     Raises:
         ValueError: n < 1.

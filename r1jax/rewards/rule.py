@@ -71,8 +71,8 @@ def accuracy_job(
     """Returns the job `(kind, text, example)` with which `Pool` grades the answer in a completion.
 
     The job is the kind of question, the part of the completion to grade, and the gold answer for the verifier. Returns
-    None if the completion has no answer or several answer blocks, or if no verifier exists for this kind of question. A
-    \\boxed{} inside an `<answer>` block is left to the verifier, as with `python -m r1jax.rewards`.
+    None if the completion has no answer or several answer blocks, or if no verifier exists for this kind of question.
+    The verifier itself looks for a \\boxed{} inside an `<answer>` block, as with `python -m r1jax.rewards`.
 
     Args:
         example: the question, a row of a data set with `kind` and `gold`.
@@ -130,7 +130,7 @@ def accuracy(
 def score_format(texts: Sequence[str], examples: Sequence[Mapping], style: str = "r1_zero") -> np.ndarray:
     """Returns [N] format rewards: 1 for a completion in the format of `style`, else 0.
 
-    The completion of a general prompt (kind "general" in `examples`) may also have a blank chain of thought.
+    In the completion of a general prompt (kind "general" in `examples`) the chain of thought may be blank.
     """
     found = []
     for text, example in zip(texts, examples, strict=True):
@@ -163,8 +163,9 @@ def score(
 ) -> Scores:
     """Returns the rule rewards of N completions: Σ weight·part over "accuracy", "format" and "language".
 
-    Parts of weight 0 are not computed, except accuracy, which is logged. If accuracy has a weight, a completion is
-    valid only if the verdict on its answer has a reward; the answers to general prompts are always valid.
+    Accuracy is always computed, because it is logged. Other parts of weight 0 are not computed. If accuracy has a
+    weight, a completion is valid only if the verdict on its answer has a reward. Completions of general prompts are
+    always valid.
 
     Args:
         pool: judges the answers.
@@ -185,7 +186,7 @@ def score(
 def combine_parts(
     parts: Mapping[str, np.ndarray], weights: Mapping[str, float], valid: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns ([N] total, `valid`) of N completions.
+    """Returns ([N] total reward, `valid` unchanged) of N completions.
 
     The total is the weighted sum of the parts; 0 where `valid` is False. A part that is nan adds 0.
 

@@ -47,9 +47,9 @@ def charge_kl(
 ) -> tuple[list[list[Minibatch]], Round]:
     """Subtracts β Σₜ log π_old/π_ref from the reward of each completion, and computes the advantages again.
 
-    Does so only with --kl=k1_reward (`layout.charged` is then True), and not for PPO, whose critic subtracts the KL of
-    each token from that token's reward (`critic.Critic.estimate`). In all other cases returns minibatches and round
-    unchanged.
+    Does so only with --kl=k1_reward (`layout.charged` is then True), and never for PPO. PPO's critic itself subtracts
+    the KL of each token from that token's reward (`critic.Critic.estimate`). In all other cases returns minibatches and
+    round unchanged.
 
     The sum over a completion's tokens is one cost for the whole completion, as in RLOO. REINFORCE++ instead has a
     separate cost for each token.

@@ -147,8 +147,8 @@ def check_terms(recipe: RLRecipe, *, own: bool) -> None:
     """Raises ValueError if --per-reward=True cannot be used.
 
     Args:
-        own: whether the run's reward comes from --reward or from a stage. Such a reward sets the weights of its parts
-            itself.
+        own: whether --reward or the training stage replaces the rule reward. Such a reward sets the weights of its
+            parts itself.
     """
     require(
         (
@@ -322,8 +322,8 @@ def tell(text: str) -> None:
 def hold_out(options: RunOptions, count: int) -> list[dict] | None:
     """Returns the rows of --prompts that are held out for evaluation; None if no rows are held out.
 
-    Rows are held out if --prompts names a file and --eval-prompts names the puzzle generator (nano). So a policy that
-    learns from a file is not measured on puzzles.
+    Rows are held out if --prompts names a file and --eval-prompts names the puzzle generator (nano, the default). The
+    evaluation then uses these rows, so that a policy that learns from a file is not measured on puzzles.
 
     Args:
         count: the largest number of rows to hold out.
@@ -428,7 +428,7 @@ def refuse_flags(options: RunOptions, names: Sequence[str], what: str) -> None:
     """Raises ValueError if a flag is given that only reinforcement learning uses.
 
     Args:
-        names: names of fields of `options`, which are empty unless the flag is given.
+        names: the fields of `options` for these flags. A field is empty unless its flag is given.
         what: a sentence for the error that says what the training loop learns from.
     """
     for name in names:

@@ -53,7 +53,7 @@ class Estimate(NamedTuple):
 
 
 class Critic(Protocol):
-    """Estimates the advantages of a round, and learns from its optimizer steps.
+    """Estimates the advantages of a round, and learns from the round's minibatches.
 
     Attributes:
         state: the train state of the value network, which a checkpoint stores; None without a value network.
@@ -116,7 +116,7 @@ class ValueNetwork:
         return start(self._learner, jax.tree.map(jnp.copy, valued), mesh)  # a copy, because updates donate the state
 
     def estimate(self, minibatches: list[list[Minibatch]], round_: Round) -> tuple[list[list[Minibatch]], Round]:
-        """Returns the minibatches with advantages, returns and values, and the round with mean advantages.
+        """Returns the minibatches with advantages, returns and values, and the round with each row's mean advantage.
 
         The advantages of a round are normalised to mean 0 and variance 1 over its tokens; returns are not.
 

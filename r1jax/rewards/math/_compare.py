@@ -201,7 +201,7 @@ class Comparison:
         """Returns True if the list `x` names values, as in a=1, b=2, and the list `y` has the same values without
         names.
 
-        The values must be in the same order, or `y` must be in the alphabetical order of the names in `x`.
+        The values in `y` must be in the order of `x`, or sorted by the names that `x` gives them.
         """
         if (
             not all(i.kind == "named" for i in x.args)
@@ -323,7 +323,11 @@ class Comparison:
 
 
 def exact_or_none(node: Node):
-    """Returns the rational value of a node; None if it is not a term, is irrational, undefined or too costly."""
+    """Returns the rational value of a term.
+
+    Returns None if the value is irrational, undefined or too costly, or if the term has variables. Also returns None
+    for a node that is not a term.
+    """
     try:
         return exact(node) if is_term(node) else None
     except (OverBudget, Undefined):

@@ -51,7 +51,7 @@ def _may_deny(text: str) -> bool:
 def is_denied(before: str, after: str) -> bool:
     """Returns True if the words beside an answer deny it ("is incorrect") or bound it ("at least").
 
-    The answer is a box, or what a statement such as "the answer is" states.
+    The answer is the content of a box, or what follows the verb in a statement such as "the answer is 5".
 
     Args:
         before, after: the text on both sides of the answer.

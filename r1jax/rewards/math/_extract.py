@@ -135,7 +135,10 @@ def _is_choice(text: str, found: list[tuple[int, int, str]]) -> bool:
 
 
 def answer_tag(text: str) -> str | None:
-    """Returns the last box in the last complete <answer> block; without a box, the block. None if there is no block."""
+    """Returns the content of the last box in the last complete <answer> block, or the whole block if it has no box.
+
+    Returns None if there is no complete block, or if the last box in it is cut off.
+    """
     blocks = answer_blocks(text)
     if not blocks:
         return None
@@ -160,7 +163,10 @@ def hashed(text: str) -> str | None:
 
 
 def after_thinking(text: str) -> str | None:
-    """Returns the text after the last `</think>` or `</reasoning>`; None if such a block is never closed."""
+    """Returns the text after the last `</think>` or `</reasoning>`; the whole text if it has no thinking block.
+
+    Returns None if the text opens a `<think>` or `<reasoning>` block and never closes it.
+    """
     for opening, closing in (("<think>", "</think>"), ("<reasoning>", "</reasoning>")):
         _before, mark, after = text.rpartition(closing)
         if mark:

@@ -20,7 +20,7 @@ _FILLER_ZH = re.compile("(?:答案|结果|最终|所以|因此|一共|总共|大
 
 
 def is_filler(words: str) -> bool:
-    """Returns True if words before a value do not change it, like "about"; False for example for 小于 (less than)."""
+    """Returns True if words before a value, such as "about", do not change it; False for words such as "at least"."""
     parts = re.findall(r"[A-Za-z]+|[\u4e00-\u9fff]+", words)
     return all(part.lower() in FILLER or _FILLER_ZH.fullmatch(part) for part in parts)
 

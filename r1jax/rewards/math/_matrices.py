@@ -40,7 +40,7 @@ def matrix_value(node: Node) -> Node | None:
 
 
 def nested(node: Node) -> Rows | None:
-    """Returns the rows of a matrix written in brackets, as [[1, 2], [3, 4]]; None if the tuple is no such matrix."""
+    """Returns the rows of a tuple that is a matrix in brackets, as [[1, 2], [3, 4]]; None for any other tuple."""
     rows = node.args[2:]
     if node.args[:2] != ("[", "]") or any(row.kind != "tuple" or row.args[:2] != ("[", "]") for row in rows):
         return None

@@ -34,7 +34,7 @@ class Numeric:
     Args:
         precision: bits of the mantissa.
         point: the number of the point, from 0; see `letter`.
-        ten: `log` without a base is to base 10; otherwise it is the natural logarithm.
+        ten: if True, `log` without a base is to base 10; if False, it is the natural logarithm.
         whole: names of variables that take whole numbers only.
     Attributes:
         top: the largest log2 of the values computed so far, but at least 0.
@@ -226,8 +226,8 @@ def whole_letters(*nodes: Node) -> frozenset[str]:
 def agree(a: Node, b: Node, point: int, ten: bool, whole: frozenset[str], letters: bool) -> bool | None:
     """Returns True if two terms have the same value at a point, False if not.
 
-    Returns None if the values differ, variables may be negative at this point, and a root or a logarithm of a negative
-    number was taken. Then the values may differ only by the branch of the root or logarithm.
+    Returns None if the values differ, but perhaps only by the branch of a root or logarithm: at this point variables
+    may be negative, and the root or logarithm of a negative number was taken.
 
     If terms without variables agree, they are compared again, with enough bits for every number that occurs in them.
 
@@ -263,7 +263,7 @@ def rounds_to(decimal: Fraction, places: int, node: Node, ten: bool = False) -> 
         decimal: the decimal as an exact fraction.
         places: number of digits after its decimal point.
         node: the term, without variables.
-        ten: `log` without a base is to base 10; otherwise it is the natural logarithm.
+        ten: if True, `log` without a base is to base 10; if False, it is the natural logarithm.
     """
     numeric = Numeric(FIRST_BITS + 4 * places)
     numeric.ten = ten

@@ -107,7 +107,7 @@ class Answer(Terms):
     def answer(self) -> Node:
         """Parses items between separators such as commas. Returns one item, or a `list` node of several.
 
-        Assignments that form one solution, as in x=1, y=2 or x=3, y=4, stay together in a list of their own.
+        The assignments of each solution stay together: "x=1, y=2 or x=3, y=4" gives a list of two lists.
         """
         groups: list[list[Node]] = [[]]
         continued = False
@@ -226,7 +226,10 @@ class Answer(Terms):
         return terms[0] if len(terms) == 1 else Node("ratio", tuple(terms))
 
     def unit(self, node: Node) -> Node:
-        """Parses the unit, percent or degree sign in words after `node`, if any. Returns the node with this unit."""
+        """Parses the words after `node`, if any: a unit, "percent", "degrees" or a multiplier such as "million".
+
+        Returns the node that includes them.
+        """
         words: list[str] = []
         factor = 1
         while True:

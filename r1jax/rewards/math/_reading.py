@@ -182,7 +182,7 @@ def reading(extracted: str) -> Reading | None:
 def answers(text: str, rule: str = "auto") -> Iterator[Reading]:
     """Yields the answer in a completion as a `Reading`. Yields nothing if there is no answer.
 
-    Under the rule "auto", an answer that may be a sentence is followed by the value that it states.
+    If the rule is "auto" and the answer may be a sentence, also yields the value that the sentence states.
 
     Args:
         rule: how to find the answer, as in `math.extract`.

@@ -177,8 +177,8 @@ class Terms(Commands):
     def called(self, name: Node) -> Node:
         """Returns f(x) for a function name with a bracket after it. Otherwise returns the name and reads no bracket.
 
-        f, g, h, F, G and H are functions whenever a bracket follows; other names only if the answer defines them, as
-        P(x) = ... C(5, 2) is a binomial coefficient.
+        f, g, h, F, G and H are functions whenever a bracket follows. Another name is a function only if the answer
+        defines it by an equation such as P(x) = x + 1. C(5, 2) is parsed as a binomial coefficient.
         """
         if self.peek().value != "(":
             return name

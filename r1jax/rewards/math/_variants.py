@@ -1,4 +1,4 @@
-"""Finds weaker readings of an answer, which leave out one part of it: a name, a qualifier, a unit or points' letters.
+"""Finds weaker readings of an answer. Each leaves out one part: a name, a qualifier, a unit or the letters of points.
 
 Examples are 5 for m+n=5, x+1 for "x+1 for all real x", 6 for "6 m", and (1,2) for A(1,2). A weaker reading is compared
 only with a gold answer that has no such part itself. So the answer m+n=5 equals the gold 5, but the answer 5 does not
@@ -88,7 +88,8 @@ def value_named(tidied: str) -> str | None:
 def unqualified(tidied: str) -> tuple[str, str] | None:
     r"""Splits an answer such as `2k, k \in \mathbb{Z}` into (answer without qualifier, qualifier); None if it has none.
 
-    The qualifier is returned in a short form, such as "kinZ", or as "" if it restricts nothing, as "for all real x".
+    The qualifier is returned in a short form, such as "kinZ". A qualifier that restricts nothing, such as "for all
+    real x", is returned as "".
     """
     if len(tidied) > LONGEST:
         return None

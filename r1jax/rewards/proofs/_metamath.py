@@ -17,7 +17,7 @@ class Assertion(NamedTuple):
     """An axiom or a theorem with its mandatory frame: the hypotheses and $d conditions that each use of it must meet.
 
     Attributes:
-        apart: pairs of variables that must not share a variable after substitution ($d conditions).
+        apart: pairs of variables with a $d condition: the expressions that replace them must share no variable.
         floating: (type code, variable) of each mandatory variable ($f hypotheses).
         essential: the other hypotheses ($e), as expressions.
         order: labels of the $f and $e hypotheses, in the order in which a proof supplies them.

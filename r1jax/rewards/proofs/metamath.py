@@ -1,9 +1,9 @@
 """Checks Metamath proofs: reads a database and verifies proofs. A candidate (the model's proof) may prove theorems but
 not declare axioms.
 
-The checker runs no code of a candidate, so it needs no sandbox. It gives up a proof that would take more than
-`MAX_SYMBOLS` symbols, read or written. Source: Megill and Wheeler, Metamath: A Computer Language for Mathematical
-Proofs, 2019, chapter 4 and appendix B (compressed proofs).
+The checker runs no code of a candidate, so it needs no sandbox. It stops if verifying a proof would read or write more
+than `MAX_SYMBOLS` symbols. Source: Megill and Wheeler, Metamath: A Computer Language for Mathematical Proofs, 2019,
+chapter 4 and appendix B (compressed proofs).
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Database:
 
         Args:
             postulate: whether the text may declare constants and axioms.
-            verify: whether to verify the proofs of theorems. If False, only records the labels that they use.
+            verify: whether to verify the proofs of theorems. If False, only records which labels each proof names.
         Raises:
             Wrong: the text breaks a rule of Metamath.
             TooCostly: verifying a proof would read or write more than MAX_SYMBOLS symbols.
@@ -153,7 +153,7 @@ class Database:
         """Returns the labels of the axioms that the theorem `label` depends on, directly or through other theorems.
 
         Args:
-            typecode: counts only axioms whose statement begins with this constant, such as |-.
+            typecode: a constant, such as |-. Only axioms whose statement begins with it are returned.
         """
         found, open_, seen = set(), [label], {label}
         while open_:
@@ -259,7 +259,7 @@ class Database:
 
 @functools.lru_cache(maxsize=8)
 def database(text: str) -> Database:
-    """Reads a database from its text, and caches the result. The proofs in it are not verified: no model wrote them.
+    """Reads a database from its text, and caches the result. Does not verify its proofs, because no model wrote them.
 
     Raises:
         Wrong: the text breaks a rule of Metamath.
@@ -289,8 +289,8 @@ def prove(preamble: str, goal: str, proof: str, allowed: frozenset[str]) -> tupl
     Args:
         preamble: the database.
         goal: a statement, with or without `label $p` before it and `$.` after it.
-        proof: the steps of the proof, in normal or compressed form. Or whole statements: any lemmas, then the theorem
-            with its proof.
+        proof: the steps of the proof, in normal or compressed form; or whole statements, namely any lemmas and, after
+            them, the theorem with its proof.
         allowed: labels of the axioms that the proof may use. If empty, the proof may use all axioms of the preamble.
     Returns:
         (verdict, reason): the verdict is "correct", "wrong", "budget" or "gold_unusable" (the preamble or the goal is

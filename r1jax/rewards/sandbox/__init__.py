@@ -4,9 +4,10 @@ There are four tiers of isolation, from A (strongest) to D. `probe` finds the be
 Nothing runs in a weaker tier than the minimum that the caller accepts:
 
     A  bubblewrap: own user, pid, network, mount, ipc and uts namespaces, a read-only /usr, small tmpfs, seccomp
-    B  the same by unshare(2), if bubblewrap is absent
-    C  for root in containers that forbid namespaces: another user id for every run, seccomp that denies every change to
-       a file system, Landlock that limits what may be read (if the kernel has it); all processes of the user are killed
+    B  the same isolation by unshare(2), if bubblewrap is absent
+    C  for root in containers that forbid namespaces: a new user id for every run, seccomp that denies every change to a
+       file system, Landlock (if the kernel has it) that limits what may be read; at the end of a run, all processes of
+       its user id are killed
     D  only resource limits: used only if the caller asks for `minimum="D"`
 
 Each thread that runs programs keeps some started sandboxes in reserve, so that a program need not wait for the start.
@@ -49,7 +50,7 @@ class Tier(NamedTuple):
 def probe() -> Tier:
     """Returns the strongest tier that works on this machine.
 
-    A program that tries to break out tests each tier. The result is cached for each value of PATH.
+    Tests the tiers, from A on, with a program that tries to break out. Caches the result for each value of PATH.
     """
     return _probe(os.environ.get("PATH", os.defpath))
 
@@ -78,7 +79,7 @@ def require(minimum: str) -> Tier:
 def run(
     job: Mapping, limits: Limits, *, tier: Tier, stdin: bytes = b"", by_line: bool = False, show: tuple[str, ...] = ()
 ) -> Outcome:
-    """Runs a job in a sandbox (a program, calls of a function, or a command) and returns its `Outcome`.
+    """Runs a job (a program, calls of a function, or a command) in a sandbox and returns the job's `Outcome`.
 
     Args:
         job: `kind` and the keys of that kind. "program": `source`, run as a script. "calls": `source`, `entry` (name of
@@ -87,8 +88,8 @@ def run(
             return).
         tier: the tier of isolation, as `require` or `probe` returns it.
         stdin: the bytes of standard input.
-        by_line: if True, the limits on elapsed time, CPU time and output hold for each line of output (each call), not
-            for the whole job.
+        by_line: if True, the limits on elapsed time, CPU time and output hold for each call, which writes one line, and
+            not for the whole job.
         show: further paths that the job may read.
     Raises:
         Unavailable: the sandbox did not start.

@@ -244,7 +244,7 @@ def open_to_all(path: str) -> bool:
 def packages() -> list[str]:
     """Returns the folders of installed packages that a program in a sandbox may import.
 
-    The folders follow the standard library in `sys.path`. Their .pth files are ignored.
+    The sandbox appends these folders to `sys.path`, and ignores the .pth files in them.
     """
     return sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
 

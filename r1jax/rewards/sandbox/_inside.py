@@ -73,7 +73,7 @@ def first_to_die():
 def limit(limits):
     """Sets the resource limits of this process and of each process that it starts.
 
-    `_watch` limits the sum over all processes from outside.
+    From outside the sandbox, `_watch` limits what all processes of a job use together.
     """
     wanted = {
         resource.RLIMIT_AS: limits["address_mb"] << 20,

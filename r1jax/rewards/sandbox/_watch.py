@@ -53,8 +53,8 @@ def watch(
         process: the process that contains the sandbox; its pipes are the job's standard streams.
         channel: the socket over which `_inside.fetch` sends files.
         stdin: the bytes of standard input.
-        by_line: if True, the limits on elapsed time and output hold for each line of output, and CPU time is not
-            limited here.
+        by_line: if True, the limit on elapsed time holds for each line of output, and `_inside` limits the CPU time and
+            the output of each call.
         fetched: how many files the job sends at its end.
         end: called at the end; kills all processes of the sandbox.
     """
@@ -136,7 +136,7 @@ def watch(
 def usage(root: int) -> tuple[float, int, dict[int, float]]:
     """Returns (CPU seconds, number of threads, {process id: resident MiB}) of all descendants of the process `root`.
 
-    Orphans are included: in a pid namespace, or under a subreaper, they become children of the top process again.
+    Orphans are included in tiers A to C, where the first process of the pid namespace, or the subreaper, adopts them.
     """
     rows: dict[int, tuple[int, int, float]] = {}
     children: dict[int, list[int]] = {}
