@@ -192,7 +192,7 @@ def sum_moments(batches: list[Minibatch], centre: float) -> np.ndarray:
 
 @functools.partial(jax.jit, static_argnames=("place",))
 def moments(batch: Minibatch, centre: jax.Array, place: jax.sharding.Sharding) -> jax.Array:
-    """Returns the sums and bounds of `sum_moments` for one micro-batch, [5]. place: their sharding (`everywhere`)."""
+    """Returns the five numbers of `sum_moments` for one micro-batch. place: sharding of the result (`everywhere`)."""
     counted, over = batch.weight != 0, batch.advantage
     off = jnp.where(counted, over - centre, 0.0)
     least, largest = jnp.where(counted, over, jnp.inf).min(), jnp.where(counted, over, -jnp.inf).max()

@@ -1,5 +1,5 @@
-"""Writes what an RL run prints at its start: the first prompt, warnings about hyperparameters, and, if the first round
-teaches nothing, the reason.
+"""Makes the texts that an RL run prints at its start: the first prompt, warnings about hyperparameters, and the reason
+if the first round teaches nothing.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def first_lines(recipe: RLRecipe, options: RunOptions, policy: Policy, objective
 
 
 def warn_rate(recipe: RLRecipe, cfg: ModelConfig) -> str:
-    """Returns a warning if the learning rate is as high as the nano model's, but the model is larger than nano; else
-    "".
+    """Returns a warning if all parameters of a model larger than nano are trained at a learning rate meant for nano.
+    Otherwise returns "".
     """
     if recipe.learning_rate <= LARGE_RATE or recipe.lora_rank or cfg.vocab_size < REAL_VOCABULARY:
         return ""

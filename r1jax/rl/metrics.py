@@ -161,7 +161,7 @@ def step_metrics(
 
 
 def measure_values(update: Mapping[str, float], weight: float) -> dict[str, float | None]:
-    """Returns the `value/` entries of a step's line: how well the value network predicted the returns, and its update.
+    """Returns the `value/` entries of a step's line, which describe the value network's predictions and its update.
 
     Args:
         update: the update's metrics, as for `step_metrics`.
@@ -194,8 +194,8 @@ def measure_share(rows: Mapping[str, np.ndarray]) -> dict[str, float]:
 def measure_staleness(rows: Mapping[str, np.ndarray]) -> dict[str, float | None]:
     """Returns the `staleness/` entries of a step's line, and `group/waiting`, the number of unfinished groups.
 
-    The staleness of a token is the number of optimizer steps between the policy that sampled it and the policy of the
-    round in which its group is trained on. `rows`: as for `step_metrics`.
+    The staleness of a token is the number of optimizer steps between two policies: the one that sampled the token, and
+    the one at the start of the round that trains on the token's group. `rows`: as for `step_metrics`.
     """
     return {
         "staleness/mean": float(rows["age"].sum() / max(rows["length"].sum(), 1)),
@@ -210,8 +210,8 @@ def runs(versions: np.ndarray) -> list[list[int]]:
     Returns [version, number of tokens] of each run.
 
     Args:
-        versions: [T] the version of the policy that sampled each token. A version is the number of optimizer steps that
-            had trained the policy.
+        versions: [T] the version of the policy that sampled each token. The version is the number of optimizer
+            steps for which that policy had been trained.
     """
     starts = np.flatnonzero(np.diff(versions, prepend=-1))
     return [[int(versions[a]), int(b - a)] for a, b in zip(starts, [*starts[1:], len(versions)], strict=True)]

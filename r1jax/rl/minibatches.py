@@ -109,7 +109,7 @@ def pack_minibatches(
 def weigh_rows(
     objective: Objective, round_: Round, rows: np.ndarray, max_tokens: int, trained: np.ndarray | bool = True
 ) -> np.ndarray:
-    """Returns [n] float64: for each of the n rows of a minibatch, the weight in the loss of each token of the row.
+    """Returns the weight that every token of a row has in the loss, for each of the n rows of a minibatch, [n] float64.
 
     The weights are computed from the whole minibatch. So they do not depend on how the minibatch is later divided into
     micro-batches, packed and sharded.
@@ -130,7 +130,7 @@ def pack_rows(round_: Round, rows: np.ndarray, weight: np.ndarray, layout: Layou
 
     Args:
         rows: [n] indices of the rows in the round.
-        weight: [n] the weight in the loss that each token of a row has.
+        weight: [n] the weight that every token of a row has in the loss.
     """
     rollout, group_size = round_.rollout, round_.rollout.group_size
     of = [(int(i) // group_size, int(i)) for i in rows]
@@ -161,9 +161,9 @@ def pack_rows(round_: Round, rows: np.ndarray, weight: np.ndarray, layout: Layou
 def size_micro_batches(rows: int, batch_rows: int, shards: int) -> list[int]:
     """Divides `rows` packed rows into micro-batches. Returns the number of rows of each micro-batch.
 
-    All micro-batches but the last have `batch_rows` rows. The last has half or a quarter of `batch_rows` if that is
-    enough for the remaining rows: the last micro-batch is filled up with empty rows, and they cost as much time as
-    other rows. No other sizes are used, because every number of rows is another program to compile.
+    All micro-batches but the last have `batch_rows` rows. The last is filled up with empty rows, which cost as much
+    time as other rows. So the last has only half or a quarter of `batch_rows` if that is enough for the remaining rows.
+    No other sizes are used, because each size needs a compiled program of its own.
 
     Args:
         shards: number of row shards. Every micro-batch has the same number of rows for each shard, at least one.
@@ -179,7 +179,7 @@ def size_micro_batches(rows: int, batch_rows: int, shards: int) -> list[int]:
 def add_old_logprobs(
     network: Network, params: dict, minibatches: list[list[Minibatch]], source: str = "trainer", every: bool = False
 ) -> list[list[Minibatch]]:
-    """Returns the minibatches of a round with log π_old of each token, [R, S], added.
+    """Returns the minibatches of a round with `old_logp` set to log π_old of each token, [R, S].
 
     Args:
         network: the network of the trainer.
@@ -197,7 +197,7 @@ def add_old_logprobs(
 
 
 def add_ref_logprobs(ref_logprobs: RefLogprobs, minibatches: list[list[Minibatch]]) -> list[list[Minibatch]]:
-    """Returns the minibatches of a round with log π_ref of each token, [R, S], added.
+    """Returns the minibatches of a round with `ref_logp` set to log π_ref of each token, [R, S].
 
     Args:
         ref_logprobs: a function `packed rows -> [R, S]` that computes log π_ref.

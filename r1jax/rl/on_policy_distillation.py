@@ -4,8 +4,8 @@ GRPO's KL term, at each token that the student sampled, is k3 = exp(d) - d - 1 w
 The expected gradient of k3 is the gradient of KL(π_teacher || π_student) at that token. So the RL training loop distils
 if all advantages are 0; with rewards it distils and reinforces.
 
-Source: Agarwal et al. 2024, arXiv 2306.13649 (only on the student's outputs, forward KL). DeepSeek-R1 distils by
-fine-tuning on records instead.
+Source: Agarwal et al. 2024, arXiv 2306.13649, the variant with the forward KL on the student's outputs only.
+DeepSeek-R1 distils by fine-tuning on records instead.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ def make_referee(teacher: Policy, params: dict, shown: str, mesh: Mesh) -> Calla
         shown: the value of --teacher, for errors.
 
     Returns:
-        A function of the student's network and the student's policy. It returns a function `packed rows -> [R, S]`, the
-        teacher's log-probability of each token that the student sampled. It raises ValueError if the tokenizers of
-        teacher and student differ.
+        A function `(student's network, student's policy) -> scorer`. It raises ValueError if the tokenizers of teacher
+        and student differ. The scorer is a function `packed rows -> [R, S]` that returns the teacher's log-probability
+        of each token that the student sampled.
     """
 
     def make(ours: Network, student: Policy) -> RefLogprobs:

@@ -3,9 +3,10 @@
 A row is one completion. A round that waits for its longest rows spends much time on a few rows. With --carry-over,
 sampling ends as soon as at most `carry_over` rows are unfinished. The next round continues these rows beside its own
 rows: its policy samples the remaining tokens, with the same noise as in an uninterrupted row. Advantages need the whole
-group, so a group waits until its last row has ended, and is then trained on, once. A token keeps the log-probability
-and the version of the policy that sampled the token. --old-logp has its usual meaning: "trainer" recomputes whole rows,
-and "sampler" keeps, for each token, the log-probability of the policy that sampled the token.
+group, so a group waits until its last row has ended. The round in which this row ends trains on the group; no other
+round does. A token keeps the log-probability and the version of the policy that sampled the token. --old-logp has its
+usual meaning: "trainer" recomputes whole rows, and "sampler" keeps, for each token, the log-probability of the policy
+that sampled the token.
 """
 
 from __future__ import annotations
@@ -97,8 +98,8 @@ def make_checkpoint_state(
 
 
 class PartialRounds:
-    """Samples rounds, as a `rounds.Sample`, that may end with unfinished rows (completions). Keeps the groups of these
-    rows for the next round.
+    """A `rounds.Sample` whose rounds may end with unfinished rows (completions). Keeps the groups of these rows for the
+    next round.
 
     Args:
         setting: what sampling needs besides the parameters.

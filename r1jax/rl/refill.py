@@ -1,8 +1,9 @@
 """Defines dynamic sampling (--refill): groups of further questions replace groups that teach nothing.
 
-If all task rewards of a group are equal, all its advantages are 0, so the group teaches nothing. A round therefore goes
-on sampling, for at most `refill` waves, until it has B groups whose task rewards differ. Penalties are left out of this
-comparison, because a penalty for length would make the rewards of almost every group differ.
+If all task rewards of a group are equal, all its advantages are 0, so the group teaches nothing. A round needs B groups
+that each have unequal task rewards. Until it has them, it calls the sampler again with B further questions, at most
+`refill` times in all. Penalties are left out of this comparison, because a penalty for length would make the rewards of
+almost every group unequal.
 
 Round r may use only the questions r·B·refill to (r+1)·B·refill − 1 of the stream. So a resumed run draws the same
 questions as an uninterrupted run, without a record of its place in the stream. Questions that a round does not need are
@@ -25,15 +26,15 @@ from r1jax.sampling.rollout import Rollout
 
 
 class RefilledRounds:
-    """Samples rounds, as a `rounds.Sample`, without the groups whose completions all have the same task reward.
+    """A `rounds.Sample` that replaces groups in which all completions have the same task reward.
 
-    Samples further questions in the same round to replace these groups. If too few groups with different task rewards
-    are found, the first groups with equal task rewards fill up the round.
+    Samples further questions in the same round for this. If a round finds too few groups with unequal task rewards, the
+    first groups with equal task rewards fill it up.
 
     Args:
         setting: what sampling needs besides the parameters.
         task: the task reward, a `Reward`; only its total and its valid rows are used.
-        waves: the most calls of the sampler in a round, at least 2. Each call samples B questions.
+        waves: the largest number of sampler calls in a round, at least 2. Each call samples B questions.
     """
 
     waiting = None

@@ -34,16 +34,16 @@ class Round(NamedTuple):
         index: [B] index of each question in the stream of questions.
         scores: the rewards, [N], from `gather_scores`; None before scoring.
         advantages: [N]; None before scoring.
-        asked: [B] number of the round in which each question was first sampled. None without --carry-over, because
-            every question was then first sampled in this round.
+        asked: [B] number of the round in which each question was first sampled. None without --carry-over, where
+            that is always this round.
         waiting: number of groups that were unfinished at the end of the round.
         drawn: (prompt lengths, numbers of sampled tokens) of all rows that this round sampled, including rows that
             `rollout` lacks because their group is unfinished (--carry-over) or was replaced (--refill). None without
             these flags.
         sampled: number of groups that were sampled to find the groups of this round; None without --refill.
         number: number of the round, from 0.
-        step: number of optimizer steps that had trained the policy of this round. `rollout.version` has the number for
-            each token, because an older policy may have sampled it.
+        step: number of optimizer steps that were done when this round began. `rollout.version` has this number for each
+            token, because the policy of an earlier round may have sampled the token.
         verdicts: the verification of the answers, which began while other rows were still being sampled. The reward
             uses `verdicts` in place of the pool of verifiers.
         began: when sampling began, in seconds of `time.monotonic`.
@@ -99,9 +99,9 @@ class RoundDraws(NamedTuple):
     """The size and the sampling settings of a round.
 
     Attributes:
-        questions: B, the questions of a round over all processes.
-        samples: G, completions of a question.
-        minibatches: optimizer steps of a round.
+        questions: B, the number of questions of a round, over all processes.
+        samples: G, the number of completions of each question.
+        minibatches: number of optimizer steps of a round.
         seed: seed of the sampling noise.
         sampling: how tokens are sampled.
     """
@@ -132,7 +132,7 @@ class Setting(NamedTuple):
 
 
 class WholeRounds:
-    """Samples rounds, as a `Sample`, that end when every row (completion) is finished."""
+    """A `Sample` whose rounds end when every row (completion) is finished."""
 
     waiting = None
 

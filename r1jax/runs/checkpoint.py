@@ -101,7 +101,7 @@ def find(path: str | Path, step: int | None = None, flag: str = "--weights") -> 
 
 
 def readable(path: Path) -> Path:
-    """Returns the directory from which Orbax can read a checkpoint: the checkpoint's own, or a local copy of it.
+    """Returns a directory from which Orbax can read a checkpoint: `path` itself, or a local copy of it.
 
     Orbax reads gs:// directly, and each process reads only what it needs. Orbax cannot read s3://, so such a checkpoint
     is copied.

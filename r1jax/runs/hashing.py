@@ -79,7 +79,7 @@ def arrays_sha256(arrays: Iterable[tuple[str, Any]]) -> str:
     """Returns the SHA-256, in hex, of named arrays, hashed in the order of their names.
 
     Args:
-        arrays: (name, array) pairs. An array needs a shape and a NumPy dtype, and slicing along its first axis.
+        arrays: (name, array) pairs. An array has a shape and a NumPy dtype, and can be sliced along its first axis.
     """
     total = hashlib.sha256()
     for name, array in sorted(arrays, key=lambda pair: pair[0]):

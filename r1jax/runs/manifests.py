@@ -257,7 +257,7 @@ def differences(
 
 
 def sources(manifest: Manifest) -> list[dict[str, str]]:
-    """Returns a list of {"path", "sha256"}, one for each checkpoint that made a run's data or scores its replies."""
+    """Returns a list with {"path", "sha256"} of each checkpoint that made data for a run or scores replies in it."""
     return [source for some in manifest.data.get("sources", {}).values() for source in some]
 
 

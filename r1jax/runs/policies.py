@@ -90,7 +90,7 @@ def load_policy(
 
 
 def make_policy(cfg: ModelConfig, pieces: Tokenizer, options: RunOptions) -> Policy:
-    """Returns the policy of a model config, its tokenizer `pieces`, and the prompt template that the flags name.
+    """Makes a policy from a model config, its tokenizer `pieces`, and the prompt template that the flags name.
 
     Raises:
         ValueError: the template cannot be used.
@@ -110,7 +110,7 @@ def parent_path(weights: str, found: Path) -> str:
 
 
 def size_of(options: RunOptions) -> int:
-    """Returns the number of parameters in the matrix products of one token, for the policy that the flags name.
+    """Returns, for the policy that the flags name, the number of parameters in a token's matrix products.
 
     Reads only the policy's config. Returns 0 if the config cannot be read; `load_policy` reports this error later.
 
@@ -283,8 +283,8 @@ def same_weights(began: Mapping[str, Any], now: Mapping[str, Any], params: dict)
     Args:
         began: the entry `parent` of the run's manifest.
         now: the entry `parent` that a run would get if it began with the weights now on disk.
-        params: the parameters in these weights. They are hashed only if the manifest is an older one and the weights
-            are a Hugging Face directory: `params_sha256` made the hashes of such manifests.
+        params: the parameters in the weights now on disk. They are hashed with `params_sha256` only if the two entries
+            have different hashes: older manifests hold this hash for a Hugging Face directory.
     """
     if began.get("sha256") in ("", now["sha256"]):
         return True

@@ -349,7 +349,7 @@ class Run:
             self._progress.say(text)
 
     def watch(self, batch: Any) -> Future[float]:
-        """Returns a future of the time when the device has `batch` and has finished the previous step, for `log`.
+        """Returns a future for `log`: the time when the device has `batch` and has finished the previous step.
 
         Call this method before the update.
         """
@@ -387,7 +387,8 @@ class Run:
     def owes_evaluation(self) -> bool:
         """Whether the policy is to be evaluated before the next step.
 
-        True if the policy was never evaluated, or if a signal interrupted the evaluation after the checkpoint's step.
+        True if the policy was never evaluated, or if a signal interrupted its evaluation at the step of the restored
+        checkpoint.
         """
         if self.step == 0 and self.results["base"] is None:
             return True
@@ -414,7 +415,7 @@ class Run:
         return line
 
     def save(self, state: Any, meta: Mapping[str, Any] | None = None) -> None:
-        """Writes manifest and report, and starts writing a checkpoint of `state`, which may be donated afterwards.
+        """Writes manifest and report, and starts writing a checkpoint of `state`. `state` may be donated afterwards.
 
         Args:
             state: a pytree of arrays. After a resume, `restore` returns it.
@@ -438,10 +439,10 @@ class Run:
             self.logs.write("samples", line)
 
     def stop_if_asked(self) -> None:
-        """Ends a round: from now on, `due` counts from the current step.
+        """Ends the run early if a signal (Ctrl-C or SIGTERM) came before the last step.
 
-        If a signal (Ctrl-C or SIGTERM) came before the last step, waits until the checkpoint is on disk, then raises
-        SystemExit.
+        In that case waits until the checkpoint is on disk, then raises SystemExit. Otherwise only lets `due` count from
+        the current step. Call this method at the end of each pass through the training loop.
         """
         stop, self._stop, self._mark = self._stop, None, self.step
         if stop and self.step < self.steps:

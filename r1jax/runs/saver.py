@@ -160,7 +160,7 @@ def is_disk_full(err: BaseException) -> bool:
 
 
 def has_other_cause(record: logging.LogRecord) -> bool:
-    """Filters Orbax's log: returns False, which drops a line, if `Saver` raises the error of the line; else True.
+    """Filters Orbax's log. Returns False, which drops a line, if the line reports an error that `Saver` raises.
 
     When the disk is full, each of Orbax's threads logs the same error with its stack, a thousand lines in all.
     """

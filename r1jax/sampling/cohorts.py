@@ -1,15 +1,15 @@
 """Defines cohorts: the new rows of a wave, and the rows that an earlier wave left unfinished.
 
 A row is one completion that is being sampled. A wave is the set of rows that are sampled together. A carried row is a
-row that an earlier wave began and this wave continues. Both cohorts share the clock (`programs.Rows.clock`) and every
-product with the weights. Each cohort has its own cache and prompt segments: a carried row keeps its earlier tokens in
-its prompt segment, and in a common cohort new rows would have to be padded to that length. Rows are ordered by shard,
-and within a shard by cohort, so no row leaves its shard:
+row that an earlier wave began and this wave continues. New rows and carried rows share the clock
+(`programs.Rows.clock`) and the matrix products with the weights. They do not share caches and prompt segments: a
+carried row keeps its earlier tokens in its prompt segment, and a common array would pad the prompts of new rows to that
+length. Rows are ordered by shard, and within a shard by cohort, so no row leaves its shard:
 
     | shard 0: new  new  new  carried | shard 1: new  new  new  carried |
 
-A third cohort of spare rows may follow. Spare rows only make the products with the weights longer; their results are
-dropped.
+A third cohort, the spare rows, may follow in each shard. Spare rows only enlarge the matrix products with the weights;
+their results are dropped.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def share_entries(entries: np.ndarray, count: int, each: int) -> Sharing:
     Args:
         entries: [shards, n] index of the entry that each row of a shard reads.
         count: number of entries of a shard.
-        each: the most rows that an entry can serve, which is its number of places in the `Sharing`.
+        each: the largest number of rows that can read an entry. The `Sharing` has this many places for each entry.
     """
     shards, rows = entries.shape
     order = np.argsort(entries, axis=1, kind="stable")

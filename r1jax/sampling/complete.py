@@ -19,12 +19,12 @@ from r1jax.sampling.waves import sample_in_waves
 
 
 class Wave(NamedTuple):
-    """Completions of one sampler call that belong to this process, as parallel lists with one entry per completion.
+    """This process's completions of one sampler call, as parallel lists with one entry per completion.
 
     The completions of a question may be divided among processes.
 
     Attributes:
-        examples: the question, as a dictionary ("example"), that each completion answers.
+        examples: the question that each completion answers, as a dictionary ("example").
         samples: number of each completion among the completions of its question, from 0.
         texts: completions as text.
         lengths: [N] number of sampled tokens, the stop token included.
@@ -46,9 +46,9 @@ class Draws(NamedTuple):
         seed: seed of the run.
         round_: number of the round in which the questions are sampled, which changes the noise; or [B] round numbers,
             one per question.
-        places: [B] index of each question in the stream of questions, so that a question that occurs twice gets other
-            noise. None: the question's id decides the noise, which then does not depend on the other questions of the
-            file.
+        places: [B] index of each question in the stream of questions. The noise depends on the index, so a question
+            gets different noise each time it occurs. None: the noise depends on the question's id, and not on the other
+            questions of the file.
     """
 
     samples: int

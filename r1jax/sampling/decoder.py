@@ -24,7 +24,7 @@ from r1jax.sharding import held_rows, row_shards, shard_held_rows
 class Sizes(NamedTuple):
     """Initial sizes of the programs that sample a wave, a set of rows (completions) that are sampled together.
 
-    Every other size is another program to compile.
+    Each further size needs a compiled program of its own.
 
     Sampled tokens do not depend on these sizes. Log-probabilities depend on the sizes in their last bits, because sums
     are added in another order.
@@ -112,7 +112,7 @@ class Decoder:
 
         Args:
             live: whether each row of the collector is unfinished.
-            most: the most unfinished new rows of any shard.
+            most: the largest number of unfinished new rows in any shard.
         """
         fits = rung(most, self._sizes.least_rows)
         if fits > self.alive[0].shape[1] // LADDER:

@@ -3,9 +3,9 @@
 
 A row is one completion. A wave is the set of rows that are sampled together. The cached keys and values have three
 levels: the prefix that all prompts share, the rest of each prompt (stored once for all completions of that prompt), and
-the tokens that each row sampled. All rows have sampled the same number of tokens since the wave began. So one scalar,
-`clock`, counts them for all rows: a `dynamic_update_slice` writes keys and values at slot `clock` of every row, and
-only the prompts differ in length.
+the tokens that each row sampled in this wave (the row's own cache). All rows have sampled the same number of tokens
+since the wave began. So one scalar, `clock`, counts them for all rows: a `dynamic_update_slice` writes keys and values
+at slot `clock` of every row's own cache, and only the prompts differ in length.
 """
 
 from __future__ import annotations
@@ -45,13 +45,16 @@ class Rows(NamedTuple):
     `decode` donates the arrays of its `Rows` to XLA, so a `Rows` can be decoded only once.
 
     Attributes:
-        clock: [] number of filled slots in each row's own cache (of the tokens that the row sampled in this wave).
+        clock: [] number of filled slots in each row's own cache, which holds the tokens that the row sampled in
+            this wave.
         token: [N] last sampled token of each row, not yet in the cache.
         done: [N] whether the row sampled a stop token.
-        base: [N] position of slot 0 of the row's own cache: the number of tokens of its prompt and of earlier waves.
+        base: [N] position in the sequence of the token in slot 0 of the row's own cache. It is the number of tokens of
+            the row's prompt and of earlier waves.
         key: [N] the row's random key.
-        cache: the own caches of the n new rows (those that this wave began): for each layer, (keys [n, K, E, S], values
-            [n, K, S, E]) for K heads of width E and S slots. The values are None for latent attention.
+        cache: each new row's own cache; new rows are those that this wave began. For each layer, (keys [n, K, E, S],
+            values [n, K, S, E]) for n new rows, K heads of width E, and S slots. The values are None for latent
+            attention.
         begun: [N] number of tokens that the row sampled in earlier waves; None if all rows are new.
         carried: like `cache`, for the rows that an earlier wave began (the second cohort of module `cohorts`); None if
             there are no such rows.
@@ -175,9 +178,10 @@ class Decoding(NamedTuple):
         dtype: dtype of the network.
         cut: which tokens may be drawn; None allows all.
         replay: whether `decode` also returns the experts that its input tokens were routed to.
-        read_own: kernel that reads a row's own cache (see `attend_decode`); None uses XLA.
-        exact: computes attention in float64. The rows' own caches (of sampled tokens) are float64 already; the prompts'
-            segments are cast to float64 once for all steps.
+        read_own: kernel that reads each row's own cache, which holds its sampled tokens (see `attend_decode`); None
+            uses XLA.
+        exact: computes attention in float64. The rows' own caches are float64 already; the prompts' segments are cast
+            to float64 once for all steps.
         least: minimum number of rows that a shard has in a matrix product with weights. If a shard has fewer, spare
             rows are added, and their results are dropped.
         shards: number of row shards (see `sharding.row_shards`); used only if there are carried rows (those that an
@@ -329,7 +333,7 @@ def shrink_state(rows: Rows, keep: Int[Array, "shards n"], count: int) -> Rows:
 
 
 def grow(rows: Rows, *, slots: int) -> Rows:
-    """Returns the state with every row's own cache enlarged to hold `slots` sampled tokens.
+    """Returns the state with every row's cache of sampled tokens enlarged to `slots` slots.
 
     The argument cannot be used again: the old cache of a layer is freed before the next layer is enlarged.
     """

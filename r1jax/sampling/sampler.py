@@ -1,9 +1,9 @@
 """Runs the sampler, which prefills each prompt once, then decodes all rows together as one *wave*.
 
 A row is one completion. All rows start together. After every chunk of tokens, the host checks which rows have
-finished: `shrink` drops finished rows, and `grow` extends the time axis, so the cost follows the unfinished rows, not
-the longest row. A wave may leave its last unfinished rows to the next wave. The noise of a token depends only on the
-row's key and the token's position. So tokens do not depend on batch, mesh, chunks, dropped rows or wave.
+finished. `shrink` drops finished rows, and `grow` enlarges the caches. So the cost depends on the lengths of all rows,
+not on the longest row alone. A wave may leave its last unfinished rows to the next wave. The noise of a token depends
+only on the row's key and the token's position. So tokens do not depend on batch, mesh, chunks, dropped rows or wave.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Sampling(NamedTuple):
         dtype: dtype of the network, the same as given to `sync`; None takes the platform's dtype (`compute_dtype`).
         replay: records the experts that each token is routed to, so that the trainer can route it to the same experts.
         sizes: initial sizes of the compiled programs, such as the tokens of a chunk (see `Sizes`).
-        wave_rows: most rows (completions) to sample at once, over all processes (see `waves`); 0 for no limit.
+        wave_rows: largest number of rows (completions) sampled at once, over all processes (see `waves`); 0: no limit.
     """
 
     max_tokens: int

@@ -33,8 +33,8 @@ def sample_in_waves(
     """Does the same as `sampler.sample`, with at most `sampling.wave_rows` rows at once.
 
     Raises:
-        ValueError: `sampling.wave_rows` rows cannot hold one group (the completions of one prompt) beside the rows that
-            `partial` continues or leaves. Also the errors of `sample`.
+        ValueError: `sampling.wave_rows` is too small for one group (the completions of one prompt) plus the rows that
+            `partial` continues, or plus those that it may leave unfinished. Also the errors of `sample`.
     """
     before, leave = partial
     old = 0 if before is None else len(before.lengths)
@@ -64,14 +64,14 @@ def sample_in_waves(
 
 
 def divide_wave(rows: int, size: int, carried: int, *, continues: bool) -> tuple[int, int]:
-    """Returns (new groups of a wave, rows that may be unfinished when the wave ends).
+    """Returns (number of new groups of a wave, number of rows that may be unfinished when the wave ends).
 
     A group is the completions of one prompt. If waves can continue rows, new groups take about half of a wave's rows,
     and rows that the previous wave left unfinished take the rest. If not, new groups take all rows that `carried`
     leaves free.
 
     Args:
-        rows: most rows of a wave.
+        rows: largest number of rows of a wave.
         size: rows of a group.
         carried: the larger of two numbers of rows: those unfinished before the first wave, and those that may be
             unfinished after the last wave.

@@ -1,4 +1,4 @@
-"""Defines the web application, which serves a model by OpenAI's /v1/models, /v1/completions, /v1/chat/completions."""
+"""Defines the web application, with OpenAI's routes /v1/models, /v1/completions and /v1/chat/completions."""
 
 from __future__ import annotations
 
