@@ -123,9 +123,9 @@ def suggest_mesh(needed: int, devices: Sequence[jax.Device]) -> str:
 def param_specs(tree: Any, mesh: Mesh, rules: Rules = PARAM_RULES) -> Any:
     """Returns the PartitionSpec of each array in `tree`, as a tree of the same structure.
 
-    The first rule whose regular expression matches the array's path (its keys, joined by '/') applies. Scalars are
-    replicated. A dimension is not sharded if the size of its mesh axis does not divide the size of the dimension. A
-    warning then says so, once.
+    An array gets the spec of the first rule whose regular expression matches the array's path (its keys, joined by
+    '/'). Scalars are replicated. A dimension is not sharded if the size of its mesh axis does not divide the size of
+    the dimension. A warning then says so, once.
 
     Args:
         rules: (regular expression, PartitionSpec) pairs.
@@ -236,10 +236,10 @@ def row_shards(mesh: Mesh) -> int:
 
 
 def pin_rows(x: jax.Array, mesh: Mesh | None) -> jax.Array:
-    """Constrains x [N, ..] to lie on the row shards of the mesh, whole along its other axes.
+    """Constrains x [N, ..] to be split along its first axis only, over the row shards of the mesh.
 
-    Without this constraint, XLA may split activations along their width, as it splits the parameters that multiply
-    them. Every device then computes a slice of all rows, and results are summed over devices. Returns x unchanged if
+    Without this constraint, XLA may split activations along their width, like the parameters that multiply them. Every
+    device then computes a part of the width of every row, and results are summed over devices. Returns x unchanged if
     there is no mesh, or if the number of row shards does not divide N.
     """
     if mesh is None or mesh.size == 1 or x.shape[0] % row_shards(mesh):

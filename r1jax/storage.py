@@ -25,8 +25,8 @@ class Store(NamedTuple):
     """An object store.
 
     Attributes:
-        modules: the Python modules that must be installed: the client that fsspec uses, and the client that Orbax uses
-            if Orbax uses a different client.
+        modules: the Python modules that must be installed: fsspec's client for this store, and Orbax's client if it is
+            a different module.
         extra: the extra of r1jax that installs these modules.
         driver: the store's name in fsspec.
     """

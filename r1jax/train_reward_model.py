@@ -55,8 +55,8 @@ def train(recipe: RewardRecipe, options: RunOptions, kind: str, data: str = "", 
         recipe: the hyperparameters.
         options: flags of the run.
         kind: "helpful" trains on pairs of a better and a worse response, "safety" on responses labelled safe or unsafe.
-        data: a file of judged responses. "" takes items that the nano annotator (a program) makes and judges.
-        sampled: a file of replies from experiments.generate, which the nano annotator judges, too. "" for none.
+        data: a file of judged responses. If "", the nano annotator (a program) judges generated responses instead.
+        sampled: a file of replies, written by experiments.generate, that the nano annotator also judges; "" for none.
 
     Raises:
         ValueError: a flag, file or checkpoint cannot be used.

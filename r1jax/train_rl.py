@@ -89,8 +89,8 @@ def train(
         recipe: the hyperparameters.
         options: flags of the run.
         stage: name of the stage, for the manifest and the default working directory.
-        make_reward: makes the reward of the stage from the policy. None: the rule reward, or the reward of --reward.
-        rewarded: entries for the manifest that name what `make_reward` and `make_referee` read besides the flags.
+        make_reward: makes the stage's own reward for a policy; None takes the reward of --reward, else the rule reward.
+        rewarded: manifest entries that identify what `make_reward` and `make_referee` read in addition to the flags.
         make_referee: makes the function that computes log π_ref; None computes log π_ref with an earlier policy.
 
     Raises:

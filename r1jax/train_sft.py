@@ -57,7 +57,7 @@ def train(
         options: flags of the run.
         stage: name of the stage, for the manifest and the default working directory.
         parts: sets of records to train on. The `share` of a part says how often its records are drawn.
-        data: the manifest's entry for the records. `describe_records` adds their numbers, shares and sha256.
+        data: the manifest's entry for the records. `train` adds the entries that `describe_records` returns.
         teaching: a teacher whose likeliest tokens the policy learns in addition to the records' tokens; by default
             none.
 
@@ -244,7 +244,7 @@ def encode_record(record: Mapping, policy: Policy, asked: Asked, options: RunOpt
     Args:
         record: a mapping with the keys id and messages. One question with its reply also has problem and response.
         asked: the template, from `read_template`.
-        options: flags of the run, of which only --system-prompt is used, with a chat template.
+        options: flags of the run. Only --system-prompt is used, and only with a chat template.
 
     Raises:
         ValueError: the template cannot write the conversation. The message names the conversation's id.
@@ -266,7 +266,7 @@ def encode_record(record: Mapping, policy: Policy, asked: Asked, options: RunOpt
 def drop_long(part: Part, policy: Policy, row_length: int, asked: Asked, options: RunOptions) -> Part:
     """Returns the part (a source of records) without conversations of more than `row_length` tokens.
 
-    Keeps records that are not conversations, which have no `messages`.
+    Keeps every record without `messages`, because it is not a conversation.
 
     Args:
         policy, asked, options: as for `encode_record`.

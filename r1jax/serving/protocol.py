@@ -38,12 +38,12 @@ FIELDS = {
 
 
 class ApiError(Exception):
-    """An error that the client reads as OpenAI's JSON.
+    """An error that is sent to the client as JSON in OpenAI's format.
 
     Attributes:
         status: HTTP status.
         param: the field of the request that is wrong; None if no field is wrong.
-        code: OpenAI's name of the error, such as "model_not_found"; None if OpenAI has no name for it.
+        code: OpenAI's code for the error, such as "model_not_found"; None if OpenAI has no code for it.
     """
 
     def __init__(self, message: str, status: int = 400, param: str | None = None, code: str | None = None):

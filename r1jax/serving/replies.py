@@ -1,4 +1,4 @@
-"""Samples replies that stream. A request gets its new text after every chunk of tokens, and can be cancelled any time.
+"""Samples replies and streams them. A request gets new text after every chunk of tokens, and can be cancelled any time.
 
 Requests with the same sampling settings are sampled together, in one wave of the sampler.
 """
@@ -69,8 +69,8 @@ class Request:
 
         If `given_up()` is true, ends the reply instead.
 
-        If the text ends in what may be the beginning of a stop string, or in a part of a character, this end is held
-        back until more tokens decide it.
+        If the last characters of the text may be the beginning of a stop string, or are an incomplete character, they
+        are held back until more tokens show what they are.
 
         Args:
             tokens: all tokens of the reply that were sampled so far.
@@ -100,12 +100,15 @@ class Request:
 
 
 def held_back(text: str, stop: str) -> int:
-    """Returns how many last characters of a text may be the beginning of a stop string."""
+    """Returns the length of the longest end of a text that may be the beginning of a stop string."""
     return next((n for n in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:n])), 0)
 
 
 class AllEnded(Exception):
-    """Raised to end a sampler call early, once all its requests have ended. The sampler knows no stop strings."""
+    """Raised to end a sampler call early, once all its requests have ended.
+
+    The sampler itself does not look for stop strings.
+    """
 
 
 def reply(policy: Policy, weights: Weights, mesh: Mesh, requests: Sequence[Request]) -> None:

@@ -52,10 +52,10 @@ def encode_conversation(
 def write_turns(
     messages: Sequence[Mapping[str, str]], replies: Sequence[int], tokenizer: Tokenizer
 ) -> list[tuple[str, str]] | None:
-    """Returns (text since the previous reply or the beginning, text of this reply) for each reply to train on.
+    """Returns a pair (text before the reply, text of the reply) for each reply to train on.
 
-    Returns None if the chat template alters a reply, or writes the beginning of a conversation in another way once the
-    conversation is longer.
+    The text before a reply begins at the end of the previous reply to train on, or where the conversation begins.
+    Returns None if the chat template alters a reply, or writes messages differently when further messages follow them.
 
     Args:
         replies: indices of the messages to train on.

@@ -121,8 +121,8 @@ def find_top_tokens(
         folder: the folder in which the arrays are stored.
 
     Raises:
-        ValueError: an option is out of range, the teacher is missing, the teacher's tokenizer gives a record other
-            tokens than the student's, or `folder` was made with other settings.
+        ValueError: an option is out of range, the teacher is missing, its tokenizer and the student's split a
+            record into different tokens, or `folder` was made with other settings.
     """
     check(teaching, student.cfg.vocab_size)
     whose = dataclasses.replace(options, weights=teaching.teacher, model="nano")  # the teacher may have any shape
@@ -218,8 +218,8 @@ def compute_top_tokens(
 def top_logprobs(
     cfg: ModelConfig, params: dict, rows: PackedRows, top: int, vocab: int, reading: Reading
 ) -> tuple[Float[Array, "R S K"], Int[Array, "R S K"]]:
-    """Returns, for each slot, the log-probabilities (nats) and the ids of the K = `top` tokens that the teacher expects
-    most at this slot, given the tokens before it.
+    """Returns, for each slot, the teacher's K = `top` likeliest tokens, given the tokens before the slot: their
+    log-probabilities in nats, then their ids.
 
     Only ids below `vocab` are considered.
     """

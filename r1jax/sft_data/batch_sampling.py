@@ -1,7 +1,7 @@
 """Samples completions of many questions wave by wave into a JSONL file; a killed run resumes from the file.
 
-A *wave* is one call of the sampler: several questions with all their samples. Tokens do not depend on the wave, so a
-resumed run ends with the same file as an uninterrupted one, with any number of processes.
+A *wave* is one call of the sampler: several questions with all their samples. The tokens of a completion do not
+depend on its wave. So a resumed run, with any number of processes, writes the same file as an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -97,8 +97,8 @@ def sample_in_waves(
     call this function, and gets all lines. Process 0 writes the file.
 
     Args:
-        examples: questions as dicts with keys id, problem and others that `output.lines` may use.
-        seed: seed of the sampling noise, together with the example's id and the sample's index.
+        examples: questions, as dicts with the keys id and problem, and any further keys that `output.lines` uses.
+        seed: seed of the sampling noise, which also depends on the example's id and the sample's index.
         prompts: the full prompt of each example. By default it is the policy's template, filled with the example's
             problem.
 

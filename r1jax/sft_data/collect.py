@@ -1,4 +1,4 @@
-"""Collects records once, for stages that sample their own records, and loads the model that rewrites records."""
+"""Collects the records that a stage samples itself, and makes the `Writer`, a model that rewrites or judges them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Filters sampled records (rejection sampling): decides which are kept for SFT, and gives the others a reason.
+"""Filters sampled records (rejection sampling): decides which to keep for SFT, and why the others are dropped.
 
 Reasons such as "wrong" or "long" are stored in the records' field `reason`, and counted in manifests and reports.
 """

@@ -44,7 +44,7 @@ class Writer(NamedTuple):
 
     Attributes:
         name: the model's name, which is stored in each record that the model rewrote or judged.
-        answers: `answers(prompts, path)` returns one answer per full prompt. An answer is empty if the model was cut
+        answers: `answers(prompts, path)` returns one answer per prompt. An answer is empty if the model was cut
             off while it wrote, or if the server rejected the prompt. A killed run resumes from `path` (.jsonl).
     """
 

@@ -1,4 +1,4 @@
-"""Makes an annotator from the nano generator, which stands in for the paper's human annotators."""
+"""Makes an annotator from the nano generator. The annotator stands in for the paper's human annotators."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from r1jax.sft_data.rewrite import Annotator
 
 
 def nano_annotator(style: str | Callable[[Mapping], str]) -> Annotator:
-    """Returns an annotator for records of problems that `r1jax.nano` generated. It never solves a problem itself.
+    """Returns an annotator for records of problems that `r1jax.nano` generated.
 
-    It translates the phrases of a chain of thought with a fixed table. As the solution, it repeats the steps of the
-    thought that lead to the record's own answer.
+    The annotator translates the phrases of a chain of thought with a fixed table. Its solution repeats the steps of the
+    thought that lead to the record's own answer. The annotator never solves a problem itself.
 
     Args:
         style: the answer format of the raw records, "r1_zero" or "r1", or a function from a record to its format.

@@ -141,10 +141,9 @@ def identity(weights: str, flag: str = "--weights") -> str:
 
 
 def claim_records(path: Path, settings: Mapping) -> bool:
-    """Returns whether the file of records exists already.
+    """Checks the settings of a file of records, and returns whether the file exists already.
 
-    If no settings are stored beside the file yet, stores `settings` there. Otherwise compares `settings` with the
-    stored settings.
+    Compares `settings` with the settings stored beside the file. If none are stored yet, stores `settings` there.
 
     Raises:
         ValueError: the stored settings differ from `settings`, or the file exists without stored settings.

@@ -1,6 +1,6 @@
-"""Renders chat messages, by a model's chat template, to the text that the model was trained to read.
+"""Renders chat messages with a model's chat template, into text of the form that the model was trained on.
 
-A template is code from elsewhere, so it runs in jinja2's sandbox.
+A template is untrusted code, so it runs in jinja2's sandbox.
 """
 
 from __future__ import annotations

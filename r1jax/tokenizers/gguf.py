@@ -178,7 +178,8 @@ def list_merges(
 
 
 def spell_spaces(token: str) -> str:
-    """Replaces every space of a token by ▁ if the token consists of spaces alone, because some files write a space for
-    ▁. Returns other tokens unchanged.
+    """Replaces every space by ▁ in a token that consists of spaces alone. Returns other tokens unchanged.
+
+    Some files write such a token with spaces instead of ▁.
     """
     return "▁" * len(token) if token and not token.strip(" ") else token

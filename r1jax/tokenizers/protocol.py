@@ -14,7 +14,8 @@ class Tokenizer(Protocol):
 
     Attributes:
         vocab_size: number of tokens.
-        pad_id: id of the token that fills the end of rows. It may equal eos_id, because masks come from lengths.
+        pad_id: id of the token that fills the end of rows. It may equal eos_id, because masks are computed
+            from lengths, not from this id.
         eos_id: id of the token that ends a text in training.
         stop_ids: ids of the tokens that end a completion in sampling. They include eos_id.
     """

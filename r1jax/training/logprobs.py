@@ -35,8 +35,8 @@ class Reading(NamedTuple):
         dtype: dtype of the network; logits, softmax and results are float32.
         remat: what the backward pass recomputes: "none" (nothing), "dots" (all but attention and the products with
             weights) or "full" (all but attention); see `transformer.REMAT`.
-        row_shards: number of shards over which the rows are divided, if attention takes the rows of a shard one after
-            another; None takes all rows at once (see `attend_full`).
+        row_shards: number of shards over which the rows are divided. If given, attention processes the rows of a shard
+            one after another; None processes all rows at once (see `attend_full`).
         attention: name of the attention backend; see `attend_packed`.
         mesh: mesh over which the rows are sharded; None means one device.
         entropy_gradient: whether gradients flow through the entropy.
@@ -56,8 +56,8 @@ PLAIN = Reading()
 def chunk_of(vocab: int) -> int:
     """Returns the number of tokens whose logits exist on a device at the same time, for a vocabulary of `vocab` tokens.
 
-    On CPUs this number is lower for large vocabularies, but never below 128, because matrix products of few rows are
-    slow.
+    On CPUs this number is lower for large vocabularies. It is never below 128, because matrix products of fewer rows
+    are slow.
     """
     if jax.default_backend() != "cpu":
         return CHUNK
@@ -83,8 +83,9 @@ def token_logprobs(
         targets: token ids: [M] for one token per position, or [M, K] for K tokens per position.
         cap: soft cap of the logits (`soft_cap`), applied before the temperature; 0 for none.
         entropy_gradient: whether gradients flow through the entropy. An entropy that is only a metric needs none.
-        mesh: mesh that the positions lie on, by row shards; None means one device. Every device goes through the chunks
-            of its own positions, gathers the unembedding over `fsdp` once, and computes its part of the vocabulary.
+        mesh: mesh over whose row shards the positions are divided; None means one device. Every device goes through the
+            chunks of its own positions, gathers the unembedding over `fsdp` once, and computes its part of the
+            vocabulary.
         tied: whether the unembedding is the transposed embedding. On a mesh, its gradient is then summed over devices
             in the layout of the embedding, so that XLA can sum both gradients at once.
     """
@@ -282,16 +283,16 @@ def hidden_before(
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """The settings of a forward pass: all that its result depends on besides parameters and input. A static argument
-    under `jit`.
+    """The settings of a forward pass: everything that determines its result, except parameters and input. Under `jit`
+    they are a static argument.
 
     Attributes:
         temperature: sampling temperature, at which log-probabilities are taken.
         dtype: dtype of the network; log-probabilities are float32.
         remat: what the backward pass recomputes: "none" (nothing), "dots" (all but attention and the products with
             weights) or "full" (all but attention); see `transformer.REMAT`.
-        row_shards: number of shards over which the rows are divided, if attention takes the rows of a shard one after
-            another; None takes all rows at once (see `attend_full`).
+        row_shards: number of shards over which the rows are divided. If given, attention processes the rows of a shard
+            one after another; None processes all rows at once (see `attend_full`).
         attention: name of the attention backend; see `attend_packed`.
         mesh: mesh over which the rows are sharded; None means one device.
         entropy_gradient: whether gradients flow through the entropy, for an entropy bonus.

@@ -126,8 +126,8 @@ def correct(logp: Array, gap: Array, batch: Minibatch, terms: Terms) -> tuple[Ar
     """Returns (factor, metrics): the correction for the difference between sampler and trainer.
 
     The factor, [R, S], multiplies each token's policy term. It is None if `terms` turns off both corrections, the
-    truncated importance weights and the off-policy mask. The metrics are the loss weight of the tokens whose importance
-    weight was capped, and of the tokens that the mask left out.
+    truncated importance weights and the off-policy mask. The metrics are two sums of loss weights: one over the tokens
+    whose importance weight was capped, and one over the tokens that the mask left out.
 
     Args:
         logp: [R, S] log π_θ.
@@ -150,10 +150,10 @@ def correct(logp: Array, gap: Array, batch: Minibatch, terms: Terms) -> tuple[Ar
 
 
 def cross_entropy(network: Network, params: dict, batch: TokenBatch) -> tuple[Array, dict[str, Array]]:
-    """Returns −Σ w·log π, summed over all tokens with their weights w, and metrics: "weight" (Σ w) and those of the
-    forward pass (`Network.logprobs`).
+    """Returns −Σ w·log π and metrics. This is the `Learner.loss` of supervised training.
 
-    This is the `Learner.loss` of supervised training.
+    The sum is over all tokens, with weights w. The metrics are "weight" (Σ w) and the metrics of the forward pass
+    (`Network.logprobs`).
     """
     logp, _, passed = network.logprobs(params, batch.rows)
     counted = jnp.where(batch.weight != 0, logp, 0.0)

@@ -54,9 +54,9 @@ def pack(
 ) -> tuple[PackedRows, list[Place]]:
     """Packs completions into rows. Within a row, every prompt occurs at most once.
 
-    The completions of a prompt form a group. Groups are placed one by one, the group with the most tokens first, and
-    the completions of a group by decreasing length. A completion goes into the first row that holds its prompt and has
-    room, else into the first row that has room for completion and prompt, else into a new row. First fit over all
+    The completions of a prompt form a group. Groups are placed one by one, the group with the most tokens first.
+    Within a group, longer completions are placed first. A completion goes into the first row that holds its prompt and
+    has room, else into the first row that has room for completion and prompt, else into a new row. First fit over all
     completions at once would scatter groups over rows, and so repeat most prompts in many rows.
 
     Args:
@@ -160,8 +160,8 @@ def spread(values: Sequence[np.ndarray], places: Sequence[Place], shape: tuple[i
 def find_wanted(counted: Bool[np.ndarray, "R S"], parts: int) -> Int[np.ndarray, "R U"] | None:
     """Returns `PackedRows.wanted` [R, U]: for each row, the slots where `counted` is True. None if U would be S.
 
-    U is the largest number of such slots in a row, rounded up to a multiple of S / `parts`, because every U is another
-    program to compile. Rows with fewer such slots are filled up with the number S.
+    U is the largest number of such slots in a row, rounded up to a multiple of S / `parts`, because each value of U
+    needs its own compiled program. Rows with fewer such slots are filled up with the number S.
     """
     length = counted.shape[1]
     unit = -(-length // parts)

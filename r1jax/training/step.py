@@ -76,8 +76,8 @@ def start(learner: Learner, params: dict, mesh: Mesh | None = None) -> TrainStat
     """Returns a train state at step 0 with the given trained parameters and a fresh optimizer state.
 
     Args:
-        mesh: mesh that the optimizer's moments are sharded over; None for a single device. The moments are placed
-            explicitly, because they start as zeros, which inherit no sharding from an argument.
+        mesh: mesh that the optimizer's moments are sharded over; None for a single device. The moments start as
+            zeros, which do not inherit the sharding of `params`. So they are placed explicitly.
     """
     init = learner.optimizer.init
     if mesh is None:

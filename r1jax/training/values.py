@@ -48,8 +48,8 @@ def score_values(network: Network, params: dict, rows: PackedRows) -> Float[Arra
 def value_objective(clip: float) -> Loss:
     """Returns the `Learner.loss` of a value network, a function (network, params, Minibatch) -> (loss, metrics).
 
-    The minibatch must have `old_value` and `returns`. Tokens weigh as in the policy's loss. The result is cached, so
-    that equal losses share their compiled updates.
+    The minibatch must have `old_value` and `returns`. Tokens have the same weights as in the policy's loss. The result
+    is cached, so that equal losses share their compiled updates.
 
     Args:
         clip: c of `losses.value_loss`; 0 for no clip.
