@@ -1,4 +1,4 @@
-"""Holds the benchmarks. Each benchmark measures one claim about speed or exactness, and a baseline if there is one.
+"""Holds the benchmarks. Each benchmark tests a claim about speed or exactness, and measures a baseline if there is one.
 
 Run: python -m experiments.bench NAME [--size=toy] [--repeats=N]      one JSON line
      python -m experiments.bench.scale --mesh=fsdp:8                  what one device computes, sends and holds

@@ -40,7 +40,7 @@ class Trial:
         ordinal: number of the trial among the trials of its kind, from 0.
         stage: the stage that is run.
         name: the stage's name, a key of `fault_runs.STAGES`.
-        campaign: the directory of the campaign, which is all trials of one command.
+        campaign: the directory of the campaign. A campaign is all trials that one command of `faults` plans.
         home: an existing, empty directory for this trial alone.
         rng: the random numbers that determine the fault.
         whole: an uninterrupted run of the same command.
@@ -134,8 +134,8 @@ def check_signal(ended: Ended, number: int, begun: bool) -> str:
     """Returns a description of how a run ended after a signal. Raises Silent if the exit code or the output is wrong.
 
     Args:
-        begun: whether the run had written its manifest before the signal came. From then on the run handles signals
-            itself.
+        begun: whether the run had written its manifest before the signal came. A run that has written its manifest
+            handles signals itself.
     """
     usual = {signal.SIGTERM: (-signal.SIGTERM,), signal.SIGINT: (-signal.SIGINT, 1)}[number]
     asked = AGAIN if number == signal.SIGTERM else LEFT
@@ -177,7 +177,7 @@ def fill_disk(trial: Trial) -> Found:
 def fill_file_system(trial: Trial) -> Found:
     """Runs the command on an in-memory file system of random size, which can become full.
 
-    A process that may not mount file systems calls `fill_disk` instead.
+    If this process cannot mount a file system, `fill_disk` makes the trial instead.
     """
     size = draw_size(trial.rng)
     with mounted(trial.home / "disk", f"size={size}") as disk:
@@ -258,7 +258,7 @@ def last_error(ended: Ended) -> str:
 def mounted(path: Path, options: str) -> Iterator[Path | None]:
     """Mounts an in-memory file system at `path` for a `with` block.
 
-    Yields None if this process may not mount, because it is not root.
+    Yields None if this process is not root, or if the mount fails.
     """
     path.mkdir(parents=True, exist_ok=True)
     if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(path)]).returncode:

@@ -121,8 +121,7 @@ class Order:
         told: path of the output files without their suffix. Standard output has the suffix .out, standard error has
             .err, and the list of the run's phases (what it does, such as "sampling") has .marks.
         file_bytes: largest size of a file that the process can write. 0 means no limit.
-        clock_jump: a pair (call, seconds). The clock of time.time jumps by `seconds` at the call with this number. None
-            means no jump.
+        clock_jump: a pair (call, seconds), the arguments of `jump_clock`. None means that the clock does not jump.
     """
 
     module: str
@@ -258,7 +257,7 @@ def mark_phases(file: int) -> None:
 
 
 def jump_clock(call: int, seconds: float) -> None:
-    """Makes the clock of time.time jump by `seconds` at the call number `call`."""
+    """Shifts the results of time.time by `seconds`, from its call number `call` on. Calls are numbered from 1."""
     honest, calls = time.time, [0]
 
     def jumping() -> float:

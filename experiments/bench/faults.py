@@ -149,7 +149,10 @@ def stop_midway(stage: fault_runs.Stage, home: Path, workdir: Path) -> None:
 
 
 def write_records(path: Path) -> None:
-    """Writes `GUESSES` fine-tuning records of nano's task "compare", with the chain of thought "i guess ANSWER"."""
+    """Writes `GUESSES` fine-tuning records of the task "compare" of `r1jax.nano`.
+
+    The chain of thought of each record is "i guess ANSWER".
+    """
     from r1jax.nano import corpus, tasks
     from r1jax.sft_data import records
 

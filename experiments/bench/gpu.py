@@ -9,7 +9,7 @@ The model has the shapes of Qwen2.5-1.5B, random weights and bfloat16; tokens ar
 computes the hardware's limits from the bandwidth and FLOP/s that G0 wrote to the same `--out`, so G0 must run first.
 Compiled programs are kept on disk between runs. Compilation time is reported separately.
 
-G0  memory bandwidth, and matrix products of decoding's shapes
+G0  memory bandwidth, and matrix products with the shapes that decoding uses
 G1  one decoding step by context length, XLA compared with the kernel
 G2  ablations of decoding: one design choice changed at a time
 G3  a rollout of 1,024 rows with a long tail, compared with a static batch

@@ -98,10 +98,10 @@ def ceilings(command: Command, lines: list[dict[str, Any]]) -> Plan:
 
 
 def ceiling(lines: list[dict[str, Any]]) -> roofline.Device:
-    """Returns the device's ceilings, memory bandwidth and FLOP/s, as G0 measured them.
+    """Returns the device's limits that G0 measured: its memory bandwidth and its FLOP/s.
 
     Raises:
-        ValueError: `lines` hold no ceilings.
+        ValueError: `lines` lack these limits.
     """
     found = {line["name"]: line for line in lines if line["id"] == "G0"}
     if not {"copy", "square"} <= found.keys():
@@ -122,7 +122,7 @@ def at(
         batch: number of rows (completions).
         group: completions of each prompt.
         prompt: length of each prompt.
-        clock: tokens sampled so far.
+        clock: number of tokens that each row has sampled so far.
         room: token slots of each row's cache.
     """
     prompts = batch // group
@@ -154,9 +154,10 @@ def advance(
     attention: str,
     call: Any = programs.decode,
 ) -> Rows:
-    """Decodes `steps` tokens of every row, then resets the clock (the number of sampled tokens).
+    """Decodes `steps` tokens of every row. Returns the rows.
 
-    So every call does the same work. Returns the rows. The argument `rows` is donated and must not be used again.
+    The returned rows have the clock (number of sampled tokens) of the argument, so that every call does the same work.
+    The argument `rows` is donated and must not be used again.
 
     Args:
         attention: name of the attention backend.
@@ -172,8 +173,8 @@ def advance(
 def placed(tree: Any) -> Any:
     """Returns the sharding of each array in `tree`.
 
-    `advance` puts a program's result onto the shardings of the program's argument. The devices are the same, but jit
-    describes the sharding of a result in another way, and would compile again for it.
+    `advance` gives a program's result the shardings of the program's argument. Both are on the same devices, but jit
+    describes a result's sharding in another way. If the result were passed on as it is, jit would compile again.
     """
     return jax.tree.map(lambda x: x.sharding, tree)
 

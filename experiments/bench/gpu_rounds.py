@@ -72,11 +72,11 @@ def size(command: Command) -> dict[str, Any]:
 def make_forced(
     cfg: ModelConfig, lengths: np.ndarray, s: dict[str, Any]
 ) -> tuple[Weights, tuple[int, ...], np.ndarray]:
-    """Returns (weights, stop tokens, keys): a model, and random keys with which completions end near the given lengths.
+    """Returns (weights, stop tokens, keys) with which completions end near the given lengths.
 
-    The model computes at full cost but gives all tokens equal probability, so the key of a row alone decides where the
-    row stops. There are `s["candidates"]` candidate keys. Each row gets an unused candidate that stops near the wanted
-    length. The keys of `wave.forcing_keys` stop exactly at the wanted length.
+    The model computes at full cost but gives all tokens equal probability, so a row's random key alone decides where
+    the row ends. Each row gets one of `s["candidates"]` keys: an unused key with which the row ends near the wanted
+    length. With the keys of `wave.forcing_keys`, rows end exactly at the wanted lengths.
 
     Args:
         lengths: [N] wanted lengths of N completions. The returned keys are [N, 2].

@@ -1,7 +1,7 @@
 """Counts the FLOPs of one device and the bytes that it sends in a compiled program, from the text of optimised HLO.
 
-The instructions of a loop are counted as often as XLA says that the loop runs. A loop whose trip count XLA does not
-know is counted once, and is reported. Both branches of a conditional are counted.
+The instructions of a loop are counted once for each iteration, if XLA knows the trip count. Otherwise they are counted
+once, and the loop is reported. Both branches of a conditional are counted.
 
 Collectives are assumed to use ring algorithms. With n bytes on each of N devices, a device sends 2n(N-1)/N bytes in an
 all-reduce, n(N-1)/N in a reduce-scatter, n(N-1) in an all-gather, n(N-1)/N in an all-to-all, and n in a permutation.
@@ -32,7 +32,7 @@ TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 
 
 class Op(NamedTuple):
-    """One instruction: its name, its shape as text, its opcode, and the text after the opening bracket."""
+    """One instruction: its name, its shape as text, its opcode, and the text after the bracket before the operands."""
 
     name: str
     shape: str
@@ -68,7 +68,7 @@ class Costs(NamedTuple):
 
     Attributes:
         flops: floating-point operations of matrix products.
-        collectives: every collective, the one that sends most first.
+        collectives: every collective, sorted by the bytes sent, the largest first.
         products: (shape, runs, FLOPs) of every matrix product, the largest first.
         unknown: number of loops whose trip count XLA does not know.
     """
@@ -174,7 +174,7 @@ def product_flops(op: Op, shapes: dict[str, str]) -> float:
 
 
 def whole(program: Program, ops: list[Op], op: Op) -> dict[str, int]:
-    """Returns {opcode: bytes of the operands} of the collective `op`. `ops` is the computation that holds it."""
+    """Returns {opcode: bytes of the operands} of the collective `op`. `ops` are the instructions of its computation."""
     shapes = {each.name: each.shape for each in ops}
     size = sum(count_bytes(shapes[operand]) for operand in op.operands if operand in shapes)
     return {op.kind.removesuffix("-start"): size}
@@ -183,8 +183,9 @@ def whole(program: Program, ops: list[Op], op: Op) -> dict[str, int]:
 def reduced(program: Program, ops: list[Op], op: Op) -> dict[str, int]:
     """Returns {opcode: bytes} of the all-reduce `op`, after two rewrites that only compilers for GPUs and TPUs make.
 
-    If each device keeps only a slice of the result, the all-reduce becomes a reduce-scatter. If several results are
-    only added to each other, those compilers add the arrays first and reduce the sum, so one all-reduce is counted.
+    If each device keeps only a slice of a result of `op`, this result is counted as a reduce-scatter. If several
+    results of `op` are only added to each other, those compilers add the operands first and all-reduce the sum. So only
+    one of these results is counted.
 
     Args:
         ops: the instructions of the computation that holds `op`.

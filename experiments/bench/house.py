@@ -6,7 +6,7 @@ them, so it can count any checkout.
 
 An arrow leads from a room to a room that it imports. Suppose the rooms are put in order, the lowest first. Then an
 arrow goes up if the imported room is higher. The command prints the smallest number of upward arrows that any order
-has; 0 means that there are layers. Imports inside functions and imports for types count too. A cycle is a strongly
+has; 0 means that the rooms form layers. Imports inside functions and imports for types count too. A cycle is a strongly
 connected component of two or more rooms.
 """
 
@@ -113,7 +113,8 @@ def upward(graph: dict[str, set[str]]) -> int:
     """Returns the smallest number of upward arrows that any order of the nodes has.
 
     An arrow (node, imported node) goes up if the imported node is higher in the order. Each strongly connected
-    component is ordered separately, by dynamic programming over the sets of its lowest nodes.
+    component is ordered separately, from its lowest node up. A state of this dynamic program is the set of the nodes
+    that have been placed.
 
     Args:
         graph: node -> the nodes that it imports.
@@ -176,7 +177,9 @@ def lines_of(tree: Tree, file: str, name: str) -> int | None:
 
 
 def count(root: Path) -> dict[str, object]:
-    """Counts rooms (see `room`), imports, and functions with many parameters or a recipe in a checkout of r1jax.
+    """Counts the rooms (see `room`) and the imports between them in a checkout of r1jax.
+
+    Also counts the functions that have many parameters, and the functions that take a recipe.
 
     Returns {description in words: count}. Import cycles are not counted but listed: the value is a list of cycles, and
     each cycle is the list of its rooms or files. The number of lines of `train_rl.train` is None if the checkout has no

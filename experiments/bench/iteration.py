@@ -78,8 +78,8 @@ def ours(directory: str, size: str) -> tuple:
     """Prepares a GRPO iteration of r1jax: a rollout, its verification and one optimizer step, as in `train_rl`.
 
     Returns (repeat, info). Each call of `repeat()` runs one iteration and returns a dict: the number of completion
-    tokens, and the seconds of rollout (verification included) and update. `info` holds a text that names what is
-    measured, for the report ("call"), and the seconds of set-up ("setup_s").
+    tokens, the seconds of the rollout with its verification, and the seconds of the update. `info` holds a text that
+    names what is measured, for the report ("call"), and the seconds of set-up ("setup_s").
 
     Args:
         directory: a Hugging Face directory with prompts.json.
@@ -168,9 +168,9 @@ def ours(directory: str, size: str) -> tuple:
 
 
 def trl(directory: str, size: str) -> None:
-    """Runs TRL's GRPOTrainer, step by step, as the parent process asks.
+    """Runs steps of TRL's GRPOTrainer: two to warm up, then one for each request of the parent process.
 
-    A callback waits for the parent process before each step, and reports the times after the step.
+    A callback waits for the request before a step, and reports the times after the step.
 
     Args:
         directory: a Hugging Face directory with prompts.json.

@@ -1,9 +1,9 @@
 """Benchmark C8: memory and time of computing log-probabilities in chunks of tokens, compared with all logits at once.
 
 Both sides also compute gradients with respect to the hidden states and the unembedding matrix. There are 1,024 tokens,
-the width D is 256, and the vocabulary V is 16,384. r1jax's chunk has 1,024 tokens. So the 1,024 tokens form one chunk,
-which does not show what chunks cost. Therefore two more cases are measured: the same tokens in chunks of 128, and 8,192
-tokens in chunks of 1,024.
+the width D is 256, and the vocabulary V is 16,384. r1jax's chunk has 1,024 tokens, so all tokens form one
+chunk. This case does not show what it costs to compute in several chunks. Therefore two more cases are measured: the
+same tokens in chunks of 128, and 8,192 tokens in chunks of 1,024.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ SIZES = {
 def measure(options: Options) -> dict[str, Any]:
     """Measures memory and time of log-probabilities (benchmark C8). Returns the benchmark's JSON line.
 
-    `ratio` is the memory with chunks of 128 tokens, divided by the memory with all logits at once. `space` and `time`
-    hold such ratios of memory and of time for every case, such as "as shipped" (r1jax's own chunk). Smaller is better.
+    `ratio` is the memory with chunks of 128 tokens, divided by the memory with all logits at once. `space` holds this
+    ratio for every case, such as "as shipped" (r1jax's own chunk). `time` holds the ratios of the times. Smaller is
+    better.
     """
     import jax
     import jax.numpy as jnp

@@ -1,10 +1,10 @@
 """Measures the code verifier: sandboxed runs per second.
 
 Run: python -m experiments.bench.run_code
-Prints one JSON line. A run is one program in a sandbox of its own. The program reads one test from standard input
-("stdin", the `value`), or defines a function that is called ten times ("function"). All programs are distinct. Two runs
-are in progress at the same time. No other project has a comparable sandbox, so `baseline` is a goal: 25 runs per second
-on 2 cores. The CPU milliseconds per run include all processes.
+Prints one JSON line. A run is one program in a sandbox of its own. A program of the kind "stdin" reads one test from
+standard input. A program of the kind "function" defines a function that is called ten times. `value` is the rate
+of "stdin". All programs are distinct. Two runs are in progress at the same time. No other project has a comparable
+sandbox, so `baseline` is a goal: 25 runs per second on 2 cores. The CPU milliseconds per run include all processes.
 Cost: a minute on 2 cores.
 """
 

@@ -54,7 +54,7 @@ class Options:
 
 
 def devices_of(mesh: str) -> int:
-    """Returns the number of devices of a mesh. Does not import JAX, which must know the number first.
+    """Returns the number of devices of a mesh. Does not import JAX: the number must be set before JAX is imported.
 
     A size that is not a number counts as 1; `make_mesh` raises the error later.
     """

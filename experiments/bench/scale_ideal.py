@@ -1,4 +1,4 @@
-"""Computes the fewest FLOPs and bytes sent that one device needs, from the model, the mesh and the sharding rules.
+"""Computes the ideal (smallest) FLOPs and bytes sent of one device, from the model, the mesh and the sharding rules.
 
 The work is divided evenly among the devices. The devices gather weights and scatter gradients over `fsdp`. They sum
 gradients over `data` and `expert`, and activations over `tensor`. The shards of experts exchange the hidden states of
@@ -29,9 +29,9 @@ class Case(NamedTuple):
         cfg: the model.
         mesh: the mesh of fake devices.
         rows: R, the number of packed rows in a micro-batch. For the sampler, the number of completions sampled at once.
-        row_length: S, the number of token slots in a packed row. For the sampler, the number of tokens in a prompt, and
-            of slots in a row's own cache.
-        unembedded: U, the number of slots in a packed row whose logits are computed.
+        row_length: S, the number of token slots in a packed row. For the sampler, each prompt has S tokens, and the
+            cache of each completion has S slots.
+        unembedded: U, the number of slots in each packed row for which logits are computed.
         remat: none, dots or full, which selects what the backward pass recomputes.
     """
 
@@ -53,12 +53,12 @@ class Case(NamedTuple):
 
 
 class Subject(NamedTuple):
-    """One compiled program, and the least that it must cost one device.
+    """One compiled program, with its ideal FLOPs and bytes sent and its predicted memory on one device.
 
     Attributes:
         compiled: the program.
         flops, sent: the ideal FLOPs and bytes sent.
-        plan: bytes of memory that `r1jax.planning.memory` predicts.
+        plan: the predicted bytes of memory.
     """
 
     compiled: jax.stages.Compiled
@@ -91,7 +91,7 @@ def update_flops(case: Case) -> float:
 
     The backward pass has two matrix products for each product of the forward pass. It also recomputes the logits and
     the attention scores. If `remat` is "full", it recomputes each layer except the layer's last product. Attention has
-    seven products in both passes together, and two in the forward pass.
+    two products in the forward pass, and five in the backward pass.
     """
     cfg, tokens = case.cfg, case.rows * case.row_length
     head = cfg.vocab_size * cfg.width

@@ -61,7 +61,7 @@ def compile_score(case: Case) -> Subject:
 
 
 def compile_update(case: Case) -> Subject:
-    """Compiles the forward and backward pass of a micro-batch, and the sum with earlier micro-batches' gradients."""
+    """Compiles the program that computes a micro-batch's gradients and adds them to those of earlier micro-batches."""
     learner = Learner(network(case), optax.adamw(1e-6), grpo_objective(0.2, 0.001))
     params = parameters(case)
     number = rows_of(case, case.row_length, dtype=jnp.float32)

@@ -1,4 +1,4 @@
-"""Compiles the sampler's programs for a mesh of fake CPU devices, and computes the least that they must cost.
+"""Compiles the sampler's programs for a mesh of fake CPU devices, and computes their ideal costs and memory.
 
 Nothing is gathered over `fsdp` in the sampler: every row shard has its own copy of the weights. So devices only need to
 sum over `tensor`, and to exchange hidden states between the shards of experts.

@@ -19,7 +19,7 @@ SCALE = "_scale_inv"  # DeepSeek's fp8 blocks: weight = fp8 · weight_scale_inv,
 
 
 def is_hugging_face(directory: Path) -> bool:
-    """Returns whether a directory holds a Hugging Face model or a PEFT adapter. Such a directory holds no run."""
+    """Returns whether a directory holds a Hugging Face model or a PEFT adapter, rather than a training run of r1jax."""
     return any((directory / name).exists() for name in ("config.json", "adapter_config.json"))
 
 

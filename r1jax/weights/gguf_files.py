@@ -174,7 +174,7 @@ def gemma_keys(own: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, A
     """Returns the keys of config.json that Gemma 3 has in addition to the keys that all families have.
 
     Args:
-        own: the metadata whose keys begin with the architecture's name, without this prefix.
+        own: the metadata of the architecture. The prefix "ARCHITECTURE." has been removed from the keys.
         config: the keys that all families have, with their values.
     """
     # llama.cpp, too, tells the 27B, whose queries are scaled otherwise, by its number of layers.
@@ -198,7 +198,7 @@ def read_scaling(
     """Returns the entry `rope_scaling` of config.json; None if the model has no RoPE scaling.
 
     Args:
-        own: the metadata whose keys begin with the architecture's name, without this prefix.
+        own: the metadata of the architecture. The prefix "ARCHITECTURE." has been removed from the keys.
         frequencies: [head_width / 2] divisors of the rotary frequencies, which files of Llama 3 have; None if the file
             has none.
         theta: base of the frequencies.
@@ -228,8 +228,9 @@ def read_scaling(
 
 
 def llama3_divisors(theta: float, head_width: int, factor: float) -> np.ndarray:
-    """Returns [head_width / 2] divisors of the rotary frequencies of a Llama 3 with a context of 8,192 tokens before
-    RoPE scaling by `factor`.
+    """Returns [head_width / 2] divisors of the rotary frequencies of a Llama 3 model.
+
+    `factor` is the factor of the RoPE scaling. Before the scaling, the context has 8,192 tokens.
     """
     waves = 2 * np.pi * theta ** (np.arange(0, head_width, 2, dtype=np.float64) / head_width)
     smooth = np.clip((8192 / waves - 1.0) / (4.0 - 1.0), 0.0, 1.0)

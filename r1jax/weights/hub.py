@@ -28,8 +28,8 @@ def locate(weights: str, flag: str = "--weights") -> str:
     not have it. If `weights` is a GGUF file, returns a Hugging Face directory with the file's content. Otherwise
     returns `weights` as it is.
 
-    OWNER/NAME and OWNER/NAME@REVISION name a model of the Hub; but if there is a folder OWNER here, they are local
-    paths. hf://OWNER/NAME always names a model of the Hub.
+    If the current directory has a folder OWNER, then OWNER/NAME and OWNER/NAME@REVISION are local paths. Otherwise they
+    name a model of the Hub. hf://OWNER/NAME always names a model of the Hub.
 
     Args:
         flag: the flag that gave `weights`, for errors.

@@ -21,8 +21,8 @@ class Name(NamedTuple):
         path: keys of the parameter in our tree, joined by "/"; for a parameter of a layer, only the keys below the
             layer.
         theirs: the Hugging Face name; for a parameter of a layer, only the part after the layer's number. "{x}" stands
-            for the number of an expert. Each expert is a separate tensor in the checkpoint, and an index along one axis
-            of our array.
+            for the number of an expert. The checkpoint has a separate tensor for each expert. Our array has an axis for
+            the experts.
         axes: a letter for each axis of our array, except the axes for layers and experts. `sizes` gives the sizes. See
             `split` for the Hugging Face matrix.
         split: number of leading axes of our array that are the input of the matrix. The Hugging Face matrix is
@@ -150,7 +150,7 @@ class Leaf(NamedTuple):
 
     Attributes:
         path: keys of the array in our tree.
-        name: the parameter's `Name`, which its layers share.
+        name: the parameter's `Name`, which is the same in all of `layers`.
         layers: numbers of the layers that are stacked along the first axis of our array; None for a parameter outside
             the layers.
         prefix: beginning of the Hugging Face names, before `name.theirs`. "{i}" stands for the number of the layer.

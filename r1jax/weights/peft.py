@@ -54,7 +54,8 @@ def read_adapter_config(directory: Path, flag: str = "--weights") -> dict[str, A
         flag: the flag that named the directory, for errors.
 
     Raises:
-        ValueError: the file cannot be read, names no base model, or asks for a variant of LoRA, such as DoRA.
+        ValueError: the file cannot be read, names no base model, or asks for a variant of LoRA that is not
+            implemented, such as DoRA.
     """
     try:
         config = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
@@ -127,7 +128,8 @@ def read_pairs(directory: Path, config: Mapping[str, Any], flag: str) -> dict[st
     """Returns {name of a matrix, without ".weight": (A, B)}, in float32 and with A multiplied by the scale.
 
     Raises:
-        ValueError: the file is missing or damaged, or holds a tensor that is no A or B of LoRA.
+        ValueError: the file is missing or damaged, holds a tensor that is neither the A nor the B of a matrix, or lacks
+            one of the two.
     """
     from safetensors import SafetensorError, deserialize
 

@@ -103,7 +103,7 @@ def by_layer(cfg: ModelConfig, found: dict[str, Tensor]) -> list[tuple[int | Non
     layer number.
 
     Args:
-        found: the tensors of the directory. Parameters outside the layers that `found` lacks are left out.
+        found: the tensors of the directory. A parameter outside the layers is left out if `found` lacks it.
     """
     all_leaves = leaves(cfg)
     out: list[tuple[int | None, list[Leaf]]] = [
