@@ -64,7 +64,9 @@ class Command:
 
 
 class Screen:
-    """Writes a reply as it streams in. On a terminal, thinking is dim. Folded thinking is one line with a count.
+    """Writes a reply as it streams in. On a terminal, thinking is dim.
+
+    Folded thinking is replaced by one line, with its duration in seconds and its number of characters.
 
     Args:
         thinking: "fold", "show" or "hide".

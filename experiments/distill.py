@@ -11,7 +11,7 @@ Run:     python -m experiments.distill --records=RUN_OF_STAGE_3_data/rejection.j
          ... --recipe=qwen-7b --weights=DIR --mesh=8x1   the hyperparameters of one of the paper's students
 Departs: 1. nano's student has 3/4 of the layers and 2/3 of the width of nano's base, and the same corpus
          2. RL on the student uses R1-Zero's recipe and template, as the paper does for Qwen2.5-32B-Zero. In
-            experiments.r1 the RL prompts ask for programs too, because stage 3's records do
+            experiments.r1 the RL prompts ask for programs too, because stage 3's records do so
          3. a batch is 64 packed rows, not 64 records
          4. --teacher is not in the paper
 """

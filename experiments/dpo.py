@@ -95,7 +95,7 @@ COMMANDS = cli.commands_by_recipe(Command, RECIPES, options=OPTIONS)
 
 
 def check_flags(command: Command) -> None:
-    """Raises ValueError if a flag is given that the command does not use, or if a flag of --rounds cannot be used."""
+    """Raises ValueError if a flag is given that the command does not use, or if the flags do not fit --rounds."""
     options, rounds = command.options, command.rounds
     for name in UNUSED:
         given = getattr(options, name)

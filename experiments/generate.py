@@ -7,8 +7,8 @@ Run:     python -m experiments.generate --weights=RUN --prompts=nano:reasoning -
 Writes:  <workdir>/samples.jsonl (every sample, unfiltered), records.jsonl or .parquet (the samples with `keep` and
          `reason`, which people may edit), manifest.json. With several processes each writes samples-I-of-N.jsonl, and
          the files are merged at the end. If killed, the same command continues
-Departs: 1. thresholds of repetition, language and length are not published; the defaults keep right, finished answers
-            in the question's language, and drop completions that repeat half of their 8-grams
+Departs: 1. thresholds of repetition, language and length are not published; the defaults keep answers that
+            are right, finished and in the question's language, and drop completions that repeat half of their 8-grams
 """
 
 from __future__ import annotations

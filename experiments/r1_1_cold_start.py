@@ -16,7 +16,7 @@ Departs: 1. the paper has thousands of records; nano has three hundred, because 
          3. the base itself rewrites, because its corpus contains rewriting with the same prompts
          4. a batch is 128 packed rows, not 128 records
          5. not implemented: brief answers to simple questions (v2, Listing 3), tests of programs written by a model
-            (Listing 2), and rewriting into a conversation, for which people wrote the examples
+            (Listing 2), and rewriting into a conversation (people wrote the paper's examples of it)
 """
 
 from __future__ import annotations
@@ -157,7 +157,9 @@ def train(recipe: SFTRecipe, options: RunOptions, collecting: Collecting) -> Pat
 
 
 def collect(options: RunOptions, collecting: Collecting, mesh, home: Path) -> list[dict]:
-    """Samples records by three routes, filters them, rewrites them into R1's form (thinking, summary), filters again.
+    """Samples records by three routes, filters them, rewrites them into R1's form, and filters them again.
+
+    In R1's form, a response is a chain of thought and then a summary.
 
     Returns all records, including the dropped ones. Samples and rewrites are stored in `home`, so that a killed run
     resumes.

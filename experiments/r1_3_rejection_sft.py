@@ -213,9 +213,9 @@ def plain(records: Sequence[dict], always: bool) -> list[dict]:
 
 
 def sort_best_first(records: Sequence[dict]) -> list[dict]:
-    """Sorts the records of each prompt by quality. Right responses come first; then fewer stock phrases are better.
+    """Sorts the records of each prompt by quality. Right responses come first, then responses with fewer stock phrases.
 
-    Prompts keep their order. A response is right if the record's verdict says so.
+    The order of the prompts does not change. A response is right if the record's verdict says so.
     """
     place = {name: i for i, name in enumerate(dict.fromkeys(record["example"] for record in records))}
     return sorted(records, key=lambda r: (place[r["example"]], r["right"] is not True, general.fillers(r["response"])))

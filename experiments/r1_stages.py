@@ -203,7 +203,11 @@ STAGES = (
 
 
 def numbers_of(stages: Sequence[Stage]) -> list[tuple[str, type, Any]]:
-    """Returns (name, type, default) of each field of `Numbers`: the stages' hyperparameters and collecting settings."""
+    """Returns (name, type, default) of each field that the stages have in `Numbers`.
+
+    Each stage has a field for its hyperparameters. A stage that collects records has another field for the
+    settings of collecting.
+    """
     found = []
     for stage in stages:
         if stage.collecting:

@@ -1,6 +1,6 @@
 """R1-Zero: pure reinforcement learning on a base model, without any supervised step.
 
-Source:  DeepSeek-AI 2025 (arXiv 2501.12948; Nature 645, 633), sections 2 and Methods
+Source:  DeepSeek-AI 2025 (arXiv 2501.12948; Nature 645, 633), section 2 and Methods
 Run:     python -m experiments.r1_zero                       (nano, on a laptop)
          python -m experiments.r1_zero --recipe=paper --weights=DIR --mesh=8x8
          ... --model=qwen2.5-1.5b --dry-run                  (prints what the run needs; reads no files)

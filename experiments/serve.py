@@ -6,7 +6,7 @@ Run:     python -m experiments.serve runs/r1_zero-…           (then http://127
 Serves:  /v1/models, /v1/completions (echo and logprobs too), /v1/chat/completions; both kinds of completion stream.
          Requests with the same sampling settings form a batch, which is sampled to its end; other requests wait. If a
          client disconnects, its reply is stopped
-Cost:    memory for two copies of the model; each new size of prompt, reply and batch compiles once
+Cost:    memory for two copies of the model; each new size of prompt, reply or batch needs one compilation
 """
 
 from __future__ import annotations

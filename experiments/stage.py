@@ -122,14 +122,14 @@ class RLStage(NamedTuple):
 def main_collecting(
     commands: Mapping[str, TuneCommand], train: Any, description: str | None, title: str, workdir: str
 ) -> None:
-    """Runs a stage that collects its own records, from the command line. The same command resumes a stopped stage.
+    """Runs the command of a stage that collects its own records. The same command resumes a stopped stage.
 
     Args:
         commands: the command of each recipe; a command has the fields of `TuneCommand` and `collecting`.
         train: called with the hyperparameters, the options and `collecting`.
         description: text of --help.
         title: heading of the text that --dry-run prints.
-        workdir: default of --workdir. The default is fixed, so that the records are collected only once.
+        workdir: default of --workdir, the same in every call, so that the records are collected only once.
     """
 
     def run(command: Any) -> None:

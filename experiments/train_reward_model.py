@@ -10,7 +10,7 @@ Departs: 1. DeepSeek-V3 judges the paper's pairs; nano's annotator is a program 
             replies, and the safety logit to a calibrated probability
          3. optimizer, warm-up and gradient clipping are not published; we use AdamW with betas (0.9, 0.95), no
             warm-up, and clipping at a norm of 1.0
-         4. the paper's models have "the R1 architecture"; ours start from --weights, in R1 from the result of stage 3
+         4. the paper's models have "the R1 architecture"; ours start from --weights (in experiments.r1: from stage 3)
          5. the paper's data sets have 66,000 pairs and 106,000 responses; a file given by --data may have any size
 """
 

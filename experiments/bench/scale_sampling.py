@@ -37,10 +37,10 @@ def weights_of(case: Case) -> programs.Weights:
 
 
 def on_rows(case: Case, *shape: int, dtype: jnp.dtype = jnp.int32) -> jax.ShapeDtypeStruct:
-    """Returns shape, dtype and sharding of an array [N, *shape] on the row shards, where N is `case.rows`.
+    """Returns shape, dtype and sharding of an array [N, *shape] whose N = `case.rows` rows are split into shards.
 
-    An array with three dimensions in `shape` is a cache. Its heads are also split over `tensor`, except with latent
-    attention.
+    If `shape` has three dimensions, the array is a cache. The heads of a cache are also split over `tensor`, except
+    with latent attention.
     """
     heads = len(shape) == 3 and not case.cfg.latent
     spec = fit(P(*ROWS, "tensor") if heads else ROWS, (case.rows, *shape), case.mesh)
@@ -73,7 +73,11 @@ def copy_bytes(case: Case) -> float:
 
 
 def sums(case: Case, tokens: float) -> float:
-    """Returns the bytes that one device sends while `tokens` tokens run through the network on its row shard."""
+    """Returns the bytes that one device sends over the mesh axes `tensor` and `expert` in a forward pass.
+
+    Args:
+        tokens: number of tokens in the device's row shard.
+    """
     cfg, states = case.cfg, tokens * case.cfg.width * SIZE
     experts = sum(g.stop - g.start for g in cfg.groups if g.feed == "experts")
     exchanged = experts * 2 * states * (case.axis("expert") - 1)

@@ -27,7 +27,7 @@ FIRST = 3  # lower tokens may be special to a peer
 
 
 def random_params(cfg: ModelConfig, spread: float = 1.0) -> dict:
-    """Returns model parameters that are all random. Arithmetic on zeros and ones could be unrealistically cheap.
+    """Returns model parameters, all random, because arithmetic on zeros and ones could be unrealistically cheap.
 
     Args:
         spread: factor on the matrix entries of `transformer.init`. 10 gives tokens whose logits are several nats apart.

@@ -38,14 +38,14 @@ class Drawn(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A comparison.
+    """A comparison of one loss of r1jax with the same loss of TRL.
 
     Attributes:
         name: name of the loss in the table.
         translated: how arguments were changed where the conventions of TRL and r1jax differ; "" if nothing was changed.
         loss: r1jax's loss, a key of `losses.LOSSES`.
         trl: TRL's settings.
-        ours: r1jax's settings, as `ours` reads them.
+        ours: r1jax's settings, which the function `ours` reads.
     """
 
     name: str
@@ -181,9 +181,9 @@ def ours(drawn: Drawn, row: Row) -> tuple[float, np.ndarray]:
 
 
 def pairs() -> list[tuple[str, str, float]]:
-    """Compares the losses SimPO and ORPO. Returns (name, `translated` as in `Row`, difference of the values) of each.
+    """Compares the SimPO and ORPO losses of r1jax with TRL's.
 
-    The difference is absolute.
+    Returns (name, `translated` as in `Row`, absolute difference of the two values) for each loss.
     """
     import torch
     from trl.experimental.cpo import CPOTrainer

@@ -46,8 +46,8 @@ def stepping(size: str, remat: str, mesh: Any) -> tuple[Callable[[], None], list
 def side(size: str) -> tuple:
     """Prepares an optimizer step on a mesh of all CPU devices that JAX shows. Returns (repeat, info).
 
-    A call of `repeat` runs one step and returns {"tokens": number of completion tokens in the step}. `info` holds the
-    measured expression as text, for the report ("call").
+    A call of `repeat` runs one step and returns {"tokens": number of completion tokens in the step}. `info` is
+    {"call": the measured expression as text}, for the report.
 
     Args:
         size: "full" or "toy".

@@ -60,7 +60,7 @@ def rows(name: str) -> list[dict]:
 def grade_school(count: int, draw: random.Random) -> list[Pair]:
     """Returns `count` pairs (gold answer, text).
 
-    A text is a short chain of thought that ends in an integer, wrong in a third of the pairs.
+    A text is a short chain of thought that ends in an integer. The integer is wrong in a third of the pairs.
     """
     pairs = []
     for i in range(count):
@@ -150,8 +150,8 @@ class Peer:
 def rates(runs: list[tuple[int, float, float]]) -> dict:
     """Returns the medians over runs as a dict.
 
-    "per_s" is the number of checks per second of wall time, and "per_cpu_s" per CPU second. "cpu_ms" is CPU
-    milliseconds per check. "spread" is (maximum − minimum) / median of the checks per second.
+    "per_s" is the number of checks per second of wall time, and "per_cpu_s" is the number per CPU second. "cpu_ms" is
+    CPU milliseconds per check. "spread" is (maximum − minimum) / median of the checks per second of wall time.
 
     Args:
         runs: (number of checks, wall seconds, CPU seconds) of each run.

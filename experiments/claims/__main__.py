@@ -36,7 +36,7 @@ class Command(Bench):
 
 
 def asked_of(command: Command, claim: Claim) -> Bench:
-    """Returns the claim's own command, with the shared flags of `command`."""
+    """Returns the flags of a claim: the shared flags as in `command`, and the defaults of the claim's own flags."""
     shared = {field.name: getattr(command, field.name) for field in dataclasses.fields(Bench)}
     return claim.command(**shared)
 

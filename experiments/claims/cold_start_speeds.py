@@ -6,9 +6,9 @@ Method:  trains R1-Zero's recipe twice on the same questions (nano:reasoning): f
          and from stage 1's checkpoint with R1's template. Held-out problems are evaluated every 4 steps. The number of
          steps to --accuracy is interpolated linearly between two evaluations. A run that never reaches --accuracy
          counts with its last step, which favours the slower arm
-Expect:  the cold start needs fewer steps, by more than the interval of the seeds. The largest fall of the held-out
-         accuracy between two evaluations says how steady a run is
-Cost:    two runs of RL a seed, about 30 minutes, and 12 for a cold start, on 2 cores (estimated)
+Expect:  the cold start needs fewer steps, by more than the half-width of the 95 % interval over seeds. The largest
+         fall of the held-out accuracy between two evaluations says how steady a run is
+Cost:    for each seed, about 30 minutes for two runs of RL, and 12 for a cold start, on 2 cores (estimated)
 Source:  DeepSeek-AI 2025, section 2.3.1: the cold start is "to prevent the early unstable cold start phase of RL
          training from the base model"
 """

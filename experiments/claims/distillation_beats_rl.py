@@ -6,7 +6,8 @@ Method:  reads stages.json of experiments.r1. Both students begin with the same 
          on stage 3's records, and the other is trained by R1-Zero's recipe. Both learn chains, comparisons, countdowns
          and programs. Their pass@1 is compared on the same held-out problems, seed by seed: over all tasks, and
          without programs
-Expect:  the distilled student is ahead by more than the interval of the seeds, with programs and without
+Expect:  the distilled student is ahead by more than the half-width of the 95 % interval over seeds, with programs and
+         without
 Cost:    seconds with kept results; about 60 minutes a seed for experiments.r1
 Source:  DeepSeek-AI 2025, section 4.1, Table 6: distillation 72.6, RL on the same 32B base 47.0 (AIME 2024)
 """

@@ -4,8 +4,8 @@ Run:     python -m experiments.claims.language_mixing
 Method:  trains R1-Zero's recipe twice from the same base on the same questions: without and with --language-weight=1.
          The reward is the share of words of the chain of thought that are in the question's language. The claim
          compares this share on held-out problems after the last step
-Expect:  the share falls without the reward, and is higher with the reward by more than the interval of the seeds. The
-         price is the difference of the accuracies, with its interval
+Expect:  the share falls without the reward, and is higher with the reward by more than the half-width of the 95 %
+         interval over seeds. The price is the difference of the accuracies, with its interval
 Cost:    two runs of R1-Zero a seed, about 20 minutes a seed on 2 cores (estimated)
 Source:  DeepSeek-AI 2025, section 2.3.2: "such alignment results in a slight degradation in the model's performance"
 """

@@ -1,11 +1,12 @@
-"""Claim: GRPO makes wrong answers longer than Dr. GRPO does, at the same accuracy: part of the growth is a bias.
+"""Claim: GRPO makes wrong answers longer than Dr. GRPO does, at the same accuracy. Part of length growth is a bias.
 
 Run:     python -m experiments.claims.length_growth
 Method:  trains R1-Zero's recipe twice from the same base on the same questions: with GRPO and with Dr. GRPO. GRPO
          divides a completion's loss by its length, so a long wrong answer is punished less for each of its tokens. Dr.
          GRPO divides by a constant, and does not divide advantages by their standard deviation. The lengths of held-out
          completions after the last step are compared
-Expect:  wrong answers are longer under GRPO by more than the interval of the seeds. The table also has the accuracies
+Expect:  wrong answers are longer under GRPO by more than the half-width of the 95 % interval over seeds. The table
+         also has the accuracies
 Cost:    two runs of R1-Zero a seed, about 20 minutes a seed on 2 cores (estimated)
 Source:  Liu et al. 2025 (arXiv 2503.20783), section 3, Fig. 5; Nature 2025, Fig. 1 (length grows in training)
 """

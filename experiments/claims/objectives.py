@@ -4,9 +4,9 @@ Run:     python -m experiments.claims.objectives                 (10 losses, 3 s
          ... --losses grpo rloo --seeds=2 --steps=2              a quick try of the command
          ... --picture=objectives.png                            one picture; needs matplotlib
 Method:  runs R1-Zero's nano recipe with each loss and seed, all from the same base and on the same questions. A round
-         is trained in two optimizer steps. In the first step, the policy is still the policy that sampled, so no loss
-         clips anything. Each run is a process of its own, so that its time and memory can be measured. A complete run
-         is not repeated, and an interrupted run is resumed. Prints the mean over seeds with the 95 % interval of
+         is trained in two optimizer steps. Losses clip only in the second step: in the first, the policy is still the
+         policy that sampled. Each run is a process of its own, so that its time and memory can be measured. A complete
+         run is not repeated, and an interrupted run is resumed. Prints the mean over seeds with the 95 % interval of
          Student's t.
 Expect:  a table, not a verdict. A difference within the intervals is not significant
 Departs: PPO has λ = 1, and its value network has the policy's learning rate. Neither value was tuned
@@ -153,7 +153,7 @@ def compare(command: Command) -> dict[str, list[dict[str, float | None]]]:
 
 
 def find(bench: Bench) -> Finding:
-    """Compares the losses `ON_THE_PAGE` with each seed. The claim holds if no loss beats GRPO."""
+    """Compares the losses in `ON_THE_PAGE`, each trained with every seed. The claim holds if no loss beats GRPO."""
     flags = (*Command.flags, *bench.flags, f"--eval-problems={bench.problems}")
     command = Command(ON_THE_PAGE, 1, bench.steps, str(bench.home / "objectives"), flags)
     places = {loss: [run_one(command, loss, seed) for seed in bench.seeds] for loss in ON_THE_PAGE}

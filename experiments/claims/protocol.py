@@ -76,7 +76,7 @@ class Finding:
 
 
 class Interval(NamedTuple):
-    """A mean over seeds and half the width of its 95 % interval, which is nan with a single seed."""
+    """A mean over seeds, and half the width of its 95 % interval. The half-width is nan with a single seed."""
 
     mean: float
     half: float
@@ -125,7 +125,7 @@ def decide(*rules: bool, seeds: int = 2) -> Verdict:
 
     Args:
         rules: whether each rule holds; a comparison with a nan is False.
-        seeds: number of seeds of the intervals that the rules compare.
+        seeds: number of seeds over which the rules' intervals are computed.
     """
     if seeds < 2:
         return "cannot be shown here"

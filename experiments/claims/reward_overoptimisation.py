@@ -1,9 +1,9 @@
 """Claim: with stronger selection by the helpfulness model, the reward keeps rising while the replies' true worth falls.
 
 Run:     python -m experiments.claims.reward_overoptimisation --helpful=DIR [--sampled=GENERATED/samples.jsonl]
-Method:  best-of-n. Takes N replies to each held-out general prompt, by nano's generator or by a policy. Of n drawn
-         replies, the reply with the highest reward is kept. The kept reply's reward and true worth are averaged over
-         all draws and prompts. A larger n puts more pressure on the reward model, as more RL would.
+Method:  best-of-n. nano's generator or a policy gives N replies to each held-out general prompt. Of n of them, the
+         reply with the highest reward is kept. The kept reply's reward and true worth are averaged over all choices of
+         n replies, and over the prompts. A larger n puts more pressure on the reward model, as more RL would.
 Expect:  reward and worth rise at first, because the model knows what is right. Then stock phrases raise the reward,
          and worth falls. Measured at n = 1, 4, 16, 64: reward 0.25, 0.97, 1.28, 1.39 and worth 0.741, 0.827, 0.778,
          0.703. From n = 1 to n = 64, stock phrases per reply rose from 0.68 to 1.88, and the share of replies with
@@ -89,7 +89,7 @@ def measure(command: Command) -> list[dict]:
     """Prints and returns a line (dict) for each n = 1, 2, 4, ...
 
     The line holds the means over the kept replies (best of n): their reward, their true worth ("worth"), the share with
-    right content ("right"), their stock phrases ("phrases") and their characters.
+    right content ("right"), and their numbers of stock phrases ("phrases") and of characters.
     """
     mesh = make_mesh("1x1")
     model = load_reward_model(command.helpful, "helpful", mesh)
@@ -117,7 +117,7 @@ def measure(command: Command) -> list[dict]:
 
 
 def find(bench: Bench) -> Finding:
-    """Selects by the helpfulness model of each run of experiments.r1."""
+    """Measures best-of-n selection by the helpfulness model of each run of experiments.r1."""
     if not bench.runs:
         return missing(LIMIT, "It needs checkpoints: name directories of experiments.r1 with --runs.")
     models = trained_stages(bench, HELPFUL)

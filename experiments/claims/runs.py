@@ -59,7 +59,7 @@ def run(bench: Bench, module: str, words: Sequence[str], stage: str = "") -> Pat
         module: the command, such as "experiments.r1_zero".
         words: the command's flags, without --workdir.
         stage: for experiments.r1, the folder of the last stage that is needed. The run counts as complete if this stage
-            is.
+            is complete.
 
     Raises:
         ValueError: the command failed; the message has the end of its output.
@@ -117,7 +117,7 @@ def read_evaluations(place: Path) -> list[dict]:
 
 
 def cold_starts(bench: Bench) -> list[Path]:
-    """Returns the directory of a cold start for each seed, from --runs, or newly made if --runs is empty.
+    """Returns the directory of a cold start for each seed: from --runs, or newly made if --runs is empty.
 
     Raises:
         ValueError: --runs names fewer directories than there are seeds, or a directory without the cold start.
@@ -130,7 +130,7 @@ def cold_starts(bench: Bench) -> list[Path]:
 
 
 def trained_stages(bench: Bench, *stages: str) -> list[Path]:
-    """Checks that each directory of --runs has all `stages`. Returns the folders of the first stage, one for each seed.
+    """Checks that each directory of --runs has all `stages`. Returns the folders of `stages[0]`, one for each seed.
 
     Raises:
         ValueError: a directory lacks the checkpoints of a stage, or there are fewer directories than seeds.

@@ -8,7 +8,7 @@ Method:  samples: 64 completions of each held-out problem give pass@k and cons@k
          the chain earlier, "wait" is appended and the policy goes on, up to twice. A longer chain is cut off at the
          budget. Then `</think> <answer>` is appended, and the policy writes the answer
 Expect:  cons@k lies above pass@1, and the accuracy at the largest budget lies above the accuracy at the smallest, both
-         by more than the intervals of the seeds
+         by more than the half-width of the 95 % interval over seeds
 Cost:    a run of R1-Zero and 8,192 samples, about 15 minutes a seed on 2 cores (estimated)
 Source:  DeepSeek-AI 2025, Table 2 (cons@64); Muennighoff et al. 2025 (arXiv 2501.19393), budget forcing
 """
@@ -55,7 +55,7 @@ LIMIT = (
 
 @dataclasses.dataclass(frozen=True)
 class Command(Bench):
-    """Measures accuracy against samples and against thinking."""
+    """Measures how accuracy depends on the number of samples and on the budget of thinking."""
 
     samples: int = 64
     """Completions of each problem for pass@k and cons@k."""
@@ -93,7 +93,8 @@ def force(
 ) -> list[str]:
     """Returns a completion of each of `rows` questions, with a chain of thought of `budget` tokens.
 
-    A chain of thought is shorter if the policy ends it three times.
+    If the policy ends the chain early, it has to go on, up to twice. If it ends the chain a third time, the chain stays
+    shorter than `budget`.
 
     Args:
         write: called with (indices of questions, beginnings of their completions, most tokens to add). Returns the text

@@ -1,12 +1,13 @@
-"""Claim: fine-tuning on well-formed texts teaches the form of an answer; RL teaches to find the answer.
+"""Claim: fine-tuning on well-formed texts teaches the form of an answer; RL teaches how to find the answer.
 
 Run:     python -m experiments.claims.sft_form_rl_skill
-Method:  the base answers --records of RL's questions, each once. The well-formed answers, right or wrong, become
-         records, and the same base is fine-tuned on them. The records show the form, but no more skill than the base
-         has. R1-Zero is trained from the same base. Skill is the share of right answers, however they are written. Form
-         is the share of completions in the template's form. Both are measured on the same held-out problems
-Expect:  fine-tuning lifts the form by more than its interval, and its gain in skill lies below RL's by more than the
-         intervals
+Method:  the base answers some of RL's questions, each once; --records is their number. The well-formed answers, right
+         or wrong, become records, and the same base is fine-tuned on them. The records show the form, but no more skill
+         than the base has. R1-Zero is trained from the same base. Skill is the share of right answers, however they are
+         written. Form is the share of completions in the template's form. Both are measured on the same held-out
+         problems
+Expect:  fine-tuning lifts the form by more than the half-width of the 95 % interval over seeds. Its gain in skill lies
+         below RL's, and the intervals of the two gains do not overlap
 Cost:    a run of R1-Zero and a fine-tuning, about 14 minutes a seed on 2 cores (estimated)
 Source:  Chu et al. 2025 (arXiv 2501.17161), "SFT memorizes, RL generalizes": SFT stabilises the output's form for RL
 Departs: the records are the model's own. Records of a better model would pass on its skill, which is distillation
@@ -42,7 +43,10 @@ class Command(Bench):
 
 
 def write_well_formed(samples: Path, target: Path) -> Path:
-    """Writes the well-formed completions of a file of samples as records, right or wrong. Returns the records' path.
+    """Writes all well-formed completions of a file of samples, right or wrong, to a file of records.
+
+    Returns the path of the records.
+
 
     Args:
         samples, target: the file of samples, and the file of records to write.

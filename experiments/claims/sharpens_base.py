@@ -2,11 +2,11 @@
 
 Run:     python -m experiments.claims.sharpens_base
 Method:  the base answers each held-out problem 64 times. The problems are put into groups by the base's share of
-         right answers. R1-Zero, trained from the base, answers the same problems as often. A further task is in no
-         document of the corpus: products of numbers of three digits. Every value in the corpus is below 100. RL is also
-         run on this task alone, with fewer steps
-Expect:  problems that the base solves at times are solved more often, by more than the interval of the seeds; the task
-         that the corpus lacks stays at 0. The claim cannot be shown if the base solves that task
+         right answers. R1-Zero, trained from the base, answers the same problems as often. A further task is not in the
+         corpus: products of three-digit numbers. Every value in the corpus is below 100. RL is also run on this task
+         alone, with fewer steps
+Expect:  problems that the base solves at times are solved more often, by more than the half-width of the 95 % interval
+         over seeds; the task that the corpus lacks stays at 0. The claim cannot be shown if the base solves that task
 Cost:    a run of R1-Zero, one of a quarter of its steps, and 8,192 samples, about 20 minutes a seed on 2 cores
          (estimated)
 Source:  Yue et al. 2025 (arXiv 2504.13837), pass@k of bases and of RL; Chen et al. 2021 (arXiv 2107.03374) for pass@k
@@ -39,7 +39,7 @@ LIMIT = (
 
 @dataclasses.dataclass(frozen=True)
 class Command(Bench):
-    """Compares what the base solves at times with what RL makes of it."""
+    """Compares R1-Zero with the base on problems that are grouped by how often the base solves them."""
 
     samples: int = 64
     """Completions of each problem."""
@@ -48,7 +48,10 @@ class Command(Bench):
 
 
 def write_lacking(path: Path, count: int, seed: str) -> Path:
-    """Writes a file of products of numbers of three digits, which nano's corpus lacks, and returns its path."""
+    """Writes a file of questions that ask for products of three-digit numbers. Returns the file's path.
+
+    nano's corpus has no such products.
+    """
     rng, rows = random.Random(seed), []
     for i in range(count):
         x, y = rng.randint(100, 999), rng.randint(100, 999)
