@@ -31,10 +31,8 @@ SHAPED = [
 ]
 install_import_hook(SHAPED, "beartype.beartype")
 
-
-MAPS = Path(
-    "/proc/self/maps"
-)  # a compiled program has three of them or more, of the 65,530 that Linux grants a process
+# A compiled program has three maps or more, of the 65,530 that Linux grants a process.
+MAPS = Path("/proc/self/maps")
 after_clearing = [0]
 
 
