@@ -167,7 +167,10 @@ class RLRecipe:
 
     @property
     def descent(self) -> Descent:
-        """The hyperparameters of the optimizer. A constant schedule has 0 for `final_learning_rate` and `steps`."""
+        """The hyperparameters of the optimizer.
+
+        A constant schedule uses neither `final_learning_rate` nor `steps`; both are set to 0 then.
+        """
         last = (self.final_learning_rate, self.warmup_steps, self.steps)
         if self.schedule == "constant":
             last = (0.0, self.warmup_steps, 0)

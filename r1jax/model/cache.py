@@ -40,15 +40,15 @@ class Sharing(NamedTuple):
     place: Array
 
     def lay_out(self, x: Array) -> Array:
-        """Returns an array [N, ..] over rows as an array [P·r, ..] over places."""
+        """Moves x, an array [N, ..] over rows, to places. Returns [P·r, ..]."""
         return pick(x, self.readers)
 
     def collect(self, x: Array) -> Array:
-        """Returns an array [P·r, ..] over places as an array [N, ..] over rows: the inverse of `lay_out`."""
+        """Moves x, an array [P·r, ..] over places, back to rows. Returns [N, ..]. It is the inverse of `lay_out`."""
         return pick(x, self.place)
 
     def of_rows(self, x: Array) -> Array:
-        """Returns an array [P, ..] over entries as an array [N, ..] over rows: each row gets its entry's element."""
+        """Gives each row the element of its entry in x, an array [P, ..] over entries. Returns [N, ..]."""
         each = self.readers.size // x.shape[0]
         return pick(x, self.place // each)
 

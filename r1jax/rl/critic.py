@@ -146,7 +146,7 @@ def estimate_tokens(batch: Minibatch, values: jax.Array, how: Estimate) -> Minib
     """Returns a micro-batch with the generalised advantages and the returns of its tokens.
 
     Args:
-        batch: packed rows, in which the advantage of each token is its completion's reward.
+        batch: packed rows. On input, its `advantage` still holds the reward of each token's completion.
         values: [R, S] value of the state before each token.
         how: how advantages are estimated.
     """
