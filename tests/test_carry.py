@@ -12,6 +12,7 @@ from r1jax.sampling import programs, sampler
 from r1jax.sampling.cohorts import join, split
 from r1jax.sampling.sampler import Partial, Sizes, sync
 from support.crash import crashed
+from support.marks import WEEKLY
 from support.tiny import draw, keys, prompts
 from support.walk import Walk, ended, lines, outcome, wait_until
 
@@ -38,7 +39,10 @@ def test_rows_are_split_by_cohort_within_each_shard():
     np.testing.assert_array_equal(join([first, second], 2), x)
 
 
-@pytest.mark.parametrize("mesh, attention", [("one", "xla"), ("one", "exact"), ("eight", "xla")])
+@pytest.mark.parametrize(
+    "mesh, attention",
+    [("one", "xla"), pytest.param("one", "exact", marks=WEEKLY), pytest.param("eight", "xla", marks=WEEKLY)],
+)
 def test_a_row_carried_over_has_the_tokens_and_logprobs_of_one_that_was_not(
     cfg, params, mesh, attention, rolled, request, monkeypatch
 ):
@@ -74,6 +78,8 @@ def test_a_row_carried_over_has_the_tokens_and_logprobs_of_one_that_was_not(
         np.testing.assert_array_equal(tokens, both.tokens[row, : both.lengths[row]])
 
 
+@pytest.mark.weekly
+@pytest.mark.slow
 def test_a_row_may_be_carried_over_again_and_again(cfg, params, one, rolled):
     weights, waves, sizes = sync(params, one), 0, SMALL._replace(chunk=1)
     got = draw(cfg, weights, one, prompts()[:1], keys(4)[:4], partial=Partial(leave=3), sizes=sizes)
@@ -154,6 +160,8 @@ def test_each_token_has_the_version_of_the_policy_that_sampled_it(run):
         assert line["staleness/max"] == max(ages) and line["staleness/mean"] == pytest.approx(np.mean(ages))
 
 
+@pytest.mark.weekly
+@pytest.mark.slow
 def test_under_a_policy_that_does_not_change_carrying_over_changes_no_completion(walk, tmp_path, often):
     still = dict(learning_rate=0.0, eval_every=100)
     plain, carried = (carrying(walk, tmp_path / str(n), carry_over=n, **still) for n in (0, 3))
@@ -167,7 +175,7 @@ def test_under_a_policy_that_does_not_change_carrying_over_changes_no_completion
         assert row["advantage"] == pytest.approx(same["advantage"], abs=1e-5)
 
 
-@pytest.mark.parametrize("minibatches", [1, 2])
+@pytest.mark.parametrize("minibatches", [1, pytest.param(2, marks=WEEKLY)])
 def test_a_run_goes_on_with_the_rows_its_checkpoint_holds(walk, tmp_path, monkeypatch, minibatches):
     look_often(monkeypatch, 1)  # every wave ends as soon as it may
     flags = FLAGS | {"minibatches": minibatches, "carry_over": 4 - minibatches, "max_tokens": 64, "save_every": 1}
@@ -196,6 +204,8 @@ def test_kill_9_while_groups_wait_changes_nothing(walk, tmp_path):
     assert outcome(workdir) == outcome(whole)
 
 
+@pytest.mark.weekly
+@pytest.mark.slow
 def test_old_is_the_policy_of_the_round_or_the_samplers_own_of_each_token(walk, tmp_path, often):
     flags = dict(learning_rate=1e-2, warmup_steps=0)
     trainer, own = (

@@ -174,6 +174,8 @@ def test_the_likeliest_token_alone_is_greedy_with_the_log_probability_at_the_tem
     assert programs.decode._cache_size() == size
 
 
+@pytest.mark.weekly
+@pytest.mark.slow
 def test_a_cut_holds_at_every_token_and_on_a_mesh_of_eight(cfg, params, one, eight):
     cut = Cut(top_k=8, top_p=0.9, min_p=0.02)
     got = draw(cfg, sync(params, one), one, prompts(), keys(4), **cut._asdict())

@@ -21,6 +21,7 @@ from r1jax.training.packing import Minibatch, gather, pack, spread, spread_route
 from r1jax.training.step import Learner, start, update
 from r1jax.weights import from_hf
 from support import families
+from support.marks import WEEKLY
 
 ROUNDS, GROUP, TOKENS, ROW = 2, 4, 12, 48
 SGD = optax.sgd(0.3)  # one for all: learners of equal parts share their programs
@@ -91,13 +92,10 @@ def alone(tmp_path_factory):
     return found
 
 
-WEEKLY = (pytest.mark.slow, pytest.mark.weekly)
-
-
 @pytest.mark.parametrize(
     ("family", "spec"),
     [
-        ("llama 3", "4x2"),
+        pytest.param("llama 3", "4x2", marks=WEEKLY),
         ("deepseek v3", "data:2,fsdp:1,tensor:2,expert:2"),
         pytest.param("qwen2", "4x2", marks=WEEKLY),
         pytest.param("deepseek v3", "4x2", marks=WEEKLY),

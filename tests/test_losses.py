@@ -20,6 +20,7 @@ from r1jax.training.logprobs import Network
 from r1jax.training.objectives import Terms, grpo_objective
 from r1jax.training.packing import pack
 from r1jax.training.step import Learner, accumulate
+from support.marks import WEEKLY
 from support.tiny import HEAT, prompts
 
 SGD = optax.sgd(1.0)  # one for all: learners of equal parts share their programs
@@ -125,7 +126,14 @@ def gradient(cfg, params, batches, **objective):
     return sums
 
 
-@pytest.mark.parametrize("loss", [loss for loss in LOSSES if not LOSSES[loss].valued])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        pytest.param(loss, marks=() if loss in ("grpo", "sequence", "dapo") else WEEKLY)
+        for loss in LOSSES
+        if not LOSSES[loss].valued
+    ],
+)
 def test_rows_of_zero_advantage_are_left_out_of_the_update_and_stay_in_the_normaliser(cfg, params, one, rolled, loss):
     advantages = np.random.default_rng(1).standard_normal(16)
     advantages[[0, 1, 2, 3, 9]] = 0.0  # a whole group, a single row, and one without a verdict

@@ -87,6 +87,8 @@ def test_a_student_comes_nearer_to_its_teacher_and_goes_on_where_it_stopped(walk
     assert checkpoint.sha256(stopped) == checkpoint.sha256(whole)
 
 
+@pytest.mark.weekly
+@pytest.mark.slow
 def test_a_student_may_be_of_another_shape(walk, small, tmp_path):
     options = RunOptions(workdir=str(tmp_path / "run"), weights=str(small), template="r1_zero", mesh="1x1")
     first = jsonl.read(

@@ -13,6 +13,7 @@ from r1jax import jsonl, train_rl
 from r1jax.evaluation.during_training import examine
 from r1jax.runs import checkpoint
 from support.crash import TORN, crashed
+from support.marks import WEEKLY
 from support.walk import count, ended, files, lines, outcome, wait_until
 
 ANY_MOMENT = random.SystemRandom().randrange(1 << 30)
@@ -107,7 +108,7 @@ def test_sigterm_saves_the_round_and_says_how_to_go_on(walk, tmp_path):
     assert outcome(workdir) == outcome(walk.here(tmp_path / "whole", steps=step + 2, **flags))
 
 
-@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 75), pytest.param(signal.SIGINT, 130, marks=WEEKLY)])
 def test_a_signal_while_a_round_is_sampled_saves_the_step_before_it_at_once(walk, tmp_path, number, code):
     workdir = tmp_path / "run"
     flags = {"questions_per_round": 64, "group_size": 16, "save_every": 1000, "eval_every": 1000, "steps": 2}

@@ -200,6 +200,8 @@ def test_bradley_terry_learns_what_tells_pairs_apart(head_cfg, one, tokenizer):
     assert (values[0::2] > values[1::2]).mean() >= 0.95
 
 
+@pytest.mark.weekly
+@pytest.mark.slow
 def test_micro_batches_and_meshes_change_nothing(model, one, eight, tokenizer):
     tokens = toy(tokenizer, 7, 2)  # the last micro-batch is not full
     tokens[3][0] = tokenized(tokenizer, "z" * 90)  # and one has another bucket

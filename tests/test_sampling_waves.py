@@ -47,6 +47,8 @@ def test_the_size_of_a_wave_changes_no_token_and_bounds_the_rows(cfg, params, me
         np.testing.assert_array_equal(tokens, got.tokens[row, : got.lengths[row]])
 
 
+@pytest.mark.weekly
+@pytest.mark.slow
 def test_waves_go_on_with_rows_of_an_earlier_round_and_leave_some_to_the_next(cfg, params, one, rolled):
     weights = sync(params, one)
     first = in_waves(cfg, weights, one, 16, prompts()[:2], keys(4)[:8], partial=Partial(leave=3))

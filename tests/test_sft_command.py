@@ -124,6 +124,8 @@ def test_a_file_of_messages_is_learnt_resumed_and_evaluated(chatty, tmp_path, mo
     assert checkpoint.sha256(half) == checkpoint.sha256(whole)
 
 
+@pytest.mark.weekly
+@pytest.mark.slow
 def test_adapters_are_trained_alone_and_read_back(chatty, tmp_path, monkeypatch):
     from r1jax.runs.policies import load_policy
     from r1jax.sharding import make_mesh

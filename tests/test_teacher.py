@@ -140,6 +140,8 @@ def test_another_teacher_or_other_numbers_are_refused(lessons, tmp_path, monkeyp
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.weekly
+@pytest.mark.slow
 def test_a_student_that_is_its_teacher_has_nothing_to_learn(walk, tmp_path):
     file = guesses(tmp_path / "r.jsonl", 40)
     numbers = dict(

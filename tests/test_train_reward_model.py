@@ -139,6 +139,8 @@ def test_a_reward_model_is_no_policy_but_another_reward_models_beginning(finishe
     }
 
 
+@pytest.mark.weekly
+@pytest.mark.slow
 def test_a_file_of_ones_own_is_trained_on_and_must_not_change(base, tmp_path):
     path = tmp_path / "pairs.jsonl"
     lines = [{"prompt": f"q{i}", "chosen": f"yes {i}", "rejected": "no" * (1 + 200 * (i == 7))} for i in range(20)]

@@ -87,6 +87,8 @@ def tuning(tmp_path_factory, walk):
     return Tuning(tmp_path_factory.mktemp("tuning"), walk.base)
 
 
+@pytest.mark.weekly
+@pytest.mark.slow
 def test_a_run_leaves_what_a_reinforcement_learning_run_leaves(tuning, walk):
     workdir = tuning.finished()
     names = {path.name for path in workdir.iterdir() if not path.name.startswith(".")}

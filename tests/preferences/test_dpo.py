@@ -81,6 +81,8 @@ def test_a_loss_on_packed_rows_is_the_formula_of_plain_rows(cfg, params, one, po
     assert accuracy == pytest.approx((score[:, 0] > score[:, 1]).mean())
 
 
+@pytest.mark.weekly
+@pytest.mark.slow
 def test_the_gradient_of_micro_batches_is_that_of_one(cfg, params, one, policy):
     items = encode(TEXTS, policy, 96)
     learner = Learner(Network(cfg, remat="none"), optax.sgd(1.0), preference_objective("dpo", SETTINGS))

@@ -25,6 +25,7 @@ from r1jax.train_rl import layout_of, make_learner, objective_of
 from r1jax.training.optimizers import hold, optimizer
 from r1jax.training.step import score, start, update
 from support.crash import crashed
+from support.marks import WEEKLY
 from support.tiny import hidden, prompts
 from support.walk import lines, outcome
 
@@ -173,7 +174,7 @@ def test_an_update_of_the_values_that_is_not_finite_is_skipped_and_counted(cfg, 
     np.testing.assert_array_equal(critic.state.params["reward_head"]["kernel"], before)
 
 
-@pytest.mark.parametrize("spec", ["fsdp:2", "data:2"])
+@pytest.mark.parametrize("spec", ["fsdp:2", pytest.param("data:2", marks=WEEKLY)])
 def test_two_devices_estimate_and_learn_what_one_does(cfg, params, played, spec):
     found = []
     for mesh in (make_mesh("1x1"), make_mesh(spec, jax.devices()[:2])):

@@ -141,6 +141,8 @@ def test_an_entropy_bonus_raises_the_entropy(cfg, params, one, rolled):
     assert float(grads(cfg, moved, batches, network).metrics["entropy"]) > entropy + 1e-3
 
 
+@pytest.mark.weekly
+@pytest.mark.slow
 def test_a_correction_by_completion_caps_the_product_of_its_tokens(cfg, params, one, rolled):
     off = rolled._replace(logp=rolled.logp - np.where(np.arange(40) < 1, 0.7, 0.0))  # the first token alone
     recipe = dataclasses.replace(RECIPE, kl_coef=0.0)
@@ -156,6 +158,8 @@ def test_a_correction_by_completion_caps_the_product_of_its_tokens(cfg, params, 
         np.testing.assert_allclose(c, 1.5 * np.asarray(a), atol=1e-4 * float(abs(c).max()), rtol=0)
 
 
+@pytest.mark.weekly
+@pytest.mark.slow
 def test_mistakes_that_the_policy_has_left_behind_are_masked(cfg, params, one, rolled):
     far = rolled._replace(logp=rolled.logp + 0.5)  # the sampler found every token likelier by half a nat
     recipe = dataclasses.replace(RECIPE, kl_coef=0.0)
