@@ -82,9 +82,10 @@ def read(path: str, labelled: bool) -> list[dict]:
 
 
 def parse(line: str, labelled: bool, where: str) -> list[dict]:
-    """Returns the item of a line, or the two labelled items of a pair.
+    """Returns the items that a line holds: one, or two if a pair is to become two labelled items.
 
     Args:
+        labelled: whether items are labelled completions. If True, a line that holds a pair gives two items.
         where: the flag, file and line number, for errors.
 
     Raises:

@@ -199,7 +199,7 @@ def extract(text: str) -> str | None:
 
 
 def with_prelude(program: str) -> str:
-    """Adds the imports that LeetCode provides to the start of a program with a class Solution. Returns the program.
+    """Returns a program with a `class Solution`, preceded by the imports that LeetCode provides.
 
     Other programs, and programs with `from __future__`, are returned unchanged. Only names that the program uses are
     imported. The program's own definitions and imports come later, so they replace imported names.

@@ -121,8 +121,8 @@ def find_top_tokens(
         folder: the folder in which the arrays are stored.
 
     Raises:
-        ValueError: an option is out of range, the teacher is missing, its tokenizer and the student's split a
-            record into different tokens, or `folder` was made with other settings.
+        ValueError: an option is out of range, the teacher is missing, the teacher and the student split a record
+            into different tokens, or `folder` was made with other settings.
     """
     check(teaching, student.cfg.vocab_size)
     whose = dataclasses.replace(options, weights=teaching.teacher, model="nano")  # the teacher may have any shape

@@ -125,8 +125,8 @@ def minibatch_loss(
 def correct(logp: Array, gap: Array, batch: Minibatch, terms: Terms) -> tuple[Array | None, dict[str, Array]]:
     """Returns (factor, metrics): the correction for the difference between sampler and trainer.
 
-    The factor, [R, S], multiplies each token's policy term. It is None if `terms` turns off both corrections, the
-    truncated importance weights and the off-policy mask. The metrics are two sums of loss weights: one over the tokens
+    The factor, [R, S], multiplies each token's policy term. It is None if `terms` uses neither truncated
+    importance weights nor the off-policy mask. The metrics are two sums of loss weights: one over the tokens
     whose importance weight was capped, and one over the tokens that the mask left out.
 
     Args:
