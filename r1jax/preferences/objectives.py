@@ -21,8 +21,8 @@ class PairBatch(NamedTuple):
 
     Attributes:
         rows: the tokens. `rows.segment` is 1 at tokens of the chosen completion, and 2 at tokens of the rejected
-            completion. For KTO, whose items are single completions, segment 1 is the item's completion, and segment 2 is
-            the completion of another item, from which KTO estimates its KL term.
+            completion. For KTO, whose items are single completions, segment 1 is the item's completion, and segment 2
+            is the completion of another item, from which KTO estimates its KL term.
         weight: weight of each row in the loss; 0 for rows without an item.
         label: 1 for a desirable completion, else 0; 1 for pairs.
         reference: Σ log π_ref of both completions; None without a reference policy, and before these sums are known.
