@@ -15,6 +15,7 @@ from experiments.bench.iteration import reward_completions
 from experiments.bench.measure import Options, Spent, line, middle, round_floats, spread, time_in_turn
 from experiments.bench.shapes import long_tailed
 from experiments.bench.worker import Side, take_turns
+from support.marks import WEEKLY
 
 FIELDS = {
     "name",
@@ -66,9 +67,7 @@ def test_a_benchmark_runs_at_a_toy_size_and_its_facts_hold(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", [pytest.param("decode", marks=pytest.mark.weekly), *sorted(command.SIDES - {"decode"})]
-)
+@pytest.mark.parametrize("name", [pytest.param("decode", marks=WEEKLY), *sorted(command.SIDES - {"decode"})])
 def test_a_benchmark_of_several_processes_runs_at_a_toy_size(name):
     """Peers run where this interpreter has them, and are missing where not."""
     found = importlib.import_module(f"experiments.bench.{name}").measure(TOY)

@@ -3,6 +3,7 @@
 import pytest
 
 from support.compare import assert_close
+from support.marks import WEEKLY
 from support.walk import ended, lines
 
 pytestmark = pytest.mark.slow
@@ -16,7 +17,7 @@ def test_8x8_on_64_devices_runs_two_steps(walk, tmp_path):
     assert_close(walk.finished(steps=2, batch_rows=8), tmp_path / "run")
 
 
-@pytest.mark.parametrize("mesh", [pytest.param("4x2", marks=pytest.mark.weekly), "data:2,fsdp:2,tensor:2"])
+@pytest.mark.parametrize("mesh", [pytest.param("4x2", marks=WEEKLY), "data:2,fsdp:2,tensor:2"])
 def test_eight_devices_give_the_tokens_of_one(walk, tmp_path, mesh):
     flags = {"steps": 2, "log_samples": 8}
     one, many = walk.finished(**flags), walk.here(tmp_path / "run", mesh=mesh, **flags)

@@ -12,6 +12,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from support.marks import WEEKLY
 from support.two_processes import CLUSTER_VARIABLES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -145,8 +146,8 @@ def run_cell(source: str, address: str, site: Path, here: Path) -> subprocess.Co
     return subprocess.run([sys.executable, "-P", "-c", plain], cwd=here, capture_output=True, text=True, timeout=600)
 
 
-WEEKLY = {"ablation", "own_task", "real_checkpoint"}
-RUN = [pytest.param(p, id=p.stem, marks=[pytest.mark.weekly] if p.stem in WEEKLY else []) for p in STORED]
+LONGEST = {"ablation", "own_task", "real_checkpoint"}
+RUN = [pytest.param(p, id=p.stem, marks=WEEKLY if p.stem in LONGEST else ()) for p in STORED]
 
 
 @pytest.mark.slow

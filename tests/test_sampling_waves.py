@@ -13,6 +13,7 @@ from r1jax.sampling import programs, sampler
 from r1jax.sampling.rollout import Rollout
 from r1jax.sampling.sampler import Partial, Sampling, Sizes, sync
 from r1jax.sampling.waves import divide_wave, sample_in_waves
+from support.marks import WEEKLY
 from support.tiny import HEAT, STOPS, keys, prompts
 from support.walk import lines
 
@@ -167,7 +168,7 @@ def test_a_run_in_small_waves_has_the_tokens_of_a_run_that_samples_all_rows_at_o
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("wave_rows", [pytest.param(8, marks=pytest.mark.weekly), 13])
+@pytest.mark.parametrize("wave_rows", [pytest.param(8, marks=WEEKLY), 13])
 def test_waves_and_carry_over_together_have_the_tokens_of_carry_over_without_a_bound(walk, tmp_path, wave_rows):
     """Which rows wait differs, because waves end by what is finished; a group has its tokens whenever it is trained."""
     flags = dict(questions_per_round=4, carry_over=3, steps=3, eval_every=0, log_samples=64, max_tokens=40)

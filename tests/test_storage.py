@@ -246,7 +246,9 @@ def test_what_a_bucket_cannot_hold_is_refused_before_the_run(bucket, monkeypatch
         manifests.check_resume(bucket, {"track": "tensorboard"}, False, set())
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     if storage.scheme_of(bucket) == "s3":
-        with pytest.raises(ValueError, match=r"Orbax cannot write to s3:// from several processes. Otherwise use"):
+        with pytest.raises(
+            ValueError, match=r"Orbax cannot write to s3:// from several processes. Otherwise use gs://"
+        ):
             manifests.check_workdir(bucket, {}, False, set())
     else:
         assert manifests.check_workdir(bucket, {}, False, set()) is None

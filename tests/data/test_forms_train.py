@@ -15,6 +15,7 @@ from r1jax.model.config import ModelConfig
 from r1jax.tokenizers.load import load_tokenizer
 from r1jax.weights.write import export
 from support.byte_pairs import write_tokenizer
+from support.marks import WEEKLY
 
 CASES = Path(__file__).parents[1] / "cases/forms"
 CHATML = (
@@ -77,7 +78,7 @@ def base(tmp_path_factory):
 
 def sparse(names):
     """Every fourth name; the others belong to the weekly set."""
-    return [pytest.param(n, marks=[pytest.mark.weekly] if i % 4 else []) for i, n in enumerate(names)]
+    return [pytest.param(n, marks=WEEKLY if i % 4 else ()) for i, n in enumerate(names)]
 
 
 def run(monkeypatch, experiment, **flags):

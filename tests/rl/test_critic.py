@@ -251,7 +251,7 @@ def everything(workdir):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "more",
-    [{}, pytest.param({"carry_over": 1, "questions_per_round": 3, "group_size": 1}, marks=pytest.mark.weekly)],
+    [{}, pytest.param({"carry_over": 1, "questions_per_round": 3, "group_size": 1}, marks=WEEKLY)],
 )
 def test_a_run_of_ppo_goes_on_from_its_checkpoint_bit_for_bit(walk, tmp_path, more):
     flags = dict(loss="ppo", gae_lambda=0.9, kl="k1_reward", kl_coef=0.01, prompts="nano:compare", **more)
