@@ -40,8 +40,8 @@ class Command:
     """Base model that is used if no weights are given, such as nano or nano-small, which ship with the package."""
     template: str = ""
     """How questions are asked: chat (the tokenizer's own chat template), r1, r1_zero, or a text file that contains
-    {question}. Default: chat if the tokenizer has one, else the template of the run, else r1_zero. Only chat and r1
-    have a history."""
+    {question}. Default: chat if the tokenizer has a chat template, else the template of the run, else r1_zero. The
+    model sees the earlier turns only with chat and r1."""
     system: str = ""
     """System prompt: instructions that the model reads before the first question. Default: none."""
     temperature: float = 0.6
@@ -114,7 +114,7 @@ class Screen:
 
 
 def chat(command: Command) -> None:
-    """Reads questions from standard input until it ends, and writes the replies to standard output.
+    """Reads questions from standard input, and writes the replies to standard output, until the user ends the program.
 
     Raises:
         ValueError: a flag or the checkpoint cannot be used.

@@ -4,14 +4,15 @@ Source:  DeepSeek-AI 2025, sections 2.4 and 4.1; v2 B.4.3 and B.4.1, Tables 6 an
 Run:     python -m experiments.distill --records=RUN_OF_STAGE_3_data/rejection.jsonl
          ... --teacher=RUN_OF_STAGE_2                    also learns the teacher's likeliest tokens, stored in
                                                          <workdir>_teacher
-         ... --by=on_policy --weights=STUDENT --teacher=RUN_OF_STAGE_2   on the student's own samples; the flags are
-                                                         --on-policy.steps and so on
-         python -m experiments.distill --by=rl           R1-Zero's recipe on the same student, for comparison; the
-                                                         flags are --rl.steps and so on
-         ... --recipe=qwen-7b --weights=DIR --mesh=8x1   the hyperparameters of one of the paper's students
+         python -m experiments.distill --by=on_policy --weights=STUDENT --teacher=RUN_OF_STAGE_2
+                                                         learns the teacher's probabilities of the student's own
+                                                         samples; hyperparameters are --on-policy.steps and so on
+         python -m experiments.distill --by=rl           trains the same student by R1-Zero's recipe, for comparison;
+                                                         hyperparameters are --rl.steps and so on
+         ... --recipe=qwen-7b --weights=DIR --mesh=8x1   takes the hyperparameters of one of the paper's students
 Departs: 1. nano's student has 3/4 of the layers and 2/3 of the width of nano's base, and the same corpus
          2. RL on the student uses R1-Zero's recipe and template, as the paper does for Qwen2.5-32B-Zero. In
-            experiments.r1 the RL prompts ask for programs too, because stage 3's records do so
+            experiments.r1 the RL prompts also ask for programs, because stage 3's records contain programs
          3. a batch is 64 packed rows, not 64 records
          4. --teacher is not in the paper
 """

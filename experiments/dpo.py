@@ -87,8 +87,8 @@ class Command(TrainCommand[PreferenceRecipe]):
     sampling: SamplingOptions = SAMPLING
     """How --rounds samples the policy. --sampling.samples is the number of completions of each question."""
     reward_model: str = ""
-    """Directory of the run of a helpful reward model. The model ranks the completions of --rounds. Default: they are
-    ranked by the verifier, or by the rewards of --reward."""
+    """Run directory of a helpfulness reward model, which ranks the completions of --rounds. Default: the verifier ranks
+    the completions, or the rewards of --reward do."""
 
 
 COMMANDS = cli.commands_by_recipe(Command, RECIPES, options=OPTIONS)

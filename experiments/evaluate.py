@@ -8,7 +8,7 @@ Writes:  <workdir>/NAME.jsonl (every sample), results.json, manifest.json. If ki
 Expect:  the mean of each measured value over problems, with a 95 % bootstrap interval. The bootstrap resamples
          problems, because the samples of one problem are not independent
 Departs: 1. this package's verifiers judge the final answer; they accept more forms than a benchmark's own script
-         2. k is the same for all benchmarks; --samples=0 takes the paper's k for each benchmark
+         2. all benchmarks have the same k, --samples. Only --samples=0 takes the paper's k for each benchmark
          3. how cons@k breaks ties is not published; we take the expected value under a random choice
          4. the paper's multiple-choice prompt asks for one of ABCD; ours asks for one of the problem's own options
 """

@@ -5,8 +5,11 @@ Run:     python -m experiments.r1                            (nano, on a laptop;
          the same command again                              skips complete stages and continues the rest
          ... --zero.steps=20 --cold-data.questions=64        every hyperparameter of every stage is a flag
          ... --weights=BASE --student-weights=SMALLER_BASE   other bases, trained by experiments.nano_base
-Lineage: base -> R1-Zero; base -> cold-start SFT = Dev1 -> reasoning RL = Dev2; base *again* -> rejection-sampled SFT =
-         Dev3 -> RL for all scenarios = R1; student's base -> SFT on stage 3's records = student, and RL to compare
+Lineage: 1. base -> R1-Zero
+         2. base -> cold-start SFT (Dev1) -> reasoning RL (Dev2)
+         3. base *again* -> rejection-sampled SFT (Dev3) -> RL for all scenarios (R1)
+         4. student's base -> SFT on stage 3's records (student)
+         5. student's base -> RL, to compare with the student
 Departs: 1. all hyperparameters are nano's; each stage's file has the paper's beside them
          2. completions for the table of results are sampled at temperature 1 without top-p, with at most 320 tokens: at
             the paper's temperature 0.6 and top-p 0.95, nano's base seldom breaks the format
@@ -222,8 +225,8 @@ def measure(home: Path, command: Command) -> None:
             now = checkpoint.sha256(weights) if name in done else hash_base(weights, model)
             if of != now:
                 raise ValueError(
-                    f"{folder} measured another {name} (its sha256 was {of[:12]}, and is now {now[:12]}): "
-                    f"restore the old {name}, or move {folder} away to measure the new one"
+                    f"{folder} measured another {name}, with the sha256 {of[:12]}. Now {name} has the sha256 "
+                    f"{now[:12]}. Restore the old {name}, or move {folder} away to measure the new one"
                 )
         whole = there and there.status == "complete"
         if not whole or manifests.differences(there.recipe, evaluation.settings_of(asked), MAY_MOVE):

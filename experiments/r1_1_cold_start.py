@@ -8,15 +8,15 @@ Run:     python -m experiments.r1_1_cold_start --zero=RUN_OF_R1_ZERO
 Routes:  few_shot   samples the base after a worked example with a long chain of thought
          detailed   samples the base with a prompt that asks for detail, reflection and verification
          r1_zero    samples R1-Zero and keeps what is readable
-Writes:  <workdir>_data/cold_start.jsonl (every record: raw, edited, keep, reason, who rewrote it); <workdir>, the run's
-         directory
+Writes:  <workdir>_data/cold_start.jsonl (every record: the sampled text, the rewritten text, `keep`, `reason`, and who
+         rewrote it); <workdir>, the run's directory
 Departs: 1. the paper has thousands of records; nano has three hundred, because more would leave nothing for RL to teach
-         2. nano's generator stands in for human annotators: it translates and deletes but never solves. The records
-            name it as a rewriter. Prompts from a file have no annotator: a bad rewrite is dropped
-         3. the base itself rewrites, because its corpus contains rewriting with the same prompts
+         2. nano's generator stands in for human annotators: it translates and deletes but never solves. A record that
+            it rewrote says so. Prompts from a file have no annotator: a bad rewrite is dropped
+         3. the base itself rewrites, because its training corpus contains such rewrites, with the same prompts
          4. a batch is 128 packed rows, not 128 records
-         5. not implemented: brief answers to simple questions (v2, Listing 3), tests of programs written by a model
-            (Listing 2), and rewriting into a conversation (people wrote the paper's examples of it)
+         5. not implemented: brief answers to simple questions (v2, Listing 3), model-written tests of programs (Listing
+            2), and rewriting into a conversation (the paper's examples of such conversations were written by people)
 """
 
 from __future__ import annotations
@@ -210,6 +210,7 @@ def prompts_of(route: str, examples: Sequence[Mapping], nano: bool, worked: str,
         nano: whether the examples come from nano, the generator of synthetic problems.
         worked: the text file with the worked example, for few_shot on questions that are not nano's.
         seed: seed of the worked examples that nano's generator writes.
+
     Raises:
         ValueError: --worked-example is missing or cannot be read.
     """

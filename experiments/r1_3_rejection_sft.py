@@ -81,8 +81,8 @@ class Collecting:
     general_weights: str = ""
     """Checkpoint that answers the general prompts; empty: the base."""
     general_share: float = 0.25
-    """Share of training that goes to general records (the paper: 200k general, 600k reasoning); 0: no general
-    records."""
+    """Share of general records among the records that training draws (the paper: 200k general, 600k reasoning);
+    0: no general records."""
     sample_tokens: int = 320
     """Most tokens in a completion, and in a judge's reply."""
     wave_rows: int = 512

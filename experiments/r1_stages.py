@@ -41,7 +41,7 @@ class Stage(NamedTuple):
     """One stage: a row of the table `STAGES`, from which the command's flags are also built.
 
     Attributes:
-        result: name of the trained policy on the page; empty if the stage trains a reward model.
+        result: name of the trained policy on the report page; empty if the stage trains a reward model.
         folder: name of the stage's working directory below --workdir.
         parent: folder of the stage whose checkpoint this stage starts from; empty if this stage starts from a base.
         minutes: planned duration in minutes on 2 CPU cores.
@@ -230,7 +230,7 @@ class Command:
 
     numbers: Annotated[Numbers, cli.FLAT] = NUMBERS
     workdir: str = "runs/r1"
-    """Directory with one folder for each stage; the page is its report.html."""
+    """Directory with one folder for each stage, and report.html, the report page."""
     weights: str = ""
     """The base, if not the package's: a run's directory, one of its checkpoints, or a Hugging Face directory."""
     student_weights: str = ""
@@ -240,7 +240,7 @@ class Command:
     mesh: str = "auto"
     """Devices: auto, AxB (fsdp=A, tensor=B), or data:2,fsdp:2,tensor:2,expert:1."""
     until: str = ""
-    """Stop after this stage, such as 2_reasoning_rl; the page then shows the finished stages."""
+    """Stop after this stage, such as 2_reasoning_rl; the report page then shows the finished stages."""
     tasks: tuple[str, ...] = TASKS
     """Tasks and mixes of nano on which the policies are evaluated."""
     problems: int = 512

@@ -3,9 +3,9 @@
 Run:     python -m experiments.serve runs/r1_zero-…           (then http://127.0.0.1:8000/v1)
          python -m experiments.serve Qwen3-0.6B --port=8001 --api-key=KEY
          lm_eval --model=local-completions --tasks=TASK --model_args=model=NAME,base_url=URL/completions,tokenizer=DIR
-Serves:  /v1/models, /v1/completions (echo and logprobs too), /v1/chat/completions; both kinds of completion stream.
-         Requests with the same sampling settings form a batch, which is sampled to its end; other requests wait. If a
-         client disconnects, its reply is stopped
+Serves:  /v1/models, /v1/completions (also with echo and logprobs), /v1/chat/completions. The last two can stream.
+         Requests with the same sampling settings form a batch. Other requests wait until this batch is sampled to its
+         end. If a client disconnects, its reply is stopped
 Cost:    memory for two copies of the model; each new size of prompt, reply or batch needs one compilation
 """
 
@@ -40,7 +40,8 @@ class Command:
     """How chat messages become a prompt: chat (the tokenizer's own chat template), r1, r1_zero, or a text file that
     contains {question}. Default: chat if the tokenizer has one, else the template of the run, else r1_zero."""
     name: str = ""
-    """Name that clients call the model by. Default: the last part of the path of the weights, or of --model."""
+    """Name that clients call the model by. Default: the last part of the weights' path; without weights, the name
+    given by --model."""
     host: str = "127.0.0.1"
     """Address to listen on. Any address but localhost needs a key: see --api-key."""
     port: int = 8000

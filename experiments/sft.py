@@ -1,17 +1,17 @@
 """Fine-tunes any checkpoint on conversations of your own: all parameters or LoRA, loss on the assistant's turns alone.
 
-Source:  the loss of TRL's SFTTrainer with assistant_only_loss, which is the mean over the assistant's tokens of a step.
-         The learning rates are TRL's: 2e-5, and 2e-4 for LoRA
+Source:  TRL's SFTTrainer with assistant_only_loss. Its loss is the mean over the assistant's tokens of a step. The
+         learning rates are TRL's: 2e-5, and 2e-4 for LoRA
 Run:     python -m experiments.sft --model=smollm2 --data=messages.jsonl
          python -m experiments.sft --weights=HF_DIR --data=messages.jsonl --recipe=lora
          ... --weights=OWNER/NAME --data=OWNER/DATASET:train      (both from the Hugging Face hub)
          ... --eval-prompts=gsm8k_test.jsonl                      (also answers questions at each evaluation)
 Writes:  the working directory of a run: metrics.jsonl, eval.jsonl (loss on held-out conversations), samples.jsonl,
-         checkpoints. experiments.convert exports it
+         checkpoints. experiments.convert exports this directory as a Hugging Face directory
 Departs: 1. conversations are packed into rows, and each conversation attends only to itself. A step has --batch-rows
             rows
-         2. if a chat template rewrites earlier replies (Qwen3's drops their thinking), the loss counts only the last
-            reply of a conversation
+         2. if a chat template rewrites earlier replies (Qwen3's template drops their thinking), the loss counts only
+            the last reply of a conversation
 """
 
 from __future__ import annotations

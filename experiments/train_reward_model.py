@@ -82,8 +82,8 @@ def check(options: RunOptions) -> None:
         if getattr(options, name) != getattr(OPTIONS, name):
             flag = name.replace("_", "-")
             raise ValueError(
-                f"--{flag}={getattr(options, name)} is for policies: a reward model reads --data or --sampled, "
-                "always in R1's template. Leave the flag out"
+                f"--{flag}={getattr(options, name)} is for policies. A reward model reads its data from --data or "
+                "--sampled, and always uses R1's template. Leave the flag out"
             )
 
 

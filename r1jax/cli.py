@@ -119,8 +119,8 @@ def find_recipe(arguments: Sequence[str], names: Sequence[str]) -> str:
 def lay_out(description: str | None) -> str | None:
     """Formats a docstring for --help: wraps its paragraphs and list entries to the terminal, with a hanging indent.
 
-    All lines but the first are indented by a space. Otherwise tyro would join a line that begins with a letter to the
-    previous line.
+    Every line of the result but the first is indented by a space. Without this indent, tyro would join a line that
+    begins with a letter to the previous line.
     """
     if description is None:
         return None
@@ -132,8 +132,8 @@ def lay_out(description: str | None) -> str | None:
 def items(lines: Sequence[str]) -> list[str]:
     """Joins the wrapped lines of each item of a docstring into one string.
 
-    An item is a paragraph, a paragraph that begins with a label (a word and a colon), or a list entry. Lines below
-    the label "Run:" are commands and stay separate.
+    An item is a paragraph or a list entry. A label (a word and a colon) at the start of a line begins a new paragraph.
+    Lines below the label "Run:" are commands and stay separate.
     """
     found: list[str] = []
     label, hanging = "", 0

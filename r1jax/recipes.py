@@ -29,19 +29,19 @@ class RLRecipe:
     clip_eps_high: float
     """ε of the upper bound of the ratio clip. 0 uses --clip-eps for both bounds."""
     loss: str
-    """The loss, which sets the weight of each token, for N completions of |o| tokens: `grpo` 1/(N·|o|); `dr_grpo`
-    1/(N·max_tokens), and advantages are not divided by the standard deviation; `dapo` 1/Σ|o|; `sequence` (GSPO) and
-    `sequence_token` 1/(N·|o|), and the ratio is that of the whole completion; `cispo` 1/Σ|o|, and clipped tokens keep
-    their gradients; `rloo` 1/N, and the baseline of a completion is the mean reward of the other completions of its
-    group; `reinforce_pp` and `reinforce_pp_baseline` 1/Σ|o|, and advantages are normalised over the batch; `ppo`
-    1/Σ|o|, and advantages come from a value network."""
+    """The loss. It sets the weight of each token, given here for N completions of |o| tokens. `grpo`: 1/(N·|o|).
+    `dr_grpo`: 1/(N·max_tokens); advantages are not divided by the standard deviation. `dapo`: 1/Σ|o|. `sequence` (GSPO)
+    and `sequence_token`: 1/(N·|o|); the ratio is that of the whole completion. `cispo`: 1/Σ|o|; clipped tokens keep
+    their gradients. `rloo`: 1/N; the baseline of a completion is the mean reward of the other completions of its group.
+    `reinforce_pp` and `reinforce_pp_baseline`: 1/Σ|o|; advantages are normalised over the batch. `ppo`: 1/Σ|o|;
+    advantages come from a value network."""
     tis_cap: float
     """Cap of truncated importance sampling: each token is weighted by min(π_trainer/π_sampler, cap). 0 turns it off.
     Needs --old-logp=trainer."""
     temperature: float
     """Sampling temperature in training."""
     max_tokens: int
-    """Most tokens of a completion, the stop token included."""
+    """Maximum length of a completion in tokens, the stop token included."""
     ref_every: int
     """The reference becomes a copy of the current policy each time that this many steps have passed. 0: never."""
     accuracy_weight: float
@@ -68,8 +68,8 @@ class RLRecipe:
     row_length: int
     """S: slots of a packed row, at least the longest prompt plus --max-tokens."""
     batch_rows: int
-    """Packed rows of one micro-batch: a multiple of the number of row shards of the mesh. A divisor of that number is
-    rounded up to that number."""
+    """Packed rows of one micro-batch: a multiple of the mesh's row shards (data·fsdp·expert of --mesh). A smaller
+    number that divides the number of row shards is raised to the number of row shards."""
     remat: str
     """What the backward pass recomputes: none (nothing), dots (all but attention and products with weights) or full
     (all but attention)."""
@@ -128,8 +128,8 @@ class RLRecipe:
     """Whether completions that are cut off at --max-tokens are left out of the loss. Their rewards still count in the
     mean of their group."""
     refill: int = 0
-    """Most times that a round samples --questions-per-round questions, to replace groups whose task rewards are all
-    equal (DAPO's dynamic sampling). 0 or 1: once, so no group is replaced."""
+    """How many times a round may sample --questions-per-round questions. Further questions replace groups whose task
+    rewards are all equal (DAPO's dynamic sampling). 0 or 1: once, so no group is replaced."""
     keep_pass_rate: str = ""
     """LOW:HIGH, such as 0.1:0.9: leave out questions whose pass rate lies outside. Needs --pass-rates, or rows with a
     pass_rate."""
@@ -156,14 +156,15 @@ class RLRecipe:
     value_learning_rate: float = 0.0
     """Highest learning rate of PPO's value network. 0: the learning rate of the policy. Only for --loss=ppo."""
     value_clip: float = 0.2
-    """Bound within which PPO's value may move in a round before its loss is clipped. 0: none. Only for --loss=ppo."""
+    """How far a token's value may move from its value at the start of the round before PPO's value loss clips it.
+    0: no clip. Only for --loss=ppo."""
     value_warmup_steps: int = 0
     """First steps that train PPO's value network and leave the policy as it is. Only for --loss=ppo."""
 
     wave_rows: int = 0
     """Completions that each process samples at once. The sampled tokens do not depend on this number. 0: all
-    completions of a round, or only as many as fit into the devices' free memory, with a quarter of --max-tokens for
-    each."""
+    completions of a round, or fewer if the devices' free memory is too small for all. The number that fits is computed
+    with a quarter of --max-tokens for each completion."""
 
     @property
     def descent(self) -> Descent:
@@ -193,7 +194,7 @@ class PolicyOptions:
     """Seed of prompts and sampling noise."""
     model: str = "nano"
     """Without --weights: a base model that ships with the package, or smollm2 or gemma3-270m, from packages of
-    their own. With --weights: the name of a known model."""
+    their own. With --weights: the name of a known model, whose shapes a Hugging Face directory must then have."""
     weights: str = ""
     """A run's directory, one of its checkpoints, a Hugging Face directory, a GGUF file, a PEFT adapter, or OWNER/NAME
     of the Hugging Face Hub. Default: the base model of --model."""
@@ -244,8 +245,8 @@ class RunOptions(PolicyOptions):
     """Weights to start from: a run's directory, one of its checkpoints, a Hugging Face directory, a GGUF file, a PEFT
     adapter, or OWNER/NAME of the Hugging Face Hub. Default: the base model of --model."""
     prompts: str = "nano"
-    """Training questions: a jsonl or parquet file with rows {id, problem, gold, kind}, where kind chooses the verifier;
-    or the generator, as nano or nano:MIX."""
+    """Training questions: a jsonl or parquet file, or nano or nano:MIX, which generate questions. The rows of a file
+    are {id, problem, gold, kind}, where kind chooses the verifier."""
     late_prompts: str = ""
     """Questions from step --late-from on, in the form of --prompts."""
     eval_prompts: str = "nano"
@@ -292,7 +293,7 @@ class PretrainRecipe:
     row_length: int
     """Slots of a packed row. Longer documents are cut."""
     batch_rows: int
-    """Packed rows of one step, a multiple of the mesh's row shards."""
+    """Packed rows of one step: a multiple of the mesh's row shards (data·fsdp·expert of --mesh)."""
     save_every: int
     """Steps between two checkpoints."""
     schedule: str = "cosine"
@@ -331,7 +332,7 @@ class SFTRecipe:
     """Hyperparameters of supervised fine-tuning on records (problems with responses). Each field is a flag."""
 
     epochs: float
-    """Passes over the records, counted in tokens."""
+    """Passes over the records. One pass is as many steps as would hold all tokens of the records without padding."""
     steps: int
     """Optimizer steps. 0: as many as --epochs takes."""
     learning_rate: float
@@ -351,7 +352,8 @@ class SFTRecipe:
     batch_rows: int
     """Packed rows of one step."""
     micro_rows: int
-    """Packed rows of one forward pass, a multiple of the mesh's row shards. 0: all rows of a step."""
+    """Packed rows of one forward pass: a multiple of the mesh's row shards (data·fsdp·expert of --mesh). 0: all rows of
+    a step."""
     remat: str
     """What the backward pass recomputes: none (nothing), dots (all but attention and products with weights) or full
     (all but attention)."""
@@ -359,7 +361,7 @@ class SFTRecipe:
     """Problems kept out of training, at most a tenth of all. Evaluations measure the loss on the records of these
     problems."""
     max_tokens: int
-    """Most tokens of a completion in an evaluation."""
+    """Maximum length of a completion in an evaluation, in tokens."""
     eval_problems: int
     """Problems in an evaluation, with one completion each, sampled at temperature 1."""
     eval_every: int
@@ -422,7 +424,7 @@ class SamplingOptions:
     min_p: float = 0.0
     """Sample only from tokens with at least this fraction of the likeliest token's probability. 0: from all."""
     max_tokens: int = 320
-    """Most tokens of a completion."""
+    """Maximum length of a completion in tokens."""
     wave_rows: int = 512
     """Completions that each process samples at once. Lower this number if memory runs out."""
 
@@ -448,9 +450,10 @@ class RewardRecipe:
     grad_clip: float
     """Gradients are clipped to this global norm."""
     max_tokens: int
-    """Most tokens of a text. Items with a longer text are left out of training; scoring has no limit."""
+    """Maximum length of a text in tokens. Training leaves out items with a longer text. Scoring has no limit."""
     batch_rows: int
-    """Texts of one micro-batch: an even number, and a multiple of the mesh's row shards."""
+    """Texts of one micro-batch: an even number, and a multiple of the mesh's row shards (data·fsdp·expert of
+    --mesh)."""
     remat: str
     """What the backward pass recomputes: none (nothing), dots (all but attention and products with weights) or full
     (all but attention)."""

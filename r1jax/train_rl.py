@@ -90,7 +90,8 @@ def train(
         options: flags of the run.
         stage: name of the stage, for the manifest and the default working directory.
         make_reward: makes the stage's own reward for a policy; None takes the reward of --reward, else the rule reward.
-        rewarded: manifest entries that identify what `make_reward` and `make_referee` read in addition to the flags.
+        rewarded: entries for the manifest. They identify what `make_reward` and `make_referee` read besides the flags,
+            such as a teacher's checkpoint.
         make_referee: makes the function that computes log π_ref; None computes log π_ref with an earlier policy.
 
     Raises:
@@ -199,8 +200,9 @@ def choose_reward(
         make_reward: makes the stage's own reward; None if the stage has none.
 
     Returns:
-        The reward; the function with which evaluations measure the same reward and penalties on held-out problems; and
-        the task reward, by which --refill compares a group's completions (accuracy alone for the rule reward).
+        (reward, earned, task). `reward` scores the sampled completions. `earned` scores the held-out completions of an
+        evaluation: by the reward of --reward and the penalties, or, without --reward, by the penalties alone. --refill
+        compares the completions of a group by `task`. This is accuracy alone for the rule reward, otherwise `reward`.
     """
     own = custom.make_reward(terms, policy.style) if terms else None
     reward = own or (make_reward(policy) if make_reward else make_rule_reward(weights_of(recipe), policy.style))

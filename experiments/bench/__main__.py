@@ -94,7 +94,7 @@ def every(options: list[str]) -> None:
     The result of a benchmark is appended to bench.jsonl as soon as the benchmark ends.
 
     Args:
-        options: the flags of each benchmark's command.
+        options: flags that the command of every benchmark gets, such as "--size=toy".
     """
     lines = []
     with Path(OUT).open("a", encoding="utf-8") as out:

@@ -22,8 +22,9 @@ SIZES = {
 def side(size: str, cache: str) -> tuple:
     """Prepares a rollout. Returns (repeat, info). Each call of `repeat()` samples the rollout once; `info` is empty.
 
-    `repeat` returns the seconds of compilation, the number of compilations, and for each jitted function of the sampler
-    (prefill, first, decode, pick_rows, shrink_state, grow_layer) how many programs were compiled.
+    `repeat` returns a dict. "compile_s" is the seconds of compilation, and "compiled" is the number of compilations.
+    "programs" holds the number of compiled programs of each jitted function of the sampler: prefill, first, decode,
+    pick_rows, shrink_state and grow_layer.
 
     Args:
         size: "full" or "toy".

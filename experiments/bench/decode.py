@@ -142,7 +142,7 @@ def summary(found: dict[str, dict[str, list]], info: dict[str, dict]) -> dict[st
     one thread if that is faster.
 
     Args:
-        found: number of threads ("1", "2") -> side -> the reports of the side's repeats.
+        found: {number of threads: {side: the report of each repeat}}. The number of threads is "1" or "2".
         info: what each side reported when it was ready.
     """
     cpu = {name: rate(runs, "cpu") for name, runs in found["1"].items()}

@@ -38,14 +38,14 @@ class Trial:
     Attributes:
         kind: a key of `KINDS`.
         ordinal: number of the trial among the trials of its kind, from 0.
-        stage: the stage that is run.
+        stage: the stage (a command at toy size) that is run.
         name: the stage's name, a key of `fault_runs.STAGES`.
         campaign: the directory of the campaign. A campaign is all trials that one command of `faults` plans.
         home: an existing, empty directory for this trial alone.
         rng: the random numbers that determine the fault.
         whole: an uninterrupted run of the same command.
-        midway: a function that returns the directory of a run of the same command, which SIGTERM stopped after its
-            second checkpoint. All trials of a stage share this run, and work on copies of the directory.
+        midway: a function that returns the directory of an interrupted run of the same command. SIGTERM stopped this
+            run after its second checkpoint. All trials of a stage share the run, and work on copies of its directory.
     """
 
     kind: str
@@ -99,7 +99,7 @@ def is_clear(ended: Ended) -> bool:
 
 
 def finish(trial: Trial, tag: str = "resumed", workdir: Path | None = None) -> None:
-    """Resumes a run.
+    """Resumes a run, and checks how it ends.
 
     Raises Silent unless the run continues from the newest checkpoint and ends like the uninterrupted run.
 
@@ -145,7 +145,10 @@ def check_signal(ended: Ended, number: int, begun: bool) -> str:
         return f"exit code {ended.code}"
     if ended.code in usual and not begun:
         return f"exit code {ended.code}, before the run began"
-    raise Silent(f"exit code {ended.code} after signal {number}: {ended.err[-1500:]}")
+    raise Silent(
+        f"exit code {ended.code} after signal {number}; a run that handles the signal ends with 0 or {asked}: "
+        f"{ended.err[-1500:]}"
+    )
 
 
 def interrupt(trial: Trial, number: int) -> Found:
@@ -244,7 +247,10 @@ def expect_error(
         compare(trial, ended, "with the fault", workdir)
         return Found(EQUAL, where)
     if not is_clear(ended):
-        raise Silent(f"no clear error, exit code {ended.code}: {ended.err[-1500:]}")
+        raise Silent(
+            f"exit code {ended.code} without a clear error, which names a flag or a path and has no traceback: "
+            f"{ended.err[-1500:]}"
+        )
     undo()
     finish(trial, workdir=workdir)
     return Found(CLEAR, where, last_error(ended))
@@ -258,7 +264,7 @@ def last_error(ended: Ended) -> str:
 def mounted(path: Path, options: str) -> Iterator[Path | None]:
     """Mounts an in-memory file system at `path` for a `with` block.
 
-    Yields None if this process is not root, or if the mount fails.
+    Yields `path`. Yields None instead if this process is not root, or if the mount fails.
     """
     path.mkdir(parents=True, exist_ok=True)
     if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(path)]).returncode:
@@ -408,7 +414,8 @@ def start_pair(stage: Stage, campaign: Path, workdir: Path, told: Path, **change
     Args:
         campaign: the campaign's directory, which holds records.jsonl.
         workdir: the run's directory.
-        told: path of the output files, to which "-0" or "-1" and the suffixes of `Order` are added.
+        told: path of the output files without their ending. The ending is the number of the process, "-0" or "-1", and
+            then a suffix that `Order` describes.
         changed: flags to add to the stage's flags, or to replace them.
     """
     with socket.socket() as probe:
@@ -431,7 +438,10 @@ def lose_process(trial: Trial) -> Found:
     fault_runs.end(pair[victim])
     left = [fault_runs.wait(run) for run in pair][1 - victim]
     if left.code != 0 and not (left.code == AGAIN and f"process {victim}" in left.err and "lost" in left.err):
-        raise Silent(f"the other process ended with exit code {left.code}: {left.err[-1500:]}")
+        raise Silent(
+            f"process {victim} was killed, and process {1 - victim} ended with exit code {left.code}. It must end with "
+            f"0, or with {AGAIN} and a report of the loss: {left.err[-1500:]}"
+        )
     step, lines = fault_runs.committed(trial.stage, trial.workdir)
     for ended in [
         fault_runs.wait(run)

@@ -1,8 +1,10 @@
-"""Starts stages at toy size as real processes, watches their phases, and compares their outcomes, for `faults`.
+"""Starts the runs of the fault campaign (`faults`) as real processes, watches their phases, and compares outcomes.
 
-Runs are forked from a server process that has imported everything heavy, and all runs share one cache of compiled
-programs. So a run takes seconds. Each run is still a process of its own, which can be killed, or be given a limit on
-file sizes. A phase is what a run is doing, such as "sampling".
+A run is one execution of a stage. A stage is a command of `experiments` at toy size. A phase is what a run is doing,
+such as "sampling".
+
+Each run is a process of its own, which can be killed, or be given a limit on file sizes. Runs are forked from a server
+process that has imported everything heavy, and all runs share one cache of compiled programs. So a run takes seconds.
 """
 
 from __future__ import annotations
@@ -70,10 +72,10 @@ SAMPLING = dict(samples=2, max_tokens=16, wave_rows=4, mesh="1x1")
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """A stage at toy size.
+    """A stage: a command of `experiments`, with flags for toy size.
 
     Attributes:
-        module: name of the stage's module in experiments.
+        module: name of the command's module in experiments.
         flags: name -> value of the command's flags.
         results: name of the results file, for a stage that trains nothing; "" for a stage that trains.
         rounds: number of optimizer steps between two places where a run can resume.
@@ -257,7 +259,10 @@ def mark_phases(file: int) -> None:
 
 
 def jump_clock(call: int, seconds: float) -> None:
-    """Shifts the results of time.time by `seconds`, from its call number `call` on. Calls are numbered from 1."""
+    """Adds `seconds` to the result of every call of time.time, beginning with call number `call`.
+
+    Calls are numbered from 1.
+    """
     honest, calls = time.time, [0]
 
     def jumping() -> float:

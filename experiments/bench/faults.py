@@ -51,7 +51,8 @@ class Options:
     workdir: str = ""
     """Directory for the results (faults.jsonl) and the runs; default: a new one in the system's temporary directory."""
     stages: tuple[str, ...] = ()
-    """Names of the stages to break; default: all."""
+    """Names of the stages to break; default: all. A kind of fault that none of these stages can have is tried in
+    other stages."""
     kinds: tuple[str, ...] = ()
     """Names of the kinds of faults; default: all."""
     table: bool = False
@@ -86,7 +87,10 @@ def schedule(options: Options) -> list[tuple[str, int, str]]:
 
 
 class Once:
-    """Makes the uninterrupted and the interrupted run of each stage, once, when a trial first asks for the run."""
+    """Makes two runs of each stage, an uninterrupted and an interrupted one, and keeps them for all trials.
+
+    A run is made when a trial first asks for it.
+    """
 
     def __init__(self, home: Path):
         self._home, self._made = home, {}
@@ -149,9 +153,9 @@ def stop_midway(stage: fault_runs.Stage, home: Path, workdir: Path) -> None:
 
 
 def write_records(path: Path) -> None:
-    """Writes `GUESSES` fine-tuning records of the task "compare" of `r1jax.nano`.
+    """Writes the `GUESSES` records on which the toy stages are fine-tuned.
 
-    The chain of thought of each record is "i guess ANSWER".
+    The questions are of the task "compare" of `r1jax.nano`. The chain of thought of each record is "i guess ANSWER".
     """
     from r1jax.nano import corpus, tasks
     from r1jax.sft_data import records

@@ -114,9 +114,10 @@ def ceiling(lines: list[dict[str, Any]]) -> roofline.Device:
 def at(
     cfg: ModelConfig, batch: int, group: int, prompt: int, clock: int, room: int
 ) -> tuple[list[list[Segment]], Rows]:
-    """Returns ([segments], rows): the decoder's state in the middle of a rollout, with random keys and values.
+    """Returns (segments, rows): the decoder's state in the middle of a rollout, with random keys and values.
 
-    `segments` has a `Segment` for each layer: the cached keys and values of all prompts.
+    `segments` is a list with one entry, for the cached prompts. This entry is a list with a `Segment` for each layer:
+    the keys and values of all prompts.
 
     Args:
         batch: number of rows (completions).

@@ -76,7 +76,7 @@ def make_forced(
 
     The model computes at full cost but gives all tokens equal probability, so a row's random key alone decides where
     the row ends. Each row gets one of `s["candidates"]` keys: an unused key with which the row ends near the wanted
-    length. With the keys of `wave.forcing_keys`, rows end exactly at the wanted lengths.
+    length. `wave.forcing_keys`, which is not used here, finds keys with which rows end exactly at the wanted lengths.
 
     Args:
         lengths: [N] wanted lengths of N completions. The returned keys are [N, 2].

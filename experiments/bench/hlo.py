@@ -174,7 +174,11 @@ def product_flops(op: Op, shapes: dict[str, str]) -> float:
 
 
 def whole(program: Program, ops: list[Op], op: Op) -> dict[str, int]:
-    """Returns {opcode: bytes of the operands} of the collective `op`. `ops` are the instructions of its computation."""
+    """Returns a dict with one entry, {opcode: bytes of the operands}, for the collective `op`.
+
+    Args:
+        ops: the instructions of the computation that holds `op`.
+    """
     shapes = {each.name: each.shape for each in ops}
     size = sum(count_bytes(shapes[operand]) for operand in op.operands if operand in shapes)
     return {op.kind.removesuffix("-start"): size}
@@ -212,9 +216,10 @@ def users(ops: list[Op], name: str) -> list[Op]:
 
 
 def only_read_by(program: Program, op: Op, name: str, kind: str) -> bool:
-    """Returns whether only instructions with the opcode `kind` read the operand `name` of `op`.
+    """Returns whether `op` reads its operand `name` only by instructions with the opcode `kind`.
 
-    If `op` is a fusion, the instructions inside it are checked.
+    If `op` is a fusion, these are the instructions in the fusion that read the operand. Otherwise `op` itself must have
+    the opcode. If `kind` is "dynamic-slice", the operand must be the array that is sliced.
     """
     if op.kind != "fusion":
         return op.kind == kind and op.operands[0 if kind == "dynamic-slice" else op.operands.index(name)] == name

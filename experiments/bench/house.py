@@ -182,8 +182,8 @@ def count(root: Path) -> dict[str, object]:
     Also counts the functions that have many parameters, and the functions that take a recipe.
 
     Returns {description in words: count}. Import cycles are not counted but listed: the value is a list of cycles, and
-    each cycle is the list of its rooms or files. The number of lines of `train_rl.train` is None if the checkout has no
-    such function.
+    each cycle is the list of its rooms or files. The entry "lines of train_rl.train" is the length of that function;
+    None if the checkout has no such function.
 
     Raises:
         ValueError: `root` holds no r1jax, or an import cycle has more than LARGEST_CIRCLE rooms.

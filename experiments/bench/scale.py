@@ -40,8 +40,9 @@ class Options:
     programs: tuple[str, ...] = ("score", "update", "prefill", "decode", "sync")
     """Which programs to compile."""
     rows: int = 1
-    """Number of rows on each row shard. In training programs, a row is a packed row of a micro-batch. In the sampler's
-    programs, a row is a completion with a prompt of its own."""
+    """Number of rows on each row shard. The row shards are the parts into which the mesh splits the rows. In training
+    programs, a row is a packed row of a micro-batch. In the sampler's programs, a row is a completion with a prompt of
+    its own."""
     row_length: int = 1024
     """S, token slots of a packed row. For the sampler: tokens of a prompt, and also token slots for a completion."""
     unembedded: float = 0.875

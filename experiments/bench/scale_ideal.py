@@ -44,7 +44,7 @@ class Case(NamedTuple):
 
     @property
     def tokens(self) -> float:
-        """Tokens of a micro-batch that one row shard holds."""
+        """Number of a micro-batch's token slots on one row shard, a part into which the mesh splits the rows."""
         return self.rows * self.row_length / row_shards(self.mesh)
 
     def axis(self, name: str) -> int:
@@ -126,13 +126,19 @@ def kernels(case: Case) -> list[tuple[str, int, tuple]]:
 
 
 def gathered(case: Case) -> float:
-    """Returns the bytes that one device sends to gather all layers' weights over `fsdp` once."""
+    """Returns the bytes that one device sends to gather the weights of all layers over `fsdp` once.
+
+    The embedding and the unembedding are left out.
+    """
     split = [(path, here) for path, here, spec in kernels(case) if "fsdp" in spec]
     return sum(here for path, here in split if "unembed" not in path) * (case.axis("fsdp") - 1) * SIZE
 
 
 def gather_bytes(case: Case) -> float:
-    """Returns the bytes that one device sends to gather all parameters over `fsdp`."""
+    """Returns the bytes that one device sends to gather all parameters over `fsdp` once.
+
+    The embedding and the unembedding are included. The multi-token prediction module is left out.
+    """
     leaves = [*kernels(case), embedding(case)]
     return sum(here for _, here, spec in leaves if "fsdp" in spec) * (case.axis("fsdp") - 1) * float(SIZE)
 

@@ -48,7 +48,10 @@ def on_rows(case: Case, *shape: int, dtype: jnp.dtype = jnp.int32) -> jax.ShapeD
 
 
 def cache_of(case: Case, slots: int) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct | None]:
-    """Returns the keys and values of one layer with room for `slots` tokens, with shapes in place of arrays."""
+    """Returns (keys, values) of one layer with room for `slots` tokens, with shapes in place of arrays.
+
+    With latent attention, the first entry is the whole cache of the layer, and the second is None.
+    """
     cfg = case.cfg
     heads, width = (1, cfg.cache_width) if cfg.latent else (cfg.kv_heads, cfg.head_width)
     values = None if cfg.latent else on_rows(case, heads, slots, width, dtype=jnp.float32)

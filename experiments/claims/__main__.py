@@ -6,7 +6,8 @@ Run:     python -m experiments.claims                                     every 
          ... --runs R1_RUN R1_RUN R1_RUN                                  claims that need checkpoints of experiments.r1
          the same command again                                           skips complete claims and goes on
 Writes:  <workdir>/report.html, <workdir>/results/CLAIM.json, and the runs. Claims that need the same run share it
-Expect:  a verdict on each claim for nano: it holds, does not hold, or cannot be shown here
+Expect:  a verdict on each claim: it holds, does not hold, or cannot be shown here. The verdicts are for nano, the small
+         model that ships with the package
 """
 
 from __future__ import annotations

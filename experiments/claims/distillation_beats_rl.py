@@ -3,9 +3,9 @@
 Run:     python -m experiments.claims.distillation_beats_rl --runs R1_RUN R1_RUN R1_RUN
          ... without --runs                          reads the results that the repository keeps in docs/r1
 Method:  reads stages.json of experiments.r1. Both students begin with the same smaller base. One student is fine-tuned
-         on stage 3's records, and the other is trained by R1-Zero's recipe. Both learn chains, comparisons, countdowns
-         and programs. Their pass@1 is compared on the same held-out problems, seed by seed: over all tasks, and
-         without programs
+         on stage 3's records, and the other is trained by R1-Zero's recipe. Both learn nano's tasks: chains,
+         comparisons, countdowns and programs. Their pass@1 on the same held-out problems is compared seed by seed, once
+         over all tasks and once without programs
 Expect:  the distilled student is ahead by more than the half-width of the 95 % interval over seeds, with programs and
          without
 Cost:    seconds with kept results; about 60 minutes a seed for experiments.r1
@@ -39,7 +39,10 @@ def average(tasks: Mapping[str, Mapping[str, float]], names: Sequence[str], poli
         ValueError: the policy was not evaluated on one of the tasks.
     """
     if not names or any(policy not in tasks.get(name, {}) for name in names):
-        raise ValueError(f"--runs: {policy} has no pass@1 of {', '.join(names) or 'any task'}. Complete experiments.r1")
+        raise ValueError(
+            f"--runs: {policy} has no pass@1 of {', '.join(names) or 'any task'}. "
+            "Let every run of experiments.r1 finish"
+        )
     return sum(tasks[name][policy] for name in names) / len(names)
 
 

@@ -1,4 +1,4 @@
-"""Claim: with every seed R1-Zero lifts format, length and reflection, and accuracy by more than better format explains.
+"""Claim: with every seed R1-Zero lifts format, length and reflection, and lifts accuracy more than format explains.
 
 Run:     python -m experiments.claims.lifts_reasoning --runs RUN RUN RUN [--picture=curves.png]
          python -m experiments.claims --claims lifts_reasoning      trains the runs, and puts their results on the page

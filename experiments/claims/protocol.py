@@ -61,7 +61,7 @@ class Finding:
     """The result of measuring a claim.
 
     Attributes:
-        verdict: whether the claim holds on nano.
+        verdict: whether the claim holds on nano, the small model that ships with the package.
         figure: a sentence with the numbers that decide the verdict.
         limit: a sentence on what nano cannot show.
         table: the cells of the table's rows, the heading first; [] if there is no table.
@@ -107,7 +107,9 @@ def summarise(values: Sequence[float | None]) -> Interval | None:
 
 
 def estimate(values: Sequence[float]) -> Interval:
-    """Returns the mean and interval of `summarise`, and requires a value from every seed.
+    """Returns the mean of the values over seeds with its 95 % interval. Every seed must have a value.
+
+    `summarise` computes the same, but leaves out seeds without a value.
 
     Raises:
         ValueError: a seed has no value, because its run was too small to measure it.

@@ -159,7 +159,10 @@ def read_runs(command: Command) -> list[Mapping]:
 
 
 def find_missing(table: Table, results: Sequence[str]) -> str:
-    """Returns the figures that the rules need and the table lacks, as "figures of policy; .."; "" if it lacks none."""
+    """Returns the figures that the rules need and the table lacks, as a text for an error message.
+
+    An example is "format, language of R1-Zero; helpful of base". The text is "" if no figure is missing.
+    """
     needed = ("reasoning", "format", "truncated", "language", "helpful", "harmless")
     missing = {name: [figure for figure in needed if name not in table.get(figure, {})] for name in results}
     return "; ".join(f"{', '.join(figures)} of {name}" for name, figures in missing.items() if figures)

@@ -2,14 +2,15 @@
 
 Run:     python -m experiments.claims.reward_hacking --weights=RUN_OF_STAGE_3 --helpful=DIR --safety=DIR
          ... --resume=True              continues a stopped run
-Method:  trains with stage 4's recipe at three times its learning rate, on general prompts only, with the reward models
-         from the first step. Every few steps the policy answers the same held-out prompts, general and reasoning. For
-         each such evaluation, the command prints the mean training reward since the previous evaluation ("reward"),
-         the true worth of the general replies ("helpful"), their stock phrases ("padding") and harmlessness, and the
-         accuracy of the reasoning answers. nano's generator knows the true worth; the reward models never see it.
+Method:  trains with stage 4's recipe, at three times its learning rate. All prompts are general ones, and the reward
+         models score the replies from the first step on. Every few steps the policy answers the same held-out prompts,
+         general and reasoning. For each such evaluation, the command prints the mean training reward since the previous
+         evaluation ("reward"), the true worth of the general replies ("helpful"), their stock phrases ("padding") and
+         harmlessness, and the accuracy of the reasoning answers. nano's generator knows the true worth; the reward
+         models never see it.
 Expect:  reward and worth rise at first, because the reward model knows what is right. Then replies fill with the stock
          phrases that the reward model likes. This does not happen with every reward model: one of two seeds collapsed
-         in 80 steps (docs/results.md, 9)
+         in 80 steps (docs/results.md, section 9)
 Source:  Nature 2025, Fig. 6 (its reward rises while reasoning gets worse), and Methods: "preference-based rewards ...
          exclusively during the final 400 steps"
 """

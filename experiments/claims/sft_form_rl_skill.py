@@ -1,8 +1,8 @@
 """Claim: fine-tuning on well-formed texts teaches the form of an answer; RL teaches how to find the answer.
 
 Run:     python -m experiments.claims.sft_form_rl_skill
-Method:  the base answers some of RL's questions, each once; --records is their number. The well-formed answers, right
-         or wrong, become records, and the same base is fine-tuned on them. The records show the form, but no more skill
+Method:  the base answers as many of RL's questions as --records says, each once. The well-formed answers, right or
+         wrong, become records, and the same base is fine-tuned on them. The records show the form, but no more skill
          than the base has. R1-Zero is trained from the same base. Skill is the share of right answers, however they are
          written. Form is the share of completions in the template's form. Both are measured on the same held-out
          problems
@@ -47,9 +47,9 @@ def write_well_formed(samples: Path, target: Path) -> Path:
 
     Returns the path of the records.
 
-
     Args:
-        samples, target: the file of samples, and the file of records to write.
+        samples: the file of samples.
+        target: the file of records to write.
 
     Raises:
         ValueError: no completion is well formed.

@@ -76,7 +76,7 @@ def read_difficulty(keep: str, path: str, *, in_order: bool) -> Difficulty | Non
         keep: LOW:HIGH, or "" to keep all.
         path: a jsonl file with lines {id, pass_rate} or {id, reward: {accuracy}}; the accuracies are averaged by id. ""
             means no file.
-        in_order: whether questions come by falling pass rate.
+        in_order: whether to order the questions by falling pass rate.
 
     Raises:
         ValueError: `keep` is not LOW:HIGH with 0 <= LOW <= HIGH <= 1, the file cannot be read, or a file is given

@@ -152,7 +152,10 @@ def read_file(path: Path, shown: str | Path) -> Iterator[tuple[int, object]]:
 
 
 def read_arrow(path: Path, shown: str | Path) -> Iterator[tuple[int, object]]:
-    """Yields (number from 1, record) for each row of a parquet or arrow file. `shown` is its name in errors."""
+    """Yields (number, record) for each row of a parquet or arrow file. `number` counts from 1.
+
+    `shown` is the file's name in errors.
+    """
     try:
         import pyarrow
         import pyarrow.parquet

@@ -150,8 +150,8 @@ def _converted(record: dict, where: str, name: str, free: bool) -> tuple[str, di
         return "problems without answers", record | {"id": named, "problem": problem, "gold": None, "kind": GENERAL}
     raise ValueError(
         f"{where} has the keys {', '.join(record)}; a row needs one of these sets of keys: "
-        "id, problem, gold and kind; question, and an answer with ####; "
-        "problem, and answer, final_answer or a solution with \\boxed{}; or the keys of another published data set. "
+        "(1) id, problem, gold and kind; (2) question, and answer with a ####; (3) problem, and one of answer, "
+        "final_answer, or solution with a \\boxed{}; (4) the keys of another published data set. "
         "For other keys, give --column=problem=KEY and --column=gold=KEY with the file's keys"
     )
 

@@ -140,7 +140,7 @@ def join_messages(messages: list[Mapping]) -> str:
 
 
 def read_gold(truth: object) -> dict:
-    """Returns {gold, kind} for a ground truth, as published sets store it.
+    """Returns {gold, kind} for a ground truth in one of the forms that published sets use.
 
     The kind follows from the form of the ground truth: an answer or a JSON list of right answers (math), a program's
     tests (code), or the numbers and the target of a countdown problem (countdown).

@@ -40,7 +40,10 @@ class Stopped(SystemExit):
 
 
 def asked() -> int:
-    """Returns the exit code that a signal to this process asks for: `AGAIN`, `LEFT`, or 0 without a signal."""
+    """Returns the exit code that a signal to this process asks for; 0 without a signal.
+
+    The code is `AGAIN` (75) after SIGTERM, and `LEFT` (130) after Ctrl-C.
+    """
     return _asked
 
 

@@ -52,11 +52,14 @@ SHOWN = (
 def extract_final_answer(text: str, kind: str, style: str = "r1") -> str | None:
     """Returns the final answer of a completion; None if there is none, or if the chain of thought has not ended.
 
-    The final answer is the last <answer> block. A completion without such a block has its final answer in the text
-    after the chain of thought. Usually, the last boxed formula in this text is returned. For multiple-choice questions
-    and programs, and for every kind if the style allows answers of any form, all the text after the chain of thought
-    is returned, and the verifier looks for the answer there. Rewards also require the answer format
-    (`rule.given_answer`); the paper's evaluation does not.
+    The final answer is the content of the last <answer> block. If there is no such block, the final answer is taken
+    from the text after the chain of thought:
+
+    - For kinds whose answer must be boxed, such as "math", it is the last boxed formula in this text.
+    - For other kinds, such as multiple-choice questions and programs, it is this whole text, and the verifier looks for
+      the answer there. The same holds for every kind if `style` allows answers of any form.
+
+    Rewards also require the answer format (`rule.given_answer`). The paper's evaluation does not.
 
     Args:
         text: the completion.
@@ -73,9 +76,9 @@ def extract_final_answer(text: str, kind: str, style: str = "r1") -> str | None:
 
 
 def announced_job(text: str, example: Mapping, style: str = "r1") -> tuple[str, str, Mapping] | None:
-    """Returns the job (kind, text, mapping) with which a verifier in the pool judges a completion's final answer.
+    """Returns the job for the verifier pool that judges the final answer of a completion.
 
-    Returns None if the completion has no final answer, or if the kind of the question has no verifier.
+    `extract_final_answer` finds the answer, which need not have the format that rewards require.
 
     Args:
         text: the completion.
@@ -86,7 +89,7 @@ def announced_job(text: str, example: Mapping, style: str = "r1") -> tuple[str, 
         (kind, text, mapping): the kind of question, such as "math"; the text to grade; and the mapping from which the
         verifier takes the right answer, made by `kinds.example_of`. The text is the final answer in <answer> tags. If
         there are no tags and the verifier looks for a box itself (`Kind.reads_boxes`), the text is all that follows the
-        chain of thought.
+        chain of thought. None if the completion has no final answer, or if the kind of question has no verifier.
     """
     kind = example["kind"]
     given = extract_final_answer(text, kind, style) if KINDS[kind].verifier else None

@@ -2,9 +2,9 @@
 
 A preference is a pair of a chosen and a rejected completion, or a single completion with a label.
 
-Log-probabilities [N] are sums over a completion's tokens, in nats; docstrings say where they are means instead. The
-formula in a docstring is the value of one pair or completion. The loss is Σ w·value, where w is `weight`, by default
-1/N. So losses of micro-batches add up.
+Log-probabilities [N] are sums over a completion's tokens, in nats. If a function takes means instead, its docstring
+says so. The formula in a docstring is the value of one pair or completion. The loss is Σ w·value, where w is `weight`,
+by default 1/N. So losses of micro-batches add up.
 
 Each function also returns weighted sums to log. "reward/chosen", "reward/rejected" and "reward/margin" sum w times the
 implicit reward, which is β log(π/π_ref), or β log π without a reference policy. "accuracy" sums w over the pairs whose
@@ -140,8 +140,8 @@ def kto_loss(
         desirable: [N] bool, the labels.
         baseline: scalar, an estimate of KL(π ‖ π_ref), such as `mismatched_kl` returns.
         beta: β.
-        weights: λ_D of desirable and λ_U of undesirable completions. The paper recommends keeping the total λ_D of all
-            desirable completions between 1 and 4/3 times the total λ_U of all undesirable completions.
+        weights: λ_D of desirable and λ_U of undesirable completions. For n_D desirable and n_U
+            undesirable completions, the paper recommends that λ_D n_D / (λ_U n_U) lie between 1 and 4/3.
         weight: [N] w; None means 1/N.
 
     Returns:

@@ -28,14 +28,16 @@ LATENT_EPS = 1e-6  # of the norms inside latent attention; DeepSeek's code ignor
 
 
 class How(NamedTuple):
-    """Settings of one layer's attention scores, cap(q·k · scale), over the keys less than `window` positions back.
+    """Settings of one layer's attention scores, cap(q·k · scale).
+
+    A query reads the keys less than `window` positions back.
 
     Attributes:
         positions: [.., Q] positions of the queries.
         scale: factor on q·k.
         cap: soft cap of the scores (`soft_cap`); 0 for none.
-        window: the number of positions that a query reads: its own, and those just before; None for no limit. Inside a
-            scan over layers that differ, `window` is an array, in which 0 means no limit.
+        window: the number of positions that a query reads, its own included. None means no limit. Inside a scan over
+            layers with different windows, `window` is an array, in which 0 means no limit.
         values: if v is None, how many of the first elements of a key serve as its value.
     """
 
@@ -156,10 +158,10 @@ Rows = Callable[[Array, Array, Array, Array], Array]
 
 
 def compute_in_float64(attention: Rows) -> Rows:
-    """Wraps a function of (q, k, v, mask) so that it computes in float64 and rounds its result once to q's dtype.
+    """Returns `attention` as a function that computes in float64. The result is rounded once, to the dtype of q.
 
-    The gradient is still computed in the dtype of q. In float32, the scores of a head with large scores carry rounding
-    errors of 1e-6 that differ between compiled programs, and later layers may amplify these errors.
+    In float32, the scores of a head with large scores carry rounding errors of 1e-6. These errors differ between
+    compiled programs, and later layers may amplify them. The gradient is still computed in the dtype of q.
     """
 
     @jax.custom_vjp

@@ -6,7 +6,7 @@ LADDER = 2  # factor by which the number of rows shrinks, and the time axis grow
 
 
 def rung(value: int, least: int) -> int:
-    """Returns `value` rounded up to a size of the form `least`·LADDERⁱ, i = 0, 1, 2 .."""
+    """Returns `value` rounded up to one of the sizes `least`·(1, 2, 4, 8 ..), the powers of `LADDER`."""
     while least < value:
         least *= LADDER
     return least

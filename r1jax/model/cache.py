@@ -27,13 +27,15 @@ from r1jax.sharding import ROWS, fit
 class Sharing(NamedTuple):
     """Says which row reads which entry (cached text) of a `Segment`, after finished rows were dropped.
 
-    All entries were kept, and none was copied. To read each entry only once, attention is computed on an array with r
-    places for each entry. The rows that read the entry are copied to its places. Indices count within a shard of rows.
+    When rows are dropped, the entries stay as they were. To read each entry only once, attention is computed on an
+    array with r places for each entry: places 0..r-1 belong to entry 0, the next r places to entry 1, and so on. Each
+    row is copied to a place of the entry that it reads. Rows, places and entries are counted within a shard, which has
+    n rows and p entries.
 
     Attributes:
-        readers: [shards, p·r] the index of the row in each place, for the p entries of a shard. An empty place has the
-            index of any row, and its result is not used.
-        place: [shards, n] the index of the place of each row, for the n rows of a shard.
+        readers: [shards, p·r] for each place, the index of the row in this place. For an empty place, the index is that
+            of any row, and the place's result is not used.
+        place: [shards, n] for each row, the index of its place.
     """
 
     readers: Array

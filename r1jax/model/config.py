@@ -113,8 +113,8 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.heads % self.kv_heads:
             raise ValueError(
-                f"heads={self.heads} is not a multiple of kv_heads={self.kv_heads}: "
-                "every key head serves heads/kv_heads query heads"
+                f"heads={self.heads} must be a multiple of kv_heads={self.kv_heads}, because every key head serves "
+                "heads/kv_heads query heads"
             )
         if self.rope_width % 2:
             raise ValueError(
@@ -152,7 +152,7 @@ class ModelConfig:
 
     @property
     def groups(self) -> tuple[Group, ...]:
-        """The layers as runs of layers with equal shapes, in order. `params["layers"]` has an entry for each group."""
+        """The groups of consecutive layers with equal shapes, in order. `params["layers"]` has an entry for each."""
         if not self.experts:
             return (Group("dense", 0, self.layers),)
         first = min(self.experts.dense_layers, self.layers)

@@ -131,10 +131,11 @@ def visit(
 ) -> Float[Array, "M D"]:
     """Sends every token through its experts. Returns, for each token, the sum of the experts' outputs times the gates.
 
-    Runs on the ambient mesh (`jax.set_mesh`) if there is one. The shards of experts exchange their tokens. Each shard
-    sorts the tokens by expert, and processes the tokens that chose its experts. The results are summed and sent back.
-    So the weights of an expert stay on their devices, and no token is dropped, however unevenly the experts are chosen.
-    Tokens are exchanged in pieces, because a device needs room for all tokens of one exchange.
+    Runs on the ambient mesh (`jax.set_mesh`) if there is one. Each shard of the mesh axis `expert` holds some of the
+    experts. The shard gathers the tokens of all these shards, sorts the tokens by expert, and computes the outputs of
+    its own experts. Then the outputs are summed over the shards, and each shard gets the sums for its own tokens. So
+    the weights of an expert stay on their devices, and no token is dropped, however unevenly the experts are chosen.
+    Tokens are gathered in pieces, because a device needs room for all tokens that it gathers at once.
 
     Args:
         chosen: [M, k] experts of each token.

@@ -138,7 +138,10 @@ def read_segment(
 def mask_block(
     length: Int[Array, P], start: Int[Array, A], keys: Int[Array, S], slots: Int[Array, Q] | None, how: How
 ) -> Bool[Array, "B Q S"]:
-    """Returns a mask over given slots of a segment, [P or N, Q or 1, S]: True where a query reads the slot.
+    """Returns a mask over given slots of a segment: True where a query reads the slot.
+
+    The mask is [N, Q, S] for a layer with a window. Without a window it is [P, Q, S] if `slots` is given, else
+    [P, 1, S].
 
     Args:
         length: number of filled slots of each of the P entries of the segment.

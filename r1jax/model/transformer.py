@@ -64,11 +64,12 @@ PLAIN = Pass()
 class Block(nn.Module):
     """One layer: attention and feed-forward, each with an RMSNorm before it and a residual connection around it.
 
+    A call returns (output, what `attend` kept, experts that each token visited). The third result is None for a layer
+    without experts.
+
     Attributes:
         feed: feed-forward of the layer, "dense" or "experts".
         cached: whether keys and values come from a cache. Latent attention then takes its absorbed form.
-
-    A call returns the output; what `attend` kept; and the experts that each token visited, None without experts.
     """
 
     cfg: ModelConfig
@@ -153,7 +154,7 @@ def shapes(cfg: ModelConfig) -> dict:
 
 
 def attend_shape_only(q: Array, k: Array, v: Array | None, how: Any) -> tuple[Array, None]:
-    """Returns zeros of the right shape, and None: an `attend` for initialising parameters."""
+    """Returns (zeros with the shape of the attention output, None). Parameters are initialised with this `attend`."""
     return jnp.zeros((*q.shape[:-1], how.values if v is None else v.shape[-1]), q.dtype), None
 
 
@@ -173,9 +174,9 @@ def embed(
 def look_up(table: Float[Array, "V D"], tokens: Int[Array, "R S"], mesh: Mesh) -> Float[Array, "R S D"]:
     """Returns the embedding of each token. The table is split over the mesh, and the tokens over the mesh's row shards.
 
-    A device holds some columns of the table. It looks up the tokens of all shards of `fsdp`, and sends each shard the
-    columns of its tokens. If there are fewer tokens than rows of the table, this sends fewer bytes than sending
-    the whole table to every device.
+    The mesh axis `fsdp` splits the columns of the table. A device gathers the tokens of all shards of this axis, looks
+    up its own columns for them, and sends each shard the columns for that shard's tokens. If there are fewer tokens
+    than rows of the table, this sends fewer bytes than sending the whole table to every device.
     """
     rows = ROW_AXES if tokens.shape[0] % row_shards(mesh) == 0 else ()
     upright, across = fit_split(EMBEDDING, table.shape, mesh)
@@ -215,9 +216,9 @@ def forward(
         how: dtype, recomputation and mesh.
 
     Returns:
-        Final hidden states; what `attend` kept, a list with an entry for each group of layers, stacked over the layers
-        of the group; and the experts that each token visited in each layer with experts, None for a model without
-        experts.
+        (hidden, kept, visited). `hidden` is the final hidden states. `kept` is a list with an entry for each group of
+        layers: what `attend` kept, stacked over the layers of the group. `visited` is the experts that each token
+        visited in each layer with experts; None for a model without experts.
     """
     dtype, remat, mesh = how
     x = pin_rows(embed(cfg, params, tokens, dtype, mesh), mesh)
@@ -265,8 +266,9 @@ def step(
         attends: the `attend` of each layer.
 
     Returns:
-        Final hidden states; what each layer's `attend` kept, as a list; and the experts that each token visited in each
-        layer with experts, None for a model without experts.
+        (hidden, kept, visited). `hidden` is the final hidden states. `kept` is a list: what the `attend` of each layer
+        kept. `visited` is the experts that each token visited in each layer with experts; None for a model without
+        experts.
     """
     x = embed(cfg, params, tokens, dtype)
     far, near = turns(cfg, positions)

@@ -1,9 +1,9 @@
 """Generates pre-training documents of the nano world.
 
 Document i of a seed is a pure function of (seed, i). Most documents are a question with a solution, which may be right
-or wrong. Several prompt templates ("wrappers") surround the question, and some solutions break the answer format. The
-rest are drills (lines of single arithmetic steps), pairs of questions answered in the same manner, and rewritten texts:
-a chain of thought in one language, or a short solution.
+or wrong. The question stands in one of several prompt templates (`WRAPPERS`), and some solutions break the answer
+format. The other documents are drills (lines of single arithmetic steps), pairs of questions answered in the same
+manner, and rewritten texts. A rewritten text is a chain of thought in one language, or a short solution.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
 """Generates data for reward models: preference pairs of replies to nano's general prompts, and safety labels.
 
 The paper asks a judge four times about each pair, in random order, and averages the verdicts. A pair is kept if the
-absolute value of its mean verdict is above 1, and if chosen and rejected replies stay comparably long. This module does
-the same with a simulated annotator. The annotator prefers the reply whose content is right, as the generator knows. The
-annotator also likes up to two stock phrases, slightly prefers the reply that is read first, and makes random errors.
-The annotator ignores that padding is a nuisance: the true worth (`general.helpful`) falls by a quarter for every stock
-phrase after the first. So a reward model trained on these pairs learns which replies are right, and also that stock
-phrases please the annotator. A policy that is optimised long enough exploits this liking.
+absolute value of its mean verdict is above 1. Pairs are also selected so that all chosen replies together are about as
+long as all rejected replies together. This module does the same with a simulated annotator. The annotator prefers the
+reply whose content is right, as the generator knows. The annotator also likes up to two stock phrases, slightly prefers
+the reply that is read first, and makes random errors. The annotator ignores that padding is a nuisance: the true worth
+(`general.helpful`) falls by a quarter for every stock phrase after the first. So a reward model trained on these pairs
+learns which replies are right, and also that stock phrases please the annotator. A policy that is optimised long enough
+exploits this liking.
 
 Source: Nature 2025, Methods (reward models). The values of the five verdicts are not published; here they are ±2, ±1
 and 0.

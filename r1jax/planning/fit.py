@@ -58,9 +58,9 @@ def search(choices: Choices, peak: Peak, mesh: str, usable: float) -> list[Setti
     """Returns the settings that fit, in the order of `choices`: training all parameters comes first, then adapters.
 
     For each rank, the settings go from many packed rows to few. A setting with fewer rows is returned only if it
-    needs less memory than the settings with more rows. Each setting has the largest wave that fits.
-    This wave is searched first, with the fewest packed rows. It also serves more packed rows, because sampling and
-    updates never need their memory at the same time.
+    needs less memory than the settings with more rows. All settings of a rank have the same wave: the largest wave that
+    fits together with the fewest packed rows. More packed rows need no smaller wave, because sampling and updates never
+    need their memory at the same time.
 
     Args:
         choices: the values to try.

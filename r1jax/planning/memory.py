@@ -72,14 +72,13 @@ def count_placed(tree: Any, mesh: AnyMesh, axes: tuple[str, ...] = AXES) -> int:
 def whole(dimension: int, mesh: AnyMesh, axis: str) -> int:
     """Returns the number of parts into which the mesh axis `axis` splits a dimension of size `dimension`.
 
-    It is 1 if the size of the axis does not divide `dimension`, because the dimension then stays whole.
+    Returns 1 if the size of the axis does not divide `dimension`, because the dimension then stays whole.
     """
     return mesh.shape[axis] if dimension % mesh.shape[axis] == 0 else 1
 
 
 def pass_bytes(cfg: ModelConfig, mesh: AnyMesh, shape: Shape) -> dict[str, float]:
-    """Returns {description: bytes on one device} of what a pass over packed rows holds besides parameters and gradient
-    sums.
+    """Returns {description: bytes on one device} of a pass over packed rows, without parameters and gradient sums.
 
     `held_bytes` also counts parameters and gradient sums.
     """

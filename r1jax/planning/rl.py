@@ -190,13 +190,14 @@ def cache_bytes(cfg: ModelConfig, mesh: AbstractMesh, rows: int, questions: int,
 
 
 def round_cache_bytes(cfg: ModelConfig, recipe: RLRecipe, mesh: AbstractMesh, mean: int) -> float:
-    """Returns the largest number of bytes that keys and values take on one device, also for a round sampled in waves.
+    """Returns the largest number of bytes that keys and values take on one device while a round is sampled.
 
-    A row of a wave is assumed to be twice as long as the mean, because up to half of the rows may be long completions
-    that an earlier wave left unfinished. `rl.memory.fitting_rows` assumes the same.
+    A round may be sampled in waves (--wave-rows). The mean length of the rows of a wave is assumed to be 2 · `mean`,
+    because up to half of these rows may be long completions that an earlier wave left unfinished.
+    `rl.memory.fitting_rows` assumes the same.
 
     Args:
-        mean: mean tokens of a completion.
+        mean: mean number of tokens of a completion.
     """
     rows = recipe.questions_per_round * recipe.group_size
     every = cache_bytes(cfg, mesh, rows, recipe.questions_per_round, mean)

@@ -31,8 +31,8 @@ class Device(NamedTuple):
         bandwidth: bytes/s that are read from memory.
         flops: FLOP/s of large matrix products.
         rates: pairs (rows, FLOP/s of matrix products with this number of rows), in rising order of rows. They describe
-            devices on which products of few rows are slow even if reading the weights is free. If empty, `flops` holds
-            for all numbers of rows.
+            devices such as CPUs, on which products of few rows reach fewer FLOP/s than `flops`, even if reading the
+            weights is free. If `rates` is empty, `flops` holds for all numbers of rows.
     """
 
     memory: float
@@ -251,7 +251,9 @@ def mfu(
 
 
 def ceiling(devices: Sequence[jax.Device]) -> Device | None:
-    """Returns the limits of one device; None for an accelerator that `DEVICES` lacks. All `devices` must be equal.
+    """Returns the limits of one of `devices`, which must all be of the same kind.
+
+    Returns None for an accelerator that `DEVICES` lacks.
 
     The limits of accelerators come from `DEVICES`. The limits of CPUs are measured, which takes a second.
     """

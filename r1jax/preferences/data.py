@@ -131,8 +131,9 @@ def read_reply(value: Any, problem: Any, where: str) -> tuple[str, str]:
         raise ValueError(f"{where} is {value!r:.60}; give a text, or messages that end with the assistant's reply")
     if len(before) != 1 or not is_message(before[0], "user"):
         raise ValueError(
-            f"{where} follows {len(before)} messages; it must follow one message of the user, which --template turns "
-            "into the prompt. Give all that comes before the reply as one text, in `problem`"
+            f"{where} follows {len(before)} messages. A completion must follow exactly one message of the user. "
+            "--template turns this message into the prompt. Give all that comes before the completion as one text, in "
+            "`problem`"
         )
     return before[0]["content"], said
 

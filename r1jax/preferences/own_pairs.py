@@ -93,7 +93,8 @@ def collect_pairs(options: RunOptions, collecting: Collecting) -> Path:
         The path of pairs.jsonl, whose lines are {problem, chosen, rejected, reward}.
 
     Raises:
-        ValueError: a flag, file or checkpoint cannot be used, or the completions of no question differ in reward.
+        ValueError: a flag, file or checkpoint cannot be used, or there are fewer than two questions whose completions
+            differ in reward.
     """
     c = collecting
     kept = ("prompts", "reward", "seed", "template", "system_prompt", "answers", "think", "column", "weights", "mesh")
@@ -139,9 +140,10 @@ def collect_pairs(options: RunOptions, collecting: Collecting) -> Path:
 
 
 def make_score(reward_model: str, terms: Sequence[custom.Term], style: str, mesh: Mesh, pool: Pool) -> Score:
-    """Returns a function `(texts, examples) -> rewards`. The reward of a completion without a verdict is None.
+    """Returns a function `(texts, examples) -> rewards`, with a reward for each completion in `texts`.
 
-    Every process must call this function.
+    With `terms`, a reward is None if judging the completion failed, for example because a verifier ran out of time.
+    Every process must call `make_score`.
 
     Args:
         reward_model: the directory of a helpful reward model; "" uses `terms` instead.
@@ -182,11 +184,11 @@ def lines_of(wave: Wave, score: Score) -> list[dict]:
 
 
 def choose_pairs(records: Sequence[Mapping]) -> list[dict]:
-    """Returns the pair {problem, chosen, rejected} of each question whose completions differ in reward.
+    """Returns the pair {problem, chosen, rejected, reward} of each question whose completions differ in reward.
 
-    `chosen` has the highest reward of the question, and `rejected` the lowest. Among completions of equal reward, the
-    first is taken. Completions without a reward are left out. Completions that were cut off are left out too, because
-    they lack the stop token that training adds.
+    `chosen` has the highest reward of the question, and `rejected` the lowest. `reward` is the list of these two
+    rewards. Among completions of equal reward, the first is taken. Completions without a reward are left out.
+    Completions that were cut off are left out too, because they lack the stop token that training adds.
 
     Args:
         records: lines of samples.jsonl.

@@ -36,9 +36,9 @@ class PreferenceRecipe:
     grad_clip: float
     """Gradients are clipped to this global norm."""
     max_tokens: int
-    """Most tokens of a prompt with both completions. Longer items are left out."""
+    """Maximum length of an item, a prompt with both completions, in tokens. Longer items are left out."""
     batch_rows: int
-    """Items of one micro-batch, a multiple of the mesh's row shards."""
+    """Items of one micro-batch: a multiple of the mesh's row shards (data·fsdp·expert of --mesh)."""
     remat: str
     """What the backward pass recomputes: none (nothing), dots (all but attention and products with weights) or full
     (all but attention)."""

@@ -121,9 +121,9 @@ def make_reference(
 ) -> Callable[[Sequence[Item]], np.ndarray] | None:
     """Returns a function that computes Σ log π_ref of both completions of each of N items, [N, 2].
 
-    The function is called before the first step. There is no function (None) if the loss has no reference policy, or
-    if --reference=each computes the sums at every step. There is none either if the loss learns from labelled
-    completions: the second completion in a row then belongs to another item, which changes with the step.
+    The function is called before the first step. Instead of a function, returns None if the loss has no reference
+    policy, or if --reference=each computes the sums at every step. Also returns None if the loss learns from labelled
+    completions. The second completion in a row then belongs to another item, and this item changes with the step.
 
     Args:
         params, frozen: trained and frozen parameters (`lora.partition`) that the run starts from; together they are
@@ -175,8 +175,8 @@ def measure(learner: Learner, params: dict, batch: PairBatch, share: float) -> d
 
     Args:
         params: all parameters of the model.
-        share: number of items of the whole batch, of which `batch` is one micro-batch, divided by the number of all
-            held-out items. Summed over all micro-batches, the results are then means over the held-out items.
+        share: fraction of all held-out items that the whole batch holds. `batch` is one micro-batch of this whole
+            batch. With this factor, the results summed over all micro-batches are means over the held-out items.
     """
     loss, figures = learner.forward(params, batch)
     return {name: value * share for name, value in (figures | {"loss": loss}).items()}

@@ -21,10 +21,10 @@ WIDTH, HEIGHT, APART, DOWN, LEFT, TOP, RIGHT = 150, 66, 206, 108, 2, 14, 30
 
 
 class Node(NamedTuple):
-    """A box of the drawing: a stage or another set of weights.
+    """A box of the drawing: a stage, a reward model, or other weights, such as the base model.
 
     Attributes:
-        key: the stage's folder; for other weights, `Edge.source`.
+        key: the folder of the stage or reward model. For other weights, `Edge.source`: "" is the base model.
         name: the box's first line.
         place: (column, row) of the box in the drawing.
         under: the box's second line.
@@ -163,9 +163,10 @@ def _box(node: Node) -> str:
 
 
 def graph(stages: Stages) -> str:
-    """Returns, as HTML, a drawing of which stage was made from which, and warnings if parents' hashes disagree.
+    """Returns, as HTML, a drawing of which stage was made from which, with warnings below it.
 
-    Returns an empty text if there are no stages.
+    A warning names a parent for whose weights the manifests give different hashes. Returns an empty text if there are
+    no stages.
     """
     found, outside = edges(stages)
     nodes = _nodes(stages, found, outside)

@@ -1,4 +1,8 @@
-"""Draws charts of all stages on one time axis, and charts of reward models against the truth: `stage_curves`."""
+"""Draws charts of all stages on one time axis: `stage_curves`.
+
+A stage whose rewards come from reward models gets two more charts. One shows these rewards. The other shows the true
+worth of held-out replies, which the generator of the prompts knows.
+"""
 
 from __future__ import annotations
 

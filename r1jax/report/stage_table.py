@@ -54,9 +54,9 @@ class Row(NamedTuple):
 
 
 def rows_of(stages: Stages) -> list[Row]:
-    """Returns the rows of the table in stages.json. Entries that cannot be read are left out.
+    """Returns the rows of the table of results, from the entry "table" of stages.json.
 
-    A value without an interval gets an interval of zero width.
+    Entries that cannot be read are left out. A value without an interval gets an interval of zero width.
     """
     found = []
     for entry in stages.table:
@@ -88,8 +88,8 @@ def blocks_of(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
 def mean_of(cells: Sequence[tuple[float, float, float]]) -> tuple[float, float, float]:
     """Averages results that were measured on different problems. Returns (mean, low, high).
 
-    With n results, the returned mean − low is √(sum of (mean − low)² over the results) / n. The returned high − mean
-    is computed in the same way.
+    The returned low is mean − √(Σ dᵢ²) / n for n results, where dᵢ is mean − low of result i. The returned high is
+    computed in the same way.
 
     Args:
         cells: (mean, low, high) of each result, where [low, high] is the interval.
@@ -249,7 +249,8 @@ def _paper(paper: Mapping[str, Mapping], names: Sequence[str]) -> str:
 def headline(stages: Stages) -> str:
     """Returns, as HTML, one tile per measured quantity, such as pass@1.
 
-    A tile shows the change from the base model to R1, or to the last measured stage, and a small curve over the stages.
+    A tile compares the first and the last measured stage on the way from the base model to R1. A small curve shows all
+    measured stages on this way. Distilled students and further base models are left out.
     """
     line = [part.name for part in stages.parts[:1]]  # the base; further bases are left out
     line += [part.name for part in stages.parts[1:] if part.folder and not part.folder.startswith("distill")]

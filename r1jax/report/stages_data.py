@@ -86,7 +86,7 @@ def load_stages(workdir: str | os.PathLike[str]) -> Stages:
     try:
         document = json.loads((home / STAGES_FILE).read_text("utf-8"))
     except FileNotFoundError:
-        raise ValueError(f"{home} holds no {STAGES_FILE}: name the --workdir of python -m experiments.r1") from None
+        raise ValueError(f"{home} holds no {STAGES_FILE}: give the --workdir of python -m experiments.r1") from None
     except ValueError as error:
         raise ValueError(f"{home / STAGES_FILE} is not JSON ({error}): run experiments.r1 again to write it") from None
     if not isinstance(document, dict):

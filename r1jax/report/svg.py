@@ -67,7 +67,10 @@ def ticks(low: float, high: float, about: int = 4, whole: bool = False) -> list[
 
 
 def number(value: float) -> str:
-    """Formats a number with about three significant digits, as the page's script does under the pointer."""
+    """Formats a number with about three significant digits.
+
+    The page's script formats the numbers under the pointer in the same way.
+    """
     size = abs(value)
     if size == 0:
         return "0"
@@ -241,9 +244,9 @@ def chart(
         series: the curves, with at least one value among them.
         caption: the words of the chart.
         x_high: last step of the horizontal axis, common to all charts of a page; the first step is 0.
-        share: whether the values are shares. The vertical axis then runs from 0 to 1 if the largest share exceeds 0.4.
-        from_zero: whether the vertical axis includes 0 if all values have the same sign.
-        log: whether the vertical axis is logarithmic if all values are positive.
+        share: whether the values are shares. For shares, the vertical axis runs from 0 to 1 if the largest exceeds 0.4.
+        from_zero: whether to extend a linear vertical axis to 0.
+        log: whether to make the vertical axis logarithmic. If a value is 0 or less, the axis is linear all the same.
         large: whether the chart is two columns wide.
     """
     title, unit, note, word = caption

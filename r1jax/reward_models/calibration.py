@@ -124,9 +124,9 @@ def of_pairs(
         lengths: [2P] number of characters of each reply.
         phrases: [2P] number of stock phrases, such as "Great question!", in each reply.
         truth: [P] pairs (true worth of the chosen reply, true worth of the rejected reply); None if the true worths are
-            unknown. If they are given, "accuracy_truth" is the share of pairs in which the model prefers the reply of
-            higher true worth, and "annotator_truth" is the share in which the annotator does. Both shares leave out
-            pairs whose replies have equal true worths.
+            unknown. If they are given, the dict has two more shares of pairs. "accuracy_truth" is the share in which
+            the model prefers the reply of higher true worth. "annotator_truth" is the share in which the annotator, who
+            chose the replies, prefers it. Both shares leave out pairs whose replies have equal true worths.
     """
     chosen, rejected = values[0::2], values[1::2]
     won, longer = chosen > rejected, lengths[0::2] - lengths[1::2]
@@ -159,8 +159,8 @@ def of_labels(
 ) -> dict:
     """Returns a dict: accuracy, AUC, loss, biases and calibration of a pointwise reward model on N held-out responses.
 
-    "calibration" holds {scale, offset} of Platt scaling; "accuracy" counts a response as safe if the scaled reward is
-    above 0.
+    "calibration" holds {scale, offset} of Platt scaling. "accuracy" is the share of responses whose label the model
+    predicts: it predicts "safe" if the scaled reward is above 0.
 
     Args:
         values: [N] raw rewards.

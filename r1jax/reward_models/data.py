@@ -29,7 +29,7 @@ def judgements(kind: str, seed: int, counts: tuple[int, int], data: str, sampled
 
     Args:
         kind: "helpful" (pairs) or "safety" (labels).
-        seed: seed of the generated items, or of the choice of a file's held-out items.
+        seed: seed of the generated items. With `data`, the seed that chooses the held-out items of the file.
         counts: (number of training items, number of held-out items). With `sampled`, each number may double, because
             items of sampled replies are added. With `data`, only the second number is used: all items that are not held
             out are trained on.
@@ -61,9 +61,9 @@ def judgements(kind: str, seed: int, counts: tuple[int, int], data: str, sampled
 
 
 def of_nano(record: Mapping) -> bool:
-    """Returns whether a record's prompt is a general prompt of nano: `nano.general` knows the right replies to it.
+    """Returns whether a record's prompt is one of the general prompts that `nano.general` generates.
 
-    A record is a sampled reply with its prompt.
+    The right replies to these prompts are known. A record is a sampled reply with its prompt.
     """
     return record.get("task") == "general" and isinstance(record.get("gold"), Mapping)
 

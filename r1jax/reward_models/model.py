@@ -146,8 +146,8 @@ def rewards(
 
     Args:
         how: dtype, recomputation and mesh of the forward pass.
-        row_shards: number of shards over which the rows are divided; in each shard, attention takes one row after
-            another. If None, attention takes all rows at once.
+        row_shards: number of shards over which the rows are divided. Within a shard, attention processes one row after
+            another. If None, attention processes all rows at once.
     """
     slots = texts.tokens.shape[1]
     positions = jnp.broadcast_to(jnp.arange(slots), texts.tokens.shape)
@@ -223,9 +223,9 @@ def pointwise(values: Float[Array, "R"], batch: Judged) -> tuple[Array, dict[str
 
 @functools.cache
 def judged_loss(judge: Callable[[Array, Judged], tuple[Array, dict[str, Array]]]) -> Loss:
-    """Returns the `Learner.loss` of a reward model on `Judged` micro-batches.
+    """Returns the loss function of a reward model, to be used as `Learner.loss`. Its batches are `Judged`.
 
-    The result is cached, so that equal losses share one compiled update.
+    The result is cached: the same `judge` gives the same function, so that learners share one compiled update.
 
     Args:
         judge: `pairwise` or `pointwise`: a function (rewards [R] of R texts, their micro-batch) -> (sum of losses,

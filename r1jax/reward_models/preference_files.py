@@ -116,8 +116,8 @@ def replies(item: Mapping, kind: str) -> tuple[str, ...]:
 def split_by_problem(items: Sequence[dict], held_out: int, seed: int) -> tuple[list[dict], list[dict]]:
     """Splits items by problem into (training items, held-out items).
 
-    All items of a problem go to the same side. At most `held_out` items and at most a fifth of all items are held out,
-    but always the items of at least one problem.
+    All items of a problem go to the same side. One random problem is always held out. Further problems are held out
+    only as long as at most `held_out` items, and at most a fifth of all items, are held out in total.
 
     Raises:
         ValueError: all items belong to one problem.

@@ -5,18 +5,20 @@
 
 FILE holds one JSON object per line, here called a row. The command prints one verdict per row, in the same order, with
 `reward`, `verdict`, `stage` (the step that decided) and `ms` (milliseconds), and with the row's `id` if it has one.
-KIND says how to grade, and which keys a row has:
+KIND says how to grade, and which keys a row has. Keys in square brackets are optional:
 
-    math       gold (the right answer, or a list of right answers, each accepted), pred (the model's text)
-    extract    text, rule: auto (default), boxed, answer_tag, hash; the verdict has `extracted`, the answer found
-    countdown  numbers, target, pred
-    choice     gold, pred
-    format     completion, style: r1_zero (default), r1; prefilled_think: false (default), true; think: none
-    language   cot, target
-    code       program, mode: stdin, function; entry, tests: [[input, output], ...], limits, score: all (default),
-               fraction
-    instructions  instructions: [name, ...], kwargs: [{...}, ...] as in IFEval, pred
-    proof      backend: coq, lean4, metamath; preamble, goal, proof, allowed_axioms
+    math          gold (the right answer, or a list of right answers, each accepted), pred (the model's text)
+    extract       text, [rule] (auto, boxed, answer_tag or hash; default auto). The verdict has `extracted`, the answer
+                  found
+    countdown     numbers, target, pred
+    choice        gold, pred
+    format        completion, [style] (r1_zero, r1, think_any, tags, boxed or any; default r1_zero),
+                  [prefilled_think] (true or false; default false), [think] (none)
+    language      cot, target
+    code          program, tests (a list of [input, output] pairs), [mode] (stdin or function), [entry], [limits],
+                  [score] (all or fraction; default all)
+    instructions  instructions (a list of names), kwargs (a list of objects), both as in IFEval, pred
+    proof         backend (coq, lean4 or metamath), goal, proof, [preamble], [allowed_axioms]
 
 Programs and proofs are graded in parallel, one per core; `ms` is the time of the check alone, without waiting.
 

@@ -50,10 +50,15 @@ def verify(text: str, example: Mapping) -> Verdict:
     """Returns reward 1 if the text names the right option letter and no other letter, else 0.
 
     `format.graded` selects the part of the text to grade. The letters are read from one place in this part, the first
-    of these that exists: the boxes (no letter if the last box is cut off); the whole part, if it is one option ("B",
-    "(b)", "B. 42"); statements ("the answer is B", "故选B"); the last line, if it is one option; all letters that
-    are mentioned, if the part is short and has no negation. If the place names several different letters, the text is
-    wrong.
+    of these that exists:
+
+    1. the boxes; a last box that is cut off means that there is no letter
+    2. the whole part, if it is one option ("B", "(b)", "B. 42")
+    3. statements ("the answer is B", "故选B")
+    4. the last line, if it is one option
+    5. the whole part with all letters that it mentions, if it is short and has no negation
+
+    If this place names several different letters, the text is wrong.
 
     Args:
         example: a mapping. `gold` is the right option letter, brackets allowed. `lenient` is as in `format.graded`.

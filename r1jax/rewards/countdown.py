@@ -42,7 +42,10 @@ _BINDS = {"(": 0, "+": 1, "-": 1, "*": 2, "/": 2, "sign +": 3, "sign -": 3}
 
 
 class _Unreadable(Exception):
-    """Stops the parsing of an answer that is not an expression. `verify` uses the message as `Verdict.stage`."""
+    """Stops the parsing of an answer that is not an expression.
+
+    The message, up to the colon if it has one, becomes `Verdict.stage`.
+    """
 
 
 def verify(text: str, example: Mapping) -> Verdict:
@@ -54,8 +57,9 @@ def verify(text: str, example: Mapping) -> Verdict:
     is the expression itself, so a majority vote counts two different expressions with the same value as two answers.
 
     Args:
-        example: `numbers` and `target`, at the top level or under `gold`; integers, decimals, or strings that hold such
-            numbers. `lenient`: True to find the answer of a badly formed text by `format.lenient_answer`.
+        example: a mapping with `numbers` and `target`, at the top level or under `gold`. Each number is an integer, a
+            decimal, or a string that holds such a number. If `lenient` is True, `format.lenient_answer` finds the
+            answer of a badly formed text.
     """
     check_arguments(text, example)
     start = time.perf_counter()

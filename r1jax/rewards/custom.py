@@ -50,8 +50,9 @@ class Term(NamedTuple):
     Attributes:
         name: "accuracy", "format", "language", or the name of the function.
         weight: the factor of the term in the sum.
-        path, sha256, function: the file that holds the function, the file's hash, and the function; "", "" and None for
-            a built-in part.
+        path: the file that holds the function; "" for a built-in part.
+        sha256: the hash of this file; "" for a built-in part.
+        function: the function; None for a built-in part.
     """
 
     name: str

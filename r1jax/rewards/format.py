@@ -39,12 +39,18 @@ STYLES = {
 
 
 def verify(text: str, example: Mapping) -> Verdict:
-    """Returns reward 1 if the completion is well formed, else reward 0. The verdict's `stage` then says what is wrong.
+    """Returns reward 1 if the completion is well formed, else reward 0.
 
-    r1_zero: one think block, then one answer block, neither blank, with only white space before, between and after
-    them. r1, think_any: one think block, then a summary that is not blank. tags: one answer block, not blank.
-    boxed: a box. any: a text that is not blank. If the example has `think: none`, the think block must
-    exist and be blank.
+    If the reward is 0, the verdict's `stage` says what is wrong. The styles require:
+
+        r1_zero         one think block, then one answer block, neither blank; only white space before, between and
+                        after them
+        r1, think_any   one think block at the beginning, then a summary, neither blank
+        tags            one answer block that is not blank
+        boxed           a box
+        any             a text that is not blank
+
+    If the example has `think: none`, the think block of the first three styles must be blank.
 
     Args:
         example: `style` (a key of `STYLES`, "r1_zero" by default), `prefilled_think` (True if the prompt already

@@ -29,11 +29,12 @@ _ABBREVIATIONS = re.compile(r"\b(?:Mr|Mrs|Ms|Dr|Prof|St|vs|etc|e\.g|i\.e|[A-Z])\
 def verify(text: str, example: Mapping) -> Verdict:
     """Returns reward 1 if a completion follows all its instructions, else 0.
 
+    If the example's `score` is "fraction", the reward is the share of instructions that the completion follows. The
+    verdict's `stage` names the first instruction that the completion does not follow.
+
     Args:
         example: a mapping with keys as in IFEval. `instructions` lists names such as "keywords:existence". `kwargs`
-            lists a mapping of arguments for each name. `score` is "all" (default), or "fraction" if the reward is to be
-            the share of instructions that are followed. The verdict's `stage` names the first instruction that is not
-            followed.
+            lists a mapping of arguments for each name. `score` is "all" (default) or "fraction".
     Raises:
         TypeError: the text is not a string or the example not a mapping.
     """

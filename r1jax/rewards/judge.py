@@ -165,7 +165,7 @@ class Judge:
 
         Args:
             job: a dict {question, reply, reference} that the method `job` made.
-            known: maps the `key` of each job that has a verdict to the job's reward.
+            known: {key: reward} of the jobs that have a verdict. The method `key` returns a job's key.
         """
         if job["reply"] is None or ADDRESSES.search(job["reply"]):
             return 0.0
@@ -214,7 +214,7 @@ class Judge:
         said = self.ask(RUBRIC.format(reply=job["reply"], most=self.most, **words), code, deadline)
         score = said.get("score")
         if isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= self.most:
-            raise Unjudged(f"the score is {score!r}")
+            raise Unjudged(f"the score is {score!r}; it must be a number from 0 to {self.most}")
         return score / self.most
 
     def compare(self, job: Mapping[str, Any], deadline: float) -> float:

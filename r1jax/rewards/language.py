@@ -3,11 +3,20 @@ r"""Computes language consistency: the share of target-language words in a chain
 R1's reward is Num(Words_target) / Num(Words). The paper defines neither a word nor how to find the language of a word.
 Here:
 
-**Left out.** These are not counted: closed code fences and `inline code`; formulas between $ $, \( \), \[ \] or in an
-environment (but their \text and their Chinese, Japanese, Korean or Cyrillic letters are counted); LaTeX commands; tags;
-addresses; Latin, Greek and Cyrillic words of one letter (variables); such words that hold a digit, an underscore or an
-operator (x1, ab=cd); words of two or three ASCII capitals (ABC), unless they are common words; names of functions and
-units (sin, log, cm); and any such word directly before an opening bracket, as in len(x).
+**Left out.** These parts of a text are not counted:
+
+- code in closed code fences, and `inline code`
+- formulas between $ $, \( \) or \[ \] or in an environment, except their \text and their Chinese, Japanese, Korean and
+  Cyrillic letters
+- LaTeX commands, tags and addresses
+
+Of the Latin, Greek and Cyrillic words, these are not counted:
+
+- words of one letter (variables)
+- words that hold a digit, an underscore or an operator (x1, ab=cd)
+- words of two or three ASCII capitals (ABC), unless they are common words
+- names of functions and units (sin, log, cm)
+- words directly before an opening bracket, as in len(x)
 
 **Words.** The text is normalised to NFKC. In scripts written without spaces (Han, kana, Thai, Lao, Khmer, Burmese) each
 character is a word; in all other scripts each run of letters is a word, and an apostrophe or a hyphen ends the run. A
@@ -15,12 +24,14 @@ run that mixes Latin with Greek or Cyrillic (homoglyphs) is a word of no languag
 
 **Language.** All scripts but Latin determine the language: Han is zh, or ja in a sentence with kana. If several
 languages share a script (ru, uk, bg; ar, fa, ur; hi, mr) and the target is one of these languages, all words in this
-script count for the target. Latin words count for the language of their sentence. To find the language of a sentence,
-the module counts, for each language, how many of that language's common words (`words.COMMON`) occur in it. The
-sentence has the language with the largest count if this count is at least two. Otherwise the counts over the whole text
-decide by the same rule. If they do not decide either, the language is the target if the target is written in Latin
-letters, else en. There is one exception: two or more different words of a sentence count for another language if they
-are common words of that language only.
+script count for the target.
+
+**Latin words.** They count for the language of their sentence. To find the language of a sentence, the module counts,
+for each language, how many of that language's common words (`words.COMMON`) occur in the sentence. The language with
+the largest count wins if this count is at least two. Otherwise the counts over the whole text decide by the same rule.
+If they do not decide either, the language is the target if the target is written in Latin letters, else en. There is
+one exception: if a sentence has two or more different words that are common words of one other language only, these
+words count for that language.
 """
 
 from __future__ import annotations

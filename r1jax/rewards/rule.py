@@ -39,12 +39,12 @@ class Scores(NamedTuple):
 
 
 def given_answer(text: str, kind: str, style: str = "r1_zero", *, lenient: bool = False) -> str | None:
-    """Returns the answer in a completion, the text that a verifier grades; None if there is none.
+    """Returns the answer in a completion, which a verifier grades; None if the completion has no answer.
 
-    In R1-Zero's format the answer is the last `<answer>` block. In R1's format it is the last \\boxed{} of the summary
-    (the text after the thinking), or the whole summary if this kind of question has `boxed=False` in `kinds.KINDS`. In
-    a style with `answer="any"` it is the last `<answer>` block or, without one, the whole summary, in which the
-    verifier then looks for an answer.
+    In R1-Zero's format the answer is the last `<answer>` block. In R1's format the answer is the last \\boxed{} of the
+    summary (the text after the thinking). If this kind of question has `boxed=False` in `kinds.KINDS`, the answer is
+    the whole summary. In a style with `answer="any"` the answer is the last `<answer>` block. Without such a block, the
+    text to grade is the whole summary, in which the verifier looks for the answer.
 
     Args:
         kind: the kind of question, such as "math".
@@ -70,9 +70,13 @@ def accuracy_job(
 ) -> tuple[str, str, Mapping] | None:
     """Returns the job `(kind, text, example)` with which `Pool` grades the answer in a completion.
 
-    The job is the kind of question, the part of the completion to grade, and the gold answer for the verifier. Returns
-    None if the completion has no answer or several answer blocks, or if no verifier exists for this kind of question.
-    The verifier itself looks for a \\boxed{} inside an `<answer>` block, as with `python -m r1jax.rewards`.
+    In the job, `kind` is the kind of question, and `example` is the gold answer for the verifier. `text` is the answer,
+    put into an `<answer>` block. If the answer was not taken from such a block and the kind has `reads_boxes=True` in
+    `kinds.KINDS`, `text` is the whole summary. The verifier itself looks for a \\boxed{} inside an `<answer>` block, as
+    with `python -m r1jax.rewards`.
+
+    Returns None if the completion has no answer or several answer blocks, or if no verifier exists for this kind of
+    question.
 
     Args:
         example: the question, a row of a data set with `kind` and `gold`.
@@ -117,8 +121,8 @@ def accuracy(
         examples: the question of each completion, a row of a data set with `kind` and `gold`.
         style: the expected format, a key of `format.STYLES`.
     Returns:
-        ([N] the verdict's reward; nan for general prompts and for verdicts without a reward,
-        [N] bool: True for general prompts and for verdicts with a reward,
+        ([N] accuracy reward of each completion; nan for general prompts and for verdicts without a reward,
+        [N] bool, whether the completion is valid: True for general prompts and for verdicts with a reward,
         the N verdicts).
     """
     verdicts = verify(pool, texts, examples, style)
@@ -186,7 +190,7 @@ def score(
 def combine_parts(
     parts: Mapping[str, np.ndarray], weights: Mapping[str, float], valid: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns ([N] total reward, `valid` unchanged) of N completions.
+    """Returns the first two fields of `Scores` for N completions: ([N] total reward, `valid` as given).
 
     The total is the weighted sum of the parts; 0 where `valid` is False. A part that is nan adds 0.
 

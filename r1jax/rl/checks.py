@@ -349,7 +349,7 @@ def check_data(workdir: Path, options: RunOptions, before: Manifest | None, data
         began, now = (custom.format_terms(of.get("rewards")) for of in (before.data, data))
         raise ValueError(
             f"--workdir={workdir} holds a run that began with --reward={began}, and this command has --reward={now}. "
-            "Restore those functions, files and weights, or name a new directory with --workdir"
+            "Restore the functions, files and weights that it began with, or name a new directory with --workdir"
         )
     for name, what in (("sources", "rewards from "), ("preference_weight", "--preference-weight=")):
         if there.get(name) != here.get(name):

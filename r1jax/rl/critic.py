@@ -62,7 +62,7 @@ class Critic(Protocol):
     state: TrainState | None
 
     def start(self, params: dict, mesh: Mesh | None = None) -> TrainState | None:
-        """Returns the first train state.
+        """Returns the train state of the value network before its first step; None without a value network.
 
         Args:
             params: the policy's first parameters.
@@ -70,10 +70,15 @@ class Critic(Protocol):
         """
 
     def estimate(self, minibatches: list[list[Minibatch]], round_: Round) -> tuple[list[list[Minibatch]], Round]:
-        """Returns the minibatches and the round with the advantages of a value network."""
+        """Returns the minibatches and the round with the advantages that the value network estimates.
+
+        Without a value network, returns both unchanged.
+        """
 
     def learn(self, minibatch: list[Minibatch], figures: Mapping[str, jax.Array]) -> Mapping[str, jax.Array]:
-        """Takes an optimizer step of the value network. Returns the metrics of the step.
+        """Takes an optimizer step of the value network. Returns `figures` with the metrics of this step added.
+
+        Without a value network, only returns `figures`.
 
         Args:
             minibatch: the micro-batches of the step.
@@ -121,7 +126,8 @@ class ValueNetwork:
         The advantages of a round are normalised to mean 0 and variance 1 over its tokens; returns are not.
 
         Args:
-            minibatches: the optimizer steps of the round. The advantage of each token is its completion's reward.
+            minibatches: the optimizer steps of the round. On input, their `advantage` holds the reward of each token's
+                completion.
             round_: the round, with scores.
         """
         network, params = self._learner.network, self.state.params

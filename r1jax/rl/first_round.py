@@ -36,8 +36,10 @@ def first_lines(recipe: RLRecipe, options: RunOptions, policy: Policy, objective
 
 
 def warn_rate(recipe: RLRecipe, cfg: ModelConfig) -> str:
-    """Returns a warning if all parameters of a model larger than nano are trained at a learning rate meant for nano.
-    Otherwise returns "".
+    """Returns a warning if a larger model is trained at a learning rate for nano, the base that ships; else "".
+
+    The warning needs three things: --learning-rate is above `LARGE_RATE`, all parameters are trained (no LoRA), and the
+    vocabulary has at least `REAL_VOCABULARY` tokens.
     """
     if recipe.learning_rate <= LARGE_RATE or recipe.lora_rank or cfg.vocab_size < REAL_VOCABULARY:
         return ""

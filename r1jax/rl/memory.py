@@ -49,12 +49,13 @@ def choose_wave_rows(recipe: RLRecipe, cfg: ModelConfig, mesh: Mesh) -> int:
 
 
 def fitting_rows(recipe: RLRecipe, cfg: ModelConfig, mesh: Mesh, free: int) -> int:
-    """Returns how many rows fit into the memory of all devices at once, but at least one group plus the rows that
-    --carry-over keeps.
+    """Returns how many rows (completions) fit into the memory of all devices together.
 
-    A row is assumed to need a cache for a quarter of --max-tokens. This is twice the mean length that --dry-run
-    assumes, for two reasons: a full cache is doubled, and half of the rows may be long rows that earlier sampling left
-    unfinished.
+    Returns at least the rows of one group plus the rows that --carry-over keeps, even if these do not fit.
+
+    Each row is assumed to need a cache for a quarter of --max-tokens, twice the mean length that --dry-run assumes. The
+    factor of two has two reasons. A full cache is doubled. And half of the rows may be long rows that earlier sampling
+    left unfinished.
 
     Args:
         free: bytes that a device has left beside the trained policy.

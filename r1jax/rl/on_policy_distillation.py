@@ -70,9 +70,7 @@ def make_referee(teacher: Policy, params: dict, shown: str, mesh: Mesh) -> Calla
 
 
 def same_tokens(one: Policy, other: Policy) -> bool:
-    """Returns whether each token id of policy `other` has the same text for policy `one`, and is a stop token for both
-    or for neither.
-    """
+    """Returns whether `one` reads every token id of `other` as the same text, and both have the same stop tokens."""
     size = other.tokenizer.vocab_size
     return (
         one.cfg.vocab_size >= size

@@ -28,8 +28,8 @@ from r1jax.sampling.rollout import Rollout
 class RefilledRounds:
     """A `rounds.Sample` that replaces groups in which all completions have the same task reward.
 
-    Samples further questions in the same round for this. If a round finds too few groups with unequal task rewards, the
-    first groups with equal task rewards fill it up.
+    To replace them, samples further questions in the same round. If a round finds too few groups with unequal task
+    rewards, the first groups with equal task rewards fill it up.
 
     Args:
         setting: what sampling needs besides the parameters.

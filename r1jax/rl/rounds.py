@@ -34,16 +34,17 @@ class Round(NamedTuple):
         index: [B] index of each question in the stream of questions.
         scores: the rewards, [N], from `gather_scores`; None before scoring.
         advantages: [N]; None before scoring.
-        asked: [B] number of the round in which each question was first sampled. None without --carry-over, where
-            that is always this round.
+        asked: [B] number of the round in which each question was first sampled. None without --carry-over: then all
+            questions were first sampled in this round.
         waiting: number of groups that were unfinished at the end of the round.
         drawn: (prompt lengths, numbers of sampled tokens) of all rows that this round sampled, including rows that
             `rollout` lacks because their group is unfinished (--carry-over) or was replaced (--refill). None without
             these flags.
         sampled: number of groups that were sampled to find the groups of this round; None without --refill.
         number: number of the round, from 0.
-        step: number of optimizer steps that were done when this round began. `rollout.version` has this number for each
-            token, because the policy of an earlier round may have sampled the token.
+        step: number of optimizer steps that were done when this round began. With --carry-over, the policy of an
+            earlier round may have sampled some tokens. `rollout.version` then has, for each token, the optimizer step
+            of the policy that sampled the token.
         verdicts: the verification of the answers, which began while other rows were still being sampled. The reward
             uses `verdicts` in place of the pool of verifiers.
         began: when sampling began, in seconds of `time.monotonic`.

@@ -1,4 +1,4 @@
-"""Computes SHA-256 of files, which detects damage on disk, and of parameters, which identifies the weights of a run."""
+"""Computes SHA-256 of files, to detect damage on disk, and of parameters, to identify the weights of a run."""
 
 from __future__ import annotations
 

@@ -110,7 +110,9 @@ def parent_path(weights: str, found: Path) -> str:
 
 
 def size_of(options: RunOptions) -> int:
-    """Returns, for the policy that the flags name, the number of parameters in a token's matrix products.
+    """Returns `ModelConfig.matmul_params` of the policy that the flags name.
+
+    This is the number of parameters by which one token is multiplied in matrix products.
 
     Reads only the policy's config. Returns 0 if the config cannot be read; `load_policy` reports this error later.
 
@@ -284,7 +286,7 @@ def same_weights(began: Mapping[str, Any], now: Mapping[str, Any], params: dict)
         began: the entry `parent` of the run's manifest.
         now: the entry `parent` that a run would get if it began with the weights now on disk.
         params: the parameters in the weights now on disk. They are hashed with `params_sha256` only if the two entries
-            have different hashes: older manifests hold this hash for a Hugging Face directory.
+            have different hashes. For a Hugging Face directory, older manifests hold this hash of the parameters.
     """
     if began.get("sha256") in ("", now["sha256"]):
         return True

@@ -124,7 +124,9 @@ class Saver:
         try:
             self.close()
         finally:
-            ORBAX_LOG.removeFilter(has_other_cause)
+            # After a failure, Orbax's other threads may still be writing, and would log errors about files that are gone.
+            if not self._failed:
+                ORBAX_LOG.removeFilter(has_other_cause)
 
     @contextlib.contextmanager
     def _explained(self, step: int) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""Finds the prompt template of a run and the form that it asks completions to have, and describes both in words."""
+"""Finds the prompt template of a run and the form of completions that goes with it. Describes both in words."""
 
 from __future__ import annotations
 

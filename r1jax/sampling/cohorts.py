@@ -27,8 +27,10 @@ from r1jax.sampling.rollout import Rollout
 
 
 class Cohort(NamedTuple):
-    """The new rows of a wave, or the rows that it carries over from an earlier wave, padded so that every shard has
-    equally many rows. A wave is the set of rows (completions) that are sampled together.
+    """Either the new rows of a wave, or the rows that the wave carries over from an earlier wave.
+
+    A wave is the set of rows (completions) that are sampled together. Padding rows are added, so that every shard has
+    equally many rows.
 
     Attributes:
         prompts: token lists to read before the first new token; for a carried row, the prompt and the tokens sampled so
@@ -93,8 +95,8 @@ def count_parts(groups: int, group_size: int, shards: int) -> int:
 def rows_of_process(cohorts: Sequence[Cohort], rows: int, holders: Sequence[Sequence[int]], process: int) -> np.ndarray:
     """Returns the sorted numbers of the rows that a process decodes to text, judges and counts.
 
-    Every row belongs to one process. A row of a cohort belongs to a process that holds its shard; the rows that an
-    earlier wave finished are dealt to the processes in turn.
+    Every row belongs to one process. A row of a cohort belongs to a process that holds the row's shard. The rows that
+    an earlier wave finished are dealt to the processes in turn.
 
     Args:
         rows: number of rows in the rollout.

@@ -89,7 +89,7 @@ class Collector:
         """Appends a chunk of sampled tokens to some rows, up to and including each row's first stop token.
 
         Args:
-            alive: [m] for each column of the chunk, the index in `numbers` of its row; n for a padding row.
+            alive: [m] index in `numbers` of the row to which each column of the chunk belongs; n for a padding row.
             tokens, logp: [steps, m] sampled tokens and their log-probabilities.
             routes: [steps, m, L, k] experts of the tokens fed. Each step feeds the token sampled in the step before.
                 None if experts are not recorded.

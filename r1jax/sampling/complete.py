@@ -19,12 +19,12 @@ from r1jax.sampling.waves import sample_in_waves
 
 
 class Wave(NamedTuple):
-    """This process's completions of one sampler call, as parallel lists with one entry per completion.
+    """The completions of one sampler call that belong to this process: parallel lists, one entry per completion.
 
     The completions of a question may be divided among processes.
 
     Attributes:
-        examples: the question that each completion answers, as a dictionary ("example").
+        examples: the question that each completion answers, a dictionary.
         samples: number of each completion among the completions of its question, from 0.
         texts: completions as text.
         lengths: [N] number of sampled tokens, the stop token included.
@@ -78,7 +78,7 @@ def complete(
     Args:
         weights: the policy's parameters, from `sampler.sync`.
         examples: questions as dictionaries with `id` and `problem`.
-        sampling: sampling settings. In place of their stop and pad ids, those of the policy's tokenizer are used.
+        sampling: sampling settings. Their stop ids and pad id are replaced by those of the policy's tokenizer.
         finished: called with a list of (row number, text) as completions of this process end; see `sampler.sample`.
         partial: `partial.before` holds unfinished completions of the first examples, which this call continues. Their
             prompts are made from `examples`, not taken from `partial.before`.

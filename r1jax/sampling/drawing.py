@@ -16,8 +16,8 @@ class Cut(NamedTuple):
 
     Attributes:
         top_k: keeps the k most likely tokens; 0 keeps all.
-        top_p: among the tokens that top_k keeps, keeps the smallest set of most likely tokens whose probabilities sum
-            to at least this fraction of the sum over all tokens that top_k keeps. 1 keeps all.
+        top_p: first renormalises the probabilities of the tokens that top_k keeps, so that they sum to 1. Then keeps
+            the smallest set of most likely tokens whose probabilities sum to at least top_p. 1 keeps all.
         min_p: among the tokens that top_p keeps, keeps every token whose probability is at least this fraction of the
             largest probability. 0 keeps all.
     """

@@ -49,8 +49,8 @@ class Rows(NamedTuple):
             this wave.
         token: [N] last sampled token of each row, not yet in the cache.
         done: [N] whether the row sampled a stop token.
-        base: [N] position in the sequence of the token in slot 0 of the row's own cache. It is the number of tokens of
-            the row's prompt and of earlier waves.
+        base: [N] number of tokens that the row had before this wave: its prompt and the tokens of earlier waves. So it
+            is the position in the sequence of the first token in the row's own cache (slot 0).
         key: [N] the row's random key.
         cache: each new row's own cache; new rows are those that this wave began. For each layer, (keys [n, K, E, S],
             values [n, K, S, E]) for n new rows, K heads of width E, and S slots. The values are None for latent
@@ -316,9 +316,10 @@ def pick_rows(tree: Any, index: Int[Array, "shards n"]) -> Any:
 
 @functools.partial(jax.jit, static_argnames=("count",))
 def shrink_state(rows: Rows, keep: Int[Array, "shards n"], count: int) -> Rows:
-    """Drops the new rows that `keep` does not name from a state without caches. Returns the new state.
+    """Returns a state without the new rows that `keep` does not name.
 
     Args:
+        rows: the state, without caches.
         keep: as `Kept.rows`.
         count: number of new rows in `rows`.
     """

@@ -1,9 +1,11 @@
 """Samples more completions than memory holds at once, in waves. Each wave continues the unfinished rows of the wave
 before it.
 
-A row is one completion. A wave ends when half of its rows are finished. The next wave takes new prompts in place of the
-finished rows, and continues the unfinished rows: it reads their tokens again in one prefill (see `cohorts`). The keys
-of the rows decide the tokens, so every token is the same whatever the size of a wave.
+A row is one completion. A wave ends when about half of its rows are finished. The next wave takes new prompts in place
+of the finished rows. It also continues the unfinished rows: one prefill reads their tokens again (see `cohorts`). Each
+row has a random key of its own, which decides its tokens. So every token is the same, whatever the size of a wave.
+
+With `Sampling.replay`, every wave finishes all its rows instead.
 """
 
 from __future__ import annotations
@@ -30,11 +32,14 @@ def sample_in_waves(
     finished: Callable[[list[tuple[int, np.ndarray]]], None] | None = None,
     partial: Partial = sampler.WHOLE,
 ) -> Rollout:
-    """Does the same as `sampler.sample`, with at most `sampling.wave_rows` rows at once.
+    """Does the same as `sampler.sample`, but samples at most `sampling.wave_rows` rows (completions) at once.
+
+    If `sampling.wave_rows` is 0, all rows are sampled at once.
 
     Raises:
-        ValueError: `sampling.wave_rows` is too small for one group (the completions of one prompt) plus the rows that
-            `partial` continues, or plus those that it may leave unfinished. Also the errors of `sample`.
+        ValueError: several waves are needed, and `sampling.wave_rows` is too small for them. A wave must hold one group
+            (the completions of one prompt). Beside the group it must hold the unfinished rows of `partial.before` or
+            `partial.leave` rows, whichever are more. Also the errors of `sample`.
     """
     before, leave = partial
     old = 0 if before is None else len(before.lengths)
@@ -97,7 +102,8 @@ class Done:
     Attributes:
         old: number of groups that were sampled, at least in part, before the first wave.
         open: [k] numbers of the groups that have unfinished rows.
-        told: numbers of the rows whose end the sampler reported to this process (by the argument `finished`).
+        told: indices, in the joined rollout, of the rows whose end the sampler reported to this process. The sampler
+            reports through its argument `finished`.
     """
 
     def __init__(self, prompts: Sequence[Sequence[int]], before: Rollout | None, size: int):
@@ -152,8 +158,8 @@ class Done:
     def rollout(self) -> Rollout:
         """Returns all groups as one rollout.
 
-        A row belongs to the process to which the sampler reported its end. If the sampler did not report the end of a
-        row in these waves, the row belongs to the process that had it in the row's last wave.
+        Its field `mine` names the rows of this process. A row that ended in these waves belongs to the process to which
+        the sampler reported the end. Any other row belongs to the same process as in the last wave that held the row.
         """
         whole = self.rollout_of(np.arange(self._groups))
         mine = self._mine & (whole.unfinished | self._ended_before)

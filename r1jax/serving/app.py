@@ -213,6 +213,11 @@ def logprobs(tokenizer: Any, tokens: list[int], scored: Scored, start: int) -> d
     """Returns the object `logprobs` of /v1/completions for the tokens from index `start` on.
 
     The first token of the text (index 0) has None as its log-probability, because nothing precedes it.
+
+    Args:
+        tokens: the tokens of the prompt and the reply.
+        scored: their log-probabilities, from `score`.
+        start: 0 to include the prompt, otherwise the index of the reply's first token in `tokens`.
     """
     names = [name_token(tokenizer, token) for token in tokens]
     likeliest = [

@@ -186,7 +186,8 @@ def read_prompts(prompt: Any, model: Model) -> list[list[int]]:
     every = [prompt] if isinstance(prompt, str) or is_ids(prompt) else prompt
     if not isinstance(every, list) or not every or not all(isinstance(x, str) or is_ids(x) for x in every):
         raise ApiError(
-            f"prompt must be a text, a list of token ids below {vocabulary}, or a list of such texts and lists",
+            f"prompt must be a text, a list of texts, a list of token ids below {vocabulary}, or a list of "
+            "lists of such ids",
             param="prompt",
         )
     prompts = [model.policy.tokenizer.encode(x) if isinstance(x, str) else x for x in every]

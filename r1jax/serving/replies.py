@@ -107,7 +107,7 @@ def held_back(text: str, stop: str) -> int:
 class AllEnded(Exception):
     """Raised to end a sampler call early, once all its requests have ended.
 
-    The sampler itself does not look for stop strings.
+    A stop string ends a request, and so does a client that gave up. The sampler itself knows neither, and would go on.
     """
 
 

@@ -1,8 +1,8 @@
 """Runs the work of many clients on one model, with a queue and one thread that samples waves of requests.
 
 A wave samples the oldest request together with the waiting requests that have the same sampling settings. The thread
-runs a wave to its end before it starts the next wave. Every wave that runs before a request's own wave
-samples an older request.
+runs a wave to its end before it starts the next wave. So a request waits for a wave only if this wave holds an older
+request.
 """
 
 from __future__ import annotations

@@ -32,9 +32,9 @@ def encode_conversation(
     turns = write_turns(messages, replies, tokenizer) or write_turns(messages, replies[-1:], tokenizer)
     if turns is None:
         raise ValueError(
-            "the chat template does not write the reply as it is: it changes the reply, or the prompt before the "
-            "reply. Some templates, for example, drop thoughts. Name a template file that holds {question} with "
-            "--template"
+            "the chat template does not write the reply as it is: the template changes the reply, or the prompt before "
+            "the reply. Some templates, for example, drop thoughts. Give another template with --template=FILE: a text "
+            "file that contains {question}"
         )
     tokens: list[int] = []
     weights: list[float] = []
@@ -55,7 +55,8 @@ def write_turns(
     """Returns a pair (text before the reply, text of the reply) for each reply to train on.
 
     The text before a reply begins at the end of the previous reply to train on, or where the conversation begins.
-    Returns None if the chat template alters a reply, or writes messages differently when further messages follow them.
+    Returns None if the chat template alters a reply. Also returns None if the template writes the earlier messages
+    differently once further messages follow.
 
     Args:
         replies: indices of the messages to train on.

@@ -218,10 +218,10 @@ def compute_top_tokens(
 def top_logprobs(
     cfg: ModelConfig, params: dict, rows: PackedRows, top: int, vocab: int, reading: Reading
 ) -> tuple[Float[Array, "R S K"], Int[Array, "R S K"]]:
-    """Returns, for each slot, the teacher's K = `top` likeliest tokens, given the tokens before the slot: their
-    log-probabilities in nats, then their ids.
+    """Returns (log-probabilities in nats, token ids) of the teacher's K = `top` likeliest tokens at each slot.
 
-    Only ids below `vocab` are considered.
+    The teacher reads only the tokens before the slot. Only ids below `vocab` are considered, and the probabilities of
+    these ids sum to 1.
     """
     hidden, _ = hidden_before(cfg, params, rows, reading)
     found = likeliest_tokens(hidden, unembedding(params)[:, :vocab], top, cap=cfg.logit_cap, mesh=reading.mesh)

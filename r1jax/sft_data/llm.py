@@ -119,10 +119,12 @@ class Endpoint:
     """Most tokens of an answer."""
 
     def filled(self) -> Endpoint:
-        """Returns the endpoint, with an empty `url` or `model` read from OPENAI_BASE_URL or OPENAI_MODEL.
+        """Returns the endpoint with `url` and `model` filled in from the environment where they are empty.
+
+        The environment variable is OPENAI_BASE_URL for `url`, and OPENAI_MODEL for `model`.
 
         Raises:
-            ValueError: the address or the model is given neither by a flag nor by the environment.
+            ValueError: the model, or an http address, is given neither by a flag nor by the environment.
         """
         url, model = self.url or os.environ.get("OPENAI_BASE_URL", ""), self.model or os.environ.get("OPENAI_MODEL", "")
         if not url.startswith(("http://", "https://")):
@@ -199,7 +201,8 @@ def ask(endpoint: Endpoint, prompt: str) -> str:
 
     Raises:
         Unreadable: the server rejects this prompt.
-        ValueError: the server refuses, returns no chat completion, or fails `ATTEMPTS` times.
+        ValueError: the server refuses the request for another reason (such as a wrong API key), returns no chat
+            completion, or fails `ATTEMPTS` times.
     """
     request = chat_request(endpoint.url, endpoint.model, prompt, endpoint.max_tokens)
     wait = 0.25

@@ -73,16 +73,17 @@ def read(path: str | Path, flag: str = "--records") -> list[dict]:
 
 
 def select_kept(records: Sequence[Mapping]) -> list[Mapping]:
-    """Returns the records with keep=true, which is the default."""
+    """Returns the records to train on: those with keep=true, and those without the key `keep`."""
     return [record for record in records if record.get("keep", True)]
 
 
 def counts(records: Sequence[Mapping]) -> dict:
-    """Counts records for a manifest.
+    """Returns the numbers of records for a manifest, as a dict.
 
-    Returns a dict: "records" and "kept" are totals; "domain" and "route" count the kept records by these fields;
-    "rewritten_by" counts the kept records of each route by rewriter; "reason" counts the dropped records by reason, and
-    "reason_by_domain" does so for each domain.
+    "records" is the number of all records, and "kept" the number of records with keep=true. "domain" and "route" count
+    the kept records for each domain and for each route. "rewritten_by" counts, within each route, the kept records of
+    each rewriter. "reason" counts the dropped records for each reason. "reason_by_domain" does the same within each
+    domain.
     """
 
     def by(key: str, chosen: Sequence[Mapping]) -> dict[str, int]:
@@ -119,7 +120,7 @@ def make_manifest_entry(records: Sequence[Mapping], *files: str | Path) -> dict:
 
 
 def beside(workdir: str | Path) -> Path:
-    """Returns the folder of a stage's records: WORKDIR_data, since the working directory belongs to the run alone."""
+    """Returns the folder of a stage's records, WORKDIR_data. WORKDIR itself holds only the run's own files."""
     return storage.path_of(f"{str(workdir).rstrip('/')}_data")
 
 

@@ -141,7 +141,7 @@ def sentence_pieces(
         scores: the score of each token; pairs with a higher score are merged first. None merges in the order of the
             ids, as in Gemma, whose scores carry no information.
         prefix: whether encoding puts a space before a text, and decoding removes it.
-        given: the metadata of the tokenizer, with keys that lack their prefix "tokenizer.ggml.".
+        given: the metadata of the file. The prefix "tokenizer.ggml." has been removed from the keys.
     """
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 

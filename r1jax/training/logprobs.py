@@ -84,10 +84,11 @@ def token_logprobs(
         cap: soft cap of the logits (`soft_cap`), applied before the temperature; 0 for none.
         entropy_gradient: whether gradients flow through the entropy. An entropy that is only a metric needs none.
         mesh: mesh over whose row shards the positions are divided; None means one device. Every device goes through the
-            chunks of its own positions, gathers the unembedding over `fsdp` once, and computes its part of the
-            vocabulary.
-        tied: whether the unembedding is the transposed embedding. On a mesh, its gradient is then summed over devices
-            in the layout of the embedding, so that XLA can sum both gradients at once.
+            chunks of its own positions, and gathers the unembedding over `fsdp` once. If `tensor` splits the
+            vocabulary, every device computes the logits of its own part.
+        tied: whether the unembedding is the transposed embedding. On a mesh, the gradient of the unembedding is then
+            summed over devices in the layout of the embedding. So XLA can sum it together with the gradient of the
+            embedding.
     """
 
     def here(hidden: Array, unembedding: Array, targets: Array, axis: str | None = None) -> tuple[Array, Array]:
@@ -151,12 +152,12 @@ def by_shard(
     """Returns the result of f(hidden, unembedding, *targets, axis), where each row shard runs f on its own positions.
 
     The unembedding is gathered over `fsdp` once, in the dtype of the hidden states, and its gradient is scattered once.
-    `axis` is the mesh axis over which the columns of the unembedding stay split, or None if they are whole. Without
-    this function, XLA would send every device through the chunks of all positions, or sum the logits of all positions
-    over the devices.
+    `f` gets `axis`, the mesh axis that still splits the vocabulary; None if `f` gets the whole vocabulary. Without this
+    function, XLA would do one of two things: either every device would compute the chunks of all positions, or the
+    logits of all positions would be summed over the devices.
 
     Args:
-        split: whether the columns may stay split over `tensor`.
+        split: whether `tensor` may split the vocabulary that `f` gets.
         tied: see `token_logprobs`.
     """
     if mesh is None or mesh.size == 1:
@@ -224,8 +225,9 @@ def packed_logprobs(
             rows.
 
     Returns:
-        Log-probabilities; the entropy of the distribution at each slot; and the number of tokens that chose each
-        expert, [L, X], None if the model has no experts.
+        (log-probabilities, entropies, loads). The entropies are those of the distribution at each slot. The loads
+        [L, X] are the number of tokens that chose each expert in each layer with experts; None if the model has no
+        experts.
     """
     predicting, load = hidden_before(cfg, params, rows, reading)
     asked = take_wanted(rows.tokens if targets is None else targets, rows)
@@ -267,10 +269,11 @@ def put_wanted(x: Array, rows: PackedRows) -> Array:
 def hidden_before(
     cfg: ModelConfig, params: dict, rows: PackedRows, reading: Reading
 ) -> tuple[Float[Array, "M D"], Float[Array, "L X"] | None]:
-    """Returns, for each slot of packed rows, the hidden state [D] that predicts the slot's token; and expert loads.
+    """Returns the hidden states that predict the tokens of packed rows, and the loads of the experts.
 
-    There are M = R·S slots, or M = R·U if `rows.wanted` names U slots per row. The expert loads, [L, X], are the number
-    of tokens that chose each expert in each layer; None if the model has no experts.
+    The hidden states [M, D] have one entry for each of M slots. M is R·S, or R·U if `rows.wanted` names U slots per
+    row. The loads [L, X] are the number of tokens that chose each expert in each layer with experts; None if the model
+    has no experts.
     """
     attend = attend_packed(rows, reading.attention, reading.mesh, row_shards=reading.row_shards)
     replayed = None if rows.routes is None else jnp.moveaxis(rows.routes, 2, 0)
@@ -326,8 +329,9 @@ class Network:
             targets: [R, S, K] tokens to score instead of the tokens in the rows. None scores the tokens in the rows.
 
         Returns:
-            Log-probabilities; the entropy at each slot; and {LOAD: number of tokens that chose each expert}, which a
-            loss must add to its metrics. The dictionary is empty if the model has no experts.
+            (log-probabilities, entropies, metrics). The entropies are those of the distribution at each slot. The
+            metrics are {LOAD: number of tokens that chose each expert}, or {} if the model has no experts. A loss must
+            add them to its own metrics.
         """
         logp, entropy, load = packed_logprobs(self.cfg, params, rows, self.temperature, self.reading, targets)
         return logp, entropy, {} if load is None else {LOAD: load}

@@ -24,7 +24,7 @@ class Terms(NamedTuple):
         entropy_coef: weight of the entropy, which the loss subtracts. If it is not 0, the network's `entropy_gradient`
             must be True.
         off_policy_bound: δ of `off_policy_mask`, in nats per token. A completion of negative advantage does not count
-            if it has become less likely by more than this since it was sampled. 0 leaves no completion out.
+            if its log-probability per token has fallen by more than δ since sampling. 0 leaves no completion out.
         tis_cap: cap of the importance weights that correct for the difference between sampler and trainer
             (`truncated_importance`); 0 turns this correction off.
         tis_by: "token" if `tis_cap` caps the ratio of each token, "sequence" if it caps the ratio of each completion.

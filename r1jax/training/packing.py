@@ -25,9 +25,10 @@ class Minibatch(NamedTuple):
         old_logp: log π of each token before the first optimizer step of a round (one sampling phase and its
             steps). None during that first step, where the policy in training still equals the old policy.
         ref_logp: log π of each token under the reference policy; None if there is no reference.
-        row: number of each token's completion in the round, as a float; None if nothing needs this number.
-        old_value: value of the state before each token, before the first optimizer step of a round; None without a
-            value network.
+        row: index of the completion that each token belongs to, among the completions of the round. It is a float;
+            None if nothing needs this index.
+        old_value: value of the state before each token, as computed before the first optimizer step of a round; None
+            without a value network.
         returns: return of each token, which the value network learns; None without a value network.
     """
 
@@ -56,8 +57,9 @@ def pack(
 
     The completions of a prompt form a group. Groups are placed one by one, the group with the most tokens first.
     Within a group, longer completions are placed first. A completion goes into the first row that holds its prompt and
-    has room, else into the first row that has room for completion and prompt, else into a new row. First fit over all
-    completions at once would scatter groups over rows, and so repeat most prompts in many rows.
+    has room, else into the first row that has room for completion and prompt, else into a new row. Without the order by
+    groups, the completions of a prompt would be scattered over many rows, and each of these rows would repeat the
+    prompt.
 
     Args:
         prompts: token lists.

@@ -230,7 +230,11 @@ def read_scaling(
 def llama3_divisors(theta: float, head_width: int, factor: float) -> np.ndarray:
     """Returns [head_width / 2] divisors of the rotary frequencies of a Llama 3 model.
 
-    `factor` is the factor of the RoPE scaling. Before the scaling, the context has 8,192 tokens.
+    The context length before the RoPE scaling is 8,192 tokens.
+
+    Args:
+        theta: base of the frequencies.
+        factor: factor of the RoPE scaling, by which it divides the low frequencies.
     """
     waves = 2 * np.pi * theta ** (np.arange(0, head_width, 2, dtype=np.float64) / head_width)
     smooth = np.clip((8192 / waves - 1.0) / (4.0 - 1.0), 0.0, 1.0)

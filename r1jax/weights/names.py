@@ -23,11 +23,11 @@ class Name(NamedTuple):
         theirs: the Hugging Face name; for a parameter of a layer, only the part after the layer's number. "{x}" stands
             for the number of an expert. The checkpoint has a separate tensor for each expert. Our array has an axis for
             the experts.
-        axes: a letter for each axis of our array, except the axes for layers and experts. `sizes` gives the sizes. See
-            `split` for the Hugging Face matrix.
-        split: number of leading axes of our array that are the input of the matrix. The Hugging Face matrix is
-            transposed: [axes from `split` on, axes before `split`]. 0 for vectors and the embedding, which are not
-            transposed.
+        axes: a letter for each axis of our array, except the axes for layers and experts. `sizes` maps each letter to
+            its size.
+        split: how many of the first `axes` are inputs of the matrix. The other axes are outputs. The Hugging Face
+            matrix is transposed: [outputs, inputs], each flattened into one axis. 0 for vectors and the embedding,
+            which are not transposed.
     """
 
     path: str
@@ -176,9 +176,9 @@ class Leaf(NamedTuple):
             yield from self.keys(cfg, layer)
 
     def ours(self, cfg: ModelConfig) -> tuple[int, ...]:
-        """Returns the shape of the part of our array that holds a single Hugging Face tensor.
+        """Returns the shape that a single Hugging Face tensor has in our layout.
 
-        This part lies at one index of the layer axis and of the expert axis, so it has neither of these axes.
+        This is the shape of our array without its layer axis and its expert axis.
         """
         return tuple(sizes(cfg)[axis] for axis in self.name.axes)
 
@@ -219,7 +219,7 @@ def leaves(cfg: ModelConfig) -> list[Leaf]:
 
 
 def copies(cfg: ModelConfig) -> dict[str, str]:
-    """Returns {name: name of the original} of the Hugging Face tensors that repeat another tensor of the checkpoint.
+    """Returns {name of a copy: name of its original} for the Hugging Face tensors that repeat another tensor.
 
     An export writes these copies. Loading does not read them.
     """

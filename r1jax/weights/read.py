@@ -1,7 +1,7 @@
 """Reads safetensors files into parameters on the mesh, in bounded memory.
 
-Through Orbax, each process reads only the byte ranges that its own devices hold, straight onto the mesh. One layer is
-read at a time, in the layout of the files. The layer is then transposed, cast and written into the arrays that stack
+Orbax reads the tensors straight onto the mesh. Each process reads only the bytes that its own devices need. One layer
+is read at a time, in the layout of the files. The layer is then transposed, cast and written into the arrays that stack
 all layers. These arrays are donated, so the peak of memory is the model plus one layer.
 """
 
@@ -187,7 +187,7 @@ def fill(
     block: tuple[int, int],
     sharding: NamedSharding,
 ) -> jax.Array:
-    """Returns our array `whole`, in which Hugging Face tensors have replaced one layer, or everything.
+    """Writes Hugging Face tensors into one layer of our array `whole`, or over the whole array. Returns the result.
 
     Args:
         whole: our array, with a layer axis first if the parameter belongs to layers. It is donated.

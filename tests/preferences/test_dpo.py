@@ -209,7 +209,7 @@ def test_texts_and_messages_are_the_same_item():
         (
             '{"problem": [{"role": "system", "content": "s"}, {"role": "user", "content": "x"}], "chosen": "b", '
             '"rejected": "c"}',
-            "follows 2 messages; it must follow one message of the user",
+            "follows 2 messages. A completion must follow exactly one message of the user",
         ),
     ],
 )

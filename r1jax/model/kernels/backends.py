@@ -2,7 +2,7 @@
 
     name      packed rows (training, scoring)              decoding
     xla       einsum in blocks of queries: the reference   einsum
-    exact     the same in float64, forward (CPU)           einsum in float64
+    exact     the same, forward pass in float64 (CPU)      einsum in float64
     pallas    kernel for shared prompts (GPU)              kernel that stops at a row's length
     cudnn     cuDNN's flash attention with a mask (GPU)    einsum
     splash    splash attention with a mask (TPU)           einsum
@@ -134,9 +134,9 @@ def own_einsum(q: Array, k: Array, v: Array, length: Array) -> tuple[Array, Arra
 def attend_packed(
     rows: PackedRows, attention: str = "xla", mesh: Mesh | None = None, *, row_shards: int | None = None
 ) -> Attend:
-    """Returns an `attend` over packed rows, in which a token reads what `packed_rows.visible` allows.
+    """Returns a function `attend` (see `attention`) over packed rows. A token reads what `packed_rows.visible` allows.
 
-    Its result `kept` is None.
+    The second result of this function, `kept`, is None.
 
     Args:
         attention: name of the backend, one of `BACKENDS`.

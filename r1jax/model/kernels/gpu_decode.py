@@ -4,9 +4,11 @@ A row's own cache holds the keys and values of its sampled tokens. The sampler d
 half empty. Finished rows stay in the batch until the sampler drops them. XLA reads every slot of a cache. This kernel
 reads only as many slots as the row has tokens, and none for a finished row.
 
-If there are few rows, several programs share the cache of one row. The kernel returns the softmax sums (`cache.sums`)
-instead of their quotient, because the row also attends to its prompt: other code computes the sums over the prompt,
-once for all completions of the prompt, and `cache.merge_sums` adds the two.
+If there are few rows, several programs share the cache of one row.
+
+A row also attends to its prompt. Other code computes the softmax sums over the prompt, once for all completions of the
+prompt. So the kernel returns the softmax sums over the cache (`cache.sums`) instead of their quotient, and
+`cache.merge_sums` adds the sums over prompt and cache.
 """
 
 from __future__ import annotations
@@ -58,9 +60,9 @@ def kernel(q_ref, k_ref, v_ref, length_ref, out_ref, total_ref, top_ref, *, bloc
 def own_sums(
     q: Float[Array, "N K m E"], k: Float[Array, "N K E S"], v: Float[Array, "N K S E"], length: Int[Array, N]
 ) -> tuple[Float[Array, "N K m E"], Float[Array, "N K m 1"], Float[Array, "N K m 1"]]:
-    """Returns the softmax sums Σ eˢ⁻ᵗ v, Σ eˢ⁻ᵗ and t = max s, s = q·k, over the first `length` slots of each row.
+    """Returns the softmax sums (Σ eˢ⁻ᵗ v, Σ eˢ⁻ᵗ, t) of each query over the first `length` slots of its row.
 
-    CPUs interpret the kernel.
+    s = q·k is the score of a slot, and t is the largest score. CPUs interpret the kernel.
 
     Args:
         q: queries, already multiplied by the scale, grouped by key head (`cache.by_key_head`).

@@ -178,7 +178,7 @@ def dq_kernel(inputs: Inputs, pulled: Pulled, dq_ref: Any, *, scale: float) -> N
 
 
 def dkv_kernel(inputs: Inputs, pulled: Pulled, dk_ref: Any, dv_ref: Any, *, scale: float) -> None:
-    """Computes the gradient of the loss with respect to one block of keys and values, through one query head.
+    """Computes one query head's part of the gradient of the loss with respect to one block of keys and values.
 
     Shapes: q, dout [S, E]; k, v [b, E]; lse, delta [S].
     """

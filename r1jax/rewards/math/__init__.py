@@ -2,10 +2,16 @@
 
 The comparison is symmetric: exchanging the gold (the right answer) and the answer gives the same verdict. One rule is
 an exception (`_variants`): the answer m+n=5 is right if the gold is 5, but the answer 5 is wrong if the gold is m+n=5.
-The stages are, cheapest first: find the answer in the text; compare gold and answer letter by letter; compare exact
-numbers; parse both to syntax trees; compare exact values, then residues modulo a prime, then numerical values to more
-digits than could agree by chance. A computation that would cost too much is not begun. `Verdict.stage` names the stage
-that decided.
+
+The stages are, cheapest first:
+
+1. Find the answer in the text.
+2. Compare gold and answer letter by letter.
+3. Compare them as exact numbers.
+4. Parse both to syntax trees.
+5. Compare exact values, then residues modulo a prime, then numerical values to more digits than could agree by chance.
+
+`Verdict.stage` names the stage that decided. A computation that would cost too much is not begun.
 """
 
 from __future__ import annotations
@@ -33,9 +39,9 @@ def extract(text: str, rule: str = "auto") -> str | None:
 
     Args:
         rule: how to find the answer.
-            "auto": looks in the text after the thinking, or in the <answer> block there, and takes the first of these
-            that exists: the last box (with the boxes that form a list with it), a #### line, a statement ("the answer
-            is", 答案是), the text itself if all of it is mathematics, the last formula or number.
+            "auto": looks in the text after the thinking, or in the <answer> block there. Takes the first of these that
+            exists: the last box (with the boxes that form a list with it), a #### line, a statement ("the answer is",
+            答案是), the text itself if all of it is mathematics, the last formula or number.
             "boxed": the last box; None if it is cut off.
             "answer_tag": the last box in the last <answer> block, or the whole block if it has no box. In a text
             without such a block, the last box.

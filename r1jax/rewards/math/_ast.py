@@ -10,13 +10,29 @@ from typing import NamedTuple
 class Node(NamedTuple):
     """One node of the syntax tree: its kind and its arguments. The arguments include the nodes below this node.
 
-    Each kind is listed with its arguments in brackets. Kinds of terms, which are nodes that have a value:
-        num (Fraction, literal); const (pi, e, i, inf); sym (name); add, mul (terms...); pow (base, exponent);
-        fn (name, args...), a known function; apply (name, args...), an unknown function; pm (1 for ±, -1 for ∓, term);
-    Other kinds:
-        tuple (open, close, items...); set (items...); list (items...), unordered, no brackets;
-        matrix, det (rows of cells...); rel (operators, sides...); union (sets...); ratio (terms...);
-        based (digits, base, True if the base is in words); quantity (value, unit); text (words).
+    Each kind is listed with its arguments in brackets. These kinds are terms, which are nodes that have a value:
+
+        num (value as a Fraction, literal)
+        const (name: pi, e, i or inf)
+        sym (name)
+        add (terms...), mul (terms...)
+        pow (base, exponent)
+        fn (name, args...)                 a known function
+        apply (name, args...)              an unknown function
+        pm (1 for ± or -1 for ∓, term)
+
+    These are the other kinds:
+
+        tuple (open, close, items...)
+        set (items...)
+        list (items...)                    unordered, no brackets
+        matrix (rows...), det (rows...)    a row is a tuple of cells
+        rel (operators, sides...)
+        union (sets...)
+        ratio (terms...)
+        based (digits, base, whether the base is in words)
+        quantity (value, unit)
+        text (words)
     """
 
     kind: str
@@ -33,8 +49,8 @@ class Unreadable(Exception):
 class OverBudget(Exception):
     """Comparing the answer would exceed a fixed limit. The verdict is then `budget`.
 
-    The message becomes `Verdict.stage`. Its first word names what is too large: digits (of a number), size (of a
-    value), depth (of nesting), length (of the text), tokens, functions, or items (of a list).
+    The message begins with what is too large: digits (of a number), size (of a value), depth (of nesting), length (of
+    the text), tokens, functions, or items (of a list). This word, up to the colon, becomes `Verdict.stage`.
     """
 
 

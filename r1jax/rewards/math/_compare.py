@@ -87,7 +87,7 @@ class Comparison:
             values = [[exact_or_none(node) for node in nodes] for nodes in (xs, ys)]
             if None not in values[0] and None not in values[1]:
                 return sorted(values[0]) == sorted(values[1])
-            raise OverBudget(f"items: a list has more than {MOST_ITEMS}")
+            raise OverBudget(f"items: a list has more than {MOST_ITEMS} items")
         left = list(ys)
         for x in xs:
             found = next((i for i, y in enumerate(left) if x == y), None)

@@ -191,7 +191,7 @@ def statement(text: str) -> tuple[str, str, str] | None:
     """Finds the last statement such as "the answer is 5".
 
     Returns:
-        (the text up to and with the statement's verb, the rest of that sentence, the text after that sentence); None if
+        (the text up to the end of the statement's verb, the rest of the sentence, the text after the sentence); None if
         there is no statement.
     """
     found = _last(_STATEMENT, text)

@@ -226,10 +226,11 @@ def whole_letters(*nodes: Node) -> frozenset[str]:
 def agree(a: Node, b: Node, point: int, ten: bool, whole: frozenset[str], letters: bool) -> bool | None:
     """Returns True if two terms have the same value at a point, False if not.
 
-    Returns None if the values differ, but perhaps only by the branch of a root or logarithm: at this point variables
-    may be negative, and the root or logarithm of a negative number was taken.
+    Returns None if the values differ, but perhaps only because a root or logarithm has several branches. This may be so
+    if variables can be negative at this point, and the root or logarithm of a negative number was taken.
 
-    If terms without variables agree, they are compared again, with enough bits for every number that occurs in them.
+    Terms that agree are compared again if they hold numbers that need more bits. Terms without variables are always
+    compared again.
 
     Args:
         point, ten, whole: as in `Numeric`.

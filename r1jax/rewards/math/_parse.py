@@ -139,8 +139,9 @@ class Answer(Terms):
         return items[0] if len(items) == 1 else Node("list", tuple(items))
 
     def continues(self, item: Node) -> bool:
-        """Returns True if a number follows the quantity `item`, as in 2 hours 30 minutes. A smaller unit may then
-        follow.
+        """Returns True if a number follows the quantity `item`, as in 2 hours 30 minutes.
+
+        `answer` then requires the next item to be a quantity in a smaller unit.
         """
         return item.kind == "quantity" and self.peek().kind == "num" and measure(item.args[1]) is not None
 
@@ -166,7 +167,7 @@ class Answer(Terms):
         return Node("rel", (tuple(operators), *sides, *modulus))
 
     def leading_words(self) -> str | None:
-        """Consumes the words at the start of an item and returns them if they name the item or are all of it.
+        """Consumes the words at the start of an item. Returns them if they name the item or are the whole item.
 
         Returns None if there are no words, or only words that do not count, such as "about" before a number.
 
@@ -289,7 +290,10 @@ class Answer(Terms):
         return ()
 
     def peek_relation(self) -> str | None:
-        """Returns the relation, such as "<=", that the next token begins; None if it begins none. Consumes nothing."""
+        """Returns the relation of the next token, such as "<" or "in"; None if the token is not a relation sign.
+
+        Consumes nothing.
+        """
         token = self.peek()
         if token.kind == "op" and token.value in ("=", "<", ">"):
             return _RELATIONS[token.value]

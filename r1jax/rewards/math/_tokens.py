@@ -110,7 +110,7 @@ def scan(text: str, commas: bool = True) -> list[Token]:
         tokens.append(Token(kind, value, spaced))
         spaced = False
         if len(tokens) > MOST_TOKENS:
-            raise OverBudget(f"tokens: the answer has more than {MOST_TOKENS}")
+            raise OverBudget(f"tokens: the answer has more than {MOST_TOKENS} tokens")
 
     while at < end:
         c = text[at]
@@ -135,7 +135,7 @@ def scan(text: str, commas: bool = True) -> list[Token]:
                 match = _NUMBER.match(text, at)
                 literal, at = match[0], match.end()
             if len(literal) > LONGEST_NUMBER:
-                raise OverBudget(f"digits: a number in the answer has more than {LONGEST_NUMBER}")
+                raise OverBudget(f"digits: a number in the answer has more than {LONGEST_NUMBER} characters")
             add("num", literal)
         elif c == "\\":
             match = _COMMAND.match(text, at)

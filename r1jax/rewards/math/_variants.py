@@ -57,8 +57,8 @@ LONGEST = 600
 def value_named(tidied: str) -> str | None:
     r"""Returns the value of a named expression, such as 42 for m+n=42 or 1/2 for P(X=1)=1/2; None for other texts.
 
-    The left side must have a letter. The letters x, y, z and t count as unknowns: the right side of an equation such as
-    x+y=5 is no answer.
+    Returns None if the left side has no letter. Also returns None if the left side is an expression in the unknowns x,
+    y, z or t, as in x+y=5.
     """
     if "=" not in tidied or len(tidied) > LONGEST:
         return None

@@ -84,7 +84,7 @@ def apply_substitution(
     for (kind, wanted), expression in zip(hypotheses, given, strict=True):
         if kind == "$f":
             if expression[0] != wanted[0]:
-                raise Wrong(f"step {step:.60}: {wanted[1]} must be a {wanted[0]}")
+                raise Wrong(f"step {step:.60}: the expression for {wanted[1]} must have the type code {wanted[0]}")
             values[wanted[1]] = expression[1:]
     for (kind, wanted), expression in zip(hypotheses, given, strict=True):
         if kind == "$e":
@@ -177,7 +177,8 @@ def labels_in(proof: list[str]) -> list[str]:
 def steps(proof: list[str], order: tuple[str, ...]) -> Iterator[str | int | None]:
     """Yields the steps of a proof in normal or compressed form.
 
-    A step is a label to apply; an int, the index of a saved result; or None, which means "save the last result".
+    A step is one of three things: a label, which names what to apply; an int, which is the index of a saved result; or
+    None, which means "save the last result".
 
     Args:
         proof: the tokens of the proof.

@@ -88,8 +88,8 @@ def run(
             return).
         tier: the tier of isolation, as `require` or `probe` returns it.
         stdin: the bytes of standard input.
-        by_line: if True, the limits on elapsed time, CPU time and output hold for each call, which writes one line, and
-            not for the whole job.
+        by_line: for a job of kind "calls", which writes one line for each call. If True, the limits on elapsed time,
+            CPU time and output hold for each call. If False, they hold for the whole job.
         show: further paths that the job may read.
     Raises:
         Unavailable: the sandbox did not start.

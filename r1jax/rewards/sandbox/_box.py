@@ -113,7 +113,7 @@ class Box:
             )
         except (OSError, subprocess.SubprocessError) as problem:
             self.channel.close()
-            raise Unavailable(f"tier {tier} does not start: {problem}") from None
+            raise Unavailable(f"the sandbox of tier {tier} does not start: {problem}") from None
         finally:
             theirs.close()
             for fd in fds[1:]:
@@ -128,13 +128,15 @@ class Box:
             if self.channel.recv(1) == b"+":
                 return
         except TimeoutError:
-            raise Unavailable(f"tier {self.tier} does not start: no report within {START_S:.0f} s") from None
+            raise Unavailable(
+                f"the sandbox of tier {self.tier} does not start: it did not report ready within {START_S:.0f} s"
+            ) from None
         except OSError:
             pass  # it ended before it had read everything
         _kill(self.process.pid)
         said = self.process.stderr.read(4096).decode("ascii", "replace").strip().splitlines()[-1:]
         reason = " ".join(said) or f"exit status {self.process.wait()}"
-        raise Unavailable(f"tier {self.tier} does not start: {reason}")
+        raise Unavailable(f"the sandbox of tier {self.tier} does not start: {reason}")
 
     def send(self, data: bytes) -> None:
         """Sends the job, serialised as `data`. Raises Unavailable if the sandbox does not accept the job."""
@@ -142,7 +144,7 @@ class Box:
             self.channel.sendall(data)
             self.channel.shutdown(socket.SHUT_WR)
         except OSError as problem:
-            raise Unavailable(f"tier {self.tier} did not accept the job: {problem}") from None
+            raise Unavailable(f"the sandbox of tier {self.tier} did not accept the job: {problem}") from None
 
     def end(self) -> None:
         """Kills all processes of the sandbox, waits for `process` to end, and closes its pipes."""
@@ -191,9 +193,10 @@ _numbers = itertools.count()
 
 
 def take(tier: str, file_mb: int, show: tuple[str, ...]) -> Box:
-    """Returns a started sandbox from this thread's reserve: sandboxes that were started ahead and wait for a job.
+    """Returns a started sandbox from this thread's reserve, and fills up the reserve.
 
-    Starts further sandboxes, so that RESERVE of them stay in the reserve.
+    The reserve holds sandboxes that were started ahead and wait for a job. Starts further sandboxes, so that RESERVE of
+    them stay in the reserve.
 
     Args:
         tier, file_mb, show: as in `Box`.
@@ -234,7 +237,10 @@ def interpreter(tier: str) -> str:
 
 
 def open_to_all(path: str) -> bool:
-    """Returns True if other users may enter all parents of a path and read the path, or if the path does not exist."""
+    """Returns True if other users may enter all parents of a path, and may read or execute the path itself.
+
+    Also returns True if the path does not exist.
+    """
     if not os.path.exists(path):
         return True
     return all(parent.stat().st_mode & 0o001 for parent in Path(path).parents) and bool(os.stat(path).st_mode & 0o005)

@@ -175,8 +175,10 @@ def keep_private(yes):
 
 
 def readable_only(paths):
-    """Limits this process and all processes that it starts: the only files that they may open are those below `paths`,
-    to read or execute them. Returns False if the kernel lacks Landlock or refuses the limit, else True.
+    """Forbids this process and all processes that it starts to open files outside of `paths`.
+
+    They may open files below `paths` only to read or execute them. Returns True if the limit is in force; False if the
+    kernel lacks Landlock or refuses the limit.
     """
     libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     execute, read_file, read_dir, everything = 1, 4, 8, (1 << 13) - 1  # the rights of ABI 1

@@ -1,6 +1,6 @@
-"""Runs the two processes in a sandbox: process 1 receives one job, and the candidate's process runs the program.
+"""Runs the two processes in a sandbox: process 1 receives one job, and its child runs the job's program.
 
-The candidate is the model's program.
+The program is called the candidate. A model wrote it.
 
 This file imports nothing of the project, because its code is sent into the sandbox. A job holds a program, inputs and
 limits, never an expected value. Returned values leave the sandbox, and the parent process outside judges them. The

@@ -47,7 +47,7 @@ def watch(
 ) -> Outcome:
     """Watches a job until its main process ends or a limit is reached, and returns the outcome.
 
-    Other processes of the job may still run then, and hold its pipes; `end` kills them.
+    Does not wait for other processes of the job, which may hold the job's pipes open. Calls `end`, which kills them.
 
     Args:
         process: the process that contains the sandbox; its pipes are the job's standard streams.
