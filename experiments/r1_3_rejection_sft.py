@@ -167,7 +167,7 @@ def collect(options: RunOptions, collecting: Collecting, mesh, home: Path) -> li
     Args:
         options: the options of the stage's run; its weights are the base.
     """
-    sampled = dataclasses.replace(options, weights=collecting.reasoner)
+    sampled = dataclasses.replace(options, weights=collecting.reasoner, model="nano")  # of any shape
     author = Author(*load_policy(sampled, mesh, frozen=True, flag="--reasoner"))
     examples = questions.distinct_questions(options.prompts, options.seed, OFFSET, collecting.questions)
     rows = collecting.wave_rows
@@ -181,8 +181,10 @@ def collect(options: RunOptions, collecting: Collecting, mesh, home: Path) -> li
             found = judge_with_reference(found, judge, home / "judged.jsonl")
         found = apply_filters(found, dataclasses.replace(REASONING, longest_paragraph=collecting.longest_paragraph))
         if collecting.general_share:
-            asked = dataclasses.replace(options, weights=collecting.general_weights or options.weights)
-            flag = "--general-weights" if collecting.general_weights else "--weights"
+            flag, asked = "--weights", options
+            if collecting.general_weights:
+                flag = "--general-weights"
+                asked = dataclasses.replace(options, weights=collecting.general_weights, model="nano")
             author = Author(*load_policy(asked, mesh, frozen=True, flag=flag))
             asked = (collecting.general_prompts, options.seed, OFFSET, collecting.general_questions)
             examples = questions.distinct_questions(*asked, flag="--general-prompts")

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Generic, NamedTuple, TypeVar
 from r1jax import cli, train_rl, train_sft
 from r1jax.cli import FLAT
 from r1jax.planning.fit import fit_rl, fit_tuning
+from r1jax.planning.lengths import describe_lengths
 from r1jax.planning.processes import describe_deal, place_processes
 from r1jax.planning.rl import dry_run, mesh_of
 from r1jax.planning.supervised import dry_tune
@@ -57,11 +58,11 @@ def plan_rl(command: TrainCommand, numbers: RLRecipe, title: str, **beside: Any)
     o, heading = command.options, f"{title}, recipe {command.recipe}"
     check(numbers, mesh_of(o.mesh))
     if command.plan.fit:
-        return fit_rl(o.model, o.weights, numbers, o.mesh, command.plan, heading, **beside)
-    text = dry_run(o.model, o.weights, numbers, o.mesh, command.plan, heading, **beside)
-    if o.processes is None:
-        return text
-    return f"{text}\n{describe_deal(o.mesh, o.processes, numbers.questions_per_round, numbers.group_size)}"
+        return fit_rl(o, numbers, command.plan, heading, **beside)
+    parts = [dry_run(o, numbers, command.plan, heading, **beside), describe_lengths(o, numbers, command.plan, **beside)]
+    if o.processes is not None:
+        parts.append(describe_deal(o.mesh, o.processes, numbers.questions_per_round, numbers.group_size))
+    return "\n".join(parts)
 
 
 def plan_tuning(command: TuneCommand, title: str, teacher: str = "") -> str:

@@ -104,12 +104,14 @@ def test_what_is_wrong_with_weights_is_said_of_the_flag_that_named_them(damage, 
         assert ("--weights" in str(error.value)) == (flag == "--weights")
 
 
-def test_a_named_model_needs_weights_of_its_shapes(hub):
+def test_a_named_model_needs_weights_of_its_shapes(hub, walk):
     one = make_mesh("1x1")
     with pytest.raises(ValueError, match="--model=qwen3-8b needs --weights=DIR"):
         load_policy(RunOptions(model="qwen3-8b"), one)
     with pytest.raises(ValueError, match="other shapes than --model=qwen3-8b"):
         load_policy(RunOptions(model="qwen3-8b", weights=str(hub)), one)
+    with pytest.raises(ValueError, match=f"--zero={walk.base} has other shapes than --model=qwen3-8b"):
+        load_policy(RunOptions(model="qwen3-8b", weights=str(walk.base)), one, flag="--zero")
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ from r1jax.planning.memory import Shape, count_placed, pass_bytes
 from r1jax.planning.rl import dry_run, plan, text
 from r1jax.planning.roofline import DEVICES, share_of_memory
 from r1jax.planning.supervised import preference, reward, tune
-from r1jax.recipes import PlanOptions, TunePlanOptions
+from r1jax.recipes import PlanOptions, RunOptions, TunePlanOptions
 from r1jax.reward_models.data import READ
 from r1jax.sampling.sampler import sync
 from r1jax.sharding import AXES, place
@@ -119,9 +119,9 @@ def test_the_command_plans_without_weights_or_devices(capsys, monkeypatch):
 
 def test_the_shipped_base_and_a_directory_have_plans_too(tmp_path):
     command = cli.parse(STAGE.commands(), ["--dry-run"])
-    assert "nano" in dry_run("nano", "", command.numbers, "auto", command.plan, "")
+    assert "nano" in dry_run(RunOptions(model="nano"), command.numbers, command.plan, "")
     with pytest.raises(ValueError, match="cannot be read"):
-        dry_run("nano", str(tmp_path), command.numbers, "auto", command.plan, "")
+        dry_run(RunOptions(model="nano", weights=str(tmp_path)), command.numbers, command.plan, "")
     with pytest.raises(ValueError, match="--device=abacus"):
         plan(PRESETS["qwen3-8b"], command.numbers, "1x1", PlanOptions(device="abacus"))
 
@@ -140,16 +140,16 @@ def test_a_run_and_its_checkpoints_have_the_plan_of_its_shapes(tmp_path, cfg):
     (tmp_path / "checkpoints" / "3").mkdir(parents=True)
     figures = text(plan(cfg, command.numbers, "auto", command.plan), "").split("\n", 1)[1]
     for given in (tmp_path, tmp_path / "checkpoints", tmp_path / "checkpoints" / "3"):
-        assert figures in dry_run("nano", str(given), command.numbers, "auto", command.plan, "")
-    taught = dry_run("nano-small", "", command.numbers, "auto", command.plan, "", teacher=str(tmp_path))
+        assert figures in dry_run(RunOptions(model="nano", weights=str(given)), command.numbers, command.plan, "")
+    taught = dry_run(RunOptions(model="nano-small"), command.numbers, command.plan, "", teacher=str(tmp_path))
     assert "teacher, bfloat16" in taught
     (tmp_path / "model.json").write_text("{")
     with pytest.raises(ValueError, match=r"--weights=.* lacks a readable"):
-        dry_run("nano", str(tmp_path), command.numbers, "auto", command.plan, "")
+        dry_run(RunOptions(model="nano", weights=str(tmp_path)), command.numbers, command.plan, "")
     with pytest.raises(ValueError, match=r"--teacher=.* lacks a readable"):
-        dry_run("nano-small", "", command.numbers, "auto", command.plan, "", teacher=str(tmp_path))
+        dry_run(RunOptions(model="nano-small"), command.numbers, command.plan, "", teacher=str(tmp_path))
     with pytest.raises(ValueError, match=r"--teacher=.*nowhere: config.json cannot be read"):
-        dry_run("nano-small", "", command.numbers, "auto", command.plan, "", teacher="nowhere")
+        dry_run(RunOptions(model="nano-small"), command.numbers, command.plan, "", teacher="nowhere")
 
 
 def test_fine_tuning_has_a_plan_that_agrees_with_the_worked_example():

@@ -188,11 +188,11 @@ def check(name: str, cfg: ModelConfig, weights: str, flag: str = "--weights") ->
     """
     if name not in PRESETS:
         return
-    bare, ours = (dataclasses.replace(c, mtp_layers=0) for c in (cfg, PRESETS[name]))
+    bare, ours = (dataclasses.replace(c, mtp_layers=0, reward_head=False) for c in (cfg, PRESETS[name]))
     if transformer.shapes(bare) != transformer.shapes(ours):
         pairs = {key: (there, getattr(ours, key)) for key, there in vars(bare).items() if there != getattr(ours, key)}
         differ = ", ".join(f"{key} {there} instead of {here}" for key, (there, here) in pairs.items())
         raise ValueError(
             f"{flag}={weights} has other shapes than --model={name}: {differ}. "
-            f"Leave --model out, because config.json gives the shapes, or name weights of {name}"
+            f"Leave --model out, because the weights have their own shapes, or name weights of {name}"
         )

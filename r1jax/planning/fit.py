@@ -15,7 +15,7 @@ from typing import NamedTuple
 from r1jax.planning.rl import PROMPT, config_of, mesh_of, plan, teacher_of
 from r1jax.planning.roofline import DEVICES, share_of_memory
 from r1jax.planning.supervised import tune
-from r1jax.recipes import PlanOptions, RLRecipe, SFTRecipe, TunePlanOptions
+from r1jax.recipes import PlanOptions, RLRecipe, RunOptions, SFTRecipe, TunePlanOptions
 from r1jax.sharding import row_shards
 
 RANK = 32  # of the adapters that are tried
@@ -151,22 +151,15 @@ def ranks_of(rank: int) -> list[int]:
 
 
 def fit_rl(
-    model: str,
-    weights: str,
-    recipe: RLRecipe,
-    mesh: str,
-    options: PlanOptions,
-    title: str,
-    reward_models: int = 0,
-    teacher: str = "",
+    run: RunOptions, recipe: RLRecipe, options: PlanOptions, title: str, reward_models: int = 0, teacher: str = ""
 ) -> str:
     """Returns the text that `--dry-run --fit` of an RL run prints. The arguments are those of `rl.dry_run`.
 
     Raises:
         ValueError: no setting fits, or `rl.dry_run` would raise an error.
     """
-    cfg, name = config_of(model, weights)
-    beside, shards = (reward_models, teacher_of(teacher)), row_shards(mesh_of(mesh))
+    cfg, name = config_of(run.model, run.weights)
+    beside, shards = (reward_models, teacher_of(teacher), run.processes or 1), row_shards(mesh_of(run.mesh))
 
     def peak(flags: Flags, mesh: str) -> float:
         return plan(cfg, dataclasses.replace(recipe, **flags), mesh, options, *beside).peak
@@ -174,15 +167,25 @@ def fit_rl(
     mean = options.mean_tokens or max(1, recipe.max_tokens // 8)
     in_row = max(1, (recipe.row_length - PROMPT) // mean)  # completions of one question
     packed = -(-recipe.questions_per_round // recipe.minibatches) * -(-recipe.group_size // in_row)  # of a minibatch
-    every, least = recipe.questions_per_round * recipe.group_size, recipe.group_size + recipe.carry_over
-    largest = min(recipe.wave_rows or every, every)
-    waves = [wave for wave in halvings(largest, recipe.group_size) if least <= wave < every]
     choices = Choices(
         ranks_of(recipe.lora_rank),
         {"batch_rows": [shards * rows for rows in halvings(power_of_two(packed / shards), 1)]},
-        {"wave_rows": waves if 0 < recipe.wave_rows < every else [0, *waves]},
+        {"wave_rows": wave_sizes(recipe, run.processes or 1)},
     )
-    return describe(choices, peak, mesh, options, f"{title}: {name}")
+    return describe(choices, peak, run.mesh, options, f"{title}: {name}")
+
+
+def wave_sizes(recipe: RLRecipe, processes: int) -> list[int]:
+    """Returns the values of --wave-rows to try, from large to small. 0 means that a round is not divided.
+
+    Together, the waves of all processes have room for at least one group and for the rows that --carry-over keeps. No
+    value is above `recipe.wave_rows`, if that is given.
+    """
+    every = -(-recipe.questions_per_round * recipe.group_size // processes)
+    least = -(-(recipe.group_size + recipe.carry_over) // processes)
+    step = -(-recipe.group_size // processes)
+    sizes = [size for size in halvings(min(recipe.wave_rows or every, every), step) if least <= size < every]
+    return sizes if 0 < recipe.wave_rows < every else [0, *sizes]
 
 
 def power_of_two(number: float) -> int:

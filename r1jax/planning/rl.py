@@ -28,7 +28,7 @@ from r1jax.planning.roofline import (
     read_params,
     share_of_memory,
 )
-from r1jax.recipes import PlanOptions, RLRecipe
+from r1jax.recipes import PlanOptions, RLRecipe, RunOptions
 from r1jax.runs import checkpoint
 from r1jax.sharding import AXES, mesh_sizes, row_shards
 from r1jax.weights import bundled, hub
@@ -87,6 +87,7 @@ def plan(
     options: PlanOptions,
     reward_models: int = 0,
     teacher: ModelConfig | None = None,
+    processes: int = 1,
 ) -> Plan:
     """Returns the memory and time that an RL run needs.
 
@@ -96,6 +97,7 @@ def plan(
         options: the device and the mean completion length to assume.
         reward_models: number of reward models beside the policy, each as large as the policy.
         teacher: config of the model that replaces the reference policy; None keeps the reference policy.
+        processes: number of processes. Each of them samples --wave-rows completions at once.
 
     Raises:
         ValueError: the device is unknown, or `mesh` cannot be parsed.
@@ -128,7 +130,7 @@ def plan(
     sampled = {k: v for k, v in shapes.items() if k != "mtp"}
     rollout = {
         "sampler's copy, bfloat16": count_placed(sampled, abstract, ("tensor", "expert")) * 2,
-        "keys and values, bfloat16": round_cache_bytes(cfg, recipe, abstract, mean),
+        "keys and values, bfloat16": round_cache_bytes(cfg, recipe, abstract, mean, processes),
     }
     copy, cache = rollout.values()
     rollout["more while they are made"] = max(copy - cache, cache / cfg.layers)
@@ -189,21 +191,23 @@ def cache_bytes(cfg: ModelConfig, mesh: AbstractMesh, rows: int, questions: int,
     return (rows * mean * LADDER_WASTE + questions * PROMPT) / row_shards(mesh) * token
 
 
-def round_cache_bytes(cfg: ModelConfig, recipe: RLRecipe, mesh: AbstractMesh, mean: int) -> float:
+def round_cache_bytes(cfg: ModelConfig, recipe: RLRecipe, mesh: AbstractMesh, mean: int, processes: int = 1) -> float:
     """Returns the largest number of bytes that keys and values take on one device while a round is sampled.
 
-    A round may be sampled in waves (--wave-rows). The mean length of the rows of a wave is assumed to be 2 · `mean`,
-    because up to half of these rows may be long completions that an earlier wave left unfinished.
-    `rl.memory.fitting_rows` assumes the same.
+    A round may be sampled in waves (--wave-rows). The mean length of the rows of a wave is assumed to be 2 · `mean`, or
+    --max-tokens if that is less, because up to half of these rows may be long completions that an earlier wave left
+    unfinished. `rl.memory.fitting_rows` assumes the same.
 
     Args:
         mean: mean number of tokens of a completion.
+        processes: number of processes. Each of them samples --wave-rows completions at once.
     """
     rows = recipe.questions_per_round * recipe.group_size
     every = cache_bytes(cfg, mesh, rows, recipe.questions_per_round, mean)
     if not recipe.wave_rows:
         return every
-    return min(every, cache_bytes(cfg, mesh, recipe.wave_rows, -(-recipe.wave_rows // recipe.group_size), 2 * mean))
+    wave, longest = recipe.wave_rows * processes, min(2 * mean, recipe.max_tokens)
+    return min(every, cache_bytes(cfg, mesh, wave, -(-wave // recipe.group_size), longest))
 
 
 def step_seconds(
@@ -287,20 +291,12 @@ def text(found: Plan, title: str) -> str:
 
 
 def dry_run(
-    model: str,
-    weights: str,
-    recipe: RLRecipe,
-    mesh: str,
-    options: PlanOptions,
-    title: str,
-    reward_models: int = 0,
-    teacher: str = "",
+    run: RunOptions, recipe: RLRecipe, options: PlanOptions, title: str, reward_models: int = 0, teacher: str = ""
 ) -> str:
     """Returns the text that `--dry-run` of an RL run prints: the plan as a table.
 
     Args:
-        model, weights: the values of --model and --weights, which name the model; see `config_of`.
-        mesh: a value of --mesh.
+        run: the model (see `config_of`), the mesh and the number of processes.
         options: the device and the mean completion length to assume.
         title: the first line of the text, to which the model's name is added.
         reward_models: see `plan`.
@@ -308,10 +304,11 @@ def dry_run(
             teacher.
 
     Raises:
-        ValueError: the model or the teacher cannot be found, the device is unknown, or `mesh` cannot be parsed.
+        ValueError: the model or the teacher cannot be found, the device is unknown, or the mesh cannot be parsed.
     """
-    cfg, name = config_of(model, weights)
-    return text(plan(cfg, recipe, mesh, options, reward_models, teacher_of(teacher)), f"{title}: {name}")
+    cfg, name = config_of(run.model, run.weights)
+    found = plan(cfg, recipe, run.mesh, options, reward_models, teacher_of(teacher), run.processes or 1)
+    return text(found, f"{title}: {name}")
 
 
 def teacher_of(given: str) -> ModelConfig | None:

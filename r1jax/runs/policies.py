@@ -82,6 +82,7 @@ def load_policy(
     home = found.parent.parent
     cfg = checkpoint.read_model(home, shown, flag)
     check_head(cfg, shown, rewards, flag)
+    presets.check(options.model, cfg, shown, flag)
     pieces = tokenizer_of(home, cfg, shown, flag)
     manifest = manifests.read(home)
     params = load_params(found, cfg, manifest, options, mesh, dtype, flag)

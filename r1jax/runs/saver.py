@@ -124,7 +124,7 @@ class Saver:
         try:
             self.close()
         finally:
-            # After a failure, Orbax's other threads may still be writing, and would log errors about files that are gone.
+            # After a failure, Orbax's other threads may still be writing. They would log errors about removed files.
             if not self._failed:
                 ORBAX_LOG.removeFilter(has_other_cause)
 

@@ -103,7 +103,8 @@ def make_writer(
     weights = options.weights if who == "base" else who
     loaded = base if who == "base" and base is not None else None
     flag = "--weights" if who == "base" else flag
-    asked = dataclasses.replace(options, weights=weights)
+    # The directory of another model says what shape the model has.
+    asked = options if who == "base" else dataclasses.replace(options, weights=weights, model="nano")
     policy, params, source = loaded or load_policy(asked, mesh, frozen=True, flag=flag)
     sampling = SamplingOptions(samples=1, temperature=0.0, max_tokens=max_tokens, wave_rows=wave_rows)
     asked = WHOLE

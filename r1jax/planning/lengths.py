@@ -1,0 +1,43 @@
+"""Says for three mean lengths of the completions whether an RL run fits, for `--dry-run`."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from r1jax.planning.fit import wave_sizes
+from r1jax.planning.rl import config_of, plan, teacher_of
+from r1jax.planning.roofline import DEVICES, share_of_memory
+from r1jax.recipes import PlanOptions, RLRecipe, RunOptions
+
+
+def describe_lengths(
+    run: RunOptions, recipe: RLRecipe, options: PlanOptions, reward_models: int = 0, teacher: str = ""
+) -> str:
+    """Returns one line for each mean length: the peak memory of one device, and whether it fits.
+
+    The means are the one that the plan assumes, twice this mean, and --max-tokens. Where a run does not fit, its line
+    gives the largest --wave-rows with which it fits.
+
+    Args:
+        run, options, reward_models, teacher: as in `rl.dry_run`.
+
+    Raises:
+        ValueError: as `rl.dry_run`.
+    """
+    cfg, _ = config_of(run.model, run.weights)
+    beside = reward_models, teacher_of(teacher), run.processes or 1
+    assumed = min(options.mean_tokens or max(1, recipe.max_tokens // 8), recipe.max_tokens)
+    lines = ["peak by the mean length of a completion"]
+    for mean in sorted({assumed, min(2 * assumed, recipe.max_tokens), recipe.max_tokens}):
+        known = dataclasses.replace(options, mean_tokens=mean)
+
+        def peak(wave: int, known: PlanOptions = known) -> float:
+            return plan(cfg, dataclasses.replace(recipe, wave_rows=wave), run.mesh, known, *beside).peak
+
+        usable = DEVICES[options.device].memory * share_of_memory(options.device)
+        fitting = [wave for wave in wave_sizes(recipe, run.processes or 1) if peak(wave) < usable]
+        needed, said = peak(recipe.wave_rows), "fits"
+        if needed >= usable:
+            said = f"does not fit; fits with --wave-rows={fitting[0]}" if fitting else "does not fit, nor in waves"
+        lines.append(f"{f'  {mean:,} tokens':44}{needed / 1e9:.2f} GB  {said}")
+    return "\n".join(lines)
