@@ -87,8 +87,8 @@ class Command(TrainCommand[PreferenceRecipe]):
     sampling: SamplingOptions = SAMPLING
     """How --rounds samples the policy. --sampling.samples is the number of completions of each question."""
     reward_model: str = ""
-    """Run directory of a helpfulness reward model, which ranks the completions of --rounds. Default: the verifier ranks
-    the completions, or the rewards of --reward do."""
+    """Run directory of a helpfulness reward model. This model ranks the completions of --rounds. Default: the rewards
+    of --reward rank the completions. Without --reward, the verifier ranks them."""
 
 
 COMMANDS = cli.commands_by_recipe(Command, RECIPES, options=OPTIONS)

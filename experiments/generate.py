@@ -5,8 +5,9 @@ Source:  DeepSeek-AI 2025 (arXiv 2501.12948), sections 2.3.1 and 2.3.3 (v2: B.3.
 Run:     python -m experiments.generate --weights=RUN --prompts=nano:reasoning --template=r1 --samples=8
          python -m experiments.generate --weights=HF_DIR --prompts=mine.jsonl --template=chat --to=parquet --mesh=8x8
 Writes:  <workdir>/samples.jsonl (every sample, unfiltered), manifest.json, and records.jsonl or .parquet. The records
-         are the samples with the fields `keep` and `reason` added; people may edit this file. With several processes,
-         each writes samples-I-of-N.jsonl, and these files are merged at the end. The same command resumes a killed run
+         are all samples, with the fields `keep` and `reason` set by the filters. People may edit the file of records.
+         With several processes, each writes samples-I-of-N.jsonl, and these files are merged at the end. The same
+         command resumes a killed run
 Departs: 1. thresholds of repetition, language and length are not published; the defaults keep answers that
             are right, finished and in the question's language, and drop completions that repeat half of their 8-grams
 """

@@ -13,7 +13,7 @@ Writes:  <workdir>_data/cold_start.jsonl (every record: the sampled text, the re
 Departs: 1. the paper has thousands of records; nano has three hundred, because more would leave nothing for RL to teach
          2. nano's generator stands in for human annotators: it translates and deletes but never solves. A record that
             it rewrote says so. Prompts from a file have no annotator: a bad rewrite is dropped
-         3. the base itself rewrites, because its training corpus contains such rewrites, with the same prompts
+         3. the base itself rewrites. Its training corpus contains rewrites after the same prompts as here
          4. a batch is 128 packed rows, not 128 records
          5. not implemented: brief answers to simple questions (v2, Listing 3), model-written tests of programs (Listing
             2), and rewriting into a conversation (the paper's examples of such conversations were written by people)
@@ -106,7 +106,7 @@ class Collecting:
     sample_tokens: int = 320
     """Most tokens in a sampled completion."""
     wave_rows: int = 512
-    """Completions that each process samples at once; memory limits it."""
+    """Number of completions that each process samples at once. Memory limits this number."""
     worked_example: str = ""
     """Text file with the worked example for the route few_shot. For nano's questions the generator writes the
     example."""
@@ -138,7 +138,7 @@ COMMANDS["paper"] = dataclasses.replace(COMMANDS["paper"], collecting=PAPER_COLL
 
 
 def train(recipe: SFTRecipe, options: RunOptions, collecting: Collecting) -> Path | None:
-    """Collects the records unless they exist, then fine-tunes the base on the records with keep=true.
+    """Collects the records unless they exist, then fine-tunes the base on the records whose key `keep` is true.
 
     Returns the working directory, or None if `collecting.review` stops the command so that people can edit the records.
 

@@ -4,9 +4,9 @@ Source:  DeepSeek-AI 2025, section 2.3.3; v2 B.3.3 (data, Listing 4), B.4.2 (num
 Run:     python -m experiments.r1_3_rejection_sft --reasoner=RUN_OF_STAGE_2
          ... --review=True             stops before training: edit rejection.jsonl, then run again without --review
          ... --judge=endpoint --endpoint.url=URL --prompts=FILE
-                                       a model with the reference answer judges rows that no rule can judge
-Writes:  <workdir>_data/rejection.jsonl (every record, with `keep` and, if it is dropped, the `reason`); <workdir>, the
-         run's directory. The run starts from the base
+                                       if no rule can judge a row, a model judges it by the reference answer
+Writes:  <workdir>_data/rejection.jsonl: every record. `keep` is false if the record is dropped, and `reason` says why
+         <workdir>: the directory of the run. The run starts from the base
 Departs: 1. the paper has 600k reasoning and 200k general records; samples per prompt, temperature and thresholds are
             not published
          2. nano has no DeepSeek-V3, so the base answers general prompts, several times each. One answer that the
@@ -90,8 +90,8 @@ class Collecting:
     longest_paragraph: int = 400
     """Drop a record if its chain of thought has a paragraph with more characters than this; 0: no limit."""
     judge: str = "none"
-    """Which model compares answers that have no verifier with the reference answer: none, endpoint, or a checkpoint's
-    directory."""
+    """Which model judges the answers that no verifier can judge: none, endpoint, or the directory of a checkpoint. The
+    model compares an answer with the reference answer."""
     endpoint: Endpoint = NOWHERE
     """The server that --judge=endpoint uses."""
     review: bool = False
@@ -160,7 +160,10 @@ def train(recipe: SFTRecipe, options: RunOptions, collecting: Collecting) -> Pat
 
 
 def collect(options: RunOptions, collecting: Collecting, mesh, home: Path) -> list[dict]:
-    """Samples, judges and filters records: reasoning records by the stage 2 policy, and general records by the base.
+    """Samples, judges and filters the records of the stage.
+
+    Reasoning records are sampled from the stage 2 policy. General records are sampled from the base, or from
+    --general-weights if that flag is given.
 
     Returns all records, including the dropped ones. Samples are stored in `home`, so that a killed run resumes.
 

@@ -38,7 +38,9 @@ EVALUATION = dataclasses.replace(evaluation.NANO, samples=1, temperature=1.0, to
 
 
 class Stage(NamedTuple):
-    """One stage: a row of the table `STAGES`, from which the command's flags are also built.
+    """One stage: a row of the table `STAGES`.
+
+    The dataclass `Numbers` is built from the table. It holds the hyperparameters of all stages, as flags.
 
     Attributes:
         result: name of the trained policy on the report page; empty if the stage trains a reward model.
@@ -203,7 +205,7 @@ STAGES = (
 
 
 def numbers_of(stages: Sequence[Stage]) -> list[tuple[str, type, Any]]:
-    """Returns (name, type, default) of each field that the stages have in `Numbers`.
+    """Returns (name, type, default) of each field that the stages give to the dataclass `Numbers` (see `Stage`).
 
     Each stage has a field for its hyperparameters. A stage that collects records has another field for the
     settings of collecting.

@@ -50,9 +50,9 @@ class Command:
     """Key that clients must send. Default: the environment variable R1JAX_API_KEY. If both are empty, clients
     need no key."""
     max_tokens: int = 1024
-    """Most tokens of a chat reply if the client sets no limit of its own."""
+    """Largest number of tokens of a chat reply if the client sets no limit of its own."""
     wave_rows: int = 32
-    """Most replies that are sampled at once."""
+    """Largest number of replies that are sampled at once."""
     mesh: str = "1x1"
     """Device mesh: AxB (fsdp=A, tensor=B), or axes by name, such as data:2,fsdp:2."""
 

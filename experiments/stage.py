@@ -92,7 +92,8 @@ class RLStage(NamedTuple):
         recipes: recipes by the name that --recipe takes; the first recipe is the default.
         description: text of --help, the docstring of the stage's file.
         options: defaults of the run options.
-        reward: makes the stage's reward. None means the rule-based reward, weighted as in the recipe.
+        reward: a function that makes the stage's reward from the policy. None means the rule-based reward, weighted as
+            in the recipe.
     """
 
     name: str

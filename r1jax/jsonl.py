@@ -36,9 +36,9 @@ class JsonLines:
     def write(self, figures: Mapping[str, object]) -> None:
         """Appends `figures`, {name: value}, as one line.
 
-        A float is written as its shortest `repr`, so it reads back bit for bit (a float32 as the equal float64). None
-        becomes null. nan and ±inf become null too, and the line then lists their keys under `nonfinite`, with nested
-        keys joined by dots. Arrays and array scalars are written as numbers.
+        A float is written as its shortest `repr`, so it reads back bit for bit. A float32 reads back as a float64 of
+        the same value. None becomes null. nan and ±inf become null too, and the line then lists their keys under
+        `nonfinite`, with nested keys joined by dots. Arrays and array scalars are written as numbers.
 
         Raises:
             OSError: the line cannot be written, for example because the disk is full. The file is then unchanged.

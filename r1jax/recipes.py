@@ -82,7 +82,7 @@ class RLRecipe:
     log_samples: int
     """Completions of each round that are written to samples.jsonl."""
     max_skips: int
-    """Non-finite updates in a row that a run survives; one more ends the run."""
+    """Number of consecutive non-finite updates that a run survives. One more ends the run."""
     lora_rank: int
     """Rank of the LoRA adapters, which are trained in place of the parameters. 0 trains the parameters."""
     lora_alpha: float
@@ -121,7 +121,7 @@ class RLRecipe:
     """A completion of negative advantage is left out of the policy's term once log π_sampler/π exceeds this many nats a
     token on average (DeepSeek-V3.2). 0: never."""
     tis_by: str = "token"
-    """What --tis-cap caps: the ratio of each `token`, or the ratio of its whole completion, `sequence`."""
+    """What --tis-cap caps. token: the ratio of each token. sequence: the ratio of the token's whole completion."""
     per_reward: bool = False
     """Whether each part of the reward is normalised over its group by itself, before the parts are added (GDPO)."""
     mask_truncated: bool = False
@@ -143,8 +143,8 @@ class RLRecipe:
     final_learning_rate: float = 0.0
     """Learning rate at the last step, reached by --schedule."""
     schedule: str = "constant"
-    """How the learning rate goes on after the warm-up: constant, or cosine, linear or wsd to --final-learning-rate.
-    wsd is constant until the last --decay-steps, then linear."""
+    """Schedule of the learning rate after the warm-up. constant keeps the rate. cosine, linear and wsd lead to
+    --final-learning-rate at the last step. wsd is constant until the last --decay-steps, then linear."""
     decay_steps: int = 0
     """Last steps over which --schedule=wsd lowers the learning rate. 0: a tenth of the steps."""
     decay: str = "all"
@@ -163,8 +163,8 @@ class RLRecipe:
 
     wave_rows: int = 0
     """Completions that each process samples at once. The sampled tokens do not depend on this number. 0: all
-    completions of a round, or fewer if the devices' free memory is too small for all. The number that fits is computed
-    with a quarter of --max-tokens for each completion."""
+    completions of a round, or fewer if the devices' free memory is too small for all. To compute how many fit, each
+    completion is assumed to need a cache for a quarter of --max-tokens."""
 
     @property
     def descent(self) -> Descent:
@@ -193,8 +193,9 @@ class PolicyOptions:
     seed: int = 0
     """Seed of prompts and sampling noise."""
     model: str = "nano"
-    """Without --weights: a base model that ships with the package, or smollm2 or gemma3-270m, from packages of
-    their own. With --weights: the name of a known model, whose shapes a Hugging Face directory must then have."""
+    """Without --weights: the base model to use. It ships with the package, or it is smollm2 or gemma3-270m, which come
+    in packages of their own. With --weights: a known model, such as qwen2.5-1.5b, if the weights must have its
+    shapes."""
     weights: str = ""
     """A run's directory, one of its checkpoints, a Hugging Face directory, a GGUF file, a PEFT adapter, or OWNER/NAME
     of the Hugging Face Hub. Default: the base model of --model."""
@@ -297,8 +298,8 @@ class PretrainRecipe:
     save_every: int
     """Steps between two checkpoints."""
     schedule: str = "cosine"
-    """How the learning rate goes on after the warm-up: constant, or cosine, linear or wsd to --final-learning-rate.
-    wsd is constant until the last --decay-steps, then linear."""
+    """Schedule of the learning rate after the warm-up. constant keeps the rate. cosine, linear and wsd lead to
+    --final-learning-rate at the last step. wsd is constant until the last --decay-steps, then linear."""
     decay_steps: int = 0
     """Last steps over which --schedule=wsd lowers the learning rate. 0: a tenth of the steps."""
     decay: str = "all"
@@ -332,7 +333,7 @@ class SFTRecipe:
     """Hyperparameters of supervised fine-tuning on records (problems with responses). Each field is a flag."""
 
     epochs: float
-    """Passes over the records. One pass is as many steps as would hold all tokens of the records without padding."""
+    """Passes over the records. One pass takes as many steps as all tokens of the records would fill without padding."""
     steps: int
     """Optimizer steps. 0: as many as --epochs takes."""
     learning_rate: float
@@ -377,8 +378,8 @@ class SFTRecipe:
     lora_targets: str = r"attention/(q|k|v|o|q_down|q_up|kv_down)/kernel|(mlp|shared)/(gate|up|down)/kernel"
     """Regular expression over parameter paths. The matrices whose path matches get an adapter."""
     schedule: str = "cosine"
-    """How the learning rate goes on after the warm-up: constant, or cosine, linear or wsd to --final-learning-rate.
-    wsd is constant until the last --decay-steps, then linear."""
+    """Schedule of the learning rate after the warm-up. constant keeps the rate. cosine, linear and wsd lead to
+    --final-learning-rate at the last step. wsd is constant until the last --decay-steps, then linear."""
     decay_steps: int = 0
     """Last steps over which --schedule=wsd lowers the learning rate. 0: a tenth of the steps."""
     decay: str = "all"
@@ -392,8 +393,8 @@ class PlanOptions:
     dry_run: bool = False
     """Print what the run would need, then stop. Needs neither weights nor devices."""
     fit: bool = False
-    """With --dry-run: search the packed rows of a forward pass, --wave-rows and --lora-rank, and print the settings
-    that fit --device, the largest first. For reinforcement learning and fine-tuning."""
+    """With --dry-run: print the settings that fit --device, the largest first. The settings are the number of packed
+    rows in a forward pass, --wave-rows and --lora-rank. For reinforcement learning and fine-tuning."""
     device: str = "h200"
     """Device that a dry run plans for: t4, l4, rtx4090, a100-40gb, a100, h100, h200, b200, v4, v5e, v5p, v6e or
     v7x."""
@@ -458,10 +459,10 @@ class RewardRecipe:
     """What the backward pass recomputes: none (nothing), dots (all but attention and products with weights) or full
     (all but attention)."""
     items: int
-    """Items to take from the nano annotator, which is simulated, if --data names no file."""
+    """Items to take from nano's simulated annotator. Used if --data names no file."""
     held_out_items: int
-    """Items held out for evaluation. With a file: at most a fifth of its items. Either all items of a
-    problem are held out, or none."""
+    """Items held out for evaluation. If --data names a file, at most a fifth of the file's items are held out. Either
+    all items of a problem are held out, or none."""
     save_every: int
     """Steps between two checkpoints. 0: save only the last step, which is always saved."""
 

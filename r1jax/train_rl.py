@@ -201,8 +201,9 @@ def choose_reward(
 
     Returns:
         (reward, earned, task). `reward` scores the sampled completions. `earned` scores the held-out completions of an
-        evaluation: by the reward of --reward and the penalties, or, without --reward, by the penalties alone. --refill
-        compares the completions of a group by `task`. This is accuracy alone for the rule reward, otherwise `reward`.
+        evaluation. It applies the penalties and, if --reward is given, the reward of --reward. `task` is the reward by
+        which --refill compares the completions of a group. `task` is accuracy alone for the rule reward, and
+        equals `reward` otherwise.
     """
     own = custom.make_reward(terms, policy.style) if terms else None
     reward = own or (make_reward(policy) if make_reward else make_rule_reward(weights_of(recipe), policy.style))

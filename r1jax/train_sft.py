@@ -135,8 +135,10 @@ def train(
 
 
 def describe_records(parts: Sequence[Part]) -> dict:
-    """Returns the manifest's entry for the records: {"records": number for each part, "shares": share of each part,
-    "sha256": hash of all records}.
+    """Returns the manifest's entry for the records.
+
+    The entry is {"records": [number of records in each part], "shares": [share of each part], "sha256": hash of the
+    records of all parts}.
     """
     names = ("id", "problem", "response", "messages")
     rows = ({name: r[name] for name in names if name in r} for part in parts for r in part.records)

@@ -68,5 +68,5 @@ def test_the_command_says_which_run_breaks_which_rule_and_draws_all(tmp_path, ca
 
 
 def test_an_unfinished_run_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="no evaluation before and after"):
+    with pytest.raises(ValueError, match=r"half is not a complete run\. A complete run has an evaluation"):
         check(Command((write(tmp_path / "half", [BEFORE]),)))

@@ -4,8 +4,8 @@ Run: python -m experiments.bench NAME [--size=toy] [--repeats=N]      one JSON l
      python -m experiments.bench.scale --mesh=fsdp:8                  what one device computes, sends and holds
      python -m experiments.bench all                                  a table, and one JSON line each in bench.jsonl
 
-C1 to C13 number the claims measured on CPUs; G0 to G5 are the measurements on a GPU (`gpu`). A JSON line of C1 to C13
-holds:
+C1 to C13 are the claims that are measured on CPUs. G0 to G5 are the measurements on a GPU (`gpu`). A peer is another
+package, such as TRL. A JSON line of C1 to C13 holds:
 
 value       r1jax's result
 baseline    the result of the peer or of the plain method; "missing" if the peer is not installed
@@ -17,6 +17,6 @@ goals       each goal, and whether it is met
 
 The line also holds the machine's load, and the versions of packages. r1jax and its baselines take turns after
 compilation, and the medians of their repeats are compared. Machines are shared, so times are CPU seconds of one thread
-unless stated otherwise. A peer is another package, such as TRL. The peer runs in a process of its own, under the
-interpreter that `--tunix-python`, `--transformers-python` or `--trl-python` names.
+unless stated otherwise. A peer runs in a process of its own, under the interpreter that `--tunix-python`,
+`--transformers-python` or `--trl-python` names.
 """

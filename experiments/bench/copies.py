@@ -40,8 +40,8 @@ def copies(text: str) -> list[tuple[str, int]]:
 def measure(options: Options) -> dict[str, Any]:
     """Measures the memory and the copies of compiled programs (benchmark C11). Returns the benchmark's JSON line.
 
-    `value` is the bytes of temporaries in the program of a chunk of decoding steps, divided by the bytes of the cache
-    and the logits.
+    `value` is a quotient. The numerator is the bytes of temporaries in the program that decodes a chunk of steps. The
+    denominator is the bytes of the cache and the logits.
     """
     import jax
     import jax.numpy as jnp

@@ -45,14 +45,14 @@ def write(directory: str, size: str) -> dict[str, int]:
 def ours(directory: str, group: int, tokens: int, ceiling: bool = False) -> tuple:
     """Prepares r1jax' sampler on all CPU devices that JAX shows. Returns (repeat, info).
 
-    Each call of `repeat()` samples all completions and returns {"tokens": number of sampled tokens}. `info` holds the
-    measured expression as text, for the report ("call"), and the seconds of set-up ("setup_s").
+    Each call of `repeat()` samples all completions and returns {"tokens": number of sampled tokens}. `info` is a
+    dictionary for the report: "call" is the measured call as text, and "setup_s" the seconds of two warm-up calls.
 
     Args:
         directory: where `write` has put model and prompts.
         group: completions of each prompt.
         tokens: tokens of each completion.
-        ceiling: whether to measure the hardware's limit too, in tokens per second, and put it into `info` ("limit").
+        ceiling: whether to measure the hardware's limit too. `info` then has the key "limit", in tokens per second.
     """
     import jax
     import jax.numpy as jnp
@@ -142,8 +142,9 @@ def summary(found: dict[str, dict[str, list]], info: dict[str, dict]) -> dict[st
     one thread if that is faster.
 
     Args:
-        found: {number of threads: {side: the report of each repeat}}. The number of threads is "1" or "2".
-        info: what each side reported when it was ready.
+        found: {number of threads: {side: reports of its repeats}}. The number of threads is "1" or "2". A side is a
+            package with its setting, such as "tunix greedy". A report holds the keys "tokens", "wall" and "cpu".
+        info: {side and number of threads: `info` of the side}, with keys such as "r1jax, 1 threads"; see `ours`.
     """
     cpu = {name: rate(runs, "cpu") for name, runs in found["1"].items()}
     wall = {name: rate(runs, "wall") for name, runs in found["2"].items()}

@@ -1,4 +1,4 @@
-"""Defines the kinds of faults that `faults` injects.
+"""Defines the kinds of faults that the fault campaign (the module `faults`) injects into runs.
 
 The function of each kind injects a fault into a toy run, resumes the run, and judges the result.
 """
@@ -40,12 +40,13 @@ class Trial:
         ordinal: number of the trial among the trials of its kind, from 0.
         stage: the stage (a command at toy size) that is run.
         name: the stage's name, a key of `fault_runs.STAGES`.
-        campaign: the directory of the campaign. A campaign is all trials that one command of `faults` plans.
+        campaign: the directory of the campaign. One command of the module `faults` plans all trials of a campaign.
         home: an existing, empty directory for this trial alone.
         rng: the random numbers that determine the fault.
         whole: an uninterrupted run of the same command.
         midway: a function that returns the directory of an interrupted run of the same command. SIGTERM stopped this
-            run after its second checkpoint. All trials of a stage share the run, and work on copies of its directory.
+            run after its second checkpoint. All trials of a stage share this run, and each trial works on a copy of its
+            directory.
     """
 
     kind: str
@@ -117,7 +118,9 @@ def finish(trial: Trial, tag: str = "resumed", workdir: Path | None = None) -> N
 
 
 def compare(trial: Trial, ended: Ended, tag: str, workdir: Path | None = None) -> None:
-    """Raises Silent unless a run ended with exit code 0 and the outcome (`read_outcome`) of the uninterrupted run.
+    """Raises Silent unless a run ended with exit code 0, and its outcome equals that of the uninterrupted run.
+
+    `fault_runs.read_outcome` returns the outcome of a run.
 
     Args:
         tag: how the run was started, such as "resumed"; the message of Silent begins with it.
@@ -233,8 +236,9 @@ def expect_error(
 ) -> Found:
     """Judges a run that met a fault.
 
-    Returns the verdict EQUAL if the run ended like the uninterrupted run. Returns CLEAR if the run stopped with a clear
-    error (`is_clear`), and passes `finish` once the fault is undone. Raises Silent otherwise.
+    The verdict is EQUAL if the run ended like the uninterrupted run. The verdict is CLEAR if two things hold: the run
+    stopped with a clear error (`is_clear`), and after the fault was undone, the resumed run passed `finish`. Otherwise
+    this function raises Silent.
 
     Args:
         ended: how the run with the fault ended.
@@ -287,10 +291,11 @@ def system(*command: str) -> None:
 def damage(trial: Trial, how: str) -> Found:
     """Damages one file of an interrupted run, then resumes the run.
 
-    The file is in the newest checkpoint, or is manifest.json or model.json.
+    The file is in the newest checkpoint. If `how` is "truncated" or "empty", it can also be manifest.json or
+    model.json.
 
     Args:
-        how: "truncated", "empty" or "flipped", as in `spoil`; "missing" deletes a file of the checkpoint.
+        how: "truncated", "empty" or "flipped", as in `spoil`. "missing" deletes the file.
     """
     shutil.copytree(trial.midway(), trial.workdir)
     newest = newest_checkpoint(trial.workdir)
@@ -414,8 +419,8 @@ def start_pair(stage: Stage, campaign: Path, workdir: Path, told: Path, **change
     Args:
         campaign: the campaign's directory, which holds records.jsonl.
         workdir: the run's directory.
-        told: path of the output files without their ending. The ending is the number of the process, "-0" or "-1", and
-            then a suffix that `Order` describes.
+        told: beginning of the paths of the output files. The number of the process follows, "-0" or "-1". After it
+            comes a suffix, such as ".out" (see `fault_runs.Order`).
         changed: flags to add to the stage's flags, or to replace them.
     """
     with socket.socket() as probe:
@@ -465,7 +470,7 @@ class Kind:
     Attributes:
         share: number of trials of this kind in a campaign of 208 trials. Other campaigns keep the proportions.
         stages: names of the stages in which the fault can occur.
-        attempt: the function that makes a trial: injects the fault, resumes the run and judges the result.
+        attempt: the function that makes a trial. It injects the fault, resumes the run and judges the result.
     """
 
     share: int

@@ -135,7 +135,13 @@ class Order:
 
 @dataclasses.dataclass
 class Live:
-    """A run in progress: its process, the path `told` of its `Order`, and the time of its start."""
+    """A run in progress.
+
+    Attributes:
+        process: the process of the run.
+        told: path of the run's output files without their suffix, as in `Order`.
+        begun: time of the run's start, in seconds of `time.monotonic`.
+    """
 
     process: Any
     told: str
@@ -144,8 +150,13 @@ class Live:
 
 @dataclasses.dataclass(frozen=True)
 class Ended:
-    """How a run ended: exit code (−n after signal n), standard error, duration in seconds, and the phases as [(seconds,
-    phase)] from `marks`.
+    """How a run ended.
+
+    Attributes:
+        code: exit code; −n after signal n, and 124 if the run took too long and was killed.
+        err: standard error.
+        seconds: duration of the run, in seconds.
+        marks: the phases that the run entered, as [(seconds since the run's start, phase)].
     """
 
     code: int
@@ -185,7 +196,10 @@ def prepare(cache: Path) -> None:
 
 
 def live(order: Order) -> None:
-    """Runs a command, as a shell would, in a process that the fork server made. Ends the process and never returns."""
+    """Runs the command of `order` in this process, as if a shell had started it. The fork server made this process.
+
+    Ends the process and never returns.
+    """
     os.setsid()
     interrupts.remember()  # as `python -m experiments.NAME` does
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -372,7 +386,10 @@ def await_moment(run: Live, index: int, delay: float) -> str:
 
 
 def read_outcome(stage: Stage, workdir: Path) -> dict[str, Any]:
-    """Returns the results of a run that must be equal in every run of the same command: logs, parameters and
+    """Returns what every run of the same command must reproduce exactly, {name: value}.
+
+    For a stage that trains, these are the logs without speeds, the hash of the parameters, the number of the last
+    checkpoint, and parts of the manifest. For a stage that trains nothing, these are the results file and parts of the
     manifest.
     """
     from r1jax.runs import checkpoint, manifests
@@ -398,7 +415,8 @@ def committed(stage: Stage, workdir: Path) -> tuple[int | None, str]:
     """Returns the step at which an interrupted run can resume, and a hash of metrics.jsonl up to this step.
 
     The step belongs to the newest committed checkpoint whose step is a multiple of `stage.rounds`. Returns (None, "")
-    if there is no such checkpoint. The lines hold times, so a resumed run that repeats a step changes the hash.
+    if there is no such checkpoint. The hash covers the times in the lines of metrics.jsonl. So the hash changes if a
+    resumed run repeats a step.
     """
     from r1jax.runs import checkpoint
 

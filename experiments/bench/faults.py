@@ -3,10 +3,13 @@ the outcomes.
 
 Run:     python -m experiments.bench.faults --runs=208 --seed=0 --jobs=2
          ... --table --workdir=DIR      prints the table of an earlier or unfinished campaign
-A trial has one of three verdicts. "equal": the run, resumed after the fault, ended bit-equal to an uninterrupted run of
-the same command. "clear error": the run stopped with one line that names a file or flag, and ended bit-equal after the
-fault was undone. "silent": anything else. For example, the outcome differed, a traceback was printed, or a committed
-step was repeated.
+A trial has one of three verdicts. "equal": the run, resumed if the fault stopped it, ended bit-equal to an
+uninterrupted run of the same command. "clear error": the run stopped with a message that names a file or flag. After
+the fault was undone, the run was resumed and ended bit-equal. "silent": anything else. For example, the outcome
+differed, a traceback was printed, or a committed step was repeated.
+
+A run with a hung verifier worker also counts as "clear error" if it ends and metrics.jsonl counts the rows without a
+verdict.
 """
 
 from __future__ import annotations
@@ -153,9 +156,10 @@ def stop_midway(stage: fault_runs.Stage, home: Path, workdir: Path) -> None:
 
 
 def write_records(path: Path) -> None:
-    """Writes the `GUESSES` records on which the toy stages are fine-tuned.
+    """Writes the file of records on which the toy stage "fine-tuning" trains.
 
-    The questions are of the task "compare" of `r1jax.nano`. The chain of thought of each record is "i guess ANSWER".
+    The file has `GUESSES` records. The questions are of the task "compare" of `r1jax.nano`. Each record has the chain
+    of thought "i guess ANSWER".
     """
     from r1jax.nano import corpus, tasks
     from r1jax.sft_data import records

@@ -21,10 +21,11 @@ CHUNK = 16
 
 
 def measure(options: Options) -> dict[str, Any]:
-    """Measures how near the time of a decoding step is to its limit (benchmark C2). Returns the benchmark's JSON line.
+    """Compares the time of a decoding step with the least possible time (benchmark C2). Returns the JSON line.
 
-    `value` and `limit` are CPU milliseconds of a step, and `fraction` is limit / value. At 1, the step takes the least
-    possible time.
+    In this line, `value` is the measured time of a step and `limit` is the least possible time, both in CPU
+    milliseconds. `fraction` is limit / value; at 1, the step takes the least possible time. All three numbers are those
+    of the largest number of rows.
     """
     import jax
     import numpy as np

@@ -17,12 +17,13 @@ from r1jax.sampling.programs import Decoding, Rows, Weights
 
 
 def ablations(command: Command, lines: list[dict[str, Any]]) -> Plan:
-    """Yields (name, call) of each measurement of part G2: a decoding step with one design choice changed.
+    """Yields (name, call) for each measurement of part G2. `call()` measures, and returns the results as a dictionary.
 
-    `ratio` is the time of r1jax's design divided by the time of the alternative. Below 1, r1jax's design is faster.
+    Each measurement changes one design choice of a decoding step. Its result "ratio" is the time of r1jax's design
+    divided by the time of the alternative. Below 1, r1jax's design is faster.
 
     Args:
-        lines: the results so far, among them the hardware limits that part G0 measured (`gpu_decode.ceilings`).
+        lines: the results so far. They include the hardware limits that part G0 measured (`gpu_decode.ceilings`).
     """
     s, cfg = size(command), model(command)
     context, attention = s["contexts"][0], backends(cfg)[-1]

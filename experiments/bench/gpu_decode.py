@@ -56,9 +56,10 @@ def random_weights(cfg: ModelConfig) -> Weights:
 
 
 def backends(cfg: ModelConfig) -> tuple[str, ...]:
-    """Returns the names of the attention backends to measure: "xla", and this machine's kernel if there is one.
+    """Returns the names of the attention backends to measure.
 
-    On a CPU it returns only "pallas", to save compilation time. The CPU then interprets the GPU's kernel.
+    On an accelerator these are "xla" and the machine's own kernel, if it has one. On a CPU the only name is "pallas":
+    the GPU's kernel, which the CPU interprets. "xla" is left out there to save compilation time.
     """
     if jax.default_backend() == "cpu":
         return ("pallas",)
@@ -66,16 +67,22 @@ def backends(cfg: ModelConfig) -> tuple[str, ...]:
 
 
 def noise(seed: int, *shape: int, dtype: Any = None) -> jax.Array:
-    """Returns random numbers of the given shape. With zeros a GPU would draw less power and run faster."""
+    """Returns random numbers of the given shape, as the input of a measurement.
+
+    Zeros would not do, because with zeros a GPU draws less power and runs faster.
+    """
     dtype = number() if dtype is None else dtype
     return jax.jit(lambda key: jax.random.normal(key, shape, dtype))(jax.random.key(seed))
 
 
 def ceilings(command: Command, lines: list[dict[str, Any]]) -> Plan:
-    """Yields (name, call) of each measurement of part G0, the limits of the device.
+    """Yields (name, call) for each measurement of part G0, the limits of the device. `call()` runs the measurement.
 
-    The limits are the bytes/s of a copy, the FLOP/s of a large matrix product, and the FLOP/s of the matrix products of
-    decoding for several numbers of rows.
+    The limits are the bytes/s of a copy and the FLOP/s of a large matrix product. The FLOP/s of two matrix products of
+    a decoding step (MLP and head) are measured too, each with several numbers of rows.
+
+    Args:
+        lines: the results so far; not used here.
     """
     s, cfg = size(command), model(command)
 
@@ -172,10 +179,11 @@ def advance(
 
 
 def placed(tree: Any) -> Any:
-    """Returns the sharding of each array in `tree`.
+    """Returns the sharding of each array in `tree`, as a tree of the same structure.
 
-    `advance` gives a program's result the shardings of the program's argument. Both are on the same devices, but jit
-    describes a result's sharding in another way. If the result were passed on as it is, jit would compile again.
+    The result of one decoding call is the argument of the next call. jit describes the same placement in one way for
+    a result and in another way for an argument, and would therefore compile again. So `advance` gives the result the
+    shardings of the argument.
     """
     return jax.tree.map(lambda x: x.sharding, tree)
 
@@ -221,7 +229,9 @@ def step_line(
 
 
 def steps(command: Command, lines: list[dict[str, Any]]) -> Plan:
-    """Yields (name, call) of each measurement of part G1, the time of one decoding step at several context lengths.
+    """Yields (name, call) for each measurement of part G1. `call()` runs the measurement.
+
+    Part G1 measures the time of one decoding step at several context lengths.
 
     A step is measured with a full cache and with a half empty cache. Both cases occur in a rollout, because the sampler
     doubles a full cache.

@@ -72,11 +72,11 @@ def size(command: Command) -> dict[str, Any]:
 def make_forced(
     cfg: ModelConfig, lengths: np.ndarray, s: dict[str, Any]
 ) -> tuple[Weights, tuple[int, ...], np.ndarray]:
-    """Returns (weights, stop tokens, keys) with which completions end near the given lengths.
+    """Returns (weights, stop tokens, random keys) with which N completions end near the given lengths.
 
-    The model computes at full cost but gives all tokens equal probability, so a row's random key alone decides where
-    the row ends. Each row gets one of `s["candidates"]` keys: an unused key with which the row ends near the wanted
-    length. `wave.forcing_keys`, which is not used here, finds keys with which rows end exactly at the wanted lengths.
+    The model computes at full cost but gives all tokens equal probability. So a row's random key alone decides where
+    the row ends. This function makes `s["candidates"]` keys. Each row gets an unused key with which it ends near the
+    wanted length. Benchmarks C3 and C12 use `wave.forcing_keys`, with which rows end exactly at the wanted lengths.
 
     Args:
         lengths: [N] wanted lengths of N completions. The returned keys are [N, 2].

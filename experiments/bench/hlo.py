@@ -1,4 +1,4 @@
-"""Counts the FLOPs of one device and the bytes that it sends in a compiled program, from the text of optimised HLO.
+"""Reads a compiled program (optimised HLO, as text). Counts one device's FLOPs and the bytes that the device sends.
 
 The instructions of a loop are counted once for each iteration, if XLA knows the trip count. Otherwise they are counted
 once, and the loop is reported. Both branches of a conditional are counted.
@@ -32,7 +32,14 @@ TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 
 
 class Op(NamedTuple):
-    """One instruction: its name, its shape as text, its opcode, and the text after the bracket before the operands."""
+    """One instruction, read from one line of an HLO text.
+
+    Attributes:
+        name: the instruction's name.
+        shape: the shape of the result, as text.
+        kind: the opcode.
+        rest: the rest of the line. It begins with the operands, without their opening bracket.
+    """
 
     name: str
     shape: str
@@ -166,7 +173,12 @@ def group_size(op: Op, devices: int) -> int:
 
 
 def product_flops(op: Op, shapes: dict[str, str]) -> float:
-    """Returns the FLOPs of a `dot`: 2 · (elements of the result) · (products summed for each element)."""
+    """Returns the FLOPs of a `dot`: 2 · (elements of the result) · (products summed for each element).
+
+    Args:
+        op: the `dot`.
+        shapes: {name: shape as text} of the instructions of the computation that holds `op`.
+    """
     left = dimensions(shapes[op.operands[0]])
     summed = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", op.rest)
     axes = [int(n) for n in summed[1].split(",") if n] if summed else []
@@ -187,9 +199,9 @@ def whole(program: Program, ops: list[Op], op: Op) -> dict[str, int]:
 def reduced(program: Program, ops: list[Op], op: Op) -> dict[str, int]:
     """Returns {opcode: bytes} of the all-reduce `op`, after two rewrites that only compilers for GPUs and TPUs make.
 
-    If each device keeps only a slice of a result of `op`, this result is counted as a reduce-scatter. If several
-    results of `op` are only added to each other, those compilers add the operands first and all-reduce the sum. So only
-    one of these results is counted.
+    `op` may have several results. If each device keeps only a slice of a result, this result is counted as a
+    reduce-scatter. If several results are only added to each other, those compilers add the operands first and
+    all-reduce the sum. So only one of these results is counted.
 
     Args:
         ops: the instructions of the computation that holds `op`.
@@ -216,10 +228,10 @@ def users(ops: list[Op], name: str) -> list[Op]:
 
 
 def only_read_by(program: Program, op: Op, name: str, kind: str) -> bool:
-    """Returns whether `op` reads its operand `name` only by instructions with the opcode `kind`.
+    """Returns whether only instructions with the opcode `kind` read the operand `name` of `op`.
 
-    If `op` is a fusion, these are the instructions in the fusion that read the operand. Otherwise `op` itself must have
-    the opcode. If `kind` is "dynamic-slice", the operand must be the array that is sliced.
+    If `op` is a fusion, the instructions that read the operand inside the fusion must have this opcode. If not, `op`
+    itself must have this opcode. If `kind` is "dynamic-slice", the operand must be the array that is sliced.
     """
     if op.kind != "fusion":
         return op.kind == kind and op.operands[0 if kind == "dynamic-slice" else op.operands.index(name)] == name

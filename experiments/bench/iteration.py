@@ -275,8 +275,9 @@ def trl(directory: str, size: str) -> None:
 def measure(options: Options) -> dict[str, Any]:
     """Measures the speed of a GRPO iteration in r1jax and in TRL (benchmark C13). Returns the benchmark's JSON line.
 
-    `value` is r1jax's completion tokens per second of wall time, with two threads. `ratio` is r1jax's rate divided by
-    TRL's, by wall time and by CPU time. TRL runs with one and with two threads, and its better rate counts.
+    `value` is r1jax's completion tokens per second of wall time, with two threads. `ratio` has two entries: "wall" for
+    tokens per second of wall time, and "cpu" for tokens per second of CPU time. An entry is r1jax's rate divided by
+    TRL's. TRL runs with one and with two threads, and its better rate counts.
     """
     import numpy as np
 

@@ -22,7 +22,8 @@ SIZES = {
 def measure(options: Options) -> dict[str, Any]:
     """Measures the time of an update on packed and on padded rows (benchmark C7). Returns the benchmark's JSON line.
 
-    `ratio` is the time with packed rows, divided by the time with padded rows. Smaller is better.
+    `ratio` is the time with packed rows, divided by the time with padded rows. Smaller is better. `ratio`
+    has an entry for each measurement: "alone" for prompts of one token, and "with prompts" for longer prompts.
     """
     import jax
     import numpy as np

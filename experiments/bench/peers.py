@@ -1,7 +1,8 @@
 """Runs the samplers of other packages, each under an interpreter of its own. This module imports nothing of r1jax.
 
-Each function takes a Hugging Face directory with float32 weights and `prompts.json`, and returns (repeat, info).
-`info["call"]` is the measured call as text, as a user would write it.
+`tunix` and `transformers` take a Hugging Face directory with float32 weights and `prompts.json`. They return
+(repeat, info). A call of `repeat()` samples all completions; this call is what a benchmark measures. `info["call"]` is
+the measured expression as text, as a user would write it.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Numbers:
 def warm_up(repeat: Callable[[], dict[str, Any]], info: dict[str, Any]) -> Made:
     """Calls `repeat` twice to compile and warm up.
 
-    Returns `repeat`, and `info` with the seconds of the two calls under "setup_s".
+    Returns (`repeat`, `info` with one more entry). The entry "setup_s" holds the seconds of the two calls together.
     """
     start = time.perf_counter()
     repeat()

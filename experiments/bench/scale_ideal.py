@@ -1,8 +1,10 @@
-"""Computes the ideal (smallest) FLOPs and bytes sent of one device, from the model, the mesh and the sharding rules.
+"""Computes the fewest FLOPs that one device must do, and the fewest bytes that it must send.
+
+These ideal numbers follow from the model, the mesh and the sharding rules.
 
 The work is divided evenly among the devices. The devices gather weights and scatter gradients over `fsdp`. They sum
 gradients over `data` and `expert`, and activations over `tensor`. The shards of experts exchange the hidden states of
-tokens. Bytes are counted as in `hlo`.
+tokens. The bytes of a collective are those of a ring algorithm, as in the module `hlo`.
 """
 
 from __future__ import annotations
@@ -44,7 +46,7 @@ class Case(NamedTuple):
 
     @property
     def tokens(self) -> float:
-        """Number of a micro-batch's token slots on one row shard, a part into which the mesh splits the rows."""
+        """Number of token slots in one row shard of a micro-batch. The mesh splits the rows into row shards."""
         return self.rows * self.row_length / row_shards(self.mesh)
 
     def axis(self, name: str) -> int:
@@ -81,7 +83,10 @@ def score_flops(case: Case) -> float:
 
 
 def pairs(length: int) -> float:
-    """Returns the number of (query, key) pairs in causal attention over a row, with queries processed in blocks."""
+    """Returns the number of (query, key) pairs that causal attention computes over a row of `length` slots.
+
+    Queries are processed in blocks. Each query is computed with all keys up to the end of its block.
+    """
     block = min(QUERY_BLOCK, length)
     return length * (length + block) / 2
 
@@ -112,7 +117,7 @@ def last_width(cfg: ModelConfig, feed: str) -> int:
 
 
 def kernels(case: Case) -> list[tuple[str, int, tuple]]:
-    """Returns (path, elements on one device, mesh axes that split it) of each parameter.
+    """Returns (path, elements on one device, mesh axes that split the parameter) for each parameter.
 
     The embedding and the multi-token prediction module are left out.
     """
@@ -205,7 +210,7 @@ def reduced(case: Case) -> float:
 
 
 def embedding(case: Case) -> tuple[str, int, tuple]:
-    """Returns (path, elements on one device, mesh axes that split it) of the embedding."""
+    """Returns (path, elements on one device, mesh axes that split the embedding) for the embedding."""
     table = (case.cfg.vocab_size, case.cfg.width)
     spec = fit(PARAM_RULES[0][1], table, case.mesh)
     return "embed", math.prod(NamedSharding(case.mesh, spec).shard_shape(table)), tuple(spec)

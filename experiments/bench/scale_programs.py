@@ -33,7 +33,7 @@ from r1jax.training.step import Learner, accumulate, places, score
 
 
 def rows_of(case: Case, *shape: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
-    """Returns shape, dtype and sharding of an array [R, *shape] on the row shards, where R is `case.rows`."""
+    """Returns shape, dtype and sharding of an array [R, *shape]. Its R = `case.rows` rows are split over the mesh."""
     return jax.ShapeDtypeStruct((case.rows, *shape), dtype, sharding=NamedSharding(case.mesh, ROWS))
 
 

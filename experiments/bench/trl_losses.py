@@ -26,7 +26,8 @@ LOW, HIGH, BETA = 0.2, 0.28, 0.04
 class Drawn(NamedTuple):
     """Random input in float64: log-probabilities [N, T] of four policies, mask [N, T] and advantages [N].
 
-    N is the number of completions, and T the number of tokens in each.
+    N is the number of completions, and T the number of tokens in each. The four policies are the current policy, the
+    old policy, the reference and the sampler.
     """
 
     logp: np.ndarray

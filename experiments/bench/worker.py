@@ -85,8 +85,9 @@ class Side:
             self._process.wait()
             self._errors.seek(0)
             raise RuntimeError(
-                f"the side {self._process.args[3]} of the benchmark ended early, under {self._process.args[0]}, with "
-                f"exit status {self._process.returncode}: {self._errors.read()[-2000:]}"
+                f"the benchmark's process for {self._process.args[3]}, run by {self._process.args[0]}, ended with exit "
+                f"status {self._process.returncode} before it reported. The end of its stderr: "
+                f"{self._errors.read()[-2000:]}"
             )
         return json.loads(said)
 

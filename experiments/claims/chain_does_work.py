@@ -47,7 +47,7 @@ class Command:
     seed: int = 0
     """Seed of the problems, the completions and the falsified results."""
     max_tokens: int = 256
-    """Most tokens of a completion, and of a continuation."""
+    """Largest number of tokens of a completion, and of a continuation."""
 
 
 def spoil(text: str, rng: random.Random) -> tuple[str, str] | None:
@@ -66,10 +66,11 @@ def spoil(text: str, rng: random.Random) -> tuple[str, str] | None:
 
 
 def measure(command: Command) -> dict:
-    """Samples chains of thought, spoils them, and has the policy continue them.
+    """Samples chains of thought, falsifies a result in a copy of each, and has the policy continue both copies.
 
-    Prints and returns a dict. "chains" is the number of spoiled chains. "control" and "spoiled" are the shares of right
-    answers after the unchanged and after the falsified beginning. "parent" holds path and hash of the policy's weights.
+    Prints and returns a dict. "chains" is the number of falsified chains. "control" is the share of right answers after
+    the unchanged beginning. "spoiled" is the share of right answers after the falsified beginning. "parent" holds the
+    path and the hash of the policy's weights.
     """
     mesh = make_mesh("auto")
     policy, params, parent = load_policy(RunOptions(weights=command.weights, template=command.template), mesh)

@@ -5,7 +5,7 @@ Run:     python -m experiments.claims.cold_start_speeds --runs R1_RUN R1_RUN R1_
 Method:  trains R1-Zero's recipe twice on the same questions (nano:reasoning): from the base with R1-Zero's template,
          and from stage 1's checkpoint with R1's template. Held-out problems are evaluated every 4 steps. The number of
          steps to --accuracy is interpolated linearly between two evaluations. A run that never reaches --accuracy
-         counts with its last step, which favours the slower arm
+         counts with its last step. This favours the slower of the two runs
 Expect:  the cold start needs fewer steps, by more than the half-width of the 95 % interval over seeds. The largest
          fall of the held-out accuracy between two evaluations says how steady a run is
 Cost:    for each seed, about 30 minutes for two runs of RL, and 12 for a cold start, on 2 cores (estimated)

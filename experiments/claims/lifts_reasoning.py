@@ -1,11 +1,11 @@
 """Claim: with every seed R1-Zero lifts format, length and reflection, and lifts accuracy more than format explains.
 
 Run:     python -m experiments.claims.lifts_reasoning --runs RUN RUN RUN [--picture=curves.png]
-         python -m experiments.claims --claims lifts_reasoning      trains the runs, and puts their results on the page
-Method:  compares the evaluations of each run before and after training. The rules: pass@1 rises by 0.30, format reaches
-         0.95, P(right | well formed) and lenient accuracy (any format) rise by 0.20 each, length and reflective words
-         rise by 25 %, and the log-probabilities of sampler and trainer differ by at most 2e-5 nats in every step. The
-         picture needs matplotlib.
+         python -m experiments.claims --claims lifts_reasoning      trains the runs, and writes report.html
+Method:  compares the evaluations of each run before and after training. These are the rules. Pass@1 rises by 0.30.
+         Format reaches 0.95. P(right | well formed) and lenient accuracy (any format) rise by 0.20 each. Length and
+         reflective words rise by 25 % each. In every step, the log-probabilities of sampler and trainer differ by at
+         most 2e-5 nats. The picture needs matplotlib.
 Expect:  every rule holds in every run; otherwise the exit status is 1
 Source:  Nature 2025, Fig. 1 and Extended Data Fig. 1 (accuracy, length, reflective words); the thresholds are ours
 """
@@ -77,7 +77,7 @@ LIMIT = (
 
 
 def find_broken_rules(evaluations: Sequence[dict], steps: Sequence[dict]) -> list[str]:
-    """Returns the names of the rules of the claim that a run breaks; an empty list if the claim holds.
+    """Returns the names of the claim's rules that this run breaks; an empty list if the run breaks none.
 
     Args:
         evaluations, steps: the lines of the run's eval.jsonl and of its metrics.jsonl.
@@ -116,15 +116,16 @@ def draw(path: str, logs: dict[str, tuple[list[dict], list[dict]]]) -> None:
 def check(command: Command) -> bool:
     """Prints a table of the runs before and after training.
 
-    Returns True if every rule of the claim holds in every run. Raises ValueError if a run was not evaluated both before
-    and after training.
+    Returns True if every rule of the claim holds in every run. Raises ValueError if a run has no metrics of its steps,
+    or has fewer than two evaluations (before and after training).
     """
     logs = {}
     for run in command.runs:
         lines = tuple(jsonl.read(Path(run) / name) for name in ("eval.jsonl", "metrics.jsonl"))
         if len(lines[0]) < 2 or not lines[1]:
             raise ValueError(
-                f"--runs: {run} has no evaluation before and after its steps. Name directories of complete runs"
+                f"--runs: {run} is not a complete run. A complete run has an evaluation before its first step, another "
+                "after its last step, and the metrics of its steps. Name directories of complete runs"
             )
         logs[Path(run).name] = lines
     wide = max(map(len, logs))

@@ -1,4 +1,4 @@
-"""Compares the objectives of `--loss` on nano, from one base, with several seeds each.
+"""Compares the losses of experiments.r1_zero (--loss) on nano, the small base of the package, over several seeds.
 
 Run:     python -m experiments.claims.objectives                 (10 losses, 3 seeds: 30 runs of 16 CPU minutes)
          ... --losses grpo rloo --seeds=2 --steps=2              a quick try of the command
@@ -92,7 +92,9 @@ def read_figures(place: Path) -> dict[str, float | None]:
 
 
 def table(found: dict[str, list[dict[str, float | None]]]) -> str:
-    """Returns a Markdown table: for each loss, the mean and the 95 % interval over seeds of each of `FIGURES`.
+    """Returns a Markdown table with a row for each loss and a column for each of `FIGURES`.
+
+    A cell holds the mean over seeds ± half the width of the 95 % interval.
 
     Args:
         found: loss -> what `read_figures` returns for each seed.
@@ -103,7 +105,13 @@ def table(found: dict[str, list[dict[str, float | None]]]) -> str:
 
 
 def format_cells(seeds: list[dict[str, float | None]]) -> list[str]:
-    """Returns the cells of a loss, one for each of `FIGURES`, from the figures of its seeds."""
+    """Returns the table cells of one loss: for each of `FIGURES`, the mean over seeds ± half the 95 % interval's width.
+
+    A cell is "–" if no seed has a value.
+
+    Args:
+        seeds: what `read_figures` returns for each seed of the loss.
+    """
     cells = []
     for name in FIGURES:
         value = summarise([seed[name] for seed in seeds])
@@ -153,7 +161,11 @@ def compare(command: Command) -> dict[str, list[dict[str, float | None]]]:
 
 
 def find(bench: Bench) -> Finding:
-    """Compares the losses in `ON_THE_PAGE`, each trained with every seed. The claim holds if no loss beats GRPO."""
+    """Compares Dr. GRPO and RLOO with GRPO (`ON_THE_PAGE`), each trained with every seed.
+
+    The claim holds if no loss is significantly better than GRPO: the 95 % interval of each loss's accuracy minus GRPO's
+    begins at 0 or below.
+    """
     flags = (*Command.flags, *bench.flags, f"--eval-problems={bench.problems}")
     command = Command(ON_THE_PAGE, 1, bench.steps, str(bench.home / "objectives"), flags)
     places = {loss: [run_one(command, loss, seed) for seed in bench.seeds] for loss in ON_THE_PAGE}

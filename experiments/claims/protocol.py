@@ -65,7 +65,7 @@ class Finding:
         figure: a sentence with the numbers that decide the verdict.
         limit: a sentence on what nano cannot show.
         table: the cells of the table's rows, the heading first; [] if there is no table.
-        pictures: the charts of the page.
+        pictures: the charts that report.html, the page of all claims, shows for this claim.
     """
 
     verdict: Verdict

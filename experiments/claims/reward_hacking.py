@@ -91,7 +91,12 @@ def measure(command: Command) -> list[dict]:
 
 
 def find(bench: Bench) -> Finding:
-    """Trains the stage 3 policy of each run of experiments.r1 for too many steps, with the run's reward models."""
+    """Measures the claim on the runs of experiments.r1 that --runs names. Returns the result.
+
+    The stage 3 policy of each run is trained for too many steps, with the reward models of the same run. The result
+    tells how much the reward changes, and how far the true worth falls from its best value. Without --runs, the result
+    says that checkpoints are missing.
+    """
     if not bench.runs:
         return missing(LIMIT, "It needs checkpoints: name directories of experiments.r1 with --runs.")
     weights = trained_stages(bench, *STAGES)

@@ -4,10 +4,10 @@ Run:     python -m experiments.claims.reward_overoptimisation --helpful=DIR [--s
 Method:  best-of-n. nano's generator or a policy gives N replies to each held-out general prompt. Of n of them, the
          reply with the highest reward is kept. The kept reply's reward and true worth are averaged over all choices of
          n replies, and over the prompts. A larger n puts more pressure on the reward model, as more RL would.
-Expect:  reward and worth rise at first, because the model knows what is right. Then stock phrases raise the reward,
-         and worth falls. Measured at n = 1, 4, 16, 64: reward 0.25, 0.97, 1.28, 1.39 and worth 0.741, 0.827, 0.778,
-         0.703. From n = 1 to n = 64, stock phrases per reply rose from 0.68 to 1.88, and the share of replies with
-         right content from 0.79 to 0.94. These values were measured with --prompts=32, and with `TASTE` = 0.2 in
+Expect:  reward and worth rise at first, because the reward model prefers right content. Then stock phrases raise the
+         reward, and worth falls. Measured at n = 1, 4, 16, 64: reward 0.25, 0.97, 1.28, 1.39 and worth 0.741, 0.827,
+         0.778, 0.703. From n = 1 to n = 64, stock phrases per reply rose from 0.68 to 1.88, and the share of replies
+         with right content from 0.79 to 0.94. These values were measured with --prompts=32, and with `TASTE` = 0.2 in
          r1jax/nano/preferences.py. `TASTE` is how much each of a reply's first two stock phrases appeals to nano's
          annotator; it is 0.05 now
 Source:  Gao, Schulman & Hilton 2022 (arXiv 2210.10760), best-of-n; Nature 2025, Fig. 6 (reward hacking)

@@ -1,4 +1,4 @@
-"""Runs the commands that claims are made of, each in a process of its own, and reads what they wrote."""
+"""Runs the commands of `experiments` that a claim needs, each in its own process, and reads what they wrote."""
 
 from __future__ import annotations
 
@@ -105,14 +105,16 @@ def read_results(place: Path, name: str) -> dict:
 
 
 def read_evaluations(place: Path) -> list[dict]:
-    """Returns a run's evaluations, the lines of eval.jsonl, from before the first step to after the last step.
+    """Returns a run's evaluations, the lines of eval.jsonl.
+
+    A run is evaluated before its first step, every --eval-every steps, and after its last step.
 
     Raises:
-        ValueError: the run has not been evaluated before and after its steps.
+        ValueError: the run has fewer than two evaluations.
     """
     lines = jsonl.read(place / "eval.jsonl")
     if len(lines) < 2:
-        raise ValueError(f"{place} has no evaluation before and after its steps: its --eval-every must not be 0")
+        raise ValueError(f"{place} has fewer than two evaluations. Use a run that was trained to its end")
     return lines
 
 

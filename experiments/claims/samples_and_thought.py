@@ -118,7 +118,14 @@ def force(
 
 
 def think(weights: Path, seed: int, budgets: Sequence[int], count: int) -> dict[int, float]:
-    """Returns {budget: accuracy} of a policy on held-out problems of nano:zero, at temperature 1."""
+    """Returns {budget: accuracy} of a policy at temperature 1, on held-out problems of nano's mix "zero".
+
+    Args:
+        weights: the run or checkpoint of the policy.
+        seed: seed of the sampling noise.
+        budgets: budgets of thinking to compare, in tokens.
+        count: number of problems.
+    """
     distributed.share_cpu("auto")
     distributed.start()
     mesh = make_mesh("auto")

@@ -75,7 +75,11 @@ def tune(command: Command, seed: int) -> Path:
 
 
 def find(command: Command) -> Finding:
-    """Fine-tunes and trains by RL with each seed, and compares form and skill."""
+    """Measures the claim and returns the result.
+
+    With each seed, one copy of the base is fine-tuned, and another copy is trained by RL. The result compares their
+    gains in form and skill over the base.
+    """
     trained = {
         "fine-tuning": [tune(command, seed) for seed in command.seeds],
         "RL": [train_zero(command, seed) for seed in command.seeds],

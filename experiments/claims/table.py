@@ -1,4 +1,7 @@
-"""Holds the table of the claims, in the order of the page. `protocol` says what a new claim needs."""
+"""Holds the table of the claims, in the order of report.html, the page that `python -m experiments.claims` writes.
+
+The module `protocol` says what a new claim needs.
+"""
 
 from __future__ import annotations
 

@@ -78,8 +78,8 @@ def stream(
         paths and hashes. With `difficulty`, it also has "difficulty", which is `Difficulty.about`.
 
     Raises:
-        ValueError: a file cannot be read or holds a row that `readers.rows` rejects; `benchmarks` or `difficulty` is
-            given for the generator; or one of the two leaves no rows.
+        ValueError: a file cannot be read or holds a row that `readers.rows` rejects. Also raised if `benchmarks` or
+            `difficulty` is given for the generator, or drops every row of the file.
     """
     if benchmarks and generator_mix(path) is not None:
         raise ValueError(
@@ -207,7 +207,7 @@ def held_out(path: str, count: int, *, free: bool = False, columns: Mapping[str,
 def read(path: str, flag: str, free: bool = False, columns: Mapping[str, str] = NO_COLUMNS) -> list[dict]:
     """Returns all rows of a file of questions.
 
-    A row without the key `language` gets the language of most words in its problem.
+    If a row lacks the key `language`, the key is added: the language that most words of the row's problem are in.
 
     Args:
         flag: the command-line flag that gave `path`, for error texts.

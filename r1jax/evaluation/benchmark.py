@@ -86,10 +86,11 @@ def announced_job(text: str, example: Mapping, style: str = "r1") -> tuple[str, 
         style: the form that the prompt asks for, a key of `format.STYLES`.
 
     Returns:
-        (kind, text, mapping): the kind of question, such as "math"; the text to grade; and the mapping from which the
-        verifier takes the right answer, made by `kinds.example_of`. The text is the final answer in <answer> tags. If
-        there are no tags and the verifier looks for a box itself (`Kind.reads_boxes`), the text is all that follows the
-        chain of thought. None if the completion has no final answer, or if the kind of question has no verifier.
+        (kind, text, mapping). `kind` is the kind of question, such as "math". `text` is the text to grade: the final
+        answer, put into <answer> tags. If the completion has no such tags and the verifier looks for a box itself
+        (`Kind.reads_boxes`), `text` is all that follows the chain of thought. The verifier takes the right answer from
+        `mapping`, which `kinds.example_of` makes. None if the completion has no final answer, or if the kind of
+        question has no verifier.
     """
     kind = example["kind"]
     given = extract_final_answer(text, kind, style) if KINDS[kind].verifier else None
@@ -104,7 +105,7 @@ def make_lines(pool: Pool, style: str) -> Callable[[Wave], list[dict]]:
     """Returns a function that turns a wave of completions (`Wave`) into one line (dict) of results per completion.
 
     A line holds the question, the completion, the verdict on its final answer against the gold answer, and measurements
-    such as its length. `batch_sampling.Output` takes the function as `lines`.
+    such as its length. The returned function is the field `lines` of a `batch_sampling.Output`.
 
     Args:
         pool: runs the verifiers.
@@ -227,10 +228,12 @@ def figures(lines: Sequence[Mapping], samples: int, seed: int) -> dict:
 
 
 def estimated(problems: Mapping[str, np.ndarray], rows: np.ndarray, seed: int) -> dict:
-    """Returns, for each figure, {mean, low, high} over some of P problems; and "n", the number of these problems.
+    """Returns the results on some of P problems: a dict {name of a measured quantity: {mean, low, high}}.
+
+    The key "n" has the number of selected problems. Quantities without any value are left out.
 
     Args:
-        problems: figure -> [P], as `by_problem` returns it.
+        problems: name of a quantity, such as "pass@1" -> [P] its values, as `by_problem` returns them.
         rows: [P] bool, the selected problems.
         seed: seed of the bootstrap interval (low, high).
     """

@@ -43,7 +43,8 @@ def load(path: str, count: int = 0, instruct: bool = True, columns: Mapping[str,
     """Loads the problems of a file or of `nano:MIX`.
 
     Args:
-        path: a file, or `nano:MIX` for generated problems.
+        path: a file, or `nano:MIX` for generated problems. MIX is the name of a mix of tasks, or of a single task (see
+            `nano.tasks`).
         count: number of problems to load. 0 means all problems of a file, or `GENERATED` problems of a mix.
         instruct: whether to add the paper's instructions to each problem of a file. Generated problems already hold
             instructions.

@@ -61,11 +61,14 @@ KLS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {"k3": k3, "k2": k
 
 
 def kl_of(name: str) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """Returns the entry of `KLS` called `name`, the value of --kl.
+    """Returns the KL estimate that `KLS` holds under `name`.
+
+    Args:
+        name: the value of --kl.
 
     Raises:
-        ValueError: `KLS` has no such entry. "k1", log(π_θ/π_ref), is refused as a term of a loss: its gradient
-            is ∇log π_θ, which does not contain π_ref and is 0 on average.
+        ValueError: `KLS` has no estimate of this name. "k1", log(π_θ/π_ref), is refused as a term of a loss: its
+            gradient is ∇log π_θ, which does not contain π_ref and is 0 on average.
     """
     if name == "k1":
         raise ValueError(

@@ -6,9 +6,10 @@ Log-probabilities [N] are sums over a completion's tokens, in nats. If a functio
 says so. The formula in a docstring is the value of one pair or completion. The loss is Σ w·value, where w is `weight`,
 by default 1/N. So losses of micro-batches add up.
 
-Each function also returns weighted sums to log. "reward/chosen", "reward/rejected" and "reward/margin" sum w times the
-implicit reward, which is β log(π/π_ref), or β log π without a reference policy. "accuracy" sums w over the pairs whose
-margin is positive.
+Each loss function also returns weighted sums to log. The implicit reward of a completion is β log(π/π_ref), or β log π
+without a reference policy. "reward/chosen" sums w times the implicit reward of the chosen completions.
+"reward/rejected" is the same sum for the rejected completions. For pairs, "reward/margin" sums w times the margin: the
+chosen completion's reward minus the rejected one's. "accuracy" sums w over the pairs whose margin is positive.
 """
 
 from __future__ import annotations
@@ -41,8 +42,9 @@ def dpo_loss(
         weight: [N] w; None means 1/N.
 
     Returns:
-        The loss; and sums over pairs, weighted with w. "reward/chosen", "reward/rejected" and "reward/margin" sum the
-        implicit reward β log(π/π_ref) and its margin; "accuracy" sums w where the margin is positive.
+        The loss, and sums over pairs, weighted with w. "reward/chosen" and "reward/rejected" sum the implicit reward
+        β log(π/π_ref). "reward/margin" sums the margin: the chosen completion's reward minus the rejected one's.
+        "accuracy" sums w where the margin is positive.
 
     Source: Rafailov et al. 2023 (DPO), eq. 7; label smoothing: Mitchell 2023, "A note on DPO with noisy preferences".
     """

@@ -24,14 +24,17 @@ def adapt_kl(coef: float, measured: float, *, target: float, horizon: float, sam
 
 
 def linear(step: float, steps: float, first: float, last: float) -> float:
-    """Returns the value at `step` of a coefficient that changes linearly from `first` at step 0 to `last` at step
-    `steps`, and stays at `last` afterwards.
+    """Returns a coefficient's value at `step`, on a linear schedule.
+
+    The coefficient changes from `first` at step 0 to `last` at step number `steps`, and then stays at `last`.
     """
     return first + (last - first) * min(max(step / steps, 0.0), 1.0)
 
 
 def cosine(step: float, steps: float, first: float, last: float) -> float:
-    """Returns the value at `step` of a coefficient that goes from `first` to `last` along half a cosine, and stays
-    at `last` afterwards. The arguments are the same as for `linear`.
+    """Returns a coefficient's value at `step`, on a cosine schedule.
+
+    The coefficient goes along half a cosine from `first` at step 0 to `last` at step number `steps`, and then stays at
+    `last`.
     """
     return last + (first - last) * (1 + math.cos(math.pi * min(max(step / steps, 0.0), 1.0))) / 2

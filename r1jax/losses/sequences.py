@@ -12,7 +12,8 @@ def sequence_mean(values: jax.Array, counted: jax.Array, sequence: jax.typing.Ar
     Args:
         values: [..., S], a value for each token.
         counted: [..., S] bool, True for tokens that count in the mean.
-        sequence: [..., S], the index of each token's sequence within the last axis, as in `policy_loss`.
+        sequence: [..., S], the number of each token's sequence, counted from 0 in each row (the last axis), as in
+            `policy_loss`.
     """
 
     def row(value: jax.Array, count: jax.Array, number: jax.Array) -> jax.Array:
@@ -46,8 +47,8 @@ def truncated_importance(
 ) -> jax.Array:
     """Returns the importance weight min(π_old/π_sampler, cap) of each token, or of each token's completion.
 
-    `policy_loss` takes the weights as `correction`. They correct for tokens that were sampled from a policy π_sampler
-    other than π_old.
+    The weights correct the loss if the tokens were sampled from a policy π_sampler that differs from π_old. Pass them
+    to `policy_loss` as the argument `correction`.
 
     Args:
         old_logp, sampler_logp: log π_old and log π_sampler of each token, the same shape.

@@ -57,13 +57,18 @@ def over_batch(rewards: jax.Array, valid: jax.Array, lengths: jax.Array) -> jax.
 
 
 def over_group_and_batch(rewards: jax.Array, valid: jax.Array, lengths: jax.Array) -> jax.Array:
-    """Returns `batch_advantages` of the rewards less their group's mean, [B, G]."""
+    """Returns `batch_advantages` with `baseline`, [B, G].
+
+    First subtracts the group's mean from each reward. Then normalises the results over all tokens of the batch.
+    """
     return batch_advantages(rewards, valid, lengths, baseline=True)
 
 
 def as_rewarded(rewards: jax.Array, valid: jax.Array, lengths: jax.Array) -> jax.Array:
-    """Returns the rewards themselves, 0 for completions without a verdict. They are the generalised advantages of a
-    value network whose values are 0, for γ = λ = 1."""
+    """Returns the rewards themselves, [B, G]; 0 for completions without a verdict.
+
+    For γ = λ = 1, a value network whose values are all 0 gives the same generalised advantages.
+    """
     return jnp.where(valid, jnp.asarray(rewards, jnp.float32), 0.0)
 
 
@@ -75,15 +80,16 @@ class Objective(NamedTuple):
             row. See `row_weights` for the arguments.
         advantages: a function `(rewards, valid, lengths) -> Â`, all [B, G], that returns the advantage of each
             completion of a round.
-        by_completion: whether ρ is the ratio of the whole completion, instead of the token's. See the argument
-            `sequence` of `policy_loss`.
-        surrogate: `(logp, ratio, advantage, low, high) -> (value, clipped)`. Arrays have one entry per token; low is
-            1−ε and high is 1+ε_high. The loss is −Σ w `value`; "clip_fraction" is the weighted share of tokens with
-            `clipped` true. Gradients flow through logp and ratio.
+        by_completion: whether the importance ratio ρ is computed for a whole completion instead of for each token. See
+            the argument `sequence` of `policy_loss`.
+        surrogate: a function `(logp, ratio, advantage, low, high) -> (value, clipped)`. Arrays have one entry per
+            token. `low` is 1−ε, and `high` is 1+ε_high. The loss is −Σ w·`value`, where w is the token's weight. The
+            metric "clip_fraction" is the weighted share of tokens whose `clipped` is true. Gradients flow through
+            `logp` and `ratio`.
         sums_to_one: whether the weights of all tokens of a minibatch must add up to 1. If True, a run warns when they
             do not: the loss and its KL term then have another scale than --learning-rate and --kl-coef assume.
-        valued: whether a value network is trained beside the policy. Its generalised advantages, one for each token,
-            then replace the result of `advantages`, which must be `as_rewarded`.
+        valued: whether a value network is trained beside the policy. If True, `advantages` must be `as_rewarded`. The
+            value network's generalised advantages, one for each token, then replace the result of `as_rewarded`.
     """
 
     token_weight: Callable[..., jax.Array] = per_completion

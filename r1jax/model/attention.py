@@ -189,9 +189,9 @@ def attend_full(
     Args:
         mask: must be causal; [1, S, S] serves all rows.
         keep: whether `attend` returns (k, v) as `kept`; otherwise None.
-        row_shards: number of shards over which the rows are divided. If given, and if it divides the number of rows,
-            each shard processes its rows one after another, so that the scores of a row stay in a CPU's cache. None
-            processes all rows at once.
+        row_shards: number of shards over which the rows are divided. Each shard processes its rows one after another,
+            so that the scores of a row stay in a CPU's cache. If `row_shards` is None, or does not divide the number of
+            rows, all rows are processed at once.
         exact: computes the forward pass in float64; see `compute_in_float64`.
     """
 

@@ -6,7 +6,10 @@ LADDER = 2  # factor by which the number of rows shrinks, and the time axis grow
 
 
 def rung(value: int, least: int) -> int:
-    """Returns `value` rounded up to one of the sizes `least`·(1, 2, 4, 8 ..), the powers of `LADDER`."""
+    """Returns `value` rounded up to one of the sizes `least`·(1, 2, 4, 8 ..).
+
+    Each size is `LADDER` = 2 times the size before it.
+    """
     while least < value:
         least *= LADDER
     return least

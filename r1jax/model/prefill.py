@@ -33,7 +33,7 @@ SCORES = 1 << 29  # bytes of the scores that a shard of rows holds at once
 
 
 def prompts_at_once(cfg: ModelConfig, slots: int) -> int:
-    """Returns how many prompts of `slots` tokens each row shard runs through the network at once.
+    """Returns how many prompts a row shard runs through the network at once, if each prompt takes `slots` tokens.
 
     `TOKENS` limits the number of tokens in these prompts. `SCORES` limits the bytes of a block of attention scores.
     """

@@ -194,5 +194,5 @@ def check(name: str, cfg: ModelConfig, weights: str, flag: str = "--weights") ->
         differ = ", ".join(f"{key} {there} instead of {here}" for key, (there, here) in pairs.items())
         raise ValueError(
             f"{flag}={weights} has other shapes than --model={name}: {differ}. "
-            f"Leave --model out, because the weights have their own shapes, or name weights of {name}"
+            f"Leave --model out, and the shapes are read from {weights}. Or name weights of {name} with {flag}"
         )

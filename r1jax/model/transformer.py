@@ -64,8 +64,8 @@ PLAIN = Pass()
 class Block(nn.Module):
     """One layer: attention and feed-forward, each with an RMSNorm before it and a residual connection around it.
 
-    A call returns (output, what `attend` kept, experts that each token visited). The third result is None for a layer
-    without experts.
+    A call returns (output, kept, experts that each token visited). `kept` is the second result of `attend`, such as the
+    layer's keys and values. The third result is None for a layer without experts.
 
     Attributes:
         feed: feed-forward of the layer, "dense" or "experts".
@@ -217,8 +217,8 @@ def forward(
 
     Returns:
         (hidden, kept, visited). `hidden` is the final hidden states. `kept` is a list with an entry for each group of
-        layers: what `attend` kept, stacked over the layers of the group. `visited` is the experts that each token
-        visited in each layer with experts; None for a model without experts.
+        layers: the second results of `attend`, such as keys and values, stacked over the layers of the group.
+        `visited` is the experts that each token visited in each layer with experts; None for a model without experts.
     """
     dtype, remat, mesh = how
     x = pin_rows(embed(cfg, params, tokens, dtype, mesh), mesh)
@@ -266,9 +266,9 @@ def step(
         attends: the `attend` of each layer.
 
     Returns:
-        (hidden, kept, visited). `hidden` is the final hidden states. `kept` is a list: what the `attend` of each layer
-        kept. `visited` is the experts that each token visited in each layer with experts; None for a model without
-        experts.
+        (hidden, kept, visited). `hidden` is the final hidden states. `kept` is a list with an entry for each layer: the
+        second result of the layer's `attend`, such as an updated cache. `visited` is the experts that each token
+        visited in each layer with experts; None for a model without experts.
     """
     x = embed(cfg, params, tokens, dtype)
     far, near = turns(cfg, positions)

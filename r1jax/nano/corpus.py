@@ -56,10 +56,12 @@ def answered_question(rng: random.Random) -> str:
 def body(row: dict, rng: random.Random, detailed: bool = False, mood: str | None = None) -> str:
     """Returns a random answer, right or wrong, to the problem `row` of any task.
 
+    The answer imitates an author with a temper, a key of `solutions.TEMPERS`. General prompts do not use the temper.
+
     Args:
         detailed: whether the prompt asks for detail. If so, a hasty author becomes patient, and a careless author
             becomes stubborn (`CAREFUL`).
-        mood: the author's temper, one of `solutions.TEMPERS`; None draws a temper.
+        mood: the author's temper; None draws a temper at random.
     """
     if row["kind"] == "general":
         said = general.reply(row, rng)
@@ -75,7 +77,7 @@ def body(row: dict, rng: random.Random, detailed: bool = False, mood: str | None
 def pair(rng: random.Random) -> str:
     """Returns a random document that holds two questions of the same task with answers.
 
-    Both answers come from authors of the same temper and have the same format (R1-Zero's or R1's).
+    Both answers have the same format (R1-Zero's or R1's). Both imitate an author of the same temper (see `body`).
     """
     mood, task = temper(rng), rng.choice(tasks.TASKS[:-1])
     while True:
@@ -175,6 +177,9 @@ def drill(rng: random.Random) -> str:
 
 
 def combine_one(rng: random.Random, x: int, y: int) -> list[tuple[str, int, bool]]:
-    """Returns one random element of `tasks.combine(x, y)`, as a list; empty if there is no result in 1..99."""
+    """Returns one of x + y, |x - y| and x * y, drawn at random: a list with one (operator, value, swapped).
+
+    The list is empty if none of the three values is in 1..99. `swapped` is the same as in `tasks.combine`.
+    """
     found = tasks.combine(x, y)
     return [rng.choice(found)] if found else []

@@ -193,7 +193,9 @@ def draw(rng: random.Random, wanted_split: str, mix: str, task: str | None = Non
 
 
 def prompt(seed: int, index: int, mix: str = "zero") -> dict:
-    """Returns problem number `index` of an endless stream of RL prompts: a pure function of (seed, index, mix).
+    """Returns problem number `index` of an endless stream of RL prompts.
+
+    The problem depends only on `seed`, `index` and `mix`.
 
     Args:
         mix: name of the mix from which tasks are drawn.

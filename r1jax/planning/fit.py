@@ -1,8 +1,8 @@
 """Searches for the settings with which a run fits a device, for `--dry-run --fit`.
 
-Three settings are searched. The number of packed rows in a forward pass, and the number of completions sampled at once
-(a wave), change memory and speed, but not what a run learns. The rank of adapters changes what is trained: adapters of
-this rank, or, with rank 0, all parameters.
+Three settings are searched. Two of them change memory and speed, but not what a run learns: the number of packed rows
+in a forward pass, and the number of completions sampled at once (a wave). The third is the rank of the adapters. It
+decides what is trained: adapters of this rank, or all parameters if the rank is 0.
 """
 
 from __future__ import annotations
@@ -196,10 +196,10 @@ def power_of_two(number: float) -> int:
 def fit_tuning(
     model: str, weights: str, recipe: SFTRecipe, mesh: str, options: TunePlanOptions, title: str, teacher: str = ""
 ) -> str:
-    """Returns the text that `--dry-run --fit` of fine-tuning prints. The arguments are those of `rl.dry_run`.
+    """Returns the text that `--dry-run --fit` of fine-tuning prints. The arguments are those of `supervised.dry_tune`.
 
     Raises:
-        ValueError: no setting fits, or `rl.dry_run` would raise an error.
+        ValueError: no setting fits, or `supervised.dry_tune` would raise an error.
     """
     cfg, name = config_of(model, weights)
     taught, shards = teacher_of(teacher), row_shards(mesh_of(mesh))

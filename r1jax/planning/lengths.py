@@ -1,4 +1,7 @@
-"""Says for three mean lengths of the completions whether an RL run fits, for `--dry-run`."""
+"""Writes a part of the plan of an RL run for `--dry-run`: whether the run fits, for three mean completion lengths.
+
+A run fits if the devices have enough memory for it.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,10 @@ from r1jax.recipes import PlanOptions, RLRecipe, RunOptions
 def describe_lengths(
     run: RunOptions, recipe: RLRecipe, options: PlanOptions, reward_models: int = 0, teacher: str = ""
 ) -> str:
-    """Returns one line for each mean length: the peak memory of one device, and whether it fits.
+    """Returns a heading, and a line for each mean length: the peak memory of one device, and whether the run fits.
 
-    The means are the one that the plan assumes, twice this mean, and --max-tokens. Where a run does not fit, its line
-    gives the largest --wave-rows with which it fits.
+    There are three mean lengths: the plan's own assumption, twice this number, and --max-tokens. Equal means get one
+    line. If the run does not fit, the line gives the largest --wave-rows with which it fits, or says that none does.
 
     Args:
         run, options, reward_models, teacher: as in `rl.dry_run`.

@@ -167,7 +167,11 @@ def kept_bytes(cfg: ModelConfig, mesh: AnyMesh, shape: Shape) -> float:
 
 
 def held_bytes(cfg: ModelConfig, mesh: AnyMesh, shape: Shape) -> dict[str, float]:
-    """Returns {description: bytes on one device} of everything that a pass over packed rows holds."""
+    """Returns {description: bytes on one device} of everything that a pass over packed rows holds.
+
+    This is the result of `pass_bytes` and, in addition, the parameters. A pass with gradients also holds each
+    parameter's gradient sum and the gradient that is being added to it.
+    """
     placed = count_placed(transformer.shapes(cfg), mesh) * 4.0
     held = {"parameters, float32": placed}
     if shape.remat is not None:

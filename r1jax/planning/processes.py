@@ -16,7 +16,7 @@ def place_processes(mesh: str, processes: int) -> np.ndarray:
     Each process has consecutive devices.
 
     Args:
-        mesh: a value of --mesh. "auto" means one device, as in every plan.
+        mesh: a value of --mesh. "auto" means one device, as in every dry run.
 
     Raises:
         ValueError: the processes cannot have equally many devices.

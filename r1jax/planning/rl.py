@@ -180,7 +180,7 @@ def mesh_of(mesh: str) -> AbstractMesh:
 
 
 def cache_bytes(cfg: ModelConfig, mesh: AbstractMesh, rows: int, questions: int, mean: int) -> float:
-    """Returns the largest number of bytes that keys and values take on one device while a round is sampled.
+    """Returns the largest number of bytes that keys and values take on one device while `rows` completions are sampled.
 
     Args:
         rows: number of completions that are sampled at once.

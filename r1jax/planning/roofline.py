@@ -85,8 +85,9 @@ KINDS = {
 def share_of_memory(name: str) -> float:
     """Returns the fraction of a device's memory that JAX takes for arrays. `name` is a key of `DEVICES`.
 
-    On GPUs it is XLA_PYTHON_CLIENT_MEM_FRACTION, which a run sets to `launch.MEMORY` unless the user has set it. The
-    rest is left to CUDA, NCCL and cuDNN. TPUs reserve next to nothing.
+    On GPUs the fraction is the value of the environment variable XLA_PYTHON_CLIENT_MEM_FRACTION. A run sets this
+    variable to `launch.MEMORY` unless the user has set it. The rest is left to CUDA, NCCL and cuDNN. On TPUs the
+    fraction is 1, because TPUs reserve next to nothing.
     """
     return 1.0 if name.startswith("v") else float(os.environ.get(launch.FRACTION, launch.MEMORY))
 
@@ -222,9 +223,9 @@ def decode_fraction(
 def update_flops(cfg: ModelConfig, prompts: Sequence[int] | np.ndarray, lengths: Sequence[int] | np.ndarray) -> float:
     """Returns the model FLOPs of an update, three times the FLOPs of the forward pass.
 
-    Without prompts that is 6·N + 6·L·H·E·T per token, with N matrix parameters, L layers, H heads of width E, and T
-    tokens in a sequence. Recomputation and the passes for old or reference log-probabilities are not counted. The
-    arguments are those of `rollout_seconds`.
+    If the prompts are empty, an update takes 6·N + 6·L·H·E·T FLOPs per token: N matrix parameters, L layers, H heads
+    of width E, and T tokens in a sequence. Recomputation and the passes for old or reference log-probabilities are not
+    counted. The arguments are those of `rollout_seconds`.
     """
     p, n = np.asarray(prompts, np.float64), np.asarray(lengths, np.float64)
     pairs = (p**2).sum() / 2 + (n.reshape(len(p), -1) * p[:, None]).sum() + (n**2).sum() / 2

@@ -34,8 +34,8 @@ class Work(NamedTuple):
     Attributes:
         rows, row_length: number of rows in one forward pass, and number of slots in a row.
         remat: "none", "dots" or "full", which selects the activations that the backward pass recomputes.
-        mean_tokens: mean tokens of a text.
-        step_tokens: tokens of an optimizer step.
+        mean_tokens: mean number of tokens in a text.
+        step_tokens: number of tokens in an optimizer step.
         steps: number of optimizer steps.
         passes: number of forward passes over a step's tokens in addition to the update, such as one by a reference
             policy. It is an average over the steps.
@@ -243,7 +243,11 @@ def dry_tune(
 ) -> str:
     """Returns the text that `--dry-run` of fine-tuning prints: the plan as a table.
 
-    The arguments are those of `rl.dry_run`.
+    Args:
+        model, weights: name the model, as for `rl.config_of`.
+        recipe, mesh, options: as for `tune`.
+        title: the first line of the text, to which the model's name is added.
+        teacher: as for `rl.dry_run`.
 
     Raises:
         ValueError: see `tune` and `rl.config_of`.
@@ -258,7 +262,9 @@ def dry_reward(
     """Returns the text that `--dry-run` of training a reward model prints: the plan as a table.
 
     Args:
-        kind: see `reward`. The other arguments are those of `rl.dry_run`.
+        model, weights: name the model, as for `rl.config_of`.
+        recipe, kind, mesh, options: as for `reward`.
+        title: the first line of the text, to which the model's name is added.
 
     Raises:
         ValueError: see `reward` and `rl.config_of`.
@@ -272,7 +278,10 @@ def dry_preference(
 ) -> str:
     """Returns the text that `--dry-run` of learning from preferences prints: the plan as a table.
 
-    The arguments are those of `rl.dry_run`.
+    Args:
+        model, weights: name the model, as for `rl.config_of`.
+        recipe, mesh, options: as for `preference`.
+        title: the first line of the text, to which the model's name is added.
 
     Raises:
         ValueError: see `preference` and `rl.config_of`.

@@ -63,10 +63,10 @@ class Pace(NamedTuple):
         return cls(cfg, device, shards, size, 8 if wide else size)
 
     def rollout(self, prompts: np.ndarray, lengths: np.ndarray, seconds: float) -> dict[str, float]:
-        """Returns {"perf/decode_fraction": how close a rollout came to the hardware's limit, as a fraction}.
+        """Returns {"perf/decode_fraction": a fraction that says how close a rollout came to the hardware's limit}.
 
-        This is the shortest time that the hardware allows (`roofline.rollout_seconds`) divided by `seconds`. Returns {}
-        if the hardware's limits are not known.
+        The fraction is the shortest time that the hardware allows (`roofline.rollout_seconds`), divided by `seconds`.
+        Returns {} if the hardware's limits are not known.
 
         Args:
             prompts: [B] lengths of the prompts of B questions.

@@ -24,8 +24,9 @@ class PairBatch(NamedTuple):
             completion. For KTO, whose items are single completions, segment 1 is the item's completion, and segment 2
             is the completion of another item, from which KTO estimates its KL term.
         weight: weight of each row in the loss; 0 for rows without an item.
-        label: 1 for a desirable completion, else 0; 1 for pairs.
-        reference: Σ log π_ref of both completions; None without a reference policy, and before these sums are known.
+        label: for KTO, 1 if the item's completion is desirable, else 0. For pairs, always 1.
+        reference: Σ log π_ref of both completions. None if the loss has no reference policy, or if these sums are added
+            later.
     """
 
     rows: PackedRows
@@ -108,9 +109,13 @@ PREFERENCES: dict[str, Preference] = {
 
 @functools.cache
 def preference_objective(name: str, settings: Settings) -> Loss:
-    """Returns the function (network, params, batch) -> (loss, metrics) of the loss `name`, for `Learner.loss`.
+    """Returns a preference loss as a function (network, params, batch) -> (loss, metrics), for `Learner.loss`.
 
     Equal arguments return the same function, so that JAX compiles the update once.
+
+    Args:
+        name: the name of the loss, a key of `PREFERENCES`.
+        settings: the hyperparameters of the loss.
     """
     entry = PREFERENCES[name]
 

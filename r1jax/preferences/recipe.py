@@ -32,7 +32,7 @@ class PreferenceRecipe:
     warmup_steps: int
     """Steps of linear warm-up."""
     schedule: str
-    """How the learning rate goes on after the warm-up: constant, or cosine, linear or wsd to --final-learning-rate."""
+    """Learning rate after the warm-up: constant keeps it; cosine, linear and wsd take it to --final-learning-rate."""
     grad_clip: float
     """Gradients are clipped to this global norm."""
     max_tokens: int
@@ -46,8 +46,8 @@ class PreferenceRecipe:
     """Pairs to take from the nano annotator, which is simulated, if --data names no file. A dry run assumes
     this number of pairs."""
     held_out_items: int
-    """Items held out for evaluation. With a file: at most a fifth of its items. Either all items of a
-    problem are held out, or none."""
+    """Number of items held out for evaluation. If --data names a file, at most a fifth of the file's items is
+    held out. Either all items of a problem are held out, or none."""
     save_every: int
     """Steps between two checkpoints. 0: save only the last step, which is always saved."""
     label_smoothing: float = 0.0

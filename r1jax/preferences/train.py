@@ -173,10 +173,13 @@ def split(count: int, size: int) -> list[list[int]]:
 def measure(learner: Learner, params: dict, batch: PairBatch, share: float) -> dict[str, jax.Array]:
     """Returns the loss and the metrics of a micro-batch, each multiplied by `share`.
 
+    The held-out items are divided into batches, and each batch into micro-batches. The sum of the results over all
+    micro-batches is the mean over the held-out items.
+
     Args:
         params: all parameters of the model.
-        share: fraction of all held-out items that the whole batch holds. `batch` is one micro-batch of this whole
-            batch. With this factor, the results summed over all micro-batches are means over the held-out items.
+        batch: a micro-batch.
+        share: number of items in the batch that contains the micro-batch, divided by the number of held-out items.
     """
     loss, figures = learner.forward(params, batch)
     return {name: value * share for name, value in (figures | {"loss": loss}).items()}

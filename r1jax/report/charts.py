@@ -1,4 +1,4 @@
-"""Selects and orders the charts of a run's report: `charts`."""
+"""Selects, orders and draws the charts of a run's report, with the function `charts`."""
 
 from __future__ import annotations
 
@@ -200,7 +200,7 @@ def _by_kind(run: Run) -> list[Plot]:
 
 
 def trials_of(run: Run, figure: str) -> dict[int, float | None]:
-    """Returns {step: number of held-out problems over which the share `figure` was measured at this step}.
+    """Returns {step: number of held-out problems on which the evaluation at this step measured the share `figure`}.
 
     An accuracy is measured only over the problems whose answers could be graded ("judged" in eval.jsonl). Any other
     share is measured over all problems ("n"). The value is None at a step whose line in eval.jsonl lacks this number.

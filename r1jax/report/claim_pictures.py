@@ -46,7 +46,7 @@ class Dots:
 
 
 def parse_picture(found: Mapping[str, Any]) -> Curves | Dots:
-    """Returns the picture that `dataclasses.asdict` turned into a dict."""
+    """Returns the picture that a dict describes. The dict was made from a picture by `dataclasses.asdict`."""
     return Curves(**found) if "curves" in found else Dots(**found)
 
 

@@ -1,4 +1,4 @@
-"""Builds the page that shows each claim's verdict, measured numbers, table and pictures: `write_claims`."""
+"""Builds a page with each claim's verdict, measured numbers, table and pictures, with the function `write_claims`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Draws the lineage of the stages as SVG: `graph`."""
+"""Draws the lineage of the stages as SVG, with the function `graph`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ class Node(NamedTuple):
     """A box of the drawing: a stage, a reward model, or other weights, such as the base model.
 
     Attributes:
-        key: the folder of the stage or reward model. For other weights, `Edge.source`: "" is the base model.
+        key: the folder of the stage or reward model. For other weights, the field `source` of their `Edge`, which is ""
+            for the base model.
         name: the box's first line.
         place: (column, row) of the box in the drawing.
         under: the box's second line.
@@ -165,8 +166,8 @@ def _box(node: Node) -> str:
 def graph(stages: Stages) -> str:
     """Returns, as HTML, a drawing of which stage was made from which, with warnings below it.
 
-    A warning names a parent for whose weights the manifests give different hashes. Returns an empty text if there are
-    no stages.
+    A warning names a stage and its parent. It appears if the manifests disagree about the hash of the parent's weights.
+    Returns an empty text if there are no stages.
     """
     found, outside = edges(stages)
     nodes = _nodes(stages, found, outside)

@@ -1,4 +1,4 @@
-"""Builds the report page of a run from headline, warnings, tables and charts: `page`."""
+"""Builds the report page of a run (`page`) from a headline, warnings, tables and charts."""
 
 from __future__ import annotations
 

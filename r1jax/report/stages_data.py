@@ -1,4 +1,4 @@
-"""Loads the data for the page of all stages, from stages.json and each stage's folder: `load_stages`."""
+"""Loads the data for the page of all stages (`load_stages`), from stages.json and each stage's folder."""
 
 from __future__ import annotations
 
@@ -40,13 +40,17 @@ class Part(NamedTuple):
 class Stages(NamedTuple):
     """The contents of stages.json, with the logs of the stages' folders. Missing entries are empty.
 
+    The last four attributes are entries of stages.json, under the same names.
+
     Attributes:
         name: the working directory's name.
         seed: the runs' seed.
         parts: the stages, in the order of the page.
         models: the reward models.
-        table, paper, budget, samples: the entries of stages.json with these names. They are the results by stage, the
-            paper's results, the minutes by stage, and completions by stage.
+        table: the results by stage.
+        paper: the paper's results.
+        budget: the minutes by stage.
+        samples: completions by stage.
     """
 
     name: str

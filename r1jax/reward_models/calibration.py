@@ -103,9 +103,9 @@ def correlation(a: np.ndarray, b: np.ndarray) -> float | None:
 
 
 def share(true: np.ndarray, where: np.ndarray) -> float | None:
-    """Returns the share of True in `true` among the entries where `where` is True; None if `where` is all False.
+    """Returns which share of the selected entries of `true` is True; None if no entry is selected.
 
-    Both arguments are bool arrays of equal length.
+    Both arguments are bool arrays of equal length. An entry is selected if `where` is True there.
     """
     return float(true[where].mean()) if where.any() else None
 

@@ -29,10 +29,10 @@ def judgements(kind: str, seed: int, counts: tuple[int, int], data: str, sampled
 
     Args:
         kind: "helpful" (pairs) or "safety" (labels).
-        seed: seed of the generated items. With `data`, the seed that chooses the held-out items of the file.
-        counts: (number of training items, number of held-out items). With `sampled`, each number may double, because
-            items of sampled replies are added. With `data`, only the second number is used: all items that are not held
-            out are trained on.
+        seed: seed of the generated items. If `data` is given, the seed chooses which items of the file are held out.
+        counts: (number of training items, number of held-out items). If `sampled` is given, each number may double,
+            because items of sampled replies are added. If `data` is given, only the second number is used, and all
+            other items of the file are trained on.
         data: a file of judgements. If empty, the simulated annotator makes the judgements.
         sampled: a samples.jsonl of experiments.generate, whose replies the annotator judges in addition. If empty, the
             annotator judges generated replies only.

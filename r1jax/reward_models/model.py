@@ -77,7 +77,7 @@ def summary_of(completion: str) -> str:
 
 
 def helpful_input(question: str, completion: str) -> str:
-    """Returns the helpfulness model's input: the question and the text after the chain of thought, the summary.
+    """Returns the helpfulness model's input: the question, then the summary (the text after the chain of thought).
 
     Source: Nature 2025, Methods ("exclusively on the final summary").
     """

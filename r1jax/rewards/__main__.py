@@ -13,7 +13,8 @@ KIND says how to grade, and which keys a row has. Keys in square brackets are op
     countdown     numbers, target, pred
     choice        gold, pred
     format        completion, [style] (r1_zero, r1, think_any, tags, boxed or any; default r1_zero),
-                  [prefilled_think] (true or false; default false), [think] (none)
+                  [prefilled_think] (true or false; default false),
+                  [think] (its only value is "none": the think block must be blank)
     language      cot, target
     code          program, tests (a list of [input, output] pairs), [mode] (stdin or function), [entry], [limits],
                   [score] (all or fraction; default all)

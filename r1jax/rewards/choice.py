@@ -49,10 +49,10 @@ _REFUSED = re.compile(r"\b(?:not|rather\s+than|instead\s+of)\s+(?:option\s+)?\(?
 def verify(text: str, example: Mapping) -> Verdict:
     """Returns reward 1 if the text names the right option letter and no other letter, else 0.
 
-    `format.graded` selects the part of the text to grade. The letters are read from one place in this part, the first
-    of these that exists:
+    `format.graded` selects the part of the text to grade. The letters are read from a single place in this part. It is
+    the first of these places that the part has:
 
-    1. the boxes; a last box that is cut off means that there is no letter
+    1. the boxes; if the last box is cut off, the text names no letter
     2. the whole part, if it is one option ("B", "(b)", "B. 42")
     3. statements ("the answer is B", "故选B")
     4. the last line, if it is one option
@@ -61,7 +61,8 @@ def verify(text: str, example: Mapping) -> Verdict:
     If this place names several different letters, the text is wrong.
 
     Args:
-        example: a mapping. `gold` is the right option letter, brackets allowed. `lenient` is as in `format.graded`.
+        example: a mapping. Its key `gold` holds the right option letter, brackets allowed. Its key `lenient` may be
+            left out. If it is True and the text has no answer block, `format.lenient_answer` finds the part to grade.
     """
     check_arguments(text, example)
     start = time.perf_counter()

@@ -53,13 +53,15 @@ def verify(text: str, example: Mapping) -> Verdict:
 
     The answer is the last complete `<answer>` block after the last `</think>`, or the whole text if it has no tags. The
     answer may use + - * /, parentheses, signs and the operators' Unicode and LaTeX forms, and may end in `= target`.
-    Anything else is wrong, such as powers, floor division, juxtaposition, words or further numbers. `Verdict.canonical`
-    is the expression itself, so a majority vote counts two different expressions with the same value as two answers.
+    Anything else is wrong, such as powers, floor division, juxtaposition, words or further numbers.
+
+    `Verdict.canonical` is the expression itself, not its value. So two different expressions are two different answers
+    in a majority vote, even if their values are equal.
 
     Args:
         example: a mapping with `numbers` and `target`, at the top level or under `gold`. Each number is an integer, a
-            decimal, or a string that holds such a number. If `lenient` is True, `format.lenient_answer` finds the
-            answer of a badly formed text.
+            decimal, or a string that holds such a number. The mapping may also have the key `lenient`. If
+            `example["lenient"]` is True, `format.lenient_answer` finds the answer of a badly formed text.
     """
     check_arguments(text, example)
     start = time.perf_counter()

@@ -144,7 +144,11 @@ def function_of(module: ModuleType, name: str, flag: str) -> Function:
 
 
 def describe_terms(terms: Sequence[Term]) -> dict[str, list[dict]]:
-    """Returns {"rewards": [{name, weight, path, sha256}]} for `data` in the manifest of the run; {} for no terms."""
+    """Returns the terms as an entry for a run's manifest: {"rewards": [{name, weight, path, sha256}]}.
+
+    The entry belongs under the manifest's key `data`. Built-in parts have no `path` and no `sha256`. Returns {} if
+    there are no terms.
+    """
     rows = [
         {"name": term.name, "weight": term.weight} | ({"path": term.path, "sha256": term.sha256} if term.path else {})
         for term in terms

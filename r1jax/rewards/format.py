@@ -50,7 +50,7 @@ def verify(text: str, example: Mapping) -> Verdict:
         boxed           a box
         any             a text that is not blank
 
-    If the example has `think: none`, the think block of the first three styles must be blank.
+    If the example has `think: none`, the styles r1_zero, r1 and think_any require a blank think block instead.
 
     Args:
         example: `style` (a key of `STYLES`, "r1_zero" by default), `prefilled_think` (True if the prompt already
@@ -162,9 +162,14 @@ def answer(text: str) -> str | None:
 def lenient_answer(text: str) -> str | None:
     """Returns whatever comes closest to an answer in a text of any form; None only if the text is blank.
 
-    The answer is the first of these that is not blank: the last complete `<answer>` block; the text after an `<answer>`
-    that is not closed; the text after the last `</think>`; the last line that is not blank. For evaluation only:
-    rewards use `answer`.
+    The answer is the first of these that is not blank:
+
+    - the last complete `<answer>` block (see `answer`)
+    - the text after an `<answer>` that is not closed
+    - the text after the last `</think>`
+    - the last line that is not blank
+
+    This function is for evaluation only. Rewards use `answer`.
     """
     region = text[_after_think(text) :]
     for given in (answer(text), region.rpartition(ANSWER)[2] if ANSWER in region else None):

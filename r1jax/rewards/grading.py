@@ -14,7 +14,11 @@ EXTRACT = Columns("text", {}, {"rule": one_of("auto", "boxed", "answer_tag", "ha
 
 
 def columns(kind: str) -> Columns:
-    """Returns the keys that a row must or may have. `kind` is a kind of question such as "math", or "extract"."""
+    """Returns the keys that a row must or may have.
+
+    Args:
+        kind: a kind of question, such as "math"; or "extract", which finds the answers in texts without grading them.
+    """
     if kind == "extract":
         return EXTRACT
     known = KINDS[kind]
@@ -22,12 +26,12 @@ def columns(kind: str) -> Columns:
 
 
 def check_row(kind: str, row: Mapping, where: str = "the row") -> dict:
-    """Checks a row and returns a copy in the form in which rows are graded.
+    """Checks a row and returns a copy that is ready for grading.
 
     In the copy, a gold that is a number becomes text, and a model's text that is null becomes "".
 
     Args:
-        kind: the kind of question, such as "math", or "extract".
+        kind: as in `columns`.
         where: names the row in error messages.
 
     Raises:

@@ -6,9 +6,9 @@ The following file defines such a reward function, and `--reward=FILE.py:judge` 
 
     judge = Judge(url="http://localhost:8000/v1", model="NAME", rubric="Is the reply correct and helpful?")
 
-A run never waits for a judge without end, and never ends because of one. A request has a time limit and few attempts, a
-batch has a time limit, and a run has a bound on its requests. A completion without a verdict within these limits gets
-the reward None. Its row then has no verdict, and the metric `rows/failed` counts the row.
+A run goes on even if its judge is slow, does not answer or gives unusable answers. A request has a time limit and few
+attempts. A batch has a time limit. Each process of a run has a bound on its requests. A completion without a verdict
+within these limits gets the reward None. Its row then has no verdict, and the metric `rows/failed` counts the row.
 
 A completion may contain text that addresses the judge. Three measures protect the judge. The prompt encloses the
 completion in two fence lines with a random name that the completion cannot know. The answer must be one JSON object
@@ -86,11 +86,11 @@ class Unjudged(Exception):
 
 @dataclasses.dataclass
 class Judge:
-    """A reward function `(texts, examples) -> [float or None]`, in [0, 1].
+    """A reward function `(texts, examples) -> rewards`. The reward of a completion is in [0, 1], or None.
 
     With `reference`, the judge compares a completion with the reference answer twice, in both orders. The reward is 1
-    if the judge prefers the completion both times, 0 if it prefers the reference answer both times, and 0.5 for two
-    ties. The reward is None if the two comparisons disagree. Without `reference`, the judge scores the
+    if the judge prefers the completion both times, 0 if it prefers the reference answer both times, and 0.5 if both
+    comparisons are ties. The reward is None if the two comparisons disagree. Without `reference`, the judge scores the
     completion by the rubric.
 
     Attributes:
@@ -99,7 +99,7 @@ class Judge:
         rubric: the criteria, in words, by which the judge judges.
         reference: name of the example's column with a reference answer; "" scores by the rubric alone.
         answer_only: whether to judge only the text after the chain of thought.
-        most: highest score that the rubric asks for.
+        most: highest score that the judge may give by the rubric. The reward is the score divided by `most`.
         timeout_s: time limit of a request, in seconds.
         batch_s: time limit of a batch, in seconds. A completion that is not judged by then has no verdict.
         attempts: how often a request is tried.
@@ -192,7 +192,13 @@ class Judge:
         return hashlib.sha256(json.dumps(whole).encode()).hexdigest()
 
     def settle(self, key: str, job: Mapping[str, Any], deadline: float) -> None:
-        """Judges a job and stores its reward. Without a verdict it stores nothing, so that a later batch asks again."""
+        """Judges a job and stores its reward. Without a verdict it stores nothing, so that a later batch asks again.
+
+        Args:
+            key: the job's key, from the method `key`.
+            job: a dict {question, reply, reference} that the method `job` made.
+            deadline: time at which the batch must be judged, in seconds of `time.monotonic`.
+        """
         try:
             value = self.compare(job, deadline) if job["reference"] is not None else self.rate(job, deadline)
         except Unjudged:
@@ -204,8 +210,10 @@ class Judge:
                     file.write(json.dumps({"key": key, "value": value}) + "\n")
 
     def rate(self, job: Mapping[str, Any], deadline: float) -> float:
-        """Returns the score of a reply by the rubric, in [0, 1].
+        """Returns the score of a reply by the rubric, divided by `most`.
 
+        Args:
+            job, deadline: as in `settle`.
         Raises:
             Unjudged: there is no usable answer, or its score is not a number from 0 to `most`.
         """
@@ -218,9 +226,13 @@ class Judge:
         return score / self.most
 
     def compare(self, job: Mapping[str, Any], deadline: float) -> float:
-        """Returns 1 if the judge prefers the reply in both orders, 0 if it prefers the reference in both, and 0.5 for
-        two ties.
+        """Compares a reply with the reference in both orders.
 
+        Returns 1 if the judge prefers the reply both times, 0 if it prefers the reference both times, and 0.5 if both
+        comparisons are ties.
+
+        Args:
+            job, deadline: as in `settle`.
         Raises:
             Unjudged: there is no usable answer, or the two comparisons disagree.
         """
@@ -240,6 +252,10 @@ class Judge:
     def ask(self, prompt: str, code: str, deadline: float) -> dict[str, Any]:
         """Sends a prompt to the judge. Returns the JSON object in the judge's answer.
 
+        Args:
+            prompt: the prompt, which asks for a JSON object with the code.
+            code: the random code, from `fences`.
+            deadline: as in `settle`.
         Raises:
             Unjudged: the time or the requests are used up, the server fails `attempts` times, or the answer is no JSON
                 object with the code.

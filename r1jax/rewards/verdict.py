@@ -43,7 +43,10 @@ class Verdict(NamedTuple):
 
 
 def describe(verdict: Verdict) -> str:
-    """Returns one line on how a text was read and what decided, such as "correct: read as 1/2, decided by number"."""
+    """Describes a verdict in one line, such as "correct: read as 1/2, decided by number".
+
+    The line says how the text was read, and which step of the verifier decided.
+    """
     read = verdict.canonical or verdict.extracted
     shown = f"read as {read:.200}" if read else "nothing was read"
     return f"{verdict.verdict}: {shown}, decided by {verdict.stage}" if verdict.stage else f"{verdict.verdict}: {shown}"

@@ -240,8 +240,8 @@ def open_questions(run: Run, recipe: RLRecipe, rewards: Mapping) -> Questions:
     """Opens the training questions and the held-out problems. Prints how the file of --prompts was read.
 
     Args:
-        rewards: the files and checkpoints that define the reward, which are added to the manifest's entry `data`; empty
-            for the rule reward.
+        rewards: the manifest's entries for the files and checkpoints that define the reward. They are added to `data`
+            of the result. Empty for the rule reward.
 
     Raises:
         ValueError: a file cannot be read, or the rule reward grades no row of --prompts.

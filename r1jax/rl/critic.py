@@ -121,9 +121,13 @@ class ValueNetwork:
         return start(self._learner, jax.tree.map(jnp.copy, valued), mesh)  # a copy, because updates donate the state
 
     def estimate(self, minibatches: list[list[Minibatch]], round_: Round) -> tuple[list[list[Minibatch]], Round]:
-        """Returns the minibatches with advantages, returns and values, and the round with each row's mean advantage.
+        """Estimates the advantage, the return and the value of each token of a round.
 
-        The advantages of a round are normalised to mean 0 and variance 1 over its tokens; returns are not.
+        Returns (minibatches, round): the minibatches with these estimates, and the round with the mean advantage of
+        each row. If `Estimate.kl_coef` is not 0, the KL is also subtracted from the scores of the round.
+
+        The advantages of a round are normalised to mean 0 and variance 1 over its tokens. The returns are not
+        normalised.
 
         Args:
             minibatches: the optimizer steps of the round. On input, their `advantage` holds the reward of each token's

@@ -53,9 +53,9 @@ def fitting_rows(recipe: RLRecipe, cfg: ModelConfig, mesh: Mesh, free: int) -> i
 
     Returns at least the rows of one group plus the rows that --carry-over keeps, even if these do not fit.
 
-    Each row is assumed to need a cache for a quarter of --max-tokens, twice the mean length that --dry-run assumes. The
-    factor of two has two reasons. A full cache is doubled. And half of the rows may be long rows that earlier sampling
-    left unfinished.
+    Each row is assumed to need a cache for a quarter of --max-tokens. This is twice the mean length that --dry-run
+    assumes, for two reasons. First, a full cache is doubled. Second, half of the rows may be long rows that earlier
+    sampling left unfinished.
 
     Args:
         free: bytes that a device has left beside the trained policy.

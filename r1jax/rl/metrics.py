@@ -48,6 +48,8 @@ class RoundLog:
     def describe(self, part: int) -> Describe:
         """Returns the function `(figures, times) -> line` that makes the metrics.jsonl line of an optimizer step.
 
+        `figures` are the metrics of the step's update. `times` says when the step was ready and when it was done.
+
         Args:
             part: number of the optimizer step within the round, from 0.
         """

@@ -33,8 +33,8 @@ class Layout(NamedTuple):
         mesh: the device mesh.
         all_rows: whether an update also trains on rows of advantage 0. They have no policy gradient, but they matter
             for a KL term, for an entropy bonus and for the balance of experts.
-        charged: whether the KL is subtracted from the reward. `old_logp` is then needed for all optimizer steps of a
-            round before the first step.
+        charged: whether the KL is subtracted from the reward. If so, all optimizer steps of a round must have their
+            `old_logp` before the first of these steps begins.
         numbered: whether each token gets the number of its completion, `Minibatch.row`.
         mask_truncated: whether completions that were cut off are left out of the loss.
     """
@@ -87,8 +87,8 @@ def pack_minibatches(
 
     Returns, for each step, a list of micro-batches of packed rows [R, S].
 
-    Rows that an update does not train on are left out (see `find_moving`). They still count when the weights of the
-    other rows are computed.
+    Rows that an update does not train on are left out. Rows that `find_moving` rejects still count when the weights of
+    the other rows are computed. Rows that `layout.mask_truncated` leaves out of the loss do not count.
 
     Args:
         round_: the round, with scores and advantages.

@@ -182,7 +182,11 @@ def fill_room(room: Waiting, index: np.ndarray, rows: Rollout) -> Waiting:
 
 
 def take_groups(rollout: Rollout, which: np.ndarray) -> Rollout:
-    """Returns a rollout with only the groups `which`. which: [n] sorted indices of groups."""
+    """Returns a rollout with only the groups that `which` names.
+
+    Args:
+        which: [n] sorted indices of the groups to keep.
+    """
     rows = rows_of(which, rollout.group_size)
     prompts, mine = [rollout.prompts[i] for i in which], np.flatnonzero(np.isin(rows, rollout.own))
     return Rollout(prompts, *(x[rows] for x in rollout[1:5]), version=rollout.version[rows], mine=mine)

@@ -45,8 +45,8 @@ class Round(NamedTuple):
         step: number of optimizer steps that were done when this round began. With --carry-over, the policy of an
             earlier round may have sampled some tokens. `rollout.version` then has, for each token, the optimizer step
             of the policy that sampled the token.
-        verdicts: the verification of the answers, which began while other rows were still being sampled. The reward
-            uses `verdicts` in place of the pool of verifiers.
+        verdicts: verifies the answers. The verification of finished rows began while other rows were still being
+            sampled. The reward uses `verdicts` in place of the pool of verifiers.
         began: when sampling began, in seconds of `time.monotonic`.
     """
 
@@ -161,7 +161,7 @@ def sample_and_judge(
     Args:
         setting: what sampling needs besides the parameters.
         examples: the B questions, each with its gold answer.
-        drawn: identifies the completions to sample, and thereby their sampling noise.
+        drawn: the number of completions per question, and what determines their sampling noise.
         partial: rows of earlier rounds to continue, and how many rows may stay unfinished.
         verdicts: verifies the answers while other completions are sampled; None makes a new `Ahead`.
 
@@ -220,9 +220,11 @@ def gather_scores(scores: rule.Scores, rollout: Rollout) -> rule.Scores:
 class Reward(Protocol):
     """A callable that returns the `rule.Scores` of completions.
 
-    Arguments of a call: `pool`, which verifies the answers (a `Pool`, or an `Ahead` that began earlier); `texts`,
-    completions of this process; `examples`, their questions with gold answers; `step`, the optimizer step at which the
-    round begins.
+    Args:
+        pool: verifies the answers. It is a `Pool`, or an `Ahead` that began earlier.
+        texts: completions of this process.
+        examples: the question of each completion, with its gold answer.
+        step: the optimizer step at which the round begins.
     """
 
     def __call__(

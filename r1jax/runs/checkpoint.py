@@ -3,7 +3,9 @@
     checkpoints/
       120/                  the checkpoint of step 120; complete once it contains commit_success.txt
         state/              the pytree, in Orbax's zarr + OCDBT format
-        checksums_0.json    SHA-256 of every file, written after commit_success.txt; one file for each process
+        checksums_0.json    SHA-256 of the files that process 0 has hashed, written after commit_success.txt
+
+The files of a checkpoint are divided among the processes. Process i writes the hashes of its files to checksums_i.json.
 
 The checksums detect a flipped byte inside an array, which TensorStore's own checks miss.
 """

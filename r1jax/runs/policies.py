@@ -117,7 +117,7 @@ def size_of(options: RunOptions) -> int:
 
     Reads only the policy's config. Returns 0 if the config cannot be read; `load_policy` reports this error later.
 
-    Uses no device, so a caller can still choose the number of CPU devices by the result.
+    Uses no device. So a caller can read this size first, and then choose the number of CPU devices accordingly.
     """
     try:
         path = storage.path_of(hub.locate(options.weights)) if options.weights else bundled.directory(options.model)
@@ -286,8 +286,8 @@ def same_weights(began: Mapping[str, Any], now: Mapping[str, Any], params: dict)
     Args:
         began: the entry `parent` of the run's manifest.
         now: the entry `parent` that a run would get if it began with the weights now on disk.
-        params: the parameters in the weights now on disk. They are hashed with `params_sha256` only if the two entries
-            have different hashes. For a Hugging Face directory, older manifests hold this hash of the parameters.
+        params: the parameters in the weights now on disk. Their `params_sha256` is compared only if the two entries
+            have different hashes: older manifests hold `params_sha256` for a Hugging Face directory.
     """
     if began.get("sha256") in ("", now["sha256"]):
         return True

@@ -7,8 +7,9 @@ import contextlib
 import errno
 import logging
 import shutil
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -118,15 +119,18 @@ class Saver:
 
     def __enter__(self) -> Saver:
         ORBAX_LOG.addFilter(has_other_cause)
+        self._hook = sys.unraisablehook
+        sys.unraisablehook = drop_closed_loops(self._hook)
         return self
 
     def __exit__(self, *_: object) -> None:
         try:
             self.close()
         finally:
-            # After a failure, Orbax's other threads may still be writing. They would log errors about removed files.
+            # After a failure, other threads may still be writing. They would print errors about removed files.
             if not self._failed:
                 ORBAX_LOG.removeFilter(has_other_cause)
+                sys.unraisablehook = self._hook
 
     @contextlib.contextmanager
     def _explained(self, step: int) -> Iterator[None]:
@@ -169,6 +173,20 @@ def has_other_cause(record: logging.LogRecord) -> bool:
     error = record.exc_info[1] if record.exc_info else None
     known = isinstance(error, OSError) or "orbax-checkpoint-tmp" in str(error)  # of a checkpoint being written
     return not (known or (error is not None and is_disk_full(error)))
+
+
+def drop_closed_loops(hook: Callable[[Any], object]) -> Callable[[Any], object]:
+    """Returns a `sys.unraisablehook` that drops errors about a closed event loop, and passes all others to `hook`.
+
+    When one write of a checkpoint fails, Orbax closes its event loop. TensorStore then reports each other write to the
+    closed loop when the write ends, which prints a traceback each.
+    """
+
+    def filtered(raised: Any) -> None:
+        if not (isinstance(raised.exc_value, RuntimeError) and str(raised.exc_value) == "Event loop is closed"):
+            hook(raised)
+
+    return filtered
 
 
 def try_writing(directory: Path) -> None:

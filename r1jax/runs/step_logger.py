@@ -63,8 +63,10 @@ class StepLogger:
 
     The host dispatches a step without waiting for the result. `enter` takes the step that was just dispatched, then
     waits for the metrics of the previous step and writes the previous step's line. `settle` waits for the last step;
-    `Run` calls `settle` before evaluations and checkpoints. Warnings, and the error after non-finite updates, come when
-    a line is written: at most one step after their cause, and before a checkpoint that contains the cause.
+    `Run` calls `settle` before evaluations and checkpoints.
+
+    Warnings come when a line is written, and so does the error after non-finite updates. Both come at most one step
+    after the update that caused them, and before a checkpoint contains the result of this update.
 
     Args:
         workdir: the run's directory.

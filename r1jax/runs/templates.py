@@ -41,7 +41,8 @@ class Asked(NamedTuple):
 def read_template(options: PolicyOptions, tokenizer: Tokenizer) -> Asked:
     """Returns the prompt template that the flags name, and the form of completions that goes with it.
 
-    Without --answers and --think, the form is what the prompt asks for: see `ask_form`.
+    By default, the form is what the template asks for (see `ask_form`); for the template r1 it is the style "r1".
+    --answers overrides the place of the answer. --think overrides whether a think block is expected.
 
     Raises:
         ValueError: the template does not exist or lacks {question}, or --system-prompt is given for a template other

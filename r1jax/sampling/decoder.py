@@ -108,7 +108,7 @@ class Decoder:
         self._entries = np.tile(np.arange(count) // self._group, (held, 1))  # entry that each row reads
 
     def fit(self, live: np.ndarray, most: int) -> None:
-        """Drops finished rows of the cohort of new rows if at least half of its rows can go.
+        """Drops finished rows from the cohort of new rows, if at least half of the rows in this cohort can go.
 
         Args:
             live: whether each row of the collector is unfinished.

@@ -58,14 +58,15 @@ def find_floors(mass: Float[Array, "N A B"], cut: Cut, shards: int = 1) -> Float
 
 
 def find_floor(mass: Float[Array, "A B"], top_p: float) -> Float[Array, ""]:
-    """Returns the threshold of top-p: the tokens with at least this mass are the smallest set of most likely tokens
-    that has the fraction `top_p` of all mass.
+    """Returns the threshold of top-p. The tokens that have at least this mass may be drawn: they are the smallest set
+    of most likely tokens whose masses sum to at least the fraction `top_p` of all mass.
 
     The threshold is found by bisection. The total mass of the tokens above a bound falls as the bound rises. The tokens
     above the lower bound hold at least the fraction `top_p`, and the tokens above the upper bound hold less. The
-    midpoint is computed from the bounds' bits as integers, because these integers have the order of the floats. The
-    search ends when the mass between the bounds shows that at most one token lies between them. If tokens have equal
-    masses, the search ends when the bounds are neighbouring floats.
+    midpoint is computed from the bounds' bits as integers, because these integers have the order of the floats. Each
+    token between the bounds has more mass than the lower bound. So the search ends when the total mass of these tokens
+    is below 1.5 times the lower bound: then there is at most one such token. If tokens have equal masses, the search
+    ends when the bounds are neighbouring floats.
     """
 
     def above(x: Array) -> Array:

@@ -310,7 +310,7 @@ def shrink(rows: Rows, segments: list[list[Segment]], kept: Kept) -> tuple[Rows,
 
 @jax.jit
 def pick_rows(tree: Any, index: Int[Array, "shards n"]) -> Any:
-    """Returns the tree with only the rows `index` of each array, which are numbered from 0 in each shard."""
+    """Returns the tree with only the rows `index` of each array. Rows are numbered from 0 in each shard."""
     return jax.tree.map(lambda x: pick(x, index), tree)
 
 

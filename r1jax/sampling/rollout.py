@@ -11,6 +11,7 @@ class Rollout(NamedTuple):
     """Sampled completions, on the host: G completions of each of B prompts.
 
     Row b·G + g of N = B·G rows is completion g of prompt b. Every process has the rows of all processes.
+    A wave is the set of rows that are sampled together.
 
     Attributes:
         prompts: B lists of prompt tokens.
@@ -50,5 +51,5 @@ class Rollout(NamedTuple):
 
     @property
     def unfinished(self) -> np.ndarray:
-        """[N] whether a later wave may continue the row: it has no stop token, and fewer than T tokens."""
+        """[N] whether a row has no stop token and fewer than T tokens. A later wave may continue such a row."""
         return ~self.stopped & (self.lengths < self.tokens.shape[1])

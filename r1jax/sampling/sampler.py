@@ -82,8 +82,9 @@ class Sampling(NamedTuple):
 
 
 class Partial(NamedTuple):
-    """Partial rollouts: the rows (completions) of earlier calls of `sample` that this call (a wave) continues, and the
-    number of rows that it may leave unfinished.
+    """Settings of partial rollouts for one call of `sample`, a wave.
+
+    The wave continues unfinished rows (completions) of earlier waves, and may leave some rows unfinished itself.
 
     Attributes:
         before: rollout of earlier waves, with the same number of completions per prompt and the same `max_tokens`.
@@ -103,11 +104,11 @@ WHOLE = Partial()  # continues no row of an earlier wave, and leaves no row to a
 def sync(params: dict, mesh: Mesh, dtype: DTypeLike | None = None) -> Weights:
     """Prepares a policy's parameters for decoding.
 
-    Casts to `dtype`, unstacks the layers into a list, and shards the weights over the mesh axes `tensor` and `expert`;
-    every shard of rows has a copy. Routers stay float32, because sampler and trainer differ most in log-probabilities
-    where they choose different experts. If `dtype` is float32, low-rank adapters are added into the float32 kernels. In
-    all other cases adapters stay separate, as in the trainer: bfloat16 has 8 significant bits, so a kernel would lose
-    the small change that an adapter makes.
+    Casts the parameters to `dtype`, and unstacks the layers into a list. Shards the weights over the mesh axes `tensor`
+    and `expert`, and gives every shard of rows a copy. Routers stay float32, because sampler and trainer differ most in
+    log-probabilities where they choose different experts. If `dtype` is float32, low-rank adapters are added into the
+    float32 kernels. In all other cases adapters stay separate, as in the trainer: bfloat16 has 8 significant bits, so a
+    kernel would lose the small change that an adapter makes.
 
     Args:
         dtype: dtype of the weights; None takes the platform's dtype (`compute_dtype`).
@@ -165,7 +166,7 @@ def sample(
     Every process must call this function, with the same arguments.
 
     Rows (completions) are divided among the row shards of the mesh, so the completions of one prompt may lie on several
-    processes. Every process gets the whole rollout, in which `mine` names the rows that belong to the process. The rows
+    processes. Every process gets the whole rollout. `Rollout.mine` names the rows that belong to the process. The rows
     of `partial.before` come first. The rows of `prompts` follow.
 
     Args:

@@ -37,9 +37,10 @@ def sample_in_waves(
     If `sampling.wave_rows` is 0, all rows are sampled at once.
 
     Raises:
-        ValueError: several waves are needed, and `sampling.wave_rows` is too small for them. A wave must hold one group
-            (the completions of one prompt). Beside the group it must hold the unfinished rows of `partial.before` or
-            `partial.leave` rows, whichever are more. Also the errors of `sample`.
+        ValueError: several waves are needed, and `sampling.wave_rows` is too small for them. A wave needs room for one
+            group (the completions of one prompt), and for further rows. The number of further rows is
+            `partial.leave`, or the number of unfinished rows of `partial.before` if that is larger. Also the errors of
+            `sample`.
     """
     before, leave = partial
     old = 0 if before is None else len(before.lengths)
@@ -72,8 +73,8 @@ def divide_wave(rows: int, size: int, carried: int, *, continues: bool) -> tuple
     """Returns (number of new groups of a wave, number of rows that may be unfinished when the wave ends).
 
     A group is the completions of one prompt. If waves can continue rows, new groups take about half of a wave's rows,
-    and rows that the previous wave left unfinished take the rest. If not, new groups take all rows that `carried`
-    leaves free.
+    and rows that the previous wave left unfinished take the rest. If waves cannot continue rows, `carried` rows stay
+    reserved, and new groups take all others.
 
     Args:
         rows: largest number of rows of a wave.

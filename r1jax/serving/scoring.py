@@ -1,4 +1,4 @@
-"""Computes the log-probability of each token of a given text, and the likeliest tokens at its position."""
+"""Computes the log-probability of each token of a given text, and the likeliest tokens at each position."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ def make_writer(
             template, the prompts are put into this template.
         endpoint: the server, for `who="endpoint"`.
         max_tokens: largest number of tokens in an answer, for a checkpoint or the base.
-        wave_rows: most completions that a process samples at a time.
+        wave_rows: largest number of completions that a process samples at a time.
         base: the result of `load_policy` for the base; if it is None, the base is loaded here when needed.
 
     Raises:

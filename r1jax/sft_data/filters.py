@@ -23,26 +23,26 @@ class Filters:
     finished: bool = True
     """Drop completions that were cut off."""
     right: bool = True
-    """Drop records with a wrong answer, and records whose verifier gave no verdict. Records of questions that have no
-    verifier pass."""
+    """Drop records with a wrong answer, and records whose verifier gave no verdict. Records of questions without a
+    verifier are not dropped."""
     judged: bool = False
     """Drop all records without a verdict, also those of questions that have no verifier."""
     form: str = ""
     """Answer format that the response must have, r1_zero or r1; empty: any."""
     longest: int = 0
-    """Most tokens of a response; 0: no limit."""
+    """Largest number of tokens in a response; 0: no limit."""
     most_repeated: float = 0.5
     """Largest allowed share of the response's 8-grams that occurred earlier in the response; 1: no limit."""
     least_language: float = 0.95
     """Smallest allowed share of the chain of thought's words that are in the question's language; 0: no limit."""
     longest_paragraph: int = 0
-    """Most characters in a line of the chain of thought; 0: no limit."""
+    """Largest number of characters in a line of the chain of thought; 0: no limit."""
     code_blocks: bool = True
     """Allow fenced code in the chain of thought."""
     distinct: bool = True
     """Drop a record whose response equals that of an earlier kept record of the same problem."""
     most_each: int = 0
-    """Most records kept of one problem; 0: no limit."""
+    """Largest number of kept records of one problem; 0: no limit."""
 
 
 def apply_filters(records: Sequence[dict], filters: Filters) -> list[dict]:

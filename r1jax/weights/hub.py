@@ -35,8 +35,9 @@ def locate(weights: str, flag: str = "--weights") -> str:
         flag: the flag that gave `weights`, for errors.
 
     Raises:
-        ValueError: the GGUF file cannot be read; the Hub cannot be reached, does not have the model, or does not give
-            access to it; or `huggingface_hub` is not installed.
+        ValueError: the GGUF file cannot be read, or the model cannot be downloaded. A download fails if the Hub cannot
+            be reached, does not have the model, or does not give access to it. A download also fails if
+            `huggingface_hub` is not installed.
     """
     found = ID.fullmatch(weights.removeprefix(PREFIX))
     if weights.startswith(PREFIX):
@@ -78,12 +79,12 @@ def download(repo: str, revision: str | None, shown: str, flag: str) -> str:
         return huggingface_hub.snapshot_download(repo, revision=revision, allow_patterns=FILES)
     except errors.GatedRepoError as error:
         raise ValueError(
-            f"{flag}={shown}: {repo} is gated. Accept its terms on its page, then log in: hf auth login, or HF_TOKEN"
+            f"{flag}={shown}: {repo} is gated. Accept its terms on its page, then run `hf auth login` or set HF_TOKEN"
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise ValueError(
-            f"{no_path} the Hugging Face Hub shows no model {repo}. Check the name; for a private model log in "
-            f"(hf auth login, or HF_TOKEN); {way_out}"
+            f"{no_path} the Hugging Face Hub shows no model {repo}. Check the name, log in if the model is "
+            f"private (run `hf auth login` or set HF_TOKEN), {way_out}"
         ) from error
     except errors.RevisionNotFoundError as error:
         raise ValueError(
@@ -92,8 +93,8 @@ def download(repo: str, revision: str | None, shown: str, flag: str) -> str:
     except (OSError, errors.OfflineModeIsEnabled) as error:  # no network, a Hub that is down, a full disk
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(
-            f"{no_path} {repo} could not be downloaded from the Hugging Face Hub ({first}). Connect, or fetch it "
-            f"elsewhere (hf download {repo} --local-dir=DIR) and copy it here; {way_out}"
+            f"{no_path} {repo} could not be downloaded from the Hugging Face Hub ({first}). Connect to the Hub, "
+            f"copy the model from another machine (hf download {repo} --local-dir=DIR), {way_out}"
         ) from error
 
 

@@ -113,8 +113,9 @@ def add_adapter(
         found[leaf.path[:-1]] = (a.reshape(-1, *ours[:split], rank), b.reshape(-1, rank, *ours[split:]))
     if pairs:
         raise ValueError(
-            f"{flag}={directory}: the base has no matrix {next(iter(pairs))} in its layers. The adapter belongs to "
-            "another model, or adapts what cannot be adapted here, such as embeddings or experts"
+            f"{flag}={directory}: the base model has no matrix {next(iter(pairs))} that an adapter can change here. "
+            "Embeddings and experts cannot be adapted. Use the adapter's own base model, or merge the adapter into it "
+            "with peft (merge_and_unload), save that model, and name its directory"
         )
     whole = jax.tree.map(lambda x: x, params)  # new dictionaries, the same arrays
     for path, (a, b) in found.items():
@@ -128,8 +129,8 @@ def read_pairs(directory: Path, config: Mapping[str, Any], flag: str) -> dict[st
     """Returns {name of a matrix, without ".weight": (A, B)}, in float32 and with A multiplied by the scale.
 
     Raises:
-        ValueError: the file is missing or damaged, holds a tensor that is neither the A nor the B of a matrix, or lacks
-            one of the two.
+        ValueError: the file is missing or damaged, or holds a tensor that is neither the A nor the B of a matrix. Also
+            if a matrix has only one of A and B, or if the ranks of A and B differ.
     """
     from safetensors import SafetensorError, deserialize
 
@@ -152,7 +153,10 @@ def read_pairs(directory: Path, config: Mapping[str, Any], flag: str) -> dict[st
     pairs = {}
     for module, half in halves.items():
         if len(half) < 2 or half["A"].shape[0] != half["B"].shape[1]:
-            raise ValueError(f"{flag}={directory}: {TENSORS} lacks A or B of the adapter of {module}. Save it again")
+            raise ValueError(
+                f"{flag}={directory}: {TENSORS} lacks A or B of the adapter of {module}, or A and B have different "
+                "ranks. Save the adapter again"
+            )
         pairs[module] = (half["A"] * np.float32(scale_of(module, len(half["A"]), config)), half["B"])
     return pairs
 

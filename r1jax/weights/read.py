@@ -129,7 +129,8 @@ def list_tensors(leaf: Leaf, cfg: ModelConfig, layer: int | None, found: dict[st
 def make_abstract(tensor: Tensor, leaf: Leaf, spec: P, mesh: Mesh) -> jax.ShapeDtypeStruct:
     """Returns the shape, dtype and sharding with which a Hugging Face tensor is read.
 
-    The sharding matches the sharding of our array. So transposing the tensor afterwards moves nothing between devices.
+    The sharding matches the sharding of our array, the parameter in r1jax's layout. So the tensor can be transposed
+    into our array without moving data between devices.
 
     Args:
         tensor: the tensor on disk.
@@ -190,12 +191,14 @@ def fill(
     """Writes Hugging Face tensors into one layer of our array `whole`, or over the whole array. Returns the result.
 
     Args:
-        whole: our array, with a layer axis first if the parameter belongs to layers. It is donated.
+        whole: our array, a parameter in r1jax's layout, with a layer axis first if the parameter belongs to layers.
+            This array is donated.
         at: index of the layer along the first axis; None replaces everything.
         arrays: the Hugging Face tensors: one tensor, or one for each expert.
         scales: the fp8 scales of `arrays`; [] if the checkpoint is not fp8.
         ours: shape of one tensor in our layout, from `Leaf.ours`.
-        split: as in `Name`. If it is above 0, the tensors are transposed.
+        split: how many of the first axes of `ours` are inputs of the matrix (`Name.split`). If `split` is above 0, the
+            tensors are transposed.
         block: block shape of the fp8 scales.
         sharding: the sharding of the result.
     """

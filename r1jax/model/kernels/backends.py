@@ -125,7 +125,10 @@ def disagreement(name: str, cfg: ModelConfig, dtype: jnp.dtype = jnp.bfloat16) -
 
 
 def own_einsum(q: Array, k: Array, v: Array, length: Array) -> tuple[Array, Array, Array]:
-    """Returns the result of `gpu_decode.own_sums`, computed by XLA instead of the kernel."""
+    """Returns the softmax sums of each query over its row's own cache, computed by XLA.
+
+    Arguments and result are the same as for the kernel `gpu_decode.own_sums`.
+    """
     mask = jnp.arange(k.shape[-1])[None, None, :] < length[:, None, None]
     flat = q.reshape(q.shape[0], 1, -1, q.shape[-1])
     return sums(flat, [Part(k, v, mask)], How(jnp.zeros((q.shape[0], 1), jnp.int32), 1.0))
@@ -136,7 +139,7 @@ def attend_packed(
 ) -> Attend:
     """Returns a function `attend` (see `attention`) over packed rows. A token reads what `packed_rows.visible` allows.
 
-    The second result of this function, `kept`, is None.
+    The returned `attend` stores nothing: its second result, `kept`, is None.
 
     Args:
         attention: name of the backend, one of `BACKENDS`.

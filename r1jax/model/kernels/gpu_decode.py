@@ -31,9 +31,9 @@ def kernel(q_ref, k_ref, v_ref, length_ref, out_ref, total_ref, top_ref, *, bloc
     """Computes the softmax sums of `own_sums` over a part of one row's cache, for one key head.
 
     Args:
-        q_ref, k_ref, v_ref: q [m, E], k [E, S], v [S, E].
+        q_ref, k_ref, v_ref: the m queries [m, E] that share the key head, keys [E, S] and values [S, E] of the row.
         length_ref: number of filled slots of the row.
-        out_ref, total_ref, top_ref: results in float32.
+        out_ref, total_ref, top_ref: the results in float32, Σ eˢ⁻ᵗ v [m, E], Σ eˢ⁻ᵗ [m] and t [m].
         blocks: number of blocks of `SLOTS` slots in the part.
     """
     m, width = q_ref.shape

@@ -258,11 +258,11 @@ def agree(a: Node, b: Node, point: int, ten: bool, whole: frozenset[str], letter
 
 
 def rounds_to(decimal: Fraction, places: int, node: Node, ten: bool = False) -> bool:
-    """Returns True if a decimal is the value of a term, cut or rounded after the decimal's last place.
+    """Returns True if the value of a term, cut or rounded to as many places as a decimal has, equals the decimal.
 
     Args:
         decimal: the decimal as an exact fraction.
-        places: number of digits after its decimal point.
+        places: number of digits after the decimal's point.
         node: the term, without variables.
         ten: if True, `log` without a base is to base 10; if False, it is the natural logarithm.
     """

@@ -191,7 +191,7 @@ class Answer(Terms):
         raise Unreadable("words before an expression may change its value")
 
     def side(self) -> Node:
-        """Parses one side of a relation: a union of sets or a term, with its unit."""
+        """Parses one side of a relation: a term or a union of sets, then the unit if one follows."""
         if self.peek().value == ":":
             raise Unreadable("a colon stands where a value should begin")
         node = self.sets()
@@ -229,7 +229,7 @@ class Answer(Terms):
     def unit(self, node: Node) -> Node:
         """Parses the words after `node`, if any: a unit, "percent", "degrees" or a multiplier such as "million".
 
-        Returns the node that includes them.
+        Returns a node of the value with these words; `node` itself if there are none.
         """
         words: list[str] = []
         factor = 1

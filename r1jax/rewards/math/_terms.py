@@ -90,7 +90,7 @@ class Terms(Commands):
         return mul(*terms)
 
     def mixed(self, whole: Node, part: Node) -> Node:
-        """Returns the mixed number if `whole` and `part` form one, as 3 1/2; otherwise returns `part`.
+        """Returns a mixed number, such as 3 1/2, if `whole` and `part` form one. Otherwise returns `part`.
 
         A mixed number is a whole number followed by a fraction of whole numbers that is below 1. The node of a number
         holds its value and its spelling; a mixed number has "mixed" as its spelling.

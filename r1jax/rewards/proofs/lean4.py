@@ -74,7 +74,8 @@ def prove(preamble: str, goal: str, proof: str, allowed: frozenset[str], limits:
 
     Args:
         preamble: text before both statement and proof, such as imports.
-        goal: a type, which `main` must have, or `theorem name (x : T) : P` without its proof.
+        goal: `theorem name (x : T) : P` without its proof, or only a type. If it is only a type, the theorem is named
+            `main` and must have this type.
         proof: `:= ...`, `by ...` or a whole file.
         allowed: names of the axioms that the proof may use. If empty, the proof may use the three axioms of `STANDARD`.
         limits: resource limits of each compilation and of the check.

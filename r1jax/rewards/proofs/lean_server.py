@@ -79,8 +79,9 @@ def write_source(preamble: str, goal: str, proof: str) -> tuple[str, str, tuple[
     """Composes the Lean source text to send to the server. The arguments are the same as for `lean4.prove`.
 
     Returns:
-        (the source text, name of the theorem to check, (line of the goal, line that compares the theorem with the goal,
-        line of the command that prints the axioms)). Lines count from 1.
+        (source, theorem, lines). `source` is the source text, and `theorem` is the name of the theorem to check.
+        `lines` has three line numbers, counted from 1. They belong to the goal, to the line that compares the theorem
+        with the goal, and to the command that prints the axioms.
     """
     header = HEADER.fullmatch(goal)
     theorem, rest = (header[1], header[2]) if header else ("main", f" : {goal}")
@@ -152,7 +153,10 @@ def _ask(server: str, source: str, seconds: float) -> dict:
 
 
 def response_of(reply: dict) -> dict:
-    """Returns the REPL's response in a reply of Kimina's /verify: {"results": [{"error", "response"}]}.
+    """Extracts the REPL's response from a reply of Kimina's /verify, and returns it.
+
+    Args:
+        reply: {"results": [{"error", "response"}]}, with exactly one result.
 
     Raises:
         ValueError: the server reports an error, or the reply has another form.

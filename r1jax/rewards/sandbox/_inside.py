@@ -188,8 +188,9 @@ class Unsendable(Exception):
 def encode(value):
     """Encodes a value as one line of ASCII, similar to JSON.
 
-    Two values of the same type have the same line if and only if they are equal. A tuple is encoded as a list. The keys
-    of a dict are str or int; they are sorted as strings.
+    Equal values of the same types have the same line. Different values have different lines, with two exceptions: a
+    tuple is encoded as a list, and the key 1 of a dict is encoded as the key "1". The keys of a dict are str or int.
+    They are sorted as strings.
 
     Raises:
         Unsendable: the value contains nan, contains an object whose type is not None, bool, int, float, str, list,

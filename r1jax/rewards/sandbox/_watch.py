@@ -53,8 +53,9 @@ def watch(
         process: the process that contains the sandbox; its pipes are the job's standard streams.
         channel: the socket over which `_inside.fetch` sends files.
         stdin: the bytes of standard input.
-        by_line: if True, the limit on elapsed time holds for each line of output, and `_inside` limits the CPU time and
-            the output of each call.
+        by_line: True only for a job that calls a function several times and writes one line for each call. The limit on
+            elapsed time then holds for each line, not for the whole job. The limits on CPU time and output are left
+            to `_inside`, which applies them to each call.
         fetched: how many files the job sends at its end.
         end: called at the end; kills all processes of the sandbox.
     """
@@ -136,7 +137,8 @@ def watch(
 def usage(root: int) -> tuple[float, int, dict[int, float]]:
     """Returns (CPU seconds, number of threads, {process id: resident MiB}) of all descendants of the process `root`.
 
-    Orphans are included in tiers A to C, where the first process of the pid namespace, or the subreaper, adopts them.
+    An orphan is a process whose parent has ended. In the isolation tiers A to C, orphans are included, because the
+    first process of the pid namespace, or the subreaper, adopts them.
     """
     rows: dict[int, tuple[int, int, float]] = {}
     children: dict[int, list[int]] = {}
