@@ -461,8 +461,8 @@ class RewardRecipe:
     items: int
     """Items to take from nano's simulated annotator. Used if --data names no file."""
     held_out_items: int
-    """Items held out for evaluation. If --data names a file, at most a fifth of the file's items are held out. Either
-    all items of a problem are held out, or none."""
+    """Number of items held out for evaluation. If --data names a file, no more than a fifth of the file's items, but at
+    least one whole problem. The items of one problem stay together."""
     save_every: int
     """Steps between two checkpoints. 0: save only the last step, which is always saved."""
 

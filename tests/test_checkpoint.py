@@ -1,5 +1,6 @@
 """Checkpoints: written, restored, pruned, and refused when they are not what they should be."""
 
+import asyncio
 import contextlib
 import os
 import resource
@@ -7,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import types
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import tensorstore
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -178,6 +181,42 @@ os.kill(os.getpid(), signal.SIGKILL)  # in the middle of writing 32 MB
     }
     want = np.random.default_rng(0).standard_normal((4096, 2048)).astype(np.float32)
     np.testing.assert_array_equal(restore_params(tmp_path, target)["embed"]["embedding"], want)
+
+
+def test_a_write_that_ends_after_its_event_loop_prints_nothing_and_other_errors_are_reported(
+    tmp_path, monkeypatch
+):
+    reported = []
+
+    def end_late():
+        """Ends a write of TensorStore that an event loop waited for, after the loop is closed."""
+        promise, future = tensorstore.Promise.new()
+
+        async def wait():
+            return await future
+
+        async def begin():
+            task = asyncio.ensure_future(wait())
+            await asyncio.sleep(0)
+            return task
+
+        loop = asyncio.new_event_loop()
+        task = loop.run_until_complete(begin())
+        loop.close()
+        promise.set_result(None)
+        task._log_destroy_pending = False
+
+    monkeypatch.setattr(sys, "unraisablehook", lambda raised: reported.append(str(raised.exc_value)))
+    end_late()
+    assert reported == ["Event loop is closed"]
+    with Saver(tmp_path):
+        end_late()
+        assert len(reported) == 1
+        sys.unraisablehook(types.SimpleNamespace(exc_value=ValueError("another")))
+        sys.unraisablehook(types.SimpleNamespace(exc_value=RuntimeError("another")))
+    assert reported[1:] == ["another", "another"]
+    end_late()
+    assert len(reported) == 4
 
 
 @pytest.mark.parametrize("change", ["flip", "truncate", "remove"])
