@@ -34,12 +34,13 @@ from r1jax.rewards.isolate import Pool
 from r1jax.rewards.penalties import Penalties, add_penalties
 from r1jax.rl import partial_rollouts
 from r1jax.rl.advantages import charge_kl, compute_advantages
-from r1jax.rl.checks import check, check_terms, fit_questions, open_questions
+from r1jax.rl.checks import check, check_terms
 from r1jax.rl.critic import Critic, make_critic
 from r1jax.rl.first_round import explain_first, first_lines
 from r1jax.rl.memory import choose_wave_rows
 from r1jax.rl.metrics import SHOWN, RoundLog, sample_lines
 from r1jax.rl.minibatches import Layout, RefLogprobs, add_old_logprobs, add_ref_logprobs, pack_minibatches
+from r1jax.rl.questions import fit_questions, open_questions
 from r1jax.rl.refill import RefilledRounds
 from r1jax.rl.rounds import (
     Reward,

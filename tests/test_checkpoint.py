@@ -183,9 +183,7 @@ os.kill(os.getpid(), signal.SIGKILL)  # in the middle of writing 32 MB
     np.testing.assert_array_equal(restore_params(tmp_path, target)["embed"]["embedding"], want)
 
 
-def test_a_write_that_ends_after_its_event_loop_prints_nothing_and_other_errors_are_reported(
-    tmp_path, monkeypatch
-):
+def test_a_write_that_ends_after_its_event_loop_prints_nothing_and_other_errors_are_reported(tmp_path, monkeypatch):
     reported = []
 
     def end_late():

@@ -30,8 +30,8 @@ script count for the target.
 for each language, how many of that language's common words (`words.COMMON`) occur in the sentence. The language with
 the largest count wins if this count is at least two. Otherwise the counts over the whole text decide by the same rule.
 If they do not decide either, the language is the target if the target is written in Latin letters, else en. There is
-one exception: if a sentence has two or more different words that are common words of one other language only, these
-words count for that language.
+one exception, for foreign phrases. If a sentence has two or more different common words of another language, and these
+are common words in no further language, they count for that other language.
 """
 
 from __future__ import annotations

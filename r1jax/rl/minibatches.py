@@ -87,8 +87,9 @@ def pack_minibatches(
 
     Returns, for each step, a list of micro-batches of packed rows [R, S].
 
-    Rows that an update does not train on are left out. Rows that `find_moving` rejects still count when the weights of
-    the other rows are computed. Rows that `layout.mask_truncated` leaves out of the loss do not count.
+    An update does not train on every row. It leaves out two kinds of rows. The rows that `find_moving` rejects still
+    count in the normaliser of the loss, so the other rows have the same weight as with them. The rows that
+    `layout.mask_truncated` masks do not count in the normaliser.
 
     Args:
         round_: the round, with scores and advantages.
