@@ -4,8 +4,8 @@ A job is (kind of question, text to grade, the verifier's example).
 
 Workers are started with `subprocess`, because the parent holds a JAX runtime, which does not survive a fork. Workers
 receive and send lines of JSON over pipes, so no pickle is loaded, and no text is ever executed. Workers see no
-accelerator, and have limits on memory and CPU time. If a job passes its deadline, its worker is killed, and the job gets
-a verdict without a reward. If a worker dies by itself, another worker repeats the job.
+accelerator, and have limits on memory and CPU time. If a job passes its deadline, its worker is killed, and the job
+gets a verdict without a reward. If a worker dies by itself, another worker repeats the job.
 """
 
 from __future__ import annotations

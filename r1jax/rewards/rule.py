@@ -72,8 +72,8 @@ def accuracy_job(
 
     In the job, `kind` is the kind of question, and `example` is the gold answer for the verifier. `text` is the answer,
     put into an `<answer>` block. There is one exception: if the completion has no such block and the kind has
-    `reads_boxes=True` in `kinds.KINDS`, `text` is the whole summary. In both cases the verifier finds a \\boxed{} in `text`
-    by itself.
+    `reads_boxes=True` in `kinds.KINDS`, `text` is the whole summary. In both cases the verifier finds a \\boxed{} in
+    `text` by itself.
 
     Returns None if the completion has no answer or several answer blocks, or if no verifier exists for this kind of
     question.

@@ -35,8 +35,8 @@ class Cohort(NamedTuple):
     Attributes:
         prompts: token lists to read before the first new token; for a carried row, the prompt and the tokens sampled so
             far. Each prompt serves the same number of rows of its shard.
-        rows: [shards, n] the index of each row in the rollout's arrays. A padding row has the index N, which is one past
-            the end of the N rows.
+        rows: [shards, n] the index of each row in the rollout's arrays. A padding row has the index N, one past the end
+            of the N rows.
     """
 
     prompts: list[list[int]]
