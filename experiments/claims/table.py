@@ -12,6 +12,7 @@ from experiments.claims import (
     chain_does_work,
     cold_start_speeds,
     distillation_beats_rl,
+    grpo_vs_ppo,
     language_mixing,
     length_growth,
     lifts_reasoning,
@@ -22,6 +23,7 @@ from experiments.claims import (
     samples_and_thought,
     sft_form_rl_skill,
     sharpens_base,
+    tree_search,
 )
 from experiments.claims.protocol import Bench, Finding
 
@@ -58,6 +60,9 @@ CLAIMS = {  # name of the module -> the claim
         "GRPO makes wrong answers longer than Dr. GRPO does, at the same accuracy.", length_growth.find, Bench, 20
     ),
     "objectives": Claim("No other loss beats GRPO by more than the seeds differ.", objectives.find, Bench, 30),
+    "grpo_vs_ppo": Claim(
+        "GRPO is as good as PPO, with less memory and no more time a step.", grpo_vs_ppo.find, Bench, 22
+    ),
     "cold_start_speeds": Claim(
         "RL from a cold start reaches an accuracy in fewer steps.",
         cold_start_speeds.find,
@@ -94,5 +99,11 @@ CLAIMS = {  # name of the module -> the claim
         samples_and_thought.find,
         samples_and_thought.Command,
         15,
+    ),
+    "tree_search": Claim(
+        "At equal sampled tokens, guided tree search does not beat independent samples.",
+        tree_search.find,
+        tree_search.Command,
+        22,
     ),
 }
