@@ -189,7 +189,7 @@ def visit(
 def visit_here(x: Array, chosen: Array, gates: Array, kernels: Sequence[Array], activation: str) -> Array:
     """Returns the same as `visit`, on one device: sorts tokens by expert, then computes one ragged product per matrix.
 
-    Entries of `chosen` that are X or more contribute nothing.
+    X is the number of experts that `kernels` holds. Entries of `chosen` that are X or more contribute nothing.
     """
     gate, up, down = kernels
     order = jnp.argsort(chosen.reshape(-1), stable=True)

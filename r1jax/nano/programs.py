@@ -125,7 +125,7 @@ def program(rng: random.Random, language: str) -> dict:
 def wrong(asked: Program, x: int | list[int], rng: random.Random) -> Program:
     """Returns a random wrong program, which differs from `asked` in atom, factor or term.
 
-    For `x`, the argument of the problem's example, the wrong program has another value than `asked`.
+    The two programs return different values for the argument `x`, which is the example in the problem's text.
     """
     atoms = ["x"] if asked.atom == "x" else [atom for atom in ATOMS if atom != "x"]
     while True:

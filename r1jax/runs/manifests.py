@@ -305,7 +305,9 @@ def claim(path: Path, settings: Mapping) -> None:
                 "Give the values of the file, or name a new directory"
             )
     elif path.exists():
-        raise ValueError(f"{path} is not a file of samples of r1jax ({note.name} is missing). Name a new directory")
+        raise ValueError(
+            f"{path} is not a file of samples of r1jax, because {note.name} is missing beside it. Name a new directory for samples"
+        )
     wait_for_all(f"settings of {path.name} read")
     if is_main() and not note.exists():
         write_atomically(note, json.dumps(dict(settings), indent=1, ensure_ascii=False, default=str) + "\n")

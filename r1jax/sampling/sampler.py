@@ -188,8 +188,9 @@ def sample(
     count = len(keys) - (0 if before is None else len(before.lengths))
     if not stop_ids or not prompts or not all(prompts) or count % len(prompts):
         raise ValueError(
-            f"{len(prompts)} prompts, {count} keys, stop_ids={stop_ids}: "
-            "sampling needs stop ids, prompts that are not empty, and the same number of keys for each prompt"
+            f"{len(prompts)} prompts, of which {sum(not prompt for prompt in prompts)} are empty, {count} keys and "
+            f"stop_ids={stop_ids} were given. Give prompts that are not empty, as many keys for each prompt as for the "
+            "others, and at least one stop id"
         )
     dtype = compute_dtype(mesh) if sampling.dtype is None else sampling.dtype
     attention = sampling.attention or attention_backend(mesh, cfg)

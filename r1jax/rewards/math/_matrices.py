@@ -40,7 +40,10 @@ def matrix_value(node: Node) -> Node | None:
 
 
 def nested(node: Node) -> Rows | None:
-    """Returns the rows of a tuple that is a matrix in brackets, as [[1, 2], [3, 4]]; None for any other tuple."""
+    """Returns the rows of a matrix that is written as a tuple in brackets, such as the text [[1, 2], [3, 4]].
+
+    Returns None if the tuple is no matrix.
+    """
     rows = node.args[2:]
     if node.args[:2] != ("[", "]") or any(row.kind != "tuple" or row.args[:2] != ("[", "]") for row in rows):
         return None
