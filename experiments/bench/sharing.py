@@ -18,8 +18,8 @@ STEPS = 16
 def measure(options: Options) -> dict[str, Any]:
     """Measures the time of a decoding step with shared prompts (benchmark C4). Returns the benchmark's JSON line.
 
-    `ratio` is the time of a step if each group has one copy of its prompt's cache, divided by the time if each completion
-    has a copy of its own. Smaller is better.
+    `ratio` is the time of a step if each group has one copy of its prompt's cache, divided by the time if each
+    completion has a copy of its own. Smaller is better.
     """
     import jax
     import jax.numpy as jnp
