@@ -306,7 +306,8 @@ def claim(path: Path, settings: Mapping) -> None:
             )
     elif path.exists():
         raise ValueError(
-            f"{path} is not a file of samples of r1jax, because {note.name} is missing beside it. Name a new directory for samples"
+            f"{path} is not a file of samples of r1jax, because {note.name} is missing beside it. "
+            "Name a new directory for the samples"
         )
     wait_for_all(f"settings of {path.name} read")
     if is_main() and not note.exists():

@@ -285,14 +285,16 @@ class Kept(NamedTuple):
 
 
 def shrink(rows: Rows, segments: list[list[Segment]], kept: Kept) -> tuple[Rows, list[list[Segment]]]:
-    """Drops rows that began in this wave, except those that `kept` names. Returns the state and the cached prompts of the
-    remaining rows.
+    """Drops rows that began in this wave, except those that `kept` names.
+
+    Returns the state and the cached prompts of the remaining rows.
 
     The arguments cannot be used again: the caches are copied layer by layer, and the old cache of a layer is freed
     before the next layer is copied. So this function needs memory for the old caches and one new layer.
 
     Args:
-        segments: cached prompts of the rows that began in this wave. A segment with a single entry for all rows stays as it is.
+        segments: cached prompts of the rows that began in this wave. A segment with a single entry for all rows stays
+            as it is.
         kept: the rows to keep.
     """
     small = shrink_state(rows._replace(cache=[], carried=None), kept.rows, rows.cache[0][0].shape[0])
