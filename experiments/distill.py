@@ -180,7 +180,8 @@ def check(command: Command) -> None:
         )
     if by == "rl" and command.teaching != NOBODY:
         raise ValueError(
-            "--teacher, --top and --teacher-share need a teacher, but --by=rl learns from rewards. Leave them out"
+            "--teacher, --top and --teacher-share are for learning from a teacher, but --by=rl learns from rewards. "
+            "Leave them out"
         )
     if dataclasses.replace(command.teaching, teacher="") != NOBODY:
         raise ValueError(

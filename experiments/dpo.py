@@ -1,8 +1,8 @@
 """Trains a policy on preferences by DPO, IPO, KTO, ORPO or SimPO, from given pairs or, in rounds, from its own samples.
 
 Source:  Rafailov et al. 2023 (DPO); Azar et al. 2023 (IPO); Ethayarajh et al. 2024 (KTO); Hong et al. 2024 (ORPO);
-         Meng et al. 2024 (SimPO); Yuan et al. 2024 (rounds of own pairs). R1 has no such stage; preference
-         learning is an alternative to its last RL stage
+         Meng et al. 2024 (SimPO); Yuan et al. 2024 (rounds on pairs of the policy's own samples). R1 has no stage of
+         preference learning; such a stage is an alternative to R1's last RL stage
 Run:     python -m experiments.dpo --weights=RUN_OF_STAGE_3          (nano's annotator, a program, judges pairs)
          ... --data=pairs.jsonl      rows {problem, chosen, rejected}, texts or messages
          ... --loss=kto --data=labels.jsonl      rows {problem, response, desirable}, or pairs

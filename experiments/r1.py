@@ -79,7 +79,7 @@ def run(command: Command) -> None:
                 stopped = said
             except FloatingPointError as error:
                 raise FloatingPointError(
-                    f"{error}, and move {folder} away: a stage that has begun keeps its hyperparameters"
+                    f"{error}. Also move {folder} away, because a stage that has begun keeps its hyperparameters"
                 ) from error
             finally:
                 minutes[stage.folder] = minutes.get(stage.folder, 0.0) + (time.monotonic() - began) / 60

@@ -35,7 +35,7 @@ class Command:
     """A run's directory, one of its checkpoints, a Hugging Face directory, a PEFT adapter, or OWNER/NAME of the Hugging
     Face Hub. Default: the base model of --model."""
     model: str = "nano"
-    """Base model that is used if no weights are given, such as nano or nano-small, which ship with the package."""
+    """Base model to serve if no weights are given. The models nano and nano-small ship with the package."""
     template: str = ""
     """How chat messages become a prompt: chat (the tokenizer's own chat template), r1, r1_zero, or a text file that
     contains {question}. Default: chat if the tokenizer has one, else the template of the run, else r1_zero."""

@@ -30,9 +30,10 @@ class RLRecipe:
     """ε of the upper bound of the ratio clip. 0 uses --clip-eps for both bounds."""
     loss: str
     """The loss. It sets the weight of each token, given here for N completions of |o| tokens. `grpo`: 1/(N·|o|).
-    `dr_grpo`: 1/(N·max_tokens); advantages are not divided by the standard deviation. `dapo`: 1/Σ|o|. `sequence` (GSPO)
-    and `sequence_token`: 1/(N·|o|); the ratio is that of the whole completion. `cispo`: 1/Σ|o|; clipped tokens keep
-    their gradients. `rloo`: 1/N; the baseline of a completion is the mean reward of the other completions of its group.
+    `dr_grpo`: 1/(N·max_tokens); advantages are not divided by the standard deviation. `dapo`: 1/Σ|o|. `sequence`
+    (GSPO): 1/(N·|o|); the ratio is that of the whole completion. `sequence_token` (GSPO-token): as `sequence`, but the
+    gradient of the ratio flows only through the token's own probability. `cispo`: 1/Σ|o|; clipped tokens keep their
+    gradients. `rloo`: 1/N; the baseline of a completion is the mean reward of the other completions of its group.
     `reinforce_pp` and `reinforce_pp_baseline`: 1/Σ|o|; advantages are normalised over the batch. `ppo`: 1/Σ|o|;
     advantages come from a value network."""
     tis_cap: float
@@ -193,9 +194,9 @@ class PolicyOptions:
     seed: int = 0
     """Seed of prompts and sampling noise."""
     model: str = "nano"
-    """Without --weights: the base model to use. It ships with the package, or it is smollm2 or gemma3-270m, which come
-    in packages of their own. With --weights: a known model, such as qwen2.5-1.5b, if the weights must have its
-    shapes."""
+    """Without --weights: the base model to use. The models nano and nano-small ship with this package. The models
+    smollm2 and gemma3-270m come in packages of their own. With --weights: a known model, such as qwen2.5-1.5b, if the
+    weights must have its shapes."""
     weights: str = ""
     """A run's directory, one of its checkpoints, a Hugging Face directory, a GGUF file, a PEFT adapter, or OWNER/NAME
     of the Hugging Face Hub. Default: the base model of --model."""
@@ -208,7 +209,8 @@ class PolicyOptions:
     """Where completions give their answer: in an <answer> block, in \\boxed{}, or in any form, such as 'the answer is'
     or ####. auto: as the prompt asks; any form if the prompt asks for none."""
     think: Literal["auto", "wanted", "free"] = "auto"
-    """Whether a completion must have a <think> block before its answer. auto: if the prompt asks for one."""
+    """Whether a completion must have a <think> block before its answer. wanted: it must. free: it need not.
+    auto: it must if the prompt asks for one."""
     column: tuple[str, ...] = ()
     """Keys that have another name in data files, each HERE=THERE: the name in r1jax, then the name in the file, such as
     problem=question gold=meta.answer."""
@@ -217,7 +219,7 @@ class PolicyOptions:
     processes: int | None = None
     """Number of processes. 1 runs alone, even on a cluster."""
     process_id: int | None = None
-    """Number of this process, from 0."""
+    """Index of this process, counted from 0."""
     watchdog: float = 10.0
     """With several processes: minutes without progress after which a process ends itself and says where it hangs. 0:
     no limit. If a process is lost, the others end within 80 seconds in any case."""
@@ -229,7 +231,7 @@ MAY_MOVE = frozenset({"workdir", "mesh", "weights", "coordinator", "processes", 
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointOptions(PolicyOptions):
-    """Flags of commands that evaluate a checkpoint or sample from it. `SamplingOptions` has more of their flags."""
+    """Flags of commands that evaluate a checkpoint or sample from it. `SamplingOptions` has the flags of sampling."""
 
     template: str = "auto"
     """Prompt template: r1, r1_zero, chat (the tokenizer's own), or a text file that contains {question}. auto: chat if

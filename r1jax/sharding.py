@@ -262,7 +262,7 @@ def compute_dtype(mesh: Mesh) -> DTypeLike:
 
 
 def row_holders(mesh: Mesh) -> list[list[int]]:
-    """Returns, for each row shard, the sorted numbers of the processes that hold it.
+    """Returns, for each row shard, the sorted indices of the processes that hold it (`jax.process_index`).
 
     A shard has several holders if the axis `tensor` spans processes. A process may hold several shards.
     """
@@ -270,17 +270,17 @@ def row_holders(mesh: Mesh) -> list[list[int]]:
 
 
 def holders_of(processes: np.ndarray) -> list[list[int]]:
-    """Returns, for each row shard, the sorted numbers of the processes that hold it (see `row_holders`).
+    """Returns, for each row shard, the sorted indices of the processes that hold it (see `row_holders`).
 
     Args:
-        processes: array over the mesh axes [data, fsdp, tensor, expert] with the number of each device's process.
+        processes: array over the mesh axes [data, fsdp, tensor, expert] with the index of each device's process.
     """
     by_shard = np.moveaxis(processes, 2, 3).reshape(-1, processes.shape[2])
     return [sorted(set(shard.tolist())) for shard in by_shard]
 
 
 def held_shards(mesh: Mesh) -> list[int]:
-    """Returns the sorted numbers of the row shards that this process holds."""
+    """Returns the sorted indices of the row shards that this process holds."""
     return [shard for shard, holders in enumerate(row_holders(mesh)) if jax.process_index() in holders]
 
 

@@ -202,9 +202,9 @@ def choose_reward(
 
     Returns:
         (reward, earned, task). `reward` scores the sampled completions. `earned` scores the held-out completions of an
-        evaluation. It applies the penalties and, if --reward is given, the reward of --reward. `task` is the reward by
-        which --refill compares the completions of a group. `task` is accuracy alone for the rule reward, and
-        equals `reward` otherwise.
+        evaluation: by the reward of --reward and the penalties, or by the penalties alone without --reward. `task` is
+        the reward by which --refill compares the completions of a group. For the rule reward, `task` is accuracy alone.
+        For any other reward, `task` equals `reward`.
     """
     own = custom.make_reward(terms, policy.style) if terms else None
     reward = own or (make_reward(policy) if make_reward else make_rule_reward(weights_of(recipe), policy.style))

@@ -226,7 +226,6 @@ def test_a_second_round_compiles_nothing(cfg, params, one, rolled):
 )
 def test_what_cannot_be_sampled_is_an_error(cfg, params, one, asked, count, stops):
     with pytest.raises(
-        ValueError,
-        match="Give prompts that are not empty, as many keys for each prompt as for the others, and at least one",
+        ValueError, match="Give prompts that are not empty, the same number of keys for each prompt, and at least one"
     ):
         draw(cfg, sync(params, one), one, asked, keys(4)[:count], stop_ids=stops)

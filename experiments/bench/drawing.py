@@ -21,8 +21,9 @@ GOAL = 8.0
 def measure(options: Options) -> dict[str, Any]:
     """Measures the time to draw one token for every row of logits (benchmark C6). Returns the benchmark's JSON line.
 
-    `ratio` is the baseline's time divided by the time of the sampler's `draw`. Above 1, `draw` is faster. `nucleus` is
-    the time of nucleus sampling (top-p 0.95), divided by the time of a draw from all tokens.
+    `ratio` is the time of the baseline (`categorical` and `log_softmax`), divided by the time of the sampler's `draw`.
+    Above 1, `draw` is faster. `nucleus` is the time of nucleus sampling (top-p 0.95), divided by the time of a draw
+    from all tokens.
     """
     import jax
     import jax.numpy as jnp

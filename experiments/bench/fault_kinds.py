@@ -37,7 +37,7 @@ class Trial:
 
     Attributes:
         kind: a key of `KINDS`.
-        ordinal: number of the trial among the trials of its kind, from 0.
+        ordinal: index of the trial among the trials of its kind, from 0.
         stage: the stage (a command at toy size) that is run.
         name: the stage's name, a key of `fault_runs.STAGES`.
         campaign: the directory of the campaign. One command of the module `faults` plans all trials of a campaign.
@@ -291,11 +291,11 @@ def system(*command: str) -> None:
 def damage(trial: Trial, how: str) -> Found:
     """Damages one file of an interrupted run, then resumes the run.
 
-    The file is in the newest checkpoint. If `how` is "truncated" or "empty", it can also be manifest.json or
-    model.json.
+    The damaged file is a file of the newest checkpoint, or manifest.json or model.json. The last two are only
+    truncated or emptied.
 
     Args:
-        how: "truncated", "empty" or "flipped", as in `spoil`. "missing" deletes the file.
+        how: "truncated", "empty" or "flipped", as in `spoil`; or "missing", which deletes the file.
     """
     shutil.copytree(trial.midway(), trial.workdir)
     newest = newest_checkpoint(trial.workdir)
@@ -419,8 +419,8 @@ def start_pair(stage: Stage, campaign: Path, workdir: Path, told: Path, **change
     Args:
         campaign: the campaign's directory, which holds records.jsonl.
         workdir: the run's directory.
-        told: beginning of the paths of the output files. The number of the process follows, "-0" or "-1". After it
-            comes a suffix, such as ".out" (see `fault_runs.Order`).
+        told: beginning of the paths of the output files. Each path continues with the index of the process ("-0" or
+            "-1") and a suffix such as ".out" (see `fault_runs.Order`).
         changed: flags to add to the stage's flags, or to replace them.
     """
     with socket.socket() as probe:

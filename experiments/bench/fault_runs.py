@@ -177,7 +177,7 @@ class Whole:
 def prepare(cache: Path) -> None:
     """Sets the environment and the imports of the fork server, which all runs inherit.
 
-    Call this function before JAX makes a device.
+    Call this function before JAX initialises its devices.
     """
     os.environ |= {
         "JAX_PLATFORMS": "cpu",
@@ -374,9 +374,9 @@ def choose_moment(rng: random.Random, whole: Ended, after: str = "") -> tuple[in
 
 
 def await_moment(run: Live, index: int, delay: float) -> str:
-    """Waits until a run has entered phase number `index`, then `delay` seconds more.
+    """Waits until a run has entered the phase `index`, counted from 0, and then for `delay` seconds more.
 
-    Returns the run's phase at that time.
+    Returns the phase that the run is in after this wait.
     """
     while is_alive(run) and len(marks(run)) <= index and time.monotonic() - run.begun < DEADLINE_S:
         time.sleep(0.004)
@@ -388,7 +388,7 @@ def await_moment(run: Live, index: int, delay: float) -> str:
 def read_outcome(stage: Stage, workdir: Path) -> dict[str, Any]:
     """Returns what every run of the same command must reproduce exactly, {name: value}.
 
-    For a stage that trains, these are the logs without speeds, the hash of the parameters, the number of the last
+    For a stage that trains, these are the logs without speeds, the hash of the parameters, the step of the last
     checkpoint, and parts of the manifest. For a stage that trains nothing, these are the results file and parts of the
     manifest.
     """

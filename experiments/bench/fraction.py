@@ -24,8 +24,8 @@ def measure(options: Options) -> dict[str, Any]:
     """Compares the time of a decoding step with the least possible time (benchmark C2). Returns the JSON line.
 
     In this line, `value` is the measured time of a step and `limit` is the least possible time, both in CPU
-    milliseconds. `fraction` is limit / value; at 1, the step takes the least possible time. All three numbers are those
-    of the largest number of rows.
+    milliseconds. `fraction` is limit / value; at 1, the step takes the least possible time. All three are for the
+    largest number of rows.
     """
     import jax
     import numpy as np

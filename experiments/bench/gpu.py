@@ -10,7 +10,7 @@ computes the hardware's limits from the bandwidth and FLOP/s that G0 wrote to th
 Compiled programs are kept on disk between runs. Compilation time is reported separately.
 
 G0  memory bandwidth, and matrix products with the shapes that decoding uses
-G1  one decoding step by context length; XLA's attention compared with that of the machine's kernel
+G1  one decoding step by context length; XLA's attention compared with the attention kernel chosen for the machine
 G2  ablations of decoding: one design choice changed at a time
 G3  a rollout of 1,024 rows with a long tail, compared with a static batch
 G4  an update on packed rows, compared with padded rows and with torch

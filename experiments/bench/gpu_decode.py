@@ -164,7 +164,7 @@ def advance(
 ) -> Rows:
     """Decodes `steps` tokens of every row. Returns the rows.
 
-    The returned rows have the clock (number of sampled tokens) of the argument, so that every call does the same work.
+    The returned rows keep the clock (number of sampled tokens) that the argument had. So every call does the same work.
     The argument `rows` is donated and must not be used again.
 
     Args:
@@ -193,7 +193,8 @@ def step_line(
 ) -> dict[str, Any]:
     """Times one chunk of decoding steps. The context has `context` tokens at the end of the chunk.
 
-    Returns a dict with tokens/s ("value"), the seconds of a step ("step_s"), the hardware's limit and other figures.
+    Returns a dict. It holds tokens/s ("value"), the measured seconds of a step ("step_s"), the least seconds that the
+    hardware allows for a step ("limit_s"), and other figures.
 
     Args:
         lines: the results so far, among them the hardware limits that part G0 measured (`gpu_decode.ceilings`).

@@ -228,10 +228,11 @@ def users(ops: list[Op], name: str) -> list[Op]:
 
 
 def only_read_by(program: Program, op: Op, name: str, kind: str) -> bool:
-    """Returns whether only instructions with the opcode `kind` read the operand `name` of `op`.
+    """Returns whether `op` reads its operand `name` only with instructions of the opcode `kind`.
 
-    If `op` is a fusion, the instructions that read the operand inside the fusion must have this opcode. If not, `op`
-    itself must have this opcode. If `kind` is "dynamic-slice", the operand must be the array that is sliced.
+    If `op` is a fusion, every instruction inside the fusion that reads the operand must have this opcode. Otherwise
+    `op` itself must have this opcode. If `kind` is "dynamic-slice", the operand must be the array that is sliced. If
+    `kind` is "add", a fusion may reshape or convert the operand (`SAME`) before it adds the operand.
     """
     if op.kind != "fusion":
         return op.kind == kind and op.operands[0 if kind == "dynamic-slice" else op.operands.index(name)] == name

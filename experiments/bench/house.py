@@ -1,8 +1,8 @@
 """Counts rooms, imports and functions of r1jax: `python -m experiments.bench.house [CHECKOUT] [--json]`.
 
-A room is a folder of r1jax, a file directly in r1jax, or a `__main__`. The functions that are counted have more than
-eight parameters, or take a recipe (a dataclass of hyperparameters). The command parses the files without importing
-them, so it can count any checkout.
+A room is a folder of r1jax, a file directly in r1jax, or the file `__main__` of a folder. The functions that are
+counted have more than eight parameters, or take a recipe (a dataclass of hyperparameters). The command parses the files
+without importing them, so it can count any checkout.
 
 An arrow leads from a room to a room that it imports. Suppose the rooms are put in order, the lowest first. Then an
 arrow goes up if the imported room is higher. The command prints the smallest number of upward arrows that any order
@@ -25,7 +25,7 @@ LARGEST_CIRCLE = 16  # most rooms in a cycle that can be ordered
 
 
 class Tree(NamedTuple):
-    """The parsed Python files of a checkout. `files` has relative paths without suffix as keys."""
+    """The parsed Python files of a checkout. `files` maps a relative path without suffix to the file's syntax tree."""
 
     root: Path
     files: dict[str, ast.Module]
@@ -67,7 +67,7 @@ def imported(tree: Tree, parsed: ast.Module) -> Iterator[str]:
 def rooms(files: dict[str, set[str]]) -> dict[str, set[str]]:
     """Returns, for each room of r1jax, the other rooms that it imports. r1jax/__init__.py is not a room.
 
-    A room is a folder of r1jax, a file directly in r1jax, or a `__main__`.
+    A room is a folder of r1jax, a file directly in r1jax, or the file `__main__` of a folder.
 
     Args:
         files: file -> the files that it imports, as `imports` returns them.
@@ -113,8 +113,8 @@ def upward(graph: dict[str, set[str]]) -> int:
     """Returns the smallest number of upward arrows that any order of the nodes has.
 
     An arrow (node, imported node) goes up if the imported node is higher in the order. Each strongly connected
-    component is ordered separately, from its lowest node up. A state of this dynamic program is the set of the nodes
-    that have been placed.
+    component is ordered separately, by dynamic programming that places the nodes from the lowest up. The state of the
+    dynamic program is the set of the nodes placed so far.
 
     Args:
         graph: node -> the nodes that it imports.

@@ -1,7 +1,7 @@
 """Compiles the sampler's programs for a mesh of fake CPU devices, and computes their ideal costs and memory.
 
-Nothing is gathered over `fsdp` in the sampler: every row shard has its own copy of the weights. So devices only need to
-sum over `tensor`, and to exchange hidden states between the shards of experts.
+Prefill and decoding gather nothing over the mesh axis `fsdp`, because every row shard has its own copy of the weights.
+Devices only sum partial results over the mesh axis `tensor`, and exchange hidden states between the shards of experts.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Runs one side of a benchmark, r1jax or a peer, in a child process that repeats its work when the parent asks.
+"""Runs one side of a benchmark in a child process that repeats its work when the parent asks.
+
+A side is r1jax, or a peer: a library that r1jax is compared with.
 
 The child sets its number of threads before it imports a library. This module needs only the standard library, so it
 runs under any interpreter, r1jax's or a peer's.
@@ -159,9 +161,9 @@ def serve(repeat: Callable[[], dict[str, Any]], info: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Calls the function that the command-line arguments name.
+    """Calls the function that the command-line arguments name, and passes its result (repeat, info) to `serve`.
 
-    The function returns (repeat, info), which `serve` takes.
+    If the function returns None, it has talked to the parent itself. If an import fails, sends {"missing": reason}.
     """
     module, function = sys.argv[1].split(":")
     narrow(int(sys.argv[2]))

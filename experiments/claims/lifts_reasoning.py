@@ -88,7 +88,10 @@ def find_broken_rules(evaluations: Sequence[dict], steps: Sequence[dict]) -> lis
 
 
 def draw(path: str, logs: dict[str, tuple[list[dict], list[dict]]]) -> None:
-    """Draws the held-out curves of every run, and the gap between sampler and trainer, into an image file.
+    """Draws curves of every run into an image file.
+
+    The curves are the values of the held-out evaluations, and one more. The last one is the largest difference, in each
+    step, between the log-probabilities of sampler and trainer.
 
     Args:
         path: the image file.

@@ -126,7 +126,7 @@ def decide(*rules: bool, seeds: int = 2) -> Verdict:
     With fewer than two seeds there is no interval, so the verdict is "cannot be shown here".
 
     Args:
-        rules: whether each rule holds; a comparison with a nan is False.
+        rules: whether each rule holds. A rule that compares with nan does not hold.
         seeds: number of seeds over which the rules' intervals are computed.
     """
     if seeds < 2:

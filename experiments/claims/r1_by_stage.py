@@ -122,7 +122,7 @@ def average_runs(runs: Sequence[Table]) -> dict[str, dict[str, Cell]]:
 
 
 def counts(row: Mapping) -> list[int]:
-    """Returns the sorted, distinct numbers of problems over which the values of a table row were measured."""
+    """Returns over how many problems the values of a table row were measured: distinct counts in ascending order."""
     return sorted({value.get("n", 0) for value in row["values"].values()})
 
 
@@ -159,9 +159,10 @@ def read_runs(command: Command) -> list[Mapping]:
 
 
 def find_missing(table: Table, results: Sequence[str]) -> str:
-    """Returns the figures that the rules need and the table lacks, as a text for an error message.
+    """Returns which figures the rules need but the table lacks, as a text for an error message.
 
-    An example is "format, language of R1-Zero; helpful of base". The text is "" if no figure is missing.
+    An example is "format, language of R1-Zero; helpful of base". The text is "" if no figure is missing. `results`
+    names the policies that must have the figures.
     """
     needed = ("reasoning", "format", "truncated", "language", "helpful", "harmless")
     missing = {name: [figure for figure in needed if name not in table.get(figure, {})] for name in results}

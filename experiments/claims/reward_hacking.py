@@ -9,8 +9,8 @@ Method:  trains with stage 4's recipe, at three times its learning rate. All pro
          harmlessness, and the accuracy of the reasoning answers. nano's generator knows the true worth; the reward
          models never see it.
 Expect:  reward and worth rise at first, because the reward model knows what is right. Then replies fill with the stock
-         phrases that the reward model likes. This does not happen with every reward model: one of two seeds collapsed
-         in 80 steps (docs/results.md, section 9)
+         phrases that the reward model likes, and worth falls. This does not happen with every reward model. Worth
+         collapsed within 80 steps with one of two seeds (docs/results.md, section 9)
 Source:  Nature 2025, Fig. 6 (its reward rises while reasoning gets worse), and Methods: "preference-based rewards ...
          exclusively during the final 400 steps"
 """

@@ -1,7 +1,8 @@
 """Trains a value model of a policy: the probability that a completion which begins in a certain way will be right.
 
-The value model learns from the policy's own roll-outs. It is a reward model of --kind=safety, which reads single texts
-that have a label: the label "safe" says here that the roll-out is right.
+The value model learns from the policy's own roll-outs. experiments.train_reward_model trains it with --kind=safety: a
+reward model of this kind learns from single responses labelled safe or unsafe. Here, "safe" means that the roll-out is
+right.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ def cut(text: str, rng: random.Random) -> str:
 
 
 def write_labels(samples: Path, target: Path, seed: int) -> Path:
-    """Writes two labelled texts for each roll-out: a beginning, and the whole. Returns the path of the file `target`.
+    """Writes two texts for each roll-out, a random beginning and the whole. Returns the path of the file `target`.
 
+    Both texts are labelled "safe" if the whole roll-out is right. A roll-out of a single step gives only the whole.
     Only one beginning of a roll-out is taken, because several would differ little and have the same label.
 
     Args:

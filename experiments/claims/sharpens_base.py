@@ -1,13 +1,13 @@
-"""Claim: RL lifts what the base can do at times (p > 0), and does not reach what the base never does (p = 0).
+"""Claim: RL lifts what the base solves with a probability p > 0, and does not reach what the base never solves (p = 0).
 
 Run:     python -m experiments.claims.sharpens_base
-Method:  the base answers each held-out problem 64 times. The problems are put into groups by p, the base's share of
-         right answers. R1-Zero, trained from the base, also answers each of these problems 64 times. A further task is
-         not in the corpus: products of three-digit numbers. Every value in the corpus is below 100. RL is also run on
-         this task alone, with fewer steps
-Expect:  R1-Zero solves more often the problems that the base solves at times. The difference is more than the
-         half-width of the 95 % interval over seeds. The accuracy on the task that the corpus lacks stays at 0. The
-         claim cannot be shown if the base solves that task
+Method:  the base answers each held-out problem 64 times. The problems are put into groups by the base's share of
+         right answers, which estimates p. R1-Zero, trained from the base, also answers each of these problems 64
+         times. A further task is not in the corpus: products of three-digit numbers. Every value in the corpus is below
+         100. RL is also run on this task alone, with fewer steps
+Expect:  on the problems that the base solves at times, R1-Zero has a larger share of right answers than the base. The
+         difference is more than the half-width of the 95 % interval over seeds. The accuracy on the task that the
+         corpus lacks stays at 0. The claim cannot be shown if the base solves that task
 Cost:    a run of R1-Zero, one of a quarter of its steps, and 8,192 samples, about 20 minutes a seed on 2 cores
          (estimated)
 Source:  Yue et al. 2025 (arXiv 2504.13837), pass@k of bases and of RL; Chen et al. 2021 (arXiv 2107.03374) for pass@k
@@ -102,7 +102,7 @@ def pass_curve(runs: Sequence[Mapping[str, np.ndarray]]) -> list[list[float | No
 
 
 def find_lacking(command: Command) -> tuple[float, float, Interval]:
-    """Measures the task that the corpus lacks, before RL and after RL on this task alone.
+    """Measures accuracy on the task that the corpus lacks, before RL and after RL on this task alone.
 
     Returns (the base's pass@1, the base's pass@k with k = `command.samples`, the accuracy after RL).
     """

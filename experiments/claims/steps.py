@@ -1,4 +1,4 @@
-"""Samples completions step by step: a step of nano's chains ends with a comma or a line."""
+"""Samples completions step by step: a step of nano's chains of thought ends with a comma or a newline."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ STEP = 32  # most tokens of a step
 def make_writer(
     policy: Policy, params: dict, examples: Sequence[dict], mesh: Mesh, seed: int, shape: tuple[int, int]
 ) -> Write:
-    """Makes the function that samples steps after beginnings of completions, at temperature 1.
+    """Makes a function that samples the next steps of unfinished completions, at temperature 1.
 
     A completion ends with the policy's stop token, or with as many tokens as R1-Zero's nano recipe allows.
 
     Args:
-        examples: the questions, which the function is given by their indices.
-        seed: seed of the sampling noise. Each call has noise of its own.
-        shape: (most beginnings of a call, steps sampled after each).
+        examples: the questions. The function takes indices into this list, one for each unfinished completion.
+        seed: seed of the sampling noise. Each call of the function has noise of its own.
+        shape: (most unfinished completions in a call, number of steps sampled after each of them).
     """
     together, children = shape
     synced, tokenizer = sampler.sync(params, mesh), policy.tokenizer

@@ -35,8 +35,8 @@ class Claim(NamedTuple):
         said: the claim, a sentence.
         find: measures the claim; called with an object of the class `command`.
         command: the class of the claim's flags: `Bench`, or a class that extends it.
-        minutes: estimated minutes for each seed on 2 cores. A claim takes less if another claim has made its runs. The
-            time in which experiments.r1 makes the directories of --runs is not counted.
+        minutes: estimated minutes for each seed on 2 cores. A claim takes less if another claim has already made
+            the runs that it needs. The time in which experiments.r1 makes the directories of --runs is not counted.
     """
 
     said: str

@@ -2,23 +2,27 @@
 
 Run:     python -m experiments.claims.tree_search
 Method:  R1-Zero answers further training questions 8 times each. A value model learns from these roll-outs
-         (`rollout_values`): of a beginning, or of the whole, the probability that the roll-out is right.
-         Search: Monte Carlo tree search (`tree`) over steps; a step ends with a comma or a line. A node is extended by
-         4 sampled steps, and PUCT chooses the node. The answer is that of the completion with the highest value.
-         Independent samples: as many whole completions as the budget holds. The answer is that of the highest value by
-         the same value model, or the most frequent one. Only sampled tokens count. That search reads its beginnings
-         again, and asks the value model more often, is free. Of the search only PUCT's c was tried in two values, on
-         24 problems and the base
-Expect:  at no budget is search ahead of both answers by more than the half-width of the 95 % interval over seeds. The
-         intervals say which lead is not ruled out
+         (`rollout_values`). The value model reads a whole roll-out or a beginning of one, and predicts the probability
+         that the roll-out is right.
+         Search: Monte Carlo tree search (`tree`) over steps; a step ends with a comma or a line. PUCT chooses a node,
+         and the node is extended by 4 sampled steps. The answer is that of the completion with the highest value.
+         Independent samples: as many whole completions as the budget holds. They give two answers: that of the
+         completion with the highest value by the same value model, and the most frequent answer.
+         The budget counts sampled tokens only. Search also reads beginnings again and calls the value model more
+         often, and neither is counted. One setting of the search was tuned: for PUCT's c, two values were tried on 24
+         problems with the base model
+Expect:  at no budget is search ahead of both answers of the independent samples by more than the half-width of the 95 %
+         interval over seeds. The intervals say which lead is not ruled out
 Cost:    a run of R1-Zero and the 8,192 samples of `samples_and_thought`, both shared, and 7 minutes a seed on 2 cores
          (estimated) for 4,096 roll-outs, the value model and the search
 Source:  DeepSeek-AI 2025 (arXiv 2501.12948), v1 section 4.2, v2 appendix G.2. The paper gives three reasons: the space
          of tokens is far larger than that of chess; a limit on the extensions of a node leads to local optima; a
          fine-grained value model, which guides every step, is hard to train
-Departs: the paper trains policy and value model on what the search finds, again and again, and they did not get better.
-         Here nothing is trained on what is found. The paper says that search helps in inference beside a pre-trained
-         value model, and compares no equal budgets: this claim is stricter. Its steps are tags that the prompt asks for
+Departs: 1. the paper repeatedly trained policy and value model on what the search found, and the models did not
+            improve. Here no model is trained on what the search finds
+         2. the paper says that search with a pre-trained value model helps in inference, but does not compare equal
+            budgets. This claim does, and so is stricter
+         3. the paper's steps are tags that the prompt asks for. Here a step ends with a comma or a line
 """
 
 from __future__ import annotations
@@ -62,17 +66,18 @@ class Command(Bench):
     """Compares guided tree search with independent samples at equal numbers of sampled tokens."""
 
     samples: int = 64
-    """Completions of each held-out problem that the independent samples are taken from."""
+    """Number of completions per held-out problem. The first of these completions, as many as a budget holds, are the
+    independent samples."""
     asked: int = 128
     """Number of held-out problems that are answered --samples times."""
     searched: int = 96
     """How many of these problems are searched. Both methods are compared on them."""
     budgets: tuple[int, ...] = (256, 512, 1024, 2048)
-    """Budgets to compare, in sampled tokens of each problem."""
+    """Budgets to compare: numbers of sampled tokens per problem."""
     children: int = 4
     """Steps that are sampled when a node is extended."""
     explore: float = EXPLORE
-    """c of PUCT, the weight of nodes visited less. 0 always follows the highest mean value."""
+    """c of PUCT: the weight of the bonus for rarely visited nodes. 0 always follows the highest mean value."""
     questions: int = 512
     """Training questions that the value model learns from."""
     rollouts: int = 8
@@ -82,7 +87,8 @@ class Command(Bench):
         super().__post_init__()
         if self.searched > self.asked:
             raise ValueError(
-                f"--searched={self.searched} must be at most --asked={self.asked}: only these have samples"
+                f"--searched={self.searched} must be at most --asked={self.asked}: "
+                f"only {self.asked} problems have samples"
             )
 
 
@@ -108,7 +114,10 @@ def pick_best(answers: Sequence[Answer]) -> float:
 
 
 def pick_frequent(answers: Sequence[Answer]) -> float:
-    """Returns 1.0 if the most frequent answer is right, else 0.0; of a tie, the mean. 0.0 without answers."""
+    """Returns 1.0 if the most frequent answer is right, else 0.0.
+
+    If several answers tie, returns the mean of their scores. Returns 0.0 without answers.
+    """
     return cons_at_k([answer.said for answer in answers], [float(answer.right) for answer in answers])
 
 
@@ -127,7 +136,13 @@ METHODS: dict[str, tuple[str, Callable[[Sequence[Answer]], float]]] = {  # row -
 
 
 def share_right(problems: Sequence[Sequence[Answer]], budget: int, pick: Callable[[Sequence[Answer]], float]) -> float:
-    """Returns the share of problems whose picked answer is right, of the answers found within a budget of tokens."""
+    """Returns the share of problems that are answered right within a budget of sampled tokens.
+
+    Args:
+        problems: for each problem, the answers that a method found.
+        budget: sampled tokens per problem. Answers found later are ignored.
+        pick: scores a problem by the answers found within the budget, such as `pick_best`.
+    """
     return float(np.mean([pick([answer for answer in found if answer.spent <= budget]) for found in problems]))
 
 
@@ -169,7 +184,8 @@ def judge(
     """Returns the answers of each problem.
 
     Args:
-        found: (index of the problem, tokens spent when it was found, completion, its value) of each completion.
+        found: for each completion, (index of the problem, tokens spent when the completion was found, completion, value
+            of the completion).
         examples, style: the problems, and the form of their answers.
     """
     verdicts = rule.verify(pool, [text for _, _, text, _ in found], [examples[i] for i, *_ in found], style)
@@ -189,7 +205,10 @@ def read_samples(path: Path, samples: int, examples: Sequence[dict]) -> list[tup
     for i, example in enumerate(examples):
         mine = lines[i * samples : (i + 1) * samples]
         if [line["id"] for line in mine] != [example["id"]] * samples:
-            raise ValueError(f"{path} does not hold {samples} samples of {example['id']}. Remove its directory")
+            raise ValueError(
+                f"{path} does not hold {samples} samples of {example['id']}. "
+                "Remove the directory of this file, and run the command again"
+            )
         spent = itertools.accumulate(line["length"] for line in mine)
         found += [(i, tokens, line["completion"]) for tokens, line in zip(spent, mine, strict=True)]
     return found

@@ -41,7 +41,7 @@ def read(path: str, flag: str, columns: Mapping[str, str] = NO_COLUMNS) -> tuple
             if talk is None:
                 raise ValueError(
                     f"{where} has the keys {', '.join(record)}; a conversation needs messages [{{role, content}}], or "
-                    "the keys of another published data set, such as prompt and completion. For other keys, give "
+                    "the keys of a published data set, such as prompt and completion. For other keys, give "
                     "--column=prompt=KEY and --column=completion=KEY with the file's keys"
                 )
             messages, first = list(talk.value), first or talk.form

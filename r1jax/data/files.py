@@ -119,7 +119,10 @@ def download(name: str, split: str) -> list[Path]:
 
 
 def read_file(path: Path, shown: str | Path) -> Iterator[tuple[int, object]]:
-    """Yields (number, record) for each record of a local file. `shown` is the file's name in errors."""
+    """Yields (number, record) for each record of a local file.
+
+    `number` is the number of the line or of the record, as in `records`. `shown` is the file's name in errors.
+    """
     if path.suffix in (".parquet", ".arrow"):
         yield from read_arrow(path, shown)
         return

@@ -68,14 +68,15 @@ def stream(
             dropped. Only for files.
         without: problems to leave out, {problem: reason, such as "held_out"}. Only for files.
         columns: keys to rename, {key in r1jax: key in the file}.
-        difficulty: which questions to keep by their pass rate, and whether to order them by it. Only for files.
+        difficulty: which questions to keep by pass rate, and whether to order them by pass rate. Only for files.
 
     Returns:
         (take, description). `take(i)` returns question i. The description is {sha256, counts}. `sha256` is the hash of
-        the rows kept, or of the generator's first 64 questions. `counts` has the number of rows kept, and the numbers
-        left out because of `benchmarks`, because of `difficulty`, and for each reason in `without`. The generator's
-        `counts` is {"generated": -1}. With `benchmarks`, the description also has "decontaminated", a list of their
-        paths and hashes. With `difficulty`, it also has "difficulty", which is `Difficulty.about`.
+        the rows kept, or of the generator's first 64 questions. `counts` has the number of rows kept. It also has the
+        number of rows that `benchmarks` drops, the number that `difficulty` drops, and a number for each reason in
+        `without`. For the generator, `counts` is {"generated": -1}. With `benchmarks`, the description also has
+        "decontaminated", a list of the benchmarks' paths and hashes. With `difficulty`, the description also has
+        "difficulty", which is `Difficulty.about`.
 
     Raises:
         ValueError: a file cannot be read or holds a row that `readers.rows` rejects. Also raised if `benchmarks` or
@@ -133,7 +134,9 @@ def stream(
 
 
 def distinct_questions(path: str, seed: int, first: int, count: int, flag: str = "--prompts") -> list[dict]:
-    """Returns `count` questions of the stream (see `stream`), from question number `first` on, without repeats.
+    """Returns `count` questions of the stream (see `stream`) without repeats, beginning with question `first`.
+
+    Questions are counted from 0.
 
     The list is shorter if the file holds fewer distinct questions, or if the generator repeats a question among these
     `count` questions.
@@ -207,7 +210,7 @@ def held_out(path: str, count: int, *, free: bool = False, columns: Mapping[str,
 def read(path: str, flag: str, free: bool = False, columns: Mapping[str, str] = NO_COLUMNS) -> list[dict]:
     """Returns all rows of a file of questions.
 
-    If a row lacks the key `language`, the key is added: the language that most words of the row's problem are in.
+    Adds the key `language` to each row that lacks it. The value is the language that most words of the problem are in.
 
     Args:
         flag: the command-line flag that gave `path`, for error texts.

@@ -100,8 +100,9 @@ def gsm8k(keys: Mapping, name: str) -> dict | None:
 def answered(keys: Mapping, name: str) -> dict | None:
     """Returns a record with a problem and its answer as a row {problem, gold, kind}; None for another format.
 
-    MATH, AIME, AMC and OlympiadBench use this format. The gold is `final_answer`, `answer` or `expected_answer`.
-    Without these keys, the gold is the content of the last box in `solution`.
+    MATH, AIME, AMC and OlympiadBench use this format. The gold is the first of `final_answer`, `answer` and
+    `expected_answer` that the record has. If the record has none of these keys, or if the value is null, the gold is
+    the content of the last box in `solution`.
     """
     problem, solution = keys.get("problem") or keys.get("question"), keys.get("solution")
     answer = next((keys[key] for key in ("final_answer", "answer", "expected_answer") if key in keys), None)
@@ -156,7 +157,7 @@ def read_gold(truth: object) -> dict:
             pairs = [list(pair) for pair in zip(value["inputs"], value["outputs"], strict=True)]
             entry = {"entry": value["fn_name"]} if value.get("fn_name") else {}
             return {"gold": entry | {"tests": pairs}, "kind": "code"}
-        raise ValueError(f"its ground truth has the keys {', '.join(map(str, value))}; no verifier reads them")
+        raise ValueError(f"the ground truth has the keys {', '.join(map(str, value))}; no verifier reads them")
     if (
         isinstance(value, list)
         and value

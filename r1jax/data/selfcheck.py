@@ -77,7 +77,9 @@ def of_countdown(rows: Sequence[Mapping]) -> list[str]:
 
 
 def of_solutions(rows: Sequence[Mapping]) -> list[str]:
-    """Returns, for each row of any other kind, why its gold is unusable. "" means that the gold is usable.
+    """Returns, for each row of another kind than math, choice and countdown, why its gold is unusable.
+
+    "" means that the gold is usable.
 
     The verifier of the row's kind grades the row's `solution`, if there is one, and the empty text.
     """

@@ -100,7 +100,7 @@ def gather_rows(values: Mapping[str, np.ndarray], rows: np.ndarray, count: int) 
     Args:
         values: {name: [n] values of the rows of this process}. Names may differ between processes, because a user's
             reward may fail on one process and not on another.
-        rows: [n] numbers of this process's rows, in 0..N-1. Every row belongs to one process.
+        rows: [n] indices, in 0..N-1, of this process's rows. Every row belongs to one process.
         count: N, the number of rows of all processes.
 
     Returns:

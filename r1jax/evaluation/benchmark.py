@@ -76,7 +76,7 @@ def extract_final_answer(text: str, kind: str, style: str = "r1") -> str | None:
 
 
 def announced_job(text: str, example: Mapping, style: str = "r1") -> tuple[str, str, Mapping] | None:
-    """Returns the job for the verifier pool that judges the final answer of a completion.
+    """Returns the job with which the verifier pool judges the final answer of a completion.
 
     `extract_final_answer` finds the answer, which need not have the format that rewards require.
 
@@ -86,11 +86,11 @@ def announced_job(text: str, example: Mapping, style: str = "r1") -> tuple[str, 
         style: the form that the prompt asks for, a key of `format.STYLES`.
 
     Returns:
-        (kind, text, mapping). `kind` is the kind of question, such as "math". `text` is the text to grade: the final
-        answer, put into <answer> tags. If the completion has no such tags and the verifier looks for a box itself
-        (`Kind.reads_boxes`), `text` is all that follows the chain of thought. The verifier takes the right answer from
-        `mapping`, which `kinds.example_of` makes. None if the completion has no final answer, or if the kind of
-        question has no verifier.
+        (kind, text, mapping), or None if the completion has no final answer or the kind of question has no verifier.
+        `kind` is the kind of question, such as "math". `text` is the text to grade: the final answer, put into <answer>
+        tags. If the completion has no <answer> block and the verifier looks for a box itself (`Kind.reads_boxes`),
+        `text` is all that follows the chain of thought. The verifier takes the right answer from `mapping`, which
+        `kinds.example_of` makes.
     """
     kind = example["kind"]
     given = extract_final_answer(text, kind, style) if KINDS[kind].verifier else None
@@ -165,7 +165,8 @@ def column(lines: Sequence[Mapping], samples: int, of: Callable[[Mapping], objec
 def by_problem(lines: Sequence[Mapping], samples: int) -> dict[str, np.ndarray]:
     """Averages the lines over the samples of each of the P problems. Returns a dict {figure: [P]}.
 
-    A figure is the name of a measured quantity, such as "pass@1" or "length". A problem without a value has nan.
+    A figure is the name of a measured quantity, such as "pass@1" or "length". Where a figure is not measured on a
+    problem, the entry is nan. For example, "helpful" is measured only on general prompts.
 
     Args:
         lines: from `make_lines`, all samples of a problem together.
@@ -208,9 +209,9 @@ def mean_of_rows(values: np.ndarray) -> np.ndarray:
 def figures(lines: Sequence[Mapping], samples: int, seed: int) -> dict:
     """Returns the results of a benchmark: for each figure, a dict {mean, low, high} over its problems.
 
-    A figure is the name of a measured quantity, such as "pass@1". low and high are the 95 % bootstrap interval of the
-    mean. Figures without any value are left out. "n" is the number of problems. If there are several tasks, "by_task"
-    holds the results of each task.
+    A figure is the name of a measured quantity, such as "pass@1". "low" and "high" are the bounds of the 95 % bootstrap
+    interval of the mean. A figure is left out if it was measured on no problem. "n" is the number of problems, and
+    "samples" is `samples`. If there are several tasks, "by_task" holds the results of each task.
 
     Args:
         lines: from `make_lines`, all samples of a problem together.
@@ -230,10 +231,10 @@ def figures(lines: Sequence[Mapping], samples: int, seed: int) -> dict:
 def estimated(problems: Mapping[str, np.ndarray], rows: np.ndarray, seed: int) -> dict:
     """Returns the results on some of P problems: a dict {name of a measured quantity: {mean, low, high}}.
 
-    The key "n" has the number of selected problems. Quantities without any value are left out.
+    "n" is the number of selected problems. A quantity is left out if it was measured on none of them.
 
     Args:
-        problems: name of a quantity, such as "pass@1" -> [P] its values, as `by_problem` returns them.
+        problems: {name of a quantity, such as "pass@1": its values [P]}, from `by_problem`.
         rows: [P] bool, the selected problems.
         seed: seed of the bootstrap interval (low, high).
     """

@@ -27,8 +27,8 @@ def traits(texts: Sequence[str], examples: Sequence[Mapping]) -> dict[str, np.nd
 
     "reflective_words" is the number of reflective words in the completion. "language" is the share of words in the
     question's language. The words counted are those of the chain of thought, or of the whole text if the chain of
-    thought is missing or empty. "language" is nan if the example names no language, or if there are no words. The
-    reward (`rule.consistency`) is 1, not nan, if there are no words.
+    thought is missing or empty. "language" is nan if the example has no key `language`, or if there are no words. If
+    there are no words, the language reward (`rule.consistency`) is 1 instead.
     """
     shares = [
         language.consistency(format_reward.think(text) or text, example["language"]) if "language" in example else None

@@ -45,8 +45,8 @@ def examine(
 ) -> tuple[dict, list[dict]]:
     """Samples one completion of each held-out problem at temperature 1, and judges the completions.
 
-    Returns a line of eval.jsonl and lines of samples.jsonl, both without their step. Every process must call this
-    function.
+    Returns (line of eval.jsonl, lines of samples.jsonl). The caller must add the key "step" to each line. Every process
+    must call this function.
 
     Args:
         examples: the held-out problems with their gold answers.

@@ -57,12 +57,13 @@ def cons_at_k(answers: Sequence[str | None], worth: Sequence[float]) -> float:
 def interval(
     values: np.ndarray, seed: int, level: float = 0.95, resamples: int = RESAMPLES
 ) -> tuple[float, float] | None:
-    """Returns the bootstrap interval (low, high) of the mean over problems; None if no problem has a value.
+    """Returns the bootstrap interval (low, high) of the mean over problems; None if no value is finite.
 
-    The bounds are percentiles of the means of `resamples` draws with replacement.
+    The finite values are resampled with replacement `resamples` times. The bounds are percentiles of the means of these
+    resamples.
 
     Args:
-        values: [P] one value for each of P problems; nan for a problem without a value. Samples of one problem are not
+        values: [P] one value for each of P problems; nan leaves a problem out. Samples of one problem are not
             independent, so average over them first.
         seed: seed of the bootstrap.
         level: coverage of the interval.

@@ -48,7 +48,7 @@ def policy_loss(  # noqa: PLR0913 - the symbols of one equation
             through c. Default 1.
         surrogate: computes the term min(…) of the formula, or the term that another loss has instead. See `Objective`.
         kl: a function `(log(π_ref/π_θ), log(π_θ/π_old)) -> value` of each token, from `KLS`; β multiplies its value.
-            Both arguments are ratios of the token, even if `sequence` is given.
+            Both arguments come from the token's own ratios, even if `sequence` is given.
 
     Returns:
         The loss, a scalar; and a dictionary of scalars. "kl", "clip_fraction" and "log_ratio" are sums over tokens,

@@ -12,8 +12,8 @@ def sequence_mean(values: jax.Array, counted: jax.Array, sequence: jax.typing.Ar
     Args:
         values: [..., S], a value for each token.
         counted: [..., S] bool, True for tokens that count in the mean.
-        sequence: [..., S], the number of each token's sequence, counted from 0 in each row (the last axis), as in
-            `policy_loss`.
+        sequence: [..., S], the index of each token's sequence (its completion) within its row (the last axis), from 0,
+            as in `policy_loss`.
     """
 
     def row(value: jax.Array, count: jax.Array, number: jax.Array) -> jax.Array:

@@ -1,8 +1,8 @@
 """Defines surrogates, the terms that a policy loss maximises at each token.
 
-A surrogate is `(logp, ratio, advantage, low, high) -> (value, clipped)`: log π_θ, the ratio ρ, Â and the bounds 1−ε and
-1+ε_high of each token. `clipped` is True for tokens that count in the metric "clip_fraction". Gradients flow through
-logp and ratio.
+A surrogate is a function `(logp, ratio, advantage, low, high) -> (value, clipped)`. The arguments are, for each token,
+log π_θ, the ratio ρ, the advantage Â, and the bounds 1−ε and 1+ε_high. `value` is the term that the loss maximises.
+`clipped` is True for tokens that count in the metric "clip_fraction". Gradients flow through logp and ratio.
 """
 
 from __future__ import annotations

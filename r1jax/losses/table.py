@@ -67,7 +67,7 @@ def over_group_and_batch(rewards: jax.Array, valid: jax.Array, lengths: jax.Arra
 def as_rewarded(rewards: jax.Array, valid: jax.Array, lengths: jax.Array) -> jax.Array:
     """Returns the rewards themselves, [B, G]; 0 for completions without a verdict.
 
-    For γ = λ = 1, a value network whose values are all 0 gives the same generalised advantages.
+    These are the generalised advantages for γ = λ = 1 and a value network whose values are all 0.
     """
     return jnp.where(valid, jnp.asarray(rewards, jnp.float32), 0.0)
 

@@ -1,9 +1,9 @@
 """Adds low-rank adapters to a model: A and B of W + A·B are trained, and W is frozen (LoRA; Hu et al. 2021).
 
-An adapter lies in the parameter tree beside its kernel, as "lora_a" [L, in.., r] and "lora_b" [L, r, out..]. The
-network applies every adapter it finds. B starts at zero, so the policy starts as the base model. The reference
-policy is a second tree of adapters on the same base. The scale alpha/r is folded into the initial A, so no other code
-needs it.
+An adapter of rank r lies in the parameter tree beside its kernel: A as "lora_a" [L, in.., r] and B as "lora_b"
+[L, r, out..], for L layers. The network applies every adapter it finds. B starts at zero, so the policy starts as the
+base model. The reference policy is a second tree of adapters on the same base. The scale alpha/r is folded into the
+initial A, so no other code needs it.
 """
 
 from __future__ import annotations

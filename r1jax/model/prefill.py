@@ -1,8 +1,9 @@
-"""Defines the `attend` of prefill (see `attention`), which processes many new tokens of each row, in blocks.
+"""Computes attention in prefill, where each row has many new tokens, block by block.
 
-A whole score array is [P, H, Q, S] in float32. For long prompts it is larger than the weights: 64 prompts of 2,048
-tokens and 12 heads take 12.9 GB. So queries and keys are cut into blocks of `BLOCK` tokens, and the partial softmax
-sums of the blocks are merged (`cache.merge_sums`). Keys that come after all queries of a block are never read.
+An array of all scores, [prompts, heads, queries, keys] in float32, is larger than the weights if the prompts are long.
+It takes 12.9 GB for 64 prompts of 2,048 tokens and 12 heads. So queries and keys are cut into blocks of `BLOCK`
+tokens, and the partial softmax sums of the blocks are merged (`cache.merge_sums`). Keys that come after all queries of
+a block are never read.
 """
 
 from __future__ import annotations
@@ -42,14 +43,15 @@ def prompts_at_once(cfg: ModelConfig, slots: int) -> int:
 
 
 def attend_prefill(segments: list[Segment], length: Int[Array, N], *, exact: bool = False) -> Attend:
-    """Returns an `attend` for prefill: a token reads the given segments, and the tokens before it in the same call.
+    """Returns an `attend` function (see `Attend`) for prefill. It computes attention for the new tokens of each row.
 
-    The result `kept` of this `attend` is a `Segment` with the keys and values of the tokens of the call.
+    Each new token reads the given segments, the new tokens before it in its row, and itself. The second result of the
+    function, `kept`, is a `Segment` with the keys and values of the new tokens.
 
     Args:
-        segments: cached text that precedes the tokens of the call, such as a shared prefix.
-        length: [N] number of tokens of each row in the call; further tokens are padding.
-        exact: computes attention in float64.
+        segments: cached text that precedes the new tokens, such as a shared prefix.
+        length: [N] number of new tokens of each row; further tokens are padding.
+        exact: whether to compute attention in float64.
     """
 
     def attend(q: Array, k: Array, v: Array | None, how: How) -> tuple[Array, Segment]:
@@ -146,7 +148,7 @@ def mask_block(
     Args:
         length: number of filled slots of each of the P entries of the segment.
         start: position of the segment's first slot: one position for each entry, or one for all entries.
-        keys: the numbers of the given slots.
+        keys: indices of the given slots in the segment.
         slots: slots of the queries in the segment; None if the segment lies before the queries.
         how: positions and window of the queries.
     """

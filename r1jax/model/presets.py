@@ -1,4 +1,4 @@
-"""Defines the configs of published models by name, the values of --model. The weights come from --weights.
+"""Defines the configs of published models. Their names are values of --model. Their weights come from --weights.
 
 Source: the config.json and model cards of Qwen, meta-llama and deepseek-ai on the Hugging Face hub.
 """

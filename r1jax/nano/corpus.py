@@ -56,7 +56,8 @@ def answered_question(rng: random.Random) -> str:
 def body(row: dict, rng: random.Random, detailed: bool = False, mood: str | None = None) -> str:
     """Returns a random answer, right or wrong, to the problem `row` of any task.
 
-    The answer imitates an author with a temper, a key of `solutions.TEMPERS`. General prompts do not use the temper.
+    The answer imitates an author with a temper, a key of `solutions.TEMPERS`. If the problem is of the kind "general",
+    the temper has no effect.
 
     Args:
         detailed: whether the prompt asks for detail. If so, a hasty author becomes patient, and a careless author

@@ -4,10 +4,10 @@ The paper asks a judge four times about each pair, in random order, and averages
 absolute value of its mean verdict is above 1. Pairs are also selected so that all chosen replies together are about as
 long as all rejected replies together. This module does the same with a simulated annotator. The annotator prefers the
 reply whose content is right, as the generator knows. The annotator also likes up to two stock phrases, slightly prefers
-the reply that is read first, and makes random errors. The annotator ignores that padding is a nuisance: the true worth
-(`general.helpful`) falls by a quarter for every stock phrase after the first. So a reward model trained on these pairs
-learns which replies are right, and also that stock phrases please the annotator. A policy that is optimised long enough
-exploits this liking.
+the reply that is read first, and makes random errors. The annotator ignores that too many stock phrases are a nuisance:
+the true worth of a right reply (`general.helpful`) falls by 0.25 for every stock phrase after the first. So a reward
+model trained on these pairs learns which replies are right, and also that stock phrases please the annotator. A policy
+that is optimised long enough exploits this liking.
 
 Source: Nature 2025, Methods (reward models). The values of the five verdicts are not published; here they are ±2, ±1
 and 0.
@@ -125,7 +125,7 @@ def balance_lengths(pairs: Iterable[dict | None]) -> Iterator[dict]:
 def pairs(seed: int, count: int, wanted: str = "train") -> list[dict]:
     """Returns the first `count` preference pairs of a seed, as in `compare_replies`, each with an id.
 
-    The prompts are random helpful prompts. Both replies come from `general.reply`, which imitates people.
+    The prompts are random prompts of the set "helpful". Both replies come from `general.reply`, which imitates people.
 
     Args:
         wanted: which split of the prompts to use, "train" or "held out" (see `split`).
@@ -174,7 +174,8 @@ def label_response(row: Mapping, response: str, rng: random.Random) -> dict:
 def labels(seed: int, count: int, wanted: str = "train") -> list[dict]:
     """Returns the first `count` labelled responses of a seed, as in `label_response`, each with an id.
 
-    Most prompts ask for harm; some are helpful prompts. The responses come from `response`, which imitates people.
+    Most prompts ask for harm (set "safety"); the others do not (set "helpful"). The responses come from `response`,
+    which imitates people.
 
     Args:
         wanted: which split of the prompts to use, "train" or "held out" (see `split`).

@@ -1,7 +1,7 @@
 """Counts the memory that a pass over packed rows takes on one device, from shapes alone.
 
 The memory of parameters follows from the sharding rules that place them. Gathered weights, activations and logits exist
-only for a moment. Their memory is estimated for the moment of its peak, in one layer or in the unembedding.
+only for a moment. Their estimate is the peak, which occurs in one layer or in the unembedding.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def layer_bytes(cfg: ModelConfig, mesh: AnyMesh, shape: Shape, group: Group, ind
     """Returns {description: bytes on one device} of the arrays that exist while one layer runs, forward or backward.
 
     Args:
-        group, index: the layer's group and the number of that group.
+        group, index: the layer's group, and the index of this group in `cfg.groups`.
     """
     layers = transformer.shapes(cfg)["layers"][index]
     one = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype), layers)

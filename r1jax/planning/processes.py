@@ -11,7 +11,7 @@ from r1jax.sharding import holders_of, mesh_sizes
 
 
 def place_processes(mesh: str, processes: int) -> np.ndarray:
-    """Returns the process number of each device, as an array with the axes data, fsdp, tensor and expert.
+    """Returns the process index of each device, as an array with the axes data, fsdp, tensor and expert.
 
     Each process has consecutive devices.
 
@@ -34,9 +34,9 @@ def place_processes(mesh: str, processes: int) -> np.ndarray:
 
 
 def deal(mesh: str, processes: int, groups: int, group_size: int) -> list[np.ndarray]:
-    """Returns one array for each process: the numbers of the rows of a round that this process handles.
+    """Returns, for each process, an array with the indices of the rows that the process handles in a round.
 
-    A process decodes the tokens of its rows to text, and judges and counts these rows. A round has B·G rows, numbered
+    A process decodes the tokens of its rows to text, and judges and counts these rows. A round has B·G rows, indexed
     from 0.
 
     Args:

@@ -173,9 +173,7 @@ def device_of(options: PlanOptions) -> Device:
 
 
 def mesh_of(mesh: str) -> AbstractMesh:
-    """Returns the mesh that `mesh`, a value of --mesh, describes, without using devices. "auto" becomes a mesh of one
-    device.
-    """
+    """Parses a value of --mesh, without using devices. Turns "auto" into a mesh of one device."""
     return AbstractMesh(mesh_sizes("1x1" if mesh == "auto" else mesh), AXES)
 
 
@@ -194,9 +192,9 @@ def cache_bytes(cfg: ModelConfig, mesh: AbstractMesh, rows: int, questions: int,
 def round_cache_bytes(cfg: ModelConfig, recipe: RLRecipe, mesh: AbstractMesh, mean: int, processes: int = 1) -> float:
     """Returns the largest number of bytes that keys and values take on one device while a round is sampled.
 
-    A round may be sampled in waves (--wave-rows). The mean length of the rows of a wave is assumed to be 2 · `mean`, or
-    --max-tokens if that is less, because up to half of these rows may be long completions that an earlier wave left
-    unfinished. `rl.memory.fitting_rows` assumes the same.
+    A round may be sampled in waves (--wave-rows). Up to half of a wave may be long completions that an earlier wave
+    left unfinished. So the mean length of the completions of a wave is assumed to be 2 · `mean`, or --max-tokens if
+    that is less. `rl.memory.fitting_rows` assumes the same.
 
     Args:
         mean: mean number of tokens of a completion.

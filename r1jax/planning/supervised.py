@@ -75,8 +75,8 @@ class TrainPlan(NamedTuple):
         update: {description: bytes} that are allocated only during updates.
         mean_tokens, step_tokens, steps: see `Work`.
         seconds: seconds of an optimizer step, at the hardware's limit.
-        teaching: bytes that a teacher takes; 0 without a teacher. The teacher runs before training. The device then
-            holds only the teacher and the model's parameters.
+        teaching: bytes that a teacher takes; 0 without a teacher. The teacher runs before training. While the teacher
+            runs, the device holds only the teacher and the model's parameters.
     """
 
     cfg: ModelConfig

@@ -226,7 +226,7 @@ def micro_batches(
 
 
 def lay(packed: PackedRows, row: int, prompt: list[int], two: tuple[np.ndarray, np.ndarray]) -> None:
-    """Writes a prompt and the two completions `two`, given as token ids, into row number `row` of `packed`.
+    """Writes a prompt and the two completions `two`, given as token ids, into the row of `packed` with index `row`.
 
     In that row, `PackedRows.segment` is 0 for the prompt, 1 for the first completion and 2 for the second.
     """

@@ -86,7 +86,8 @@ def collect_pairs(options: RunOptions, collecting: Collecting) -> Path:
     continues a collection that was stopped, and leaves a complete collection unchanged.
 
     Args:
-        options: flags of the run. Round r asks questions r·n to (r+1)·n − 1 of the stream, n = `questions`.
+        options: flags of the run. Let n be `collecting.questions`. Round r asks the questions of --prompts with the
+            indices r·n to (r+1)·n − 1.
         collecting: the settings of the round.
 
     Returns:

@@ -46,8 +46,8 @@ class PreferenceRecipe:
     """Pairs to take from the nano annotator, which is simulated, if --data names no file. A dry run assumes
     this number of pairs."""
     held_out_items: int
-    """Number of items held out for evaluation. If --data names a file, no more than a fifth of the file's items, but at
-    least one whole problem. The items of one problem stay together."""
+    """Number of items (without --data: pairs) held out for evaluation. Of a file, at most a fifth of the items is held
+    out, but at least one whole problem. The items of one problem stay together."""
     save_every: int
     """Steps between two checkpoints. 0: save only the last step, which is always saved."""
     label_smoothing: float = 0.0

@@ -130,6 +130,7 @@ def select_fitting(
 
     Args:
         kind: "helpful" or "safety".
+
     Raises:
         ValueError: no item is short enough.
     """

@@ -116,8 +116,9 @@ def replies(item: Mapping, kind: str) -> tuple[str, ...]:
 def split_by_problem(items: Sequence[dict], held_out: int, seed: int) -> tuple[list[dict], list[dict]]:
     """Splits items by problem into (training items, held-out items).
 
-    All items of a problem go to the same side. One random problem is always held out. Further problems are held out
-    only as long as at most `held_out` items, and at most a fifth of all items, are held out in total.
+    All items of a problem go to the same side. One random problem is always held out. The other problems follow in
+    random order. Each is held out unless more than `held_out` items, or more than a fifth of all items, would then be
+    held out.
 
     Raises:
         ValueError: all items belong to one problem.

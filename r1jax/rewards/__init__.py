@@ -20,7 +20,7 @@ The kinds, and what `example` (or a row) holds besides the text:
     math          gold: the right answer as text or number, or a list of answers of which any will do
     choice        gold: the option letter
     countdown     numbers, target
-    code          tests: [[input, output], ...]; entry: the function; mode: stdin or function; limits
+    code          tests: [[input, output], ...]; entry: the function; mode: stdin or function; limits: {time_s, ...}
     proof         backend: coq, lean4 or metamath; preamble, goal, allowed_axioms
     instructions  instructions: [name, ...], kwargs: [{...}, ...] as in IFEval
     format        style: r1_zero or r1

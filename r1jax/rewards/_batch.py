@@ -23,10 +23,10 @@ class Batch:
         jobs: one (kind of question, text to grade, the verifier's example) per job.
         expires: the value of `time.monotonic()` at which jobs without a verdict are given up; None for never.
     Attributes:
-        future: becomes the list of verdicts, in the order of the jobs.
+        future: a `Future` whose result is the list of verdicts, in the order of the jobs.
         payloads: the distinct jobs, as JSON.
-        kinds, verdicts: [payloads] the kind of question of each payload, and its verdict. The verdict is None until the
-            payload is judged.
+        kinds: [payloads] the kind of question of each payload.
+        verdicts: [payloads] the verdict on each payload; None until the payload is judged.
         which: [jobs] the index in `payloads` of each job's payload.
         open: number of payloads that have no verdict yet.
     """
@@ -74,7 +74,7 @@ class Batch:
         return self.expires is not None and time.monotonic() > self.expires
 
     def settle(self, index: int, verdict: Verdict) -> None:
-        """Records the verdict on payload number `index`. The last missing verdict completes `future`."""
+        """Records the verdict on `payloads[index]`. The last missing verdict completes `future`."""
         with self.lock:
             if self.verdicts[index] is None:
                 self.open -= 1

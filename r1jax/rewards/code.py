@@ -1,4 +1,4 @@
-"""Grades programs: the candidate (the model's program) runs in a sandbox, and this process compares its outputs.
+"""Grades programs: the model's program runs in a sandbox; outside, its outputs are compared with the expected ones.
 
 A task is a mapping with
 
@@ -56,8 +56,8 @@ class Task(NamedTuple):
         mode: "stdin" (a test feeds standard input) or "function" (a test calls the function `entry`).
         limits: limits of one test, such as its CPU time.
         score: "all" (reward 1 if every test passes, else 0) or "fraction" (the share of tests that pass).
-        inputs: [tests] the bytes of standard input in mode "stdin"; the list of arguments in mode "function".
-        outputs: [tests] the expected outputs, which are bytes in mode "stdin". In mode "function" they are values,
+        inputs: for each test, the bytes of standard input in mode "stdin", or the list of arguments in mode "function".
+        outputs: for each test, the expected output. In mode "stdin" it is bytes. In mode "function" it is a value,
             encoded by `_inside.encode` as the sandbox encodes the returned values.
         tolerance: the task's `float_tolerance`.
     """

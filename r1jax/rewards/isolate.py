@@ -1,6 +1,7 @@
 """Runs verifiers in a pool of worker processes. Every job has a deadline, and no job can end the training process.
 
-A job is (kind of question, text to grade, the verifier's example).
+A job is (kind of question, text to grade, example). The example is a mapping that tells the verifier how to grade the
+text, such as {"gold": "1/2"}.
 
 Workers are started with `subprocess`, because the parent holds a JAX runtime, which does not survive a fork. Workers
 receive and send lines of JSON over pipes, so no pickle is loaded, and no text is ever executed. Workers see no
@@ -49,8 +50,8 @@ class Pool:
 
     A pool can be used from any thread. A pool is also a context manager.
 
-    In a job, `kind` is a kind of question in `kinds.KINDS`, such as "math"; `text` is the text to grade; `example` is
-    the mapping that the kind's verifier gets.
+    In a job, `kind` is a kind of question in `kinds.KINDS`, such as "math", and `text` is the text to grade. The kind's
+    verifier is called as `verify(text, example)`: `example` is a mapping such as {"gold": "1/2"}.
 
     Args:
         workers: number of processes that work at the same time. The processes start with the first job.

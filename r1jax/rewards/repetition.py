@@ -16,8 +16,8 @@ def repeated_share(text: str | Sequence[int], n: int) -> float:
     A text of fewer than n words has the share 0.
 
     Args:
-        text: a text or token ids. Each Chinese or kana character of a text is a word. All other words are separated by
-            white space or by such a character. Case does not matter.
+        text: a text or token ids. Each Chinese or kana character of a text is a word. White space and Chinese or kana
+            characters separate all other words. Case does not matter.
         n: words or tokens in an n-gram, at least 1.
     Raises:
         ValueError: n < 1.

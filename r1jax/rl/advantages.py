@@ -99,11 +99,13 @@ def everywhere(batch: Minibatch) -> jax.sharding.Sharding:
 
 
 def sum_rows(batch: Minibatch, values: jax.Array, count: int) -> np.ndarray:
-    """Returns [N]: for each row (completion) of a round, the sum of `values` [R, S] over the row's tokens in this
-    micro-batch. The sum is 0 for a row that has no token in the micro-batch.
+    """Sums `values` over the tokens of each completion in this micro-batch. Returns [N], the sums.
+
+    Tokens whose loss weight is 0 do not count. The sum is 0 for a completion that has no token in the micro-batch.
 
     Args:
-        count: N.
+        values: [R, S] a number for each slot: R packed rows of S slots.
+        count: N, the number of completions of the round.
     """
     return np.asarray(placed_sums(batch, values, count, everywhere(batch)))
 
@@ -119,16 +121,22 @@ def placed_sums(batch: Minibatch, values: jax.Array, count: int, place: jax.shar
 
 
 def give(batch: Minibatch, advantages: np.ndarray) -> jax.Array:
-    """Returns the advantage of each token of a micro-batch, [R, S]. advantages: [N], one for each row of the round."""
+    """Returns the advantage of each token of a micro-batch, [R, S]: R packed rows of S slots.
+
+    Args:
+        advantages: [N], one for each completion of the round.
+    """
     return spread_rows(batch, np.float32(advantages), batch.weight.sharding)
 
 
 @functools.partial(jax.jit, static_argnames=("place",))
 def spread_rows(batch: Minibatch, values: jax.Array, place: jax.sharding.Sharding) -> jax.Array:
-    """Gives each sampled token of a micro-batch the value of its row: returns [R, S], with 0 at all other slots.
+    """Gives each token of a micro-batch the value of the token's completion.
+
+    Returns [R, S], R packed rows of S slots, with 0 at slots whose loss weight is 0.
 
     Args:
-        values: [N] one value for each row (completion) of the round.
+        values: [N] one value for each completion of the round.
         place: sharding of the result.
     """
     counted = batch.weight != 0

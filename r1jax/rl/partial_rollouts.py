@@ -31,8 +31,8 @@ from r1jax.training.step import TrainState
 class Waiting(NamedTuple):
     """Unfinished groups between two rounds.
 
-    There are at most K = `carry_over` such groups, because each has at least one unfinished row, and at most K rows are
-    unfinished.
+    There are at most K = `carry_over` unfinished groups, because each has at least one unfinished row, and at most K
+    rows are unfinished. A group has G rows, and a row has room for T = `max_tokens` tokens.
 
     Attributes:
         index: [K] index of each group's question in the stream of questions. The index also gives the round that first
@@ -169,7 +169,7 @@ def make_room(groups: int, group_size: int, max_tokens: int) -> Waiting:
 
 
 def fill_room(room: Waiting, index: np.ndarray, rows: Rollout) -> Waiting:
-    """Writes n groups into the first entries of an empty `Waiting`.
+    """Writes n groups of G rows into the first entries of an empty `Waiting`.
 
     Args:
         room: the empty `Waiting`. It is changed, and returned.
@@ -193,11 +193,11 @@ def take_groups(rollout: Rollout, which: np.ndarray) -> Rollout:
 
 
 def measure_wave(before: Rollout, rollout: Rollout) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (prompt lengths [B], numbers of sampled tokens [B·G]) of a round with continued rows, in the form that
-    `roofline.rollout_seconds` needs.
+    """Returns (prompt lengths [B], numbers of sampled tokens [B·G]) of a round with continued rows.
 
-    B is the number of new groups plus the number of continued rows: a continued row counts as a group of its own, in
-    which only this row samples. The row's earlier tokens count as part of the prompt.
+    `roofline.rollout_seconds` needs this form, with G rows in each of B groups. A continued row counts as a group of
+    its own, in which only this row samples. So B is the number of new groups plus the number of continued rows. The
+    earlier tokens of a continued row count as part of its prompt.
 
     Args:
         before: the rows of the groups that the round continued, as they were before the round.

@@ -1,13 +1,13 @@
 """Defines dynamic sampling (--refill): groups of further questions replace groups that teach nothing.
 
-If all task rewards of a group are equal, all its advantages are 0, so the group teaches nothing. A round needs B groups
-that each have unequal task rewards. Until it has them, it calls the sampler again with B further questions, at most
-`refill` times in all. Penalties are left out of this comparison, because a penalty for length would make the rewards of
-almost every group unequal.
+If all task rewards of a group are equal, all its advantages are 0, so the group teaches nothing. A round of B
+questions needs B groups whose task rewards are not all equal. The round calls the sampler with B questions at a time,
+until it has found these groups or has called the sampler `refill` times. The comparison leaves out penalties, because a
+penalty for length would make the rewards of almost every group unequal.
 
-Round r may use only the questions r·B·refill to (r+1)·B·refill − 1 of the stream. So a resumed run draws the same
-questions as an uninterrupted run, without a record of its place in the stream. Questions that a round does not need are
-skipped in this pass over the file.
+Round r, counted from 0, may use only the questions r·B·refill to (r+1)·B·refill − 1 of the stream. So a resumed run
+draws the same questions as an uninterrupted run, without a record of its place in the stream. A question that its round
+does not need is skipped until the next pass over the file.
 
 Source: Yu et al. 2025 (DAPO), section 3.2, dynamic sampling. DAPO keeps sampling without a bound.
 """
@@ -33,8 +33,9 @@ class RefilledRounds:
 
     Args:
         setting: what sampling needs besides the parameters.
-        task: the task reward, a `Reward`; only its total and its valid rows are used.
-        waves: the largest number of sampler calls in a round, at least 2. Each call samples B questions.
+        task: the task reward, a `Reward`; only `total` and `valid` of its scores are used.
+        waves: the largest number of sampler calls in a round, at least 2. Each call samples as many questions as the
+            round needs groups.
     """
 
     waiting = None

@@ -373,8 +373,8 @@ class Run:
     def due(self, interval: int, *, at_stop: bool = False) -> bool:
         """Returns whether an action that happens every `interval` steps, such as saving, is due.
 
-        The action is due if the run passed a multiple of `interval` since the last `stop_if_asked`, or if the last step
-        is done.
+        The action is due if the run passed a multiple of `interval` since the last `stop_if_asked`, or if the run's
+        last step is done.
 
         Args:
             at_stop: whether the action is also due if the user has asked to stop (Ctrl-C or SIGTERM).
@@ -441,8 +441,8 @@ class Run:
     def stop_if_asked(self) -> None:
         """Ends the run early if a signal (Ctrl-C or SIGTERM) came before the last step.
 
-        In that case waits until the checkpoint is on disk, then raises SystemExit. Otherwise only lets `due` count from
-        the current step. Call this method at the end of each pass through the training loop.
+        In that case waits until the checkpoint is on disk, then raises SystemExit. Otherwise only records the current
+        step, from which `due` then counts. Call this method at the end of each pass through the training loop.
         """
         stop, self._stop, self._mark = self._stop, None, self.step
         if stop and self.step < self.steps:

@@ -1,4 +1,4 @@
-"""Writes checkpoints in the background. `checkpoint` reads them."""
+"""Writes checkpoints in the background. The module `checkpoint` reads them."""
 
 from __future__ import annotations
 
@@ -178,8 +178,8 @@ def has_other_cause(record: logging.LogRecord) -> bool:
 def drop_closed_loops(hook: Callable[[Any], object]) -> Callable[[Any], object]:
     """Returns a `sys.unraisablehook` that drops errors about a closed event loop, and passes all others to `hook`.
 
-    When one write of a checkpoint fails, Orbax closes its event loop. TensorStore then reports each other write to the
-    closed loop when the write ends, which prints a traceback each.
+    When one write of a checkpoint fails, Orbax closes its event loop, although the remaining writes are still running.
+    When such a write ends, TensorStore reports it to the closed loop, which prints a traceback.
     """
 
     def filtered(raised: Any) -> None:

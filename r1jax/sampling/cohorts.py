@@ -3,8 +3,9 @@
 A row is one completion that is being sampled. A wave is the set of rows that are sampled together. A carried row is a
 row that an earlier wave began and this wave continues. New rows and carried rows share the clock
 (`programs.Rows.clock`) and the matrix products with the weights. They do not share caches and prompt segments: a
-carried row keeps its earlier tokens in its prompt segment, and a common array would pad the prompts of new rows to that
-length. Rows are ordered by shard, and within a shard by cohort, so no row leaves its shard:
+carried row keeps its earlier tokens in its prompt segment, and a common array would pad the prompts of new rows to the
+length of these segments. Rows are ordered by shard, and within a shard by cohort. So splitting an array into cohorts
+moves no row to another shard:
 
     | shard 0: new  new  new  carried | shard 1: new  new  new  carried |
 
@@ -93,7 +94,7 @@ def count_parts(groups: int, group_size: int, shards: int) -> int:
 
 
 def rows_of_process(cohorts: Sequence[Cohort], rows: int, holders: Sequence[Sequence[int]], process: int) -> np.ndarray:
-    """Returns the sorted numbers of the rows that a process decodes to text, judges and counts.
+    """Returns the sorted indices of the rows that a process decodes to text, judges and counts.
 
     Every row belongs to one process. A row of a cohort belongs to a process that holds the row's shard. The rows that
     an earlier wave finished are dealt to the processes in turn.
@@ -102,7 +103,7 @@ def rows_of_process(cohorts: Sequence[Cohort], rows: int, holders: Sequence[Sequ
         rows: number of rows in the rollout.
         holders: the processes that hold each shard, from `row_holders`. The holders of a shard divide its rows among
             themselves.
-        process: number of the process.
+        process: index of the process.
     """
     owner = np.arange(rows + 1) % (max(max(holding) for holding in holders) + 1)
     for cohort in cohorts:

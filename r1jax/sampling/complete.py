@@ -80,7 +80,7 @@ def complete(
         examples: questions as dictionaries with `id` and `problem`.
         sampling: sampling settings. Their stop ids and pad id are replaced by those of the policy's tokenizer.
         finished: a function that is called when completions of this process have ended. Its argument is a list with
-            (row number, text) of each of these completions; see `sampler.sample`.
+            (index of the row in the rollout, text) of each of these completions; see `sampler.sample`.
         partial: `partial.before` holds unfinished completions of the first examples, which this call continues. Their
             prompts are made from `examples`, not taken from `partial.before`.
     """

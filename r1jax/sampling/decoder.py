@@ -22,9 +22,9 @@ from r1jax.sharding import held_rows, row_shards, shard_held_rows
 
 
 class Sizes(NamedTuple):
-    """Initial sizes of the programs that sample a wave, a set of rows (completions) that are sampled together.
+    """Sizes for the compiled programs that sample a wave, a set of rows (completions) that are sampled together.
 
-    Each further size needs a compiled program of its own.
+    Several of these sizes are minimum sizes of arrays. When an array needs another size, another program is compiled.
 
     Sampled tokens do not depend on these sizes. Log-probabilities depend on the sizes in their last bits, because sums
     are added in another order.
@@ -62,7 +62,8 @@ class Chunk(NamedTuple):
     Attributes:
         place: [m] for each row of this process, its index in the arrays of the `Collector`.
         tokens, logp: [steps, N] tokens and their log-probabilities, sharded over rows.
-        routes: [steps, N, 1, L, k] experts of the token that each step feeds; None if they are not recorded.
+        routes: [steps, N, 1, L, k] the k experts in each of L layers to which each step's input token was routed. The
+            input token is the one that the previous step sampled. None if experts are not recorded.
     """
 
     place: np.ndarray

@@ -58,15 +58,19 @@ def find_floors(mass: Float[Array, "N A B"], cut: Cut, shards: int = 1) -> Float
 
 
 def find_floor(mass: Float[Array, "A B"], top_p: float) -> Float[Array, ""]:
-    """Returns the threshold of top-p. The tokens that have at least this mass may be drawn: they are the smallest set
-    of most likely tokens whose masses sum to at least the fraction `top_p` of all mass.
+    """Returns the threshold of top-p. A token may be drawn if its mass is at least this threshold.
 
-    The threshold is found by bisection. The total mass of the tokens above a bound falls as the bound rises. The tokens
-    above the lower bound hold at least the fraction `top_p`, and the tokens above the upper bound hold less. The
-    midpoint is computed from the bounds' bits as integers, because these integers have the order of the floats. Each
-    token between the bounds has more mass than the lower bound. So the search ends when the total mass of these tokens
-    is below 1.5 times the lower bound: then there is at most one such token. If tokens have equal masses, the search
-    ends when the bounds are neighbouring floats.
+    The tokens that may be drawn are the smallest set of most likely tokens whose masses sum to at least the fraction
+    `top_p` of all mass.
+
+    The threshold is found by bisection between two bounds. The total mass of the tokens above a bound falls as the
+    bound rises. The tokens above the lower bound hold at least the fraction `top_p`, and the tokens above the upper
+    bound hold less. The midpoint is computed from the bounds' bits as integers, because these integers have the order
+    of the floats.
+
+    The search ends when the tokens between the bounds have a total mass below 1.5 times the lower bound. Then at most
+    one token lies between the bounds, because each token there has more mass than the lower bound. If tokens have equal
+    masses, the search ends when the bounds are neighbouring floats.
     """
 
     def above(x: Array) -> Array:

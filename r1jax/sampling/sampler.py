@@ -82,14 +82,14 @@ class Sampling(NamedTuple):
 
 
 class Partial(NamedTuple):
-    """Settings of partial rollouts for one call of `sample`, a wave.
+    """Settings of partial rollouts for one call of `sample`, which samples one wave.
 
     The wave continues unfinished rows (completions) of earlier waves, and may leave some rows unfinished itself.
 
     Attributes:
-        before: rollout of earlier waves, with the same number of completions per prompt and the same `max_tokens`.
-            Unfinished rows of this rollout continue in this wave and keep their tokens and log-probabilities. `before`
-            cannot be combined with `Sampling.replay`. None if there is no earlier wave.
+        before: rollout of earlier waves; None if there is no earlier wave. It must have the same number of completions
+            per prompt and the same `max_tokens` as this wave. Its unfinished rows continue in this wave and keep their
+            tokens and log-probabilities. `before` cannot be combined with `Sampling.replay`.
         leave: the wave ends as soon as at most this many rows are unfinished.
     """
 
@@ -166,15 +166,15 @@ def sample(
     Every process must call this function, with the same arguments.
 
     Rows (completions) are divided among the row shards of the mesh, so the completions of one prompt may lie on several
-    processes. Every process gets the whole rollout. `Rollout.mine` names the rows that belong to the process. The rows
-    of `partial.before` come first. The rows of `prompts` follow.
+    processes. Every process gets the whole rollout. `Rollout.mine` names the rows that belong to this process. The
+    rows of `partial.before` come first. The rows of `prompts` follow.
 
     Args:
         weights: parameters from `sync`.
         prompts: token lists.
         keys: [N, 2] random keys from `row_keys`, one per row. The keys of the rows of `partial.before` come first. The
             keys of `prompts` follow, with all keys of one prompt next to each other.
-        finished: called between chunks, while the next chunk runs, with a list of (row number, tokens) of this
+        finished: called between chunks, while the next chunk runs, with a list of (row index, tokens) of this
             process's rows that ended. Each row is passed once. Truncated rows are passed too. A `Follower` may be given
             instead.
         partial: rows that this wave continues, and how many rows it may leave unfinished.
@@ -182,15 +182,15 @@ def sample(
     Raises:
         Stop: Ctrl-C or SIGTERM asked to stop, if `distributed.stop_requests` is in force.
         ValueError: `top_k`, `top_p` or `min_p` out of range, no prompt, no stop id, an empty prompt, or a number of
-            keys that is not a multiple of the number of prompts.
+            keys of `prompts` that is not a multiple of the number of prompts.
     """
     (before, leave), stop_ids, sizes = partial, sampling.stop_ids, sampling.sizes
     count = len(keys) - (0 if before is None else len(before.lengths))
     if not stop_ids or not prompts or not all(prompts) or count % len(prompts):
         raise ValueError(
-            f"{len(prompts)} prompts, of which {sum(not prompt for prompt in prompts)} are empty, {count} keys and "
-            f"stop_ids={stop_ids} were given. Give prompts that are not empty, as many keys for each prompt as for the "
-            "others, and at least one stop id"
+            f"{len(prompts)} prompts ({sum(not prompt for prompt in prompts)} of them empty), {count} keys and "
+            f"stop_ids={stop_ids} were given. Give prompts that are not empty, the same number of keys for each "
+            "prompt, and at least one stop id"
         )
     dtype = compute_dtype(mesh) if sampling.dtype is None else sampling.dtype
     attention = sampling.attention or attention_backend(mesh, cfg)

@@ -1,8 +1,8 @@
 """Runs the work of many clients on one model, with a queue and one thread that samples waves of requests.
 
 A wave samples the oldest request together with the waiting requests that have the same sampling settings. The thread
-runs a wave to its end before it starts the next wave. So a request waits for a wave only if this wave holds an older
-request.
+runs a wave to its end before it starts the next wave. So a new request first waits for the wave in progress. After
+that, each wave that runs before the request's own wave contains an older request.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ class Waiting(NamedTuple):
     """One piece of work in the queue: a request to sample, or a function to call.
 
     Attributes:
-        request: the request to sample; None if this is other work.
+        request: the request to sample; None if there is a function to call.
         work: the function to call in the worker's thread; None if there is a request.
-        ended: called in the worker's thread after the work, with the error that ended it, or None.
+        ended: a function that the worker's thread calls after the work. Its only argument is the error that ended the
+            work, or None.
     """
 
     request: Request | None

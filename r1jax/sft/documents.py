@@ -1,4 +1,4 @@
-"""Turns SFT records into training documents: recipe checks, the held-out split, and the held-out loss."""
+"""Turns SFT records into training documents, checks recipes, chooses held-out problems, and measures losses."""
 
 from __future__ import annotations
 

@@ -27,7 +27,8 @@ def collect_once(
     """Returns a stage's records. The first call collects them into a file beside the stage's working directory; later
     calls read this file.
 
-    If `settings.review` is set, returns None instead. The caller then ends, so that a person can edit the file.
+    If `settings.review` is set, every call prints the file's path and returns None in place of the records. The caller
+    then ends, so that a person can edit the file.
 
     Args:
         options: the options of the stage's run.

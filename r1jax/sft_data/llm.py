@@ -116,7 +116,7 @@ class Endpoint:
     timeout_s: float = 120.0
     """Seconds that one request may take."""
     max_tokens: int = 8192
-    """Most tokens of an answer."""
+    """Maximum number of tokens of an answer."""
 
     def filled(self) -> Endpoint:
         """Returns the endpoint with `url` and `model` filled in from the environment where they are empty.

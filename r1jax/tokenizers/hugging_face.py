@@ -99,7 +99,7 @@ class TokenizerJson:
             ValueError: the model has no template, or the template cannot render these messages.
         """
         if not self.chat_template:
-            raise ValueError("this tokenizer has no chat template: call encode, since a base model reads plain text")
+            raise ValueError("this tokenizer has no chat template: call encode with plain text, as for a base model")
         given = {"bos_token": self.bos_token or "", "eos_token": self.eos_token or ""} | names
         return self.encode(render(self.chat_template, messages, generate=generate, **given), start=False)
 

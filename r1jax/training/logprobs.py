@@ -84,8 +84,8 @@ def token_logprobs(
         cap: soft cap of the logits (`soft_cap`), applied before the temperature; 0 for none.
         entropy_gradient: whether gradients flow through the entropy. An entropy that is only a metric needs none.
         mesh: mesh over whose row shards the positions are divided; None means one device. Every device goes through the
-            chunks of its own positions, and gathers the unembedding over `fsdp` once. If `tensor` splits the
-            vocabulary, every device computes the logits of its own part.
+            chunks of its own positions, and gathers the unembedding over the mesh axis `fsdp` once. If the mesh axis
+            `tensor` splits the vocabulary, every device computes the logits of its own part.
         tied: whether the unembedding is the transposed embedding. On a mesh, the gradient of the unembedding is then
             summed over devices in the layout of the embedding. So XLA can sum it together with the gradient of the
             embedding.
@@ -151,13 +151,13 @@ def by_shard(
 ) -> tuple[Array, ...]:
     """Returns the result of f(hidden, unembedding, *targets, axis), where each row shard runs f on its own positions.
 
-    The unembedding is gathered over `fsdp` once, in the dtype of the hidden states, and its gradient is scattered once.
-    `f` gets `axis`, the mesh axis that still splits the vocabulary; None if `f` gets the whole vocabulary. Without this
-    function, XLA would do one of two things: either every device would compute the chunks of all positions, or the
-    logits of all positions would be summed over the devices.
+    The unembedding is gathered over the mesh axis `fsdp` once, in the dtype of the hidden states. Its gradient is
+    scattered once. `f` gets `axis`, the mesh axis that still splits the vocabulary; None if `f` gets the whole
+    vocabulary. Without this function, XLA would do one of two things: either every device would compute the chunks of
+    all positions, or the logits of all positions would be summed over the devices.
 
     Args:
-        split: whether `tensor` may split the vocabulary that `f` gets.
+        split: whether the mesh axis `tensor` may split the vocabulary that `f` gets.
         tied: see `token_logprobs`.
     """
     if mesh is None or mesh.size == 1:
@@ -216,9 +216,9 @@ def packed_logprobs(
 ) -> tuple[Float[Array, "R S *K"], Float[Array, "R S"], Float[Array, "L X"] | None]:
     """Returns the log-probability of every token in packed rows, given the tokens before it in its own sequence.
 
-    No token precedes the first token of a row. So the log-probability of this token is meaningless, and its loss weight
-    must be 0. If `rows.wanted` is given, only the slots that it names are computed, and the results of all other slots
-    are 0.
+    The first token of a prompt or document has no token before it in its own sequence. So its log-probability is
+    meaningless, and its loss weight must be 0. If `rows.wanted` is given, only the slots that it names are computed,
+    and the results of all other slots are 0.
 
     Args:
         targets: [R, S, K] tokens to score instead of the tokens in the rows, K per slot. None scores the tokens in the
@@ -312,7 +312,7 @@ class Network:
 
     @property
     def detail(self) -> str:
-        """The dtype and the attention backend in words, for the first line on screen."""
+        """The dtype and the attention backend in words, for the first line that a run prints."""
         return f"{jnp.dtype(self.dtype)}, attention {self.attention}"
 
     @property
@@ -330,8 +330,8 @@ class Network:
 
         Returns:
             (log-probabilities, entropies, metrics). The entropies are those of the distribution at each slot. The
-            metrics are {LOAD: number of tokens that chose each expert}, or {} if the model has no experts. A loss must
-            add them to its own metrics.
+            metrics are {} if the model has no experts. Otherwise they have one key, the constant `LOAD`, whose value is
+            the number of tokens that chose each expert. A loss must add these metrics to its own.
         """
         logp, entropy, load = packed_logprobs(self.cfg, params, rows, self.temperature, self.reading, targets)
         return logp, entropy, {} if load is None else {LOAD: load}

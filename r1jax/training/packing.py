@@ -130,7 +130,7 @@ def put(
 
     Args:
         position: position of the first token; the following tokens count up from there.
-        group, segment: values of these arrays for all tokens (see `packed_rows`).
+        group, segment: the value that all tokens get in `PackedRows.group`, and the one in `PackedRows.segment`.
         source: slot whose hidden state predicts the first token. Every following token is predicted from the slot
             before it.
     """
@@ -178,6 +178,8 @@ def spread_routes(
     rollout: Rollout, completions: Sequence[tuple[int, int]], rows: PackedRows, places: Sequence[Place]
 ) -> np.ndarray:
     """Returns the experts that the sampler routed each token of packed rows to, [R, S, L, k]; -1 where unknown.
+
+    L is the number of layers with experts, and k the number of experts that a token visits in such a layer.
 
     Args:
         completions: (index of its prompt, index of its row in the rollout) for each completion, in the order in which

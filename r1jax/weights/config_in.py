@@ -158,7 +158,7 @@ def config_from_hf(config: Mapping[str, Any]) -> ModelConfig:
         )
     except KeyError as error:
         raise ValueError(
-            f"config.json lacks {error}, which this architecture needs: download it again, or add the key"
+            f"config.json lacks {error}, which this architecture needs: download config.json again, or add the key"
         ) from error
 
 
@@ -205,7 +205,7 @@ def scaling(rope: Mapping[str, Any], c: Mapping[str, Any]) -> RopeScaling | None
     if kind not in ("linear", "llama3", "yarn") or rope.get("truncate", True) is False:
         raise ValueError(
             f"config.json asks for rope type {kind!r}, which is not implemented: "
-            "use a model with linear, llama3 or yarn (truncated)"
+            'use a model with linear or llama3, or with yarn whose "truncate" is not false'
         )
     fields = {field.name for field in dataclasses.fields(RopeScaling)}
     given = {k: float(v) for k, v in rope.items() if k in fields and v is not None}

@@ -44,8 +44,8 @@ def from_hf(
 
     Args:
         dtype: dtype of the parameters. The bias of a router is float32 in any case.
-        reward_head: whether to make a reward model. Its head comes from the checkpoint if the checkpoint has one (a
-            ForSequenceClassification), else it is zero.
+        reward_head: whether to make a reward model. If the checkpoint holds a head, as a ForSequenceClassification
+            does, this head is read. Otherwise the head is zero.
         flag: the flag that named the directory, for errors.
 
     Raises:
@@ -97,10 +97,10 @@ def from_hf(
 
 
 def by_layer(cfg: ModelConfig, found: dict[str, Tensor]) -> list[tuple[int | None, list[Leaf]]]:
-    """Returns (layer number, parameters) for each group of parameters that is read together.
+    """Returns (layer index, parameters) for each group of parameters that is read together.
 
-    A group is all parameters of one layer, or a single parameter outside the layers. Such a parameter has None as its
-    layer number.
+    A group is all parameters of one layer, or a single parameter outside the layers. The layer index of a single
+    parameter is None.
 
     Args:
         found: the tensors of the directory. A parameter outside the layers is left out if `found` lacks it.
@@ -119,7 +119,7 @@ def list_tensors(leaf: Leaf, cfg: ModelConfig, layer: int | None, found: dict[st
 
     Args:
         leaf: the parameter.
-        layer: number of the layer; None for a parameter outside the layers.
+        layer: index of the layer; None for a parameter outside the layers.
         found: the tensors of the directory.
     """
     keys = leaf.keys(cfg, layer)
@@ -248,6 +248,7 @@ def fp8_block(directory: Path, found: dict[str, Tensor], flag: str) -> tuple[int
             )
         if tensor.dtype.startswith("F8") and name + SCALE not in found:
             raise ValueError(
-                f"{flag}={directory}: {name} is fp8, but its scale {name + SCALE} is missing. Download it again"
+                f"{flag}={directory}: {name} is fp8, but its scale {name + SCALE} is missing. Download the checkpoint "
+                "again"
             )
     return tuple(quantised.get("weight_block_size") or BLOCK)

@@ -28,7 +28,8 @@ def to_hf(cfg: ModelConfig, params: dict, dtype: DTypeLike) -> dict[str, np.ndar
 def stream(cfg: ModelConfig, params: dict, dtype: DTypeLike) -> Iterator[tuple[str, np.ndarray]]:
     """Yields (Hugging Face name, tensor) of all parameters: first those outside the layers, then layer by layer.
 
-    The host holds only one of our arrays at a time. If a run has several processes, all must iterate together.
+    Parameters come to the host one at a time; of a stacked parameter, one layer at a time. If a run has several
+    processes, all must iterate together.
 
     Args:
         dtype: dtype of the tensors. The bias of a router stays float32.
@@ -51,11 +52,14 @@ def stream(cfg: ModelConfig, params: dict, dtype: DTypeLike) -> Iterator[tuple[s
 def theirs(
     leaf: Leaf, cfg: ModelConfig, params: dict, layer: int | None, dtype: DTypeLike
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields (Hugging Face name, tensor) of one parameter, in one layer if the parameter belongs to layers.
+    """Yields (Hugging Face name, tensor) for each tensor of one parameter.
+
+    A parameter of experts has a tensor for each expert. If layers hold the parameter, the tensors are those of one
+    layer.
 
     Args:
         leaf: the parameter.
-        layer: number of the layer; None for a parameter outside the layers.
+        layer: index of the layer, from 0; None for a parameter outside the layers.
         dtype: dtype of the tensors. The bias of a router stays float32.
     """
     array = pick(params, leaf.path)
@@ -141,8 +145,8 @@ def export(
         dtype: dtype of the written weights, and so of the weights when they are loaded again.
         tokenizer: its `save` writes the tokenizer's files, and its special tokens are named in config.json. None leaves
             both out.
-        shard_bytes: largest number of bytes in one file. The host holds at most this many bytes plus the largest
-            parameter of a layer.
+        shard_bytes: largest number of bytes in one file. The host holds about this many bytes plus one parameter: the
+            largest of a single layer or outside the layers.
 
     Raises:
         ValueError: the directory holds a checkpoint already, or safetensors is not installed.

@@ -30,6 +30,8 @@ PROGRAMS = 512  # programs to reach by splitting caches: about four for each mul
 def kernel(q_ref, k_ref, v_ref, length_ref, out_ref, total_ref, top_ref, *, blocks: int):
     """Computes the softmax sums of `own_sums` over a part of one row's cache, for one key head.
 
+    s = q·k is the score of a slot, and t is a query's largest score in the part.
+
     Args:
         q_ref, k_ref, v_ref: the m queries [m, E] that share the key head, keys [E, S] and values [S, E] of the row.
         length_ref: number of filled slots of the row.
@@ -62,7 +64,7 @@ def own_sums(
 ) -> tuple[Float[Array, "N K m E"], Float[Array, "N K m 1"], Float[Array, "N K m 1"]]:
     """Returns the softmax sums (Σ eˢ⁻ᵗ v, Σ eˢ⁻ᵗ, t) of each query over the first `length` slots of its row.
 
-    s = q·k is the score of a slot, and t is the largest score. CPUs interpret the kernel.
+    s = q·k is the score of a slot, and t is the query's largest score. CPUs interpret the kernel.
 
     Args:
         q: queries, already multiplied by the scale, grouped by key head (`cache.by_key_head`).

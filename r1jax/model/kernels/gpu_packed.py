@@ -97,7 +97,7 @@ def readable(group_ref: Any, segment_ref: Any, queries: Any, keys: Any, q_slot: 
     Args:
         group_ref, segment_ref: group and segment of all slots of the row.
         queries, keys: the blocks, as slices of `group_ref` and `segment_ref`.
-        q_slot, k_slot: slot numbers of the blocks.
+        q_slot, k_slot: indices in the row of the slots of the two blocks.
     """
     q_group, k_group = group_ref[queries], group_ref[keys]
     q_segment, k_segment = segment_ref[queries], segment_ref[keys]
@@ -118,7 +118,13 @@ class Inputs(NamedTuple):
 
 
 class Pulled(NamedTuple):
-    """Further inputs of the backward kernels: the output's gradient, the log-sum-exp, and Σ gradient · output."""
+    """Further inputs of the backward kernels.
+
+    Attributes:
+        dout: the gradient of the output.
+        lse: the log-sum-exp of each query's scores.
+        delta: for each query, the sum of gradient · output over the head width.
+    """
 
     dout: Any
     lse: Any

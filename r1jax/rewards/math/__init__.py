@@ -1,7 +1,8 @@
 """Grades mathematical answers: exactly, at bounded cost, and without ever running any of the model's text.
 
 The comparison is symmetric: exchanging the gold (the right answer) and the answer gives the same verdict. One rule is
-an exception (`_variants`): the answer m+n=5 is right if the gold is 5, but the answer 5 is wrong if the gold is m+n=5.
+an exception (module `_variants`): the answer m+n=5 is right if the gold is 5, but the answer 5 is wrong if the gold is
+m+n=5.
 
 The stages are, cheapest first:
 
@@ -98,7 +99,8 @@ def grade_pairs(pairs: Iterable[tuple[Gold, str]], deadline: float | None = None
     Args:
         pairs: (gold, completion) pairs. The gold is the right answer, or a list of right answers, each of which is
             accepted. The completion is a model's text.
-        deadline: seconds for all pairs; pairs that are not checked by then get the verdict `timeout`.
+        deadline: seconds for all pairs together; None for no such limit. Pairs that are not checked by then get the
+            verdict `timeout`.
     """
     from r1jax.rewards import isolate
 

@@ -26,7 +26,7 @@ def _remainder(value: Node, modulus: Node) -> Node:
     """
     parts = [_rational(part) for part in (value.args if value.kind == "mul" else (value,))]
     if modulus.kind == "num" and None not in parts and 0 <= math.prod(parts) < modulus.args[0]:
-        raise Unreadable("a residue class is not a value")
+        raise Unreadable("a residue class, such as 3 mod 7, is not a value")
     return Node("apply", ("bmod", value, modulus))
 
 

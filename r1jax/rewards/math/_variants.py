@@ -86,10 +86,10 @@ def value_named(tidied: str) -> str | None:
 
 
 def unqualified(tidied: str) -> tuple[str, str] | None:
-    r"""Splits an answer such as `2k, k \in \mathbb{Z}` into (answer without qualifier, qualifier); None if it has none.
+    r"""Splits an answer such as `2k, k \in \mathbb{Z}` into (answer without qualifier, qualifier).
 
-    The qualifier is returned in a short form, such as "kinZ". A qualifier that restricts nothing, such as "for all
-    real x", is returned as "".
+    Returns None if no qualifier is found behind the answer. The qualifier is returned in a short form, such as "kinZ".
+    A qualifier that restricts nothing, such as "for all real x", is returned as "".
     """
     if len(tidied) > LONGEST:
         return None

@@ -7,8 +7,8 @@ writes this command, and only the server's message about this command can make a
 
 The server elaborates the candidate with the server's own rights, and answers with text that the candidate could
 imitate. So a candidate is refused before anything is sent if it has commands that write messages, extend the syntax or
-change the environment. Run the server where it can do no harm. The checker `lean4` needs no such trust: it compiles the
-candidate in a sandbox, and reads .olean files as data.
+change the environment. Run the server where it can do no harm. The checker `lean4` does not have to trust the
+candidate: it compiles the candidate in a sandbox, and reads .olean files as data.
 Source: leanprover-community/repl and project-numina/kimina-lean-server, their READMEs.
 """
 
@@ -62,7 +62,8 @@ def prove(
             R1JAX_LEAN_SERVER names.
 
     Returns:
-        (verdict, reason): the verdict is "correct", "wrong", "budget", "gold_unusable" or "error" (the server failed).
+        (verdict, reason): the verdict is "correct", "wrong", "budget" (Lean's deterministic timeout), "gold_unusable"
+        (the preamble or the goal does not compile) or "error" (the server failed, or did not answer in time).
     """
     refused = REFUSED.search(IMPORTS.sub("", proof))
     if refused:

@@ -259,7 +259,7 @@ def packages() -> list[str]:
 def binds(tier: str, show: tuple[str, ...] = ()) -> tuple[str, ...]:
     """Returns the host's paths that a sandbox of this tier can read, including the paths in `show`.
 
-    No path lies inside another.
+    No returned path lies inside another one.
     """
     wanted = {path for path in (*SHOWN, os.path.realpath(sys.base_prefix), *packages(), *show) if os.path.exists(path)}
     wanted |= {path for path in ("/bin", "/sbin", "/lib", "/lib64") if os.path.isdir(path) and not os.path.islink(path)}

@@ -102,7 +102,8 @@ def limit(limits):
 def work(job):
     """Runs the job (see `sandbox.run`) in the process of the candidate.
 
-    Returns only for the kind "program". A "command" replaces this process; "calls" exits after the last call.
+    Returns only if the job is of the kind "program". A job of the kind "command" replaces this process. A job of the
+    kind "calls" exits after the last call.
     """
     sys.argv[:] = ["main.py"]
     builtins.exit, builtins.quit = Quitter("exit", "Ctrl-D"), Quitter("quit", "Ctrl-D")
