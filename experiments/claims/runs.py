@@ -17,7 +17,12 @@ from experiments.claims.protocol import Bench
 from r1jax import jsonl
 from r1jax.runs import manifests
 
-RESUMED = ("experiments.r1_zero", "experiments.distill", "experiments.claims.reward_hacking")  # by --resume=True
+RESUMED = (  # by --resume=True
+    "experiments.r1_zero",
+    "experiments.distill",
+    "experiments.train_reward_model",
+    "experiments.claims.reward_hacking",
+)
 COLD_START = "1_cold_start"  # stage 1's folder in a directory of experiments.r1
 
 
