@@ -410,7 +410,7 @@ def test_all_claims_are_skipped_when_done_and_one_that_fails_stops_no_other(tmp_
 
 @pytest.mark.weekly
 @pytest.mark.slow
-@pytest.mark.timeout(3000)  # some three CPU minutes, in seven processes
+@pytest.mark.timeout(3000)  # some four CPU minutes, in eleven processes
 def test_claims_run_their_commands_from_end_to_end_at_toy_size(tmp_path, monkeypatch):
     small = {
         "sharpens_base": dict(samples=2, asked=4),
@@ -419,6 +419,7 @@ def test_claims_run_their_commands_from_end_to_end_at_toy_size(tmp_path, monkeyp
             records=32,
             tuning=("--steps=2", "--row-length=256", "--batch-rows=2", "--warmup-steps=0", "--max-tokens=32"),
         ),
+        "process_rewards": dict(questions=4, samples=2, asked=4, tuning=("--epochs=1", "--held-out-items=8")),
     }
     flags = ("--questions-per-round=2", "--group-size=4", "--max-tokens=32", "--row-length=256", "--batch-rows=2")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
@@ -427,4 +428,4 @@ def test_claims_run_their_commands_from_end_to_end_at_toy_size(tmp_path, monkeyp
         found = claim.find(claim.command(str(tmp_path), seeds=(0,), steps=1, problems=8, flags=flags, **more))
         assert found.verdict == "cannot be shown here" and found.table, name  # one seed, or the base solves nothing
     shared = [path for path in tmp_path.glob("r1_zero-*") if path.is_dir()]  # beside each lies its log
-    assert len(shared) == 2  # R1-Zero is shared; the lacking task has its own
+    assert len(shared) == 3  # R1-Zero is shared; the lacking task and the process reward model have their own

@@ -17,6 +17,7 @@ from experiments.claims import (
     length_growth,
     lifts_reasoning,
     objectives,
+    process_rewards,
     r1_by_stage,
     reward_hacking,
     reward_overoptimisation,
@@ -93,6 +94,12 @@ CLAIMS = {  # name of the module -> the claim
         reward_overoptimisation.find,
         Bench,
         3,
+    ),
+    "process_rewards": Claim(
+        "A process reward model is hacked as the reward of RL, and helps as a ranker of samples.",
+        process_rewards.find,
+        process_rewards.Command,
+        21,
     ),
     "samples_and_thought": Claim(
         "Accuracy rises with more samples, and with more thinking in one sample.",

@@ -117,7 +117,10 @@ def rename(record: Mapping, columns: Mapping[str, str], where: str) -> dict:
             value = value[part]
         found[here] = value
     if "gold" in columns and "kind" not in found:
-        found |= read_gold(found["gold"])
+        try:
+            found |= read_gold(found["gold"])
+        except ValueError as error:
+            raise ValueError(f"{where}, --column=gold={columns['gold']}: {error}") from error
     return found
 
 

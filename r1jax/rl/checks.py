@@ -116,6 +116,11 @@ def term_rules(recipe: RLRecipe) -> tuple[tuple[bool, str], ...]:
             f"--dual-clip={r.dual_clip} must be above 1, such as 3, and the loss must have PPO's clip, as grpo does "
             f"(here --loss={r.loss}). Otherwise use --dual-clip=0",
         ),
+        (
+            r.kl != "k1_reward" or not r.mask_truncated or (r.loss in LOSSES and LOSSES[r.loss].valued),
+            "--mask-truncated=True and --kl=k1_reward exclude each other: the KL would not be subtracted from the "
+            "rewards of truncated completions, to which the other rewards are compared. Use --kl=k3",
+        ),
         (math.isfinite(r.entropy_coef), f"--entropy-coef={r.entropy_coef} must be a number: 0 for no bonus, or 0.001"),
         (
             r.off_policy_bound >= 0,

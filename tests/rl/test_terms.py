@@ -181,6 +181,10 @@ def test_mistakes_that_the_policy_has_left_behind_are_masked(cfg, params, one, r
         ({"kl": "k1"}, "does not contain the reference"),
         ({"kl": "k9"}, "--kl=k9 must be one of k3, k2, unbiased, k1_reward"),
         ({"kl": "k2", "kl_coef": 0.0}, "--kl=k2 does nothing with --kl-coef=0.0"),
+        (
+            {"kl": "k1_reward", "kl_coef": 0.01, "mask_truncated": True},
+            "--mask-truncated=True and --kl=k1_reward exclude each other",
+        ),
         ({"dual_clip": 1.0}, "--dual-clip=1.0 must be above 1"),
         ({"dual_clip": 3.0, "loss": "cispo"}, "here --loss=cispo"),
         ({"off_policy_bound": -1.0}, "--off-policy-bound=-1.0"),
