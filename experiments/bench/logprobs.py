@@ -22,9 +22,9 @@ SIZES = {
 def measure(options: Options) -> dict[str, Any]:
     """Measures memory and time of log-probabilities (benchmark C8). Returns the benchmark's JSON line.
 
-    `ratio` is the memory with chunks of 128 tokens, divided by the memory with all logits at once. `space` holds this
-    ratio for every case, such as "as shipped" (r1jax's own chunk). `time` holds the ratios of the times. Smaller is
-    better.
+    The line's `space` maps each case, such as "as shipped" (r1jax's own chunk), to a ratio. The ratio is the memory of
+    the case, divided by the memory of the same tokens with all logits at once. `time` does the same for times. `ratio`
+    is the entry of `space` for chunks of 128 tokens. Smaller is better.
     """
     import jax
     import jax.numpy as jnp

@@ -4,8 +4,8 @@ Run    python -m experiments.bench.scale --model=qwen2.5-1.5b --mesh=fsdp:8
        python -m experiments.bench.scale --model=deepseek-v3 --layers=4 --mesh=fsdp:4,expert:8 --json
 
 Programs are compiled for fake CPU devices and read as text (`hlo`). No weights are made and nothing runs, so any model
-fits any laptop. The ideal FLOPs and bytes sent divide the work evenly among the devices (`scale_ideal`). The memory is
-compared with the memory that `--dry-run` of a run predicts (`r1jax.planning.memory`).
+fits any laptop. The ideal FLOPs and bytes sent assume that the work is divided evenly among the devices
+(`scale_ideal`). The memory is compared with the memory that `--dry-run` of a run predicts (`r1jax.planning.memory`).
 
 The programs differ from an accelerator's programs in three ways. First, everything is float32, because CPUs have no
 products in bfloat16. On an accelerator, activations and gathered weights have half the bytes. Second, attention is

@@ -199,7 +199,7 @@ def update_sent(case: Case) -> float:
 def reduced(case: Case) -> float:
     """Returns the bytes that one device sends to sum each gradient over the mesh axes that do not split its parameter.
 
-    Only the axes data, fsdp and expert count, because only these axes divide the rows.
+    Only the axes `data`, `fsdp` and `expert` are considered, because only these axes divide the rows.
     """
     total = 0.0
     leaves = [*kernels(case), embedding(case)]

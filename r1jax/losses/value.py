@@ -30,8 +30,8 @@ def generalised_advantages(
         mask: [N, T] True at sampled tokens. The tokens of a completion follow one another.
         discount: γ. 1 is usual for completions with one reward.
         decay: λ. 1 uses the whole return, 0 only one step.
-        sequence: [N, T], for rows that hold several completions: the number of each token's completion within its row.
-            None: a row holds one completion.
+        sequence: [N, T], for rows that hold several completions. All tokens of a completion have the same value, and
+            the next completion of the row has a different value. None: a row holds one completion.
 
     Source: Schulman et al. 2016 (GAE), eq. 16.
     """

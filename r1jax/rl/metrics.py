@@ -51,7 +51,7 @@ class RoundLog:
         `figures` are the metrics of the step's update. `times` says when the step was ready and when it was done.
 
         Args:
-            part: number of the optimizer step within the round, from 0.
+            part: index of the optimizer step within the round, from 0.
         """
         rows = {name: values[self._parts[part]] for name, values in self._rows.items()}
 

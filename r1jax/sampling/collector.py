@@ -17,8 +17,9 @@ class Follower(NamedTuple):
     A `Follower` is passed to the sampler as its argument `finished`.
 
     Attributes:
-        hear: a function, called with a list of (row number, tokens so far, their log-probabilities, whether the row
-            ended). The arrays are views that later chunks fill further. An error that `hear` raises ends the sampling.
+        hear: a function, called with a list of (index of the row in the rollout, tokens so far, their
+            log-probabilities, whether the row ended). The arrays are views that later chunks fill further. An error
+            that `hear` raises ends the sampling.
     """
 
     hear: Callable[[list[tuple[int, np.ndarray, np.ndarray, bool]]], None]
@@ -31,7 +32,7 @@ class Collector:
     only pad a shard.
 
     Attributes:
-        numbers: [n] sorted numbers of the held rows in the rollout.
+        numbers: [n] indices of the held rows in the rollout, in ascending order.
         tokens: [n + 1, max_tokens] sampled tokens; `pad_id` where nothing was sampled.
         logp: [n + 1, max_tokens] their log-probabilities.
         lengths: [n + 1] number of sampled tokens.
@@ -51,8 +52,8 @@ class Collector:
     ):
         """
         Args:
-            numbers: [n] sorted numbers of the held rows in the rollout.
-            mine: numbers of the rows that `tell` reports and `gather` sends.
+            numbers: [n] indices of the held rows in the rollout, in ascending order.
+            mine: indices in the rollout of the rows that `tell` reports and `gather` sends.
             max_tokens: maximum length of a completion.
             stop_ids: tokens that end a completion.
             before: rollout of earlier waves, which fills the rows that it has; None if there is none.
@@ -111,9 +112,10 @@ class Collector:
         self.finished[rows] = stopped[columns] & (count == until)
 
     def tell(self, hear: Callable[[list[tuple[int, np.ndarray]]], None] | Follower) -> None:
-        """Calls `hear` with a list of (row number, tokens) for this process's rows that ended since the last call.
+        """Calls `hear` with the rows of this process that ended since the last call.
 
-        Does not call `hear` if no row ended. If `hear` is a `Follower`, reports every row in every call instead.
+        `hear` gets a list of (index of the row in the rollout, tokens of the row). Does not call `hear` if no row
+        ended. If `hear` is a `Follower`, reports every row of this process in every call instead.
         """
         if isinstance(hear, Follower):
             live = self.live()

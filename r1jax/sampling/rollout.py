@@ -25,8 +25,8 @@ class Rollout(NamedTuple):
             `Sampling.replay` is False.
         version: [N, T] optimizer step of the policy that sampled each token. None without --carry-over: then one policy
             sampled all tokens.
-        mine: [n] sorted numbers of the rows that this process decodes to text, judges and counts. With several
-            processes, every row belongs to exactly one process. None means all rows.
+        mine: [n] indices, in ascending order, of the rows that this process decodes to text, judges and counts. With
+            several processes, every row belongs to exactly one process. None means all rows.
     """
 
     prompts: list[list[int]]

@@ -102,7 +102,7 @@ class Done:
 
     Attributes:
         old: number of groups that were sampled, at least in part, before the first wave.
-        open: [k] numbers of the groups that have unfinished rows.
+        open: [k] indices, in the joined rollout, of the groups that have unfinished rows.
         told: indices, in the joined rollout, of the rows whose end the sampler reported to this process. The sampler
             reports through its argument `finished`.
     """
@@ -131,7 +131,7 @@ class Done:
         """Stores the rows of some groups, and sets `open` to those of `groups` that have unfinished rows.
 
         Args:
-            groups: numbers of the groups.
+            groups: indices of these groups in the joined rollout.
             rollout: the rows of the groups, in the order of `groups`.
         """
         rows = self._rows(groups)

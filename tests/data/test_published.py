@@ -162,7 +162,9 @@ def test_columns_name_the_keys_of_a_file(tmp_path):
         list(rows(path))
     with pytest.raises(ValueError, match="has no question, which --column=problem=question names"):
         list(rows(path, columns=read_columns(["problem=question"])))
-    with pytest.raises(ValueError, match=r"mine\.jsonl:1, --column=gold=meta: the ground truth has the keys a; no verif"):
+    with pytest.raises(
+        ValueError, match=r"mine\.jsonl:1, --column=gold=meta: the ground truth has the keys a; no verif"
+    ):
         list(rows(path, columns=read_columns(["problem=q", "gold=meta"])))
     with pytest.raises(ValueError, match="--column=q must be HERE=THERE"):
         read_columns(["q"])

@@ -51,9 +51,10 @@ def nested(node: Node) -> Rows | None:
 
 
 def determinant(rows: Rows) -> Node | None:
-    """Returns the determinant of a matrix as a term, by Leibniz's formula.
+    """Returns the determinant of a matrix, written out by Leibniz's formula.
 
-    Returns None if the matrix is not square, has more than four rows, or has cells that are no terms.
+    Returns None if the matrix is not square, has more than four rows, or has a cell for which `is_term` is False, such
+    as a matrix or a set.
     """
     size = len(rows)
     if size > MOST_DETERMINANT or any(len(row) != size or not all(map(is_term, row)) for row in rows):
