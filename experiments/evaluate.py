@@ -87,7 +87,8 @@ def evaluate(command: Command) -> dict:
         if not loaded or len({each.name for each in loaded}) < len(loaded):
             raise ValueError(
                 f"--benchmarks={command.benchmarks} must name at least one benchmark, and all files must have "
-                "different names. Rename a file, or evaluate it with another --workdir"
+                "different names without their suffixes, because results are stored by name. Name a benchmark; if two "
+                "files share a name, rename one, or evaluate it with another --workdir"
             )
         author = generate.load(options, run.mesh)
         run.claim_parent(author.source)

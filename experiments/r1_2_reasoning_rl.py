@@ -6,8 +6,8 @@ Run:     python -m experiments.r1_2_reasoning_rl --weights=RUN_OF_STAGE_1
 Departs: 1. the number of steps is not published ("until convergence"). --recipe=paper keeps R1-Zero's 10,400; nano: 24
          2. how words are segmented and how their language is detected is not published; ours is in rewards/language.py
          3. a chain of thought without any words gets the full language reward, 1
-         4. the total reward still contains format, with the same weight as accuracy and language. The paper adds
-            language to the final reward
+         4. the total reward still contains the format reward, with the same weight as the rewards for accuracy and
+            language. The paper adds the language reward to the final reward
 """
 
 from __future__ import annotations

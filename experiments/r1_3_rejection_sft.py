@@ -9,9 +9,10 @@ Writes:  <workdir>_data/rejection.jsonl: every record. `keep` is false if the re
          <workdir>: the directory of the run. The run starts from the base
 Departs: 1. the paper has 600k reasoning and 200k general records; samples per prompt, temperature and thresholds are
             not published
-         2. nano has no DeepSeek-V3, so the base answers general prompts, several times each. One answer that the
-            generator knows to be right is kept. This answer gets an empty chain of thought, as the paper's simple
-            queries do. Replies of another model (--general-weights) keep their chain of thought
+         2. nano has no DeepSeek-V3, so the base answers general prompts, several times each. At most one right
+            answer to a prompt is kept; nano's prompt generator knows which answers are right. The kept answer gets an
+            empty chain of thought, as in the paper's records of simple queries. Replies of another model
+            (--general-weights) keep their chain of thought
          3. a batch is 128 packed rows, not 128 records
 """
 
@@ -168,7 +169,7 @@ def collect(options: RunOptions, collecting: Collecting, mesh, home: Path) -> li
     Returns all records, including the dropped ones. Samples are stored in `home`, so that a killed run resumes.
 
     Args:
-        options: the options of the stage's run; its weights are the base.
+        options: the options of the stage's run; the option `weights` names the base.
     """
     sampled = dataclasses.replace(options, weights=collecting.reasoner, model="nano")  # of any shape
     author = Author(*load_policy(sampled, mesh, frozen=True, flag="--reasoner"))

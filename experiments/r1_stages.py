@@ -234,9 +234,9 @@ class Command:
     workdir: str = "runs/r1"
     """Directory with one folder for each stage, and report.html, the report page."""
     weights: str = ""
-    """The base, if not the package's: a run's directory, one of its checkpoints, or a Hugging Face directory."""
+    """The base: a run's directory, one of its checkpoints, or a Hugging Face directory. Empty: the package's nano."""
     student_weights: str = ""
-    """The student's base, if not the package's."""
+    """The base of the smaller student, given like --weights. Empty: the package's nano-small."""
     seed: int = 0
     """Seed of all stages."""
     mesh: str = "auto"

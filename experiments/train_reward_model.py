@@ -91,7 +91,9 @@ def plan(command: Command) -> str:
     """Returns the text that --dry-run prints."""
     check(command.options)
     if command.plan.fit:
-        raise ValueError("--fit is for reinforcement learning and fine-tuning: leave it out, and lower --batch-rows")
+        raise ValueError(
+            "--fit is for reinforcement learning and fine-tuning. Leave it out; to save memory, lower --batch-rows"
+        )
     o, heading = command.options, f"The {command.kind} reward model, recipe {command.recipe}"
     return dry_reward(o.model, o.weights, command.numbers, command.kind, o.mesh, command.plan, heading)
 

@@ -214,7 +214,7 @@ def test_what_cannot_be_read_is_named(tmp_path, monkeypatch):
         (strange, "by the rule 'odd'"),
         (split, "llama-gguf-split --merge"),
         (moe, "it holds experts"),
-        (alien, "of the kind 'phi9'; llama, qwen2, qwen3, gemma3"),
+        (alien, "of the kind 'phi9'; only llama, qwen2, qwen3, gemma3"),
     ):
         with pytest.raises(ValueError, match=f"--weights={path}.*{said}"):
             load_policy(RunOptions(weights=str(path)), make_mesh("1x1"))

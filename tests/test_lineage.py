@@ -147,7 +147,7 @@ def test_a_run_goes_on_from_the_same_weights_wherever_they_lie(tmp_path):
     manifests.check_parent(tmp_path, None, {"path": "here", "sha256": "b" * 64})
     with pytest.raises(ValueError, match=r"began with there \(aaaaaaaaaaaa\), not here \(bbbbbbbbbbbb\)"):
         manifests.check_parent(tmp_path, before, {"path": "here", "sha256": "b" * 64})
-    with pytest.raises(ValueError, match="not none"):
+    with pytest.raises(ValueError, match="not random weights"):
         manifests.check_parent(tmp_path, before, None)
 
 

@@ -74,9 +74,10 @@ def make_forced(
 ) -> tuple[Weights, tuple[int, ...], np.ndarray]:
     """Returns (weights, stop tokens, random keys) with which N completions end near the given lengths.
 
-    The model computes at full cost but gives all tokens equal probability. So a row's random key alone decides where
-    the row ends. This function makes `s["candidates"]` keys. Each row gets an unused key with which it ends near the
-    wanted length. Benchmarks C3 and C12 use `wave.forcing_keys`, with which rows end exactly at the wanted lengths.
+    The model computes at full cost but gives all tokens equal probability. So the random key of a completion alone
+    decides where the completion ends. This function makes `s["candidates"]` keys. Each completion gets an unused key
+    with which it ends near the wanted length. Benchmarks C3 and C12 use another function, `wave.forcing_keys`. With its
+    keys, completions end exactly at the wanted lengths.
 
     Args:
         lengths: [N] wanted lengths of N completions. The returned keys are [N, 2].
@@ -183,7 +184,9 @@ def rollouts(command: Command, lines: list[dict[str, Any]]) -> Plan:
 
 
 def updates(command: Command, lines: list[dict[str, Any]]) -> Plan:
-    """Yields (name, call) of each measurement of part G4: an update on packed rows, on padded rows, and with torch.
+    """Yields (name, call) of each measurement of part G4: an update on packed rows, and one on padded rows.
+
+    With --torch-python, also yields an update by torch.
 
     Args:
         lines: the results so far, among them the hardware limits that part G0 measured (`gpu_decode.ceilings`).

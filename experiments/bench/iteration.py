@@ -1,8 +1,8 @@
 """Benchmark C13: speed of a GRPO iteration (rollout, verification, update), compared with TRL's GRPOTrainer on torch.
 
-An iteration has 32 prompts of 48 tokens, with 8 completions of 64 tokens each. Both sides use the same float32 weights,
-AdamW, and a KL term to a reference policy. Both sides verify the answer in every completion with r1jax's mathematics
-verifier. A completion that samples the stop token ends early. Only completion tokens are counted.
+An iteration has 32 prompts of 48 tokens, with 8 completions of at most 64 tokens each. Both sides use the same float32
+weights, AdamW, and a KL term to a reference policy. Both sides verify the answer in every completion with r1jax's
+mathematics verifier. A completion that samples the stop token ends early. Only completion tokens are counted.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Implements continuous batching with r1jax' layers, as a baseline of benchmark C3 (`tail`).
+"""Implements continuous batching with r1jax's layers, as a baseline of benchmark C3 (`tail`).
 
 A slot decodes one completion at a position of its own. Between two chunks of steps, each slot whose completion has
 ended takes the next completion.

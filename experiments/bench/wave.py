@@ -61,7 +61,7 @@ def begin_rows(
     Args:
         logits: [prompts, V] logits of the first token, from `prefill_prompts`.
         keys: [rows, 2] random keys of the rows.
-        length: tokens of each prompt.
+        length: number of tokens in each prompt.
         stop_ids: tokens that end a completion.
     """
     wrapped = jax.random.wrap_key_data(jnp.asarray(keys))

@@ -1,7 +1,7 @@
 """Checks the claims that --claims names, skips those that are complete, and writes a page with all verdicts.
 
 Run:     python -m experiments.claims                                     every claim; hours
-         ... --claims distillation_beats_rl r1_by_stage                   from the results kept in docs/r1: seconds
+         ... --claims distillation_beats_rl r1_by_stage                   two claims, from results in docs/r1; seconds
          ... --claims length_growth language_mixing --seeds 0 1           two claims, with two seeds
          ... --runs R1_RUN R1_RUN R1_RUN                                  claims that need checkpoints of experiments.r1
          the same command again                                           skips complete claims and goes on

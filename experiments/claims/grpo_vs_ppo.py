@@ -1,14 +1,14 @@
 """Claim: GRPO is as good as PPO with a value network, needs less memory for an update, and no more time a step.
 
 Run:     python -m experiments.claims.grpo_vs_ppo
-Method:  trains R1-Zero with --loss=grpo and with --loss=ppo, from one base, with each seed. The runs are those of
-         `objectives`, which shares them. Accuracy is that of the last evaluation. Memory is what the plan of a run
+Method:  trains R1-Zero with --loss=grpo and with --loss=ppo, from one base, with each seed. The claim
+         `objectives` uses the same GRPO runs. Accuracy is that of the last evaluation. Memory is what the plan of a run
          (`r1jax.planning.rl`) counts for an update: parameters, moments, reference, gradients, one pass, and for PPO
          the value network with its moments. Seconds a step are the mean over the last half of the steps, in which
          hardly any program is compiled. They include sampling, and the passes and updates of the value network
 Expect:  GRPO's accuracy is not below PPO's, and its seconds are not above PPO's, by more than the half-width of the
          95 % interval of the difference over seeds; the plan counts less memory
-Cost:    two runs of R1-Zero a seed, 22 minutes on 2 cores (estimated), of which 10 for GRPO are shared
+Cost:    for each seed, two runs of R1-Zero: about 10 minutes for GRPO and 12 for PPO on 2 cores (estimated)
 Source:  DeepSeek-AI 2025 (arXiv 2501.12948), v2 appendix A.3, Fig. 4: on MATH, PPO with λ = 0.95 is considerably worse
          than GRPO, and with λ = 1 nearly reaches it
 Departs: nano's policy and problems, in place of DeepSeek-Coder-V2-Lite and MATH. PPO has λ = 1, the better one of the
@@ -42,7 +42,9 @@ LIMIT = (
 
 
 def plan_update(place: Path) -> dict[str, float]:
-    """Returns {part: bytes on one device} that the plan of a run counts for its update, and their sum under `UPDATE`.
+    """Returns the bytes on one device that the plan of a run counts for an update, as {part of the memory: bytes}.
+
+    The key `UPDATE` holds the sum of all parts.
 
     Args:
         place: the directory of a run of R1-Zero. The recipe and the model are read from it.

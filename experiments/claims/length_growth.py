@@ -5,8 +5,8 @@ Method:  trains R1-Zero's recipe twice from the same base on the same questions:
          divides a completion's loss by its length, so a long wrong answer is punished less for each of its tokens. Dr.
          GRPO divides by a constant, and does not divide advantages by their standard deviation. The lengths of held-out
          completions after the last step are compared
-Expect:  wrong answers are longer under GRPO by more than the half-width of the 95 % interval over seeds. The table
-         also has the accuracies
+Expect:  wrong answers are longer under GRPO: the 95 % interval of the difference in length, over seeds, lies above 0.
+         The table also has the accuracies
 Cost:    two runs of R1-Zero a seed, about 20 minutes a seed on 2 cores (estimated)
 Source:  Liu et al. 2025 (arXiv 2503.20783), section 3, Fig. 5; Nature 2025, Fig. 1 (length grows in training)
 """

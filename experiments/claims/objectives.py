@@ -162,14 +162,16 @@ def compare(command: Command) -> dict[str, list[dict[str, float | None]]]:
 
 
 def train_all(bench: Bench, losses: Sequence[str]) -> dict[str, list[Path]]:
-    """Trains with each loss and each seed of a claim. Returns {loss: the directory of each seed's run}."""
+    """Trains with each loss and each seed of `bench.seeds`. Returns {loss: the directory of each seed's run}."""
     flags = (*Command.flags, *bench.flags, f"--eval-problems={bench.problems}")
     command = Command(tuple(losses), 1, bench.steps, str(bench.home / "objectives"), flags)
     return {loss: [run_one(command, loss, seed) for seed in bench.seeds] for loss in losses}
 
 
 def find(bench: Bench) -> Finding:
-    """Compares Dr. GRPO and RLOO with GRPO (`ON_THE_PAGE`), each trained with every seed.
+    """Trains with GRPO, Dr. GRPO and RLOO (the losses `ON_THE_PAGE`), and compares the other two with GRPO.
+
+    Each loss is trained with every seed.
 
     The claim holds if no loss is significantly better than GRPO: the 95 % interval of each loss's accuracy minus GRPO's
     begins at 0 or below.

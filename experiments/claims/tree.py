@@ -2,7 +2,8 @@
 
 A node is the beginning of a completion. Its children are this beginning with one step more, as the policy samples it.
 The value model gives every new node the probability that the completion will be right, and each node keeps the mean of
-the values below it. From the root, PUCT chooses the child that is followed, until a node that may be extended.
+its own value and the values below it. The search starts at the root and goes from child to child, as PUCT chooses. It
+stops at the first node that may be extended.
 
 Source: Silver et al. 2018 (AlphaZero), for PUCT and for a value in place of roll-outs
 """
@@ -74,8 +75,8 @@ def is_closed(node: Node, limit: int) -> bool:
 def puct(node: Node, parent: Node, explore: float) -> float:
     """Returns Q + c·P·√N / (1 + n): the mean value Q of a node, and a term that asks for nodes visited less.
 
-    P is the share of the steps sampled after `parent` that led to the node, N the visits of `parent`, n those of the
-    node, and c is `explore`.
+    Of all steps sampled after `parent`, P is the share that led to the node. N is the number of visits of `parent`, n
+    the number of visits of the node, and c is `explore`.
     """
     share = node.times / sum(child.times for child in parent.below.values())
     return node.total / node.visits + explore * share * math.sqrt(parent.visits) / (1 + node.visits)
@@ -127,7 +128,8 @@ def search(trees: list[Tree], write: Write, appraise: Appraise, budget: int, tog
 
     Args:
         trees: the trees, which the search changes.
-        write: samples steps after nodes. `appraise` returns the values of nodes.
+        write: samples steps after nodes.
+        appraise: returns the values of nodes.
         budget: tokens to sample for each question. Tokens that the policy reads again are not counted.
         together: number of trees that are extended at a time, by one node each.
     """

@@ -56,8 +56,8 @@ def rows(path: str | Path, *, free: bool = False, columns: Mapping[str, str] = N
             such as "meta.answer".
 
     Raises:
-        ValueError: the file cannot be understood, or a row is unusable. The text names the file, the line (for parquet,
-            the row), the id, and what is wrong with the row.
+        ValueError: the file cannot be read as rows, or a row is unusable. The message names the file, the line (for
+            parquet, the row), the id, and what is wrong with the row.
         FileNotFoundError: there is no such file.
     """
     for _, row in rows_with_forms(path, free=free, columns=columns):

@@ -1,6 +1,7 @@
 """Ends this process if another process of the run is lost, or if this process makes no progress.
 
-The error names the lost or stuck process, and its phase.
+The error names the process that was lost or made no progress, and this process's phase. A phase says what a process
+is doing, such as "sampling".
 
 Without the watchdog, the remaining processes would wait for ever in a collective operation. Each process writes its
 phase to the key-value store of JAX's coordinator every few seconds. Process 0 reads the phases of all processes. The

@@ -3,8 +3,9 @@
 A preference is a pair of a chosen and a rejected completion, or a single completion with a label.
 
 Log-probabilities [N] are sums over a completion's tokens, in nats. If a function takes means instead, its docstring
-says so. The formula in a docstring is the value of one pair or completion. The loss is Σ w·value, where w is `weight`,
-by default 1/N. So losses of micro-batches add up.
+says so. The formula in a docstring is the value of one pair or completion. The loss is Σ w·value, where w is `weight`.
+By default w is 1/N, so the loss is a mean. If the w of a whole minibatch are given instead, the losses of its
+micro-batches add up to the loss of the minibatch.
 
 Each loss function also returns weighted sums to log. The implicit reward of a completion is β log(π/π_ref), or β log π
 without a reference policy. "reward/chosen" sums w times the implicit reward of the chosen completions.

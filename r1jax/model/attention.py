@@ -1,11 +1,11 @@
 """Defines two kinds of attention (grouped queries, latent), and the functions `attend` that compute attention itself.
 
 `attend(q, k, v, how) -> (out, kept)` is the only difference between training, scoring, prefill and decoding. q [.., Q,
-H, E] and k, v [.., Q, K, E] are the projections of the tokens fed in this call. q and k are rotated already. `how`
-defines the scores. An `attend` may also hold other keys and values for the queries to read, such as cached ones. `out`
-[.., Q, H, E] is the result of attention. `kept` is whatever the caller wants back from this layer: keys and values, an
-updated cache, or None. Cached latent attention passes a single key head and v = None: the first elements of a
-key serve as its value, so the cache holds one vector per token.
+H, E] and k, v [.., Q, K, E] are the projections of the Q tokens fed in this call, for H query heads and K key heads of
+width E. q and k are rotated already. `how` defines the scores. An `attend` may also hold further keys and values for
+the queries to read, such as cached ones. `out` [.., Q, H, E] is the result of attention. `kept` is whatever the caller
+wants back from this layer: keys and values, an updated cache, or None. Cached latent attention passes a single key head
+and v = None: the first elements of a key serve as its value, so the cache holds one vector per token.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Defines the cache of keys and values, and the functions `attend` that read the cache (see `attention`).
+"""Defines the cache of keys and values, and the functions `attend` that read the cache (see the module `attention`).
 
-Each layer has a cache (k, v): k [.., K, E, S] transposed, v [.., K, S, E]. Latent attention has a single key head, and
-the first elements of a key serve as its value. So the cache of latent attention holds only k, and v is None.
+Each layer has a cache (k, v): k [.., K, E, S] transposed, v [.., K, S, E], for K key heads of width E and S token
+slots. Latent attention has a single key head, and the first elements of a key serve as its value. So the cache of
+latent attention holds only k, and v is None.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class Sharing(NamedTuple):
         return pick(x, self.place)
 
     def of_rows(self, x: Array) -> Array:
-        """Gives each row the element of its entry in x, an array [P, ..] over entries. Returns [N, ..]."""
+        """Returns for each row the element of x, an array [P, ..] over entries, at the row's entry: [N, ..]."""
         each = self.readers.size // x.shape[0]
         return pick(x, self.place // each)
 
@@ -171,7 +172,8 @@ def sums(q: Float[Array, "N Q H E"], parts: Sequence[Part], how: How) -> Sums:
 
     Args:
         parts: the keys and values to read.
-        how: scale, cap and window of the scores. The window must already be part of the masks.
+        how: scale and cap of the scores. `how.window` is ignored: the masks of `parts` must already exclude keys
+            outside the window.
     """
     n, queries, heads, _ = q.shape
     kv_heads = parts[0][0].shape[1]

@@ -42,7 +42,7 @@ def turns(cfg: ModelConfig, positions: Int[Array, "*rows Q"]) -> tuple[Turn, Tur
 
 
 def rotate(x: Float[Array, "*rows Q H E"], turn: Turn) -> Float[Array, "*rows Q H E"]:
-    """Returns x with the pairs of numbers (i, i + E/2) of each head rotated by the angles in `turn`, from `rope`."""
+    """Returns x with elements i and i + E/2 of each head rotated as a pair, by the angles in `turn` (see `rope`)."""
     cos, sin = turn
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)

@@ -200,10 +200,10 @@ def _by_kind(run: Run) -> list[Plot]:
 
 
 def trials_of(run: Run, figure: str) -> dict[int, float | None]:
-    """Returns {step: number of held-out problems on which the evaluation at this step measured the share `figure`}.
+    """Returns {step: number of held-out problems over which a share was measured at this step}.
 
     An accuracy is measured only over the problems whose answers could be graded ("judged" in eval.jsonl). Any other
-    share is measured over all problems ("n"). The value is None at a step whose line in eval.jsonl lacks this number.
+    share is measured over all problems ("n"). If the step's line in eval.jsonl lacks this number, the value is None.
 
     Args:
         figure: the share's name in eval.jsonl, such as "accuracy" or "format".

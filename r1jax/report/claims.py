@@ -20,8 +20,9 @@ class Claimed(NamedTuple):
     Attributes:
         name: the module's name in experiments.claims.
         said: the claim, a sentence.
-        finding: verdict, figure, limit, table and pictures, as in the claim's result file; None if the claim has not
-            been measured.
+        finding: the entry "finding" of the claim's result file; None if the claim has not been measured. Its keys are
+            "verdict", "figure" (a sentence with the measured numbers), "limit" (a sentence on what nano cannot show),
+            "table" and "pictures".
         minutes: minutes that measuring it took.
     """
 

@@ -33,7 +33,7 @@ class Part(NamedTuple):
 
     @property
     def status(self) -> str:
-        """The manifest's "running" or "complete"; "" without a manifest. The base model is always complete."""
+        """The status in the manifest, "running" or "complete"; "" without a manifest. A base is always "complete"."""
         return str(self.run.manifest.get("status") or "") if self.folder else "complete"
 
 

@@ -69,7 +69,7 @@ class Judged(NamedTuple):
 
 
 def summary_of(completion: str) -> str:
-    """Returns the text after the chain of thought; empty if </think> is missing or another <think> is still open."""
+    """Returns the text after the last </think>, stripped; "" if there is no </think> or a <think> is never closed."""
     before, closed, rest = completion.rpartition(THINK_END)
     if not closed or THINK in rest or before.count(THINK) > before.count(THINK_END) + 1:
         return ""

@@ -243,7 +243,7 @@ class Judge:
             words = dict(rubric=self.rubric, question=job["question"], fence=fence, code=code)
             said = self.ask(PAIRWISE.format(first=first, second=second, **words), code, deadline)
             if said.get("better") not in ("A", "B", "tie"):
-                raise Unjudged(f"better is {said.get('better')!r}; it must be A, B or tie")
+                raise Unjudged(f"the field better is {said.get('better')!r}; it must be A, B or tie")
             values.append(0.5 if said["better"] == "tie" else float((said["better"] == "A") != swapped))
         if values[0] != values[1]:
             raise Unjudged("the verdict depends on the order of the replies")
@@ -257,8 +257,8 @@ class Judge:
             code: the random code, from `fences`.
             deadline: as in `settle`.
         Raises:
-            Unjudged: the time or the requests are used up, the server fails `attempts` times, or the answer is no JSON
-                object with the code.
+            Unjudged: the time or the requests are used up, or no attempt gives a JSON object with the code. An HTTP
+                error that a retry cannot mend ends the attempts early.
         """
         request = chat_request(self.url, self.model, prompt, self.max_tokens)
         problem = "no attempt was made"

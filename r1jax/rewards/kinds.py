@@ -2,8 +2,8 @@
 
 To add a verifier, write one file and one entry.
 
-Worker processes read this table when they start. It therefore imports no verifier: it names functions as
-"module:function", and `function` imports them on first use.
+Worker processes read this table when they start. The table therefore imports no verifier: it names functions
+as text, "module:function". This module's `function()` imports a named function on first use.
 """
 
 from __future__ import annotations

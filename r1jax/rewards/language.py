@@ -30,8 +30,8 @@ script count for the target.
 for each language, how many of that language's common words (`words.COMMON`) occur in the sentence. The language with
 the largest count wins if this count is at least two. Otherwise the counts over the whole text decide by the same rule.
 If they do not decide either, the language is the target if the target is written in Latin letters, else en. There is
-one exception, for foreign phrases. If a sentence has two or more different common words of another language, and these
-are common words in no further language, they count for that other language.
+one exception, for foreign phrases. Some common words are in the list of a single language only. If a sentence has two
+or more different words of this sort from a language that is not the sentence's, these words count for that language.
 """
 
 from __future__ import annotations
@@ -117,8 +117,8 @@ def verify(text: str, example: Mapping) -> Verdict:
 
     Args:
         text: the chain of thought alone (`format.think`).
-        example: a mapping. `language` or `target` is the target language, given as an ISO 639-1 code ("en", "zh-CN") or
-            by the English name of a common language.
+        example: a mapping whose key "language" or "target" holds the target language: an ISO 639-1 code ("en",
+            "zh-CN"), or the English name of a common language.
     """
     check_arguments(text, example)
     start = time.perf_counter()

@@ -27,8 +27,8 @@ class Scores(NamedTuple):
         parts: a dict {name of a part, such as "accuracy": [N] reward}. The reward is nan for completions that do not
             get this part. Parts that were not computed are absent.
         verdicts: [N] verdicts on the answers; None if the accuracy was not computed.
-        failed: [N] bool, whether a user's reward function failed for this completion (see `custom`). None if the
-            rewards do not come from `custom`.
+        failed: [N] bool, whether a user's reward function failed for this completion. None if the rewards do not come
+            from user functions (module `custom`).
     """
 
     total: np.ndarray
@@ -41,15 +41,20 @@ class Scores(NamedTuple):
 def given_answer(text: str, kind: str, style: str = "r1_zero", *, lenient: bool = False) -> str | None:
     """Returns the answer in a completion, which a verifier grades; None if the completion has no answer.
 
-    In R1-Zero's format the answer is the last `<answer>` block. In R1's format the answer is the last \\boxed{} of the
-    summary (the text after the thinking). If this kind of question has `boxed=False` in `kinds.KINDS`, the answer is
-    the whole summary. In a style with `answer="any"` the answer is the last `<answer>` block. Without such a block, the
-    text to grade is the whole summary, in which the verifier looks for the answer.
+    The place of the answer depends on the style's `answer`. The summary is the text after the thinking.
+
+    - "tags" (R1-Zero's format): the last `<answer>` block.
+    - "boxed" (R1's format): the last \\boxed{} of the summary. For a kind of question with `boxed=False` in
+      `kinds.KINDS`: the whole summary.
+    - "any": the last `<answer>` block. Without such a block: the whole summary, in which the verifier looks for the
+      answer.
 
     Args:
         kind: the kind of question, such as "math".
         style: the expected format, a key of `format.STYLES`.
-        lenient: for evaluation only. If there is no such answer, return the text that comes closest to an answer.
+        lenient: for evaluation only; accepts a completion in a wrong form. With "tags", `format.lenient_answer` finds
+            the answer. With "boxed" and "any", the thinking need not be closed, and a summary without a box is itself
+            the answer.
     """
     how = format_reward.STYLES[style]
     if how.answer == "tags":
@@ -70,13 +75,13 @@ def accuracy_job(
 ) -> tuple[str, str, Mapping] | None:
     """Returns the job `(kind, text, example)` with which `Pool` grades the answer in a completion.
 
-    In the job, `kind` is the kind of question, and `example` is the gold answer for the verifier. `text` is the answer,
-    put into an `<answer>` block. There is one exception: if the completion has no such block and the kind has
-    `reads_boxes=True` in `kinds.KINDS`, `text` is the whole summary. In both cases the verifier finds a \\boxed{} in
-    `text` by itself.
+    In the job, `kind` is the kind of question, and `example` is the gold answer for the verifier. `text` is the answer
+    (`given_answer`), put into a new `<answer>` block. There is one exception: `text` is the whole summary if all of
+    these hold. The style's `answer` is not "tags". The answer comes from no `<answer>` block of the completion. The
+    kind has `reads_boxes=True` in `kinds.KINDS`. In both cases the verifier finds a \\boxed{} in `text` by itself.
 
-    Returns None if the completion has no answer or several answer blocks, or if no verifier exists for this kind of
-    question.
+    Returns None if the completion has no answer, or if no verifier exists for this kind of question. Unless `lenient`
+    is True or `text` is the whole summary, also returns None if several `<answer>` tags follow the thinking.
 
     Args:
         example: the question, a row of a data set with `kind` and `gold`.
@@ -167,9 +172,9 @@ def score(
 ) -> Scores:
     """Returns the rule rewards of N completions: Σ weight·part over "accuracy", "format" and "language".
 
-    Accuracy is always computed, because it is logged. Other parts of weight 0 are not computed. If accuracy has a
-    weight, a completion is valid only if the verdict on its answer has a reward. Completions of general prompts are
-    always valid.
+    Accuracy is always computed, because it is logged. Other parts of weight 0 are not computed. If the weight of
+    accuracy is not 0, a completion is valid only if the verdict on its answer has a reward. If the weight is 0, all
+    completions are valid. Completions of general prompts are always valid.
 
     Args:
         pool: judges the answers.

@@ -138,8 +138,8 @@ def check_terms(recipe: RLRecipe, *, own: bool) -> None:
     """Raises ValueError if --per-reward=True cannot be used.
 
     Args:
-        own: whether --reward or the training stage replaces the rule reward. Such a reward sets the weights of its
-            parts itself.
+        own: whether --reward or the training stage replaces the rule reward by another reward. The other reward sets
+            the weights of its parts itself.
     """
     require(
         (
@@ -212,10 +212,10 @@ def penalty_rules(recipe: RLRecipe) -> tuple[tuple[bool, str], ...]:
 
 
 def refuse_rewards(options: RunOptions, what: str) -> None:
-    """Raises ValueError if --reward or --decontaminate is given to a training loop that does not use this flag.
+    """Raises ValueError if --reward or --decontaminate is given. For training loops that use neither flag.
 
     Args:
-        what: a sentence for the error that says what the training loop learns from.
+        what: a sentence for the error message. The sentence says what the training loop learns from.
     """
     refuse_flags(options, ("reward", "decontaminate"), what)
 
@@ -225,7 +225,7 @@ def refuse_flags(options: RunOptions, names: Sequence[str], what: str) -> None:
 
     Args:
         names: the fields of `options` for these flags. A field is empty unless its flag is given.
-        what: a sentence for the error that says what the training loop learns from.
+        what: a sentence for the error message. The sentence says what the training loop learns from.
     """
     for name in names:
         if given := getattr(options, name):

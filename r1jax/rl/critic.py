@@ -1,7 +1,8 @@
 """Defines the critic of PPO: a value network, which learns to predict returns, and the advantages that it estimates.
 
 The value network has its own parameters: it starts as a copy of the first policy, with a scalar head of zeros. Its
-values are therefore 0 in the first round, and the advantages of that round are the rewards.
+values are therefore 0 in the first round. With γ = λ = 1, and without a KL in the reward, each token's advantage in
+that round is the reward of its completion, before the advantages are normalised.
 
 Source: Schulman et al. 2017 (PPO); Ouyang et al. 2022 (InstructGPT), eq. 2, for the KL in each token's reward.
 """
@@ -41,8 +42,8 @@ class Estimate(NamedTuple):
     """How advantages are estimated from values.
 
     Attributes:
-        discount: γ.
-        decay: λ.
+        discount: γ, the discount of later rewards.
+        decay: λ of generalised advantage estimation.
         kl_coef: β of the KL that is subtracted from each token's reward; 0 if the KL is a term of the loss instead, or
             if there is no KL.
     """
@@ -105,7 +106,8 @@ class ValueNetwork:
     """The `Critic` of PPO.
 
     Args:
-        learner: network, optimizer and loss. The network's config has a reward head.
+        learner: network, optimizer and loss of the value network. Its config has a reward head, whose output is the
+            value.
         policy: the policy's config.
         mesh: the device mesh.
         how: how advantages are estimated.
@@ -156,7 +158,7 @@ def estimate_tokens(batch: Minibatch, values: jax.Array, how: Estimate) -> Minib
     """Returns a micro-batch with the generalised advantages and the returns of its tokens.
 
     Args:
-        batch: packed rows. On input, its `advantage` still holds the reward of each token's completion.
+        batch: R packed rows of S slots. On input, its `advantage` still holds the reward of each token's completion.
         values: [R, S] value of the state before each token.
         how: how advantages are estimated.
     """

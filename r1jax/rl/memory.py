@@ -22,8 +22,9 @@ def choose_wave_rows(recipe: RLRecipe, cfg: ModelConfig, mesh: Mesh) -> int:
     """Returns the largest number of rows (completions) that all processes together sample at once. 0 means all rows of
     a round. Every process must call this function.
 
-    The number is --wave-rows if this flag is given. Otherwise the devices' free memory decides, and a line on screen
-    says so. Devices that do not report their memory, such as CPUs, sample all rows.
+    If --wave-rows is given, the number is --wave-rows times the number of processes. Otherwise the devices' free memory
+    decides. If this memory is too small for all rows, a warning gives the number of rows per process. Devices that do
+    not report their memory, such as CPUs, sample all rows.
     """
     if recipe.wave_rows:
         return recipe.wave_rows * jax.process_count()
@@ -54,8 +55,8 @@ def fitting_rows(recipe: RLRecipe, cfg: ModelConfig, mesh: Mesh, free: int) -> i
     Returns at least the rows of one group plus the rows that --carry-over keeps, even if these do not fit.
 
     Each row is assumed to need a cache for a quarter of --max-tokens. This is twice the mean length that --dry-run
-    assumes, for two reasons. First, a full cache is doubled. Second, half of the rows may be long rows that earlier
-    sampling left unfinished.
+    assumes, for two reasons. First, the sampler doubles the size of a cache that is full, so half of a cache may be
+    empty. Second, half of the rows may be long rows that earlier sampling left unfinished.
 
     Args:
         free: bytes that a device has left beside the trained policy.

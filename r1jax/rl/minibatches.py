@@ -35,7 +35,7 @@ class Layout(NamedTuple):
             for a KL term, for an entropy bonus and for the balance of experts.
         charged: whether the KL is subtracted from the reward. If so, all optimizer steps of a round must have their
             `old_logp` before the first of these steps begins.
-        numbered: whether each token gets the number of its completion, `Minibatch.row`.
+        numbered: whether micro-batches hold the index of each token's completion, `Minibatch.row`.
         mask_truncated: whether completions that were cut off are left out of the loss.
     """
 
@@ -88,8 +88,8 @@ def pack_minibatches(
     Returns, for each step, a list of micro-batches of packed rows [R, S].
 
     An update does not train on every row. It leaves out two kinds of rows. The rows that `find_moving` rejects still
-    count in the normaliser of the loss, so the other rows have the same weight as with them. The rows that
-    `layout.mask_truncated` masks do not count in the normaliser.
+    count in the normaliser of the loss, so leaving them out does not change the weights of the other rows. The rows
+    that `layout.mask_truncated` masks do not count in the normaliser.
 
     Args:
         round_: the round, with scores and advantages.

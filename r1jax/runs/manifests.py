@@ -187,9 +187,10 @@ def check_parent(workdir: Path, before: Manifest | None, parent: Mapping[str, st
         parent: {"path", "sha256"} of the weights that this command would begin with; None for random weights.
     """
     if before is not None and (before.parent or {}).get("sha256") != (parent or {}).get("sha256"):
-        there, here = (f"{p['path']} ({p['sha256'][:12]})" if p else "none" for p in (before.parent, parent))
+        there, here = (f"{p['path']} ({p['sha256'][:12]})" if p else "random weights" for p in (before.parent, parent))
         raise ValueError(
-            f"--workdir={workdir} began with {there}, not {here}. Restore the old weights, or name a new directory"
+            f"--workdir={workdir} holds a run that began with {there}, not {here}. "
+            "Restore the old weights, or name a new directory"
         )
 
 
@@ -205,7 +206,8 @@ def check_same(workdir: Path, before: Manifest | None, data: Mapping[str, Any], 
     """
     if before is not None and without_paths(before.data) != without_paths(data):
         raise ValueError(
-            f"--workdir={workdir} began with other {what}. Restore the old {what}, or name a new directory"
+            f"--workdir={workdir} holds a run that began with other {what} than this command reads. "
+            f"Restore the old {what}, or name a new directory"
         )
 
 

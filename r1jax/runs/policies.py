@@ -101,10 +101,10 @@ def make_policy(cfg: ModelConfig, pieces: Tokenizer, options: RunOptions) -> Pol
 
 
 def parent_path(weights: str, found: Path) -> str:
-    """Returns the absolute path of weights for a manifest. For a GGUF file, it is the path of the file itself.
+    """Returns the absolute path that a manifest stores for weights: the path of a GGUF file, else the path `found`.
 
     Args:
-        weights: the value of the flag.
+        weights: a value of --weights.
         found: the directory that holds the weights. For a model of the Hub, the directory's name contains the commit.
     """
     return str(storage.absolute(storage.path_of(weights) if weights.lower().endswith(".gguf") else found))
@@ -169,8 +169,9 @@ def load_peft(
 
 
 def load_adapters(weights: str, mesh: Mesh, flag: str = "--weights") -> tuple[dict, str] | None:
-    """Loads the adapters of a run that trained LoRA, without its base. Returns (adapters, path of the base), or None if
-    `weights` names something else.
+    """Loads the adapters of a run that trained LoRA, but not the base that they adapt.
+
+    Returns (adapters, path of the base), or None if `weights` names no run that trained LoRA.
 
     Args:
         weights: a value of --weights.

@@ -44,7 +44,7 @@ class Entry(NamedTuple):
     """A step that was dispatched to the device, and whose line is not written yet.
 
     Attributes:
-        step: number of the step.
+        step: the step, counted from 1.
         describe: a function `(figures, times) -> line` that makes the line of metrics.jsonl.
         batch: the micro-batches of the step, which are saved if the update is not finite.
         ready: a future of `Times.ready`.
@@ -120,7 +120,7 @@ class StepLogger:
         """Takes a step that was just dispatched, then writes the line of the previous step.
 
         Args:
-            step: number of the step.
+            step: the step, counted from 1.
             figures: {name: scalar} of the update's metrics, still on the device.
             describe: a function `(figures, times) -> line` that makes the line of metrics.jsonl.
             ready: from `watch`.

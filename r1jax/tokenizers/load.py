@@ -24,5 +24,6 @@ def load_tokenizer(directory: Path) -> Tokenizer:
         return SentencePiece.load(directory / MODEL)
     except (OSError, RuntimeError) as error:
         raise ValueError(
-            f"{directory} has no tokenizer.json, and its {MODEL} cannot be read ({error}); copy the tokenizer there"
+            f"{directory} has no tokenizer.json, and its {MODEL} cannot be read ({error}). "
+            f"Copy the model's tokenizer.json or {MODEL} into this directory"
         ) from error

@@ -163,9 +163,9 @@ def cross_entropy(network: Network, params: dict, batch: TokenBatch) -> tuple[Ar
 def soft_cross_entropy(network: Network, params: dict, batch: SoftBatch) -> tuple[Array, dict[str, Array]]:
     """Returns −Σ w·(Σ_k share_k·log π_k) and metrics. This is the `Learner.loss` of distillation from a teacher.
 
-    The outer sum is over all slots, with weights w. The inner sum is over the target tokens k of a slot, and share_k is
-    the target probability of token k, such as the teacher's (`SoftBatch.shares`). The metrics are those of
-    `cross_entropy`.
+    The outer sum is over all slots (positions in the packed rows), with weights w. The inner sum is over the target
+    tokens k of a slot. share_k is the target probability of token k, such as the teacher's (`SoftBatch.shares`). The
+    metrics are those of `cross_entropy`.
     """
     logp, _, passed = network.logprobs(params, batch.rows, batch.targets)
     value, metrics = sum_cross_entropy(logp, batch)

@@ -132,7 +132,7 @@ def read_config(metadata: Mapping[str, Any], tensors: list) -> dict[str, Any]:
     family = metadata["general.architecture"]
     if family not in ARCHITECTURES:
         raise ValueError(
-            f"it holds a model of the kind {family!r}; {', '.join(ARCHITECTURES)} can be read from GGUF. Use the "
+            f"it holds a model of the kind {family!r}; only {', '.join(ARCHITECTURES)} can be read from GGUF. Use the "
             "model's Hugging Face directory, or another model"
         )
     if metadata.get("split.count", 1) > 1:

@@ -20,8 +20,8 @@ class Name(NamedTuple):
     Attributes:
         path: keys of the parameter in our tree, joined by "/"; for a parameter of a layer, only the keys below the
             layer.
-        theirs: the Hugging Face name; for a parameter of a layer, only the part after the layer's number. "{x}" stands
-            for the number of an expert. The checkpoint has a separate tensor for each expert. Our array has an axis for
+        theirs: the Hugging Face name; for a parameter of a layer, only the part after the layer's index. "{x}" stands
+            for the index of an expert. The checkpoint has a separate tensor for each expert. Our array has an axis for
             the experts.
         axes: a letter for each axis of our array, except the axes for layers and experts. `sizes` maps each letter to
             its size.
@@ -151,9 +151,9 @@ class Leaf(NamedTuple):
     Attributes:
         path: keys of the array in our tree.
         name: the parameter's `Name`, which is the same in all of `layers`.
-        layers: numbers of the layers that are stacked along the first axis of our array; None for a parameter outside
+        layers: indices of the layers that are stacked along the first axis of our array; None for a parameter outside
             the layers.
-        prefix: beginning of the Hugging Face names, before `name.theirs`. "{i}" stands for the number of the layer.
+        prefix: beginning of the Hugging Face names, before `name.theirs`. "{i}" stands for the index of the layer.
     """
 
     path: tuple[str | int, ...]
@@ -165,7 +165,7 @@ class Leaf(NamedTuple):
         """Returns the Hugging Face names of this parameter's tensors in one layer: one name, or one for each expert.
 
         Args:
-            layer: number of the layer; None for a parameter outside the layers.
+            layer: index of the layer; None for a parameter outside the layers.
         """
         theirs = self.prefix.replace("{i}", str(layer)) + self.name.theirs
         return [theirs.replace("{x}", str(x)) for x in range(cfg.experts.count)] if "{x}" in theirs else [theirs]

@@ -178,7 +178,8 @@ def scale_of(module: str, rank: int, config: Mapping[str, Any]) -> float:
 def adaptable(cfg: ModelConfig) -> list[Leaf]:
     """Returns the parameters that an adapter can change: matrices of layers, except experts.
 
-    An adapter needs one Hugging Face tensor per layer, and an expert matrix has one for each expert.
+    An adapter needs a parameter with one Hugging Face tensor per layer. The matrices of experts have a tensor for each
+    expert, so they cannot be adapted.
     """
     return [
         leaf

@@ -125,9 +125,10 @@ def disagreement(name: str, cfg: ModelConfig, dtype: jnp.dtype = jnp.bfloat16) -
 
 
 def own_einsum(q: Array, k: Array, v: Array, length: Array) -> tuple[Array, Array, Array]:
-    """Returns the softmax sums of each query over its row's own cache, computed by XLA.
+    """Returns the softmax sums (Σ eˢ⁻ᵗ v, Σ eˢ⁻ᵗ, t) of each query over its row's own cache, computed by XLA.
 
-    Arguments and result are the same as for the kernel `gpu_decode.own_sums`.
+    s is the score of a cache slot, and t is the query's largest score. Arguments and result are the same as for the
+    kernel `gpu_decode.own_sums`.
     """
     mask = jnp.arange(k.shape[-1])[None, None, :] < length[:, None, None]
     flat = q.reshape(q.shape[0], 1, -1, q.shape[-1])

@@ -229,8 +229,8 @@ def agree(a: Node, b: Node, point: int, ten: bool, whole: frozenset[str], letter
     Returns None if the values differ, but perhaps only because a root or logarithm has several branches. This may be so
     if variables can be negative at this point, and the root or logarithm of a negative number was taken.
 
-    Terms that agree are compared again if they hold numbers that need more bits. Terms without variables are always
-    compared again.
+    Values that agree are computed and compared again with more bits if the range of the intermediate values requires
+    it. Values of terms without variables are always computed again.
 
     Args:
         point, ten, whole: as in `Numeric`.

@@ -167,9 +167,10 @@ class Answer(Terms):
         return Node("rel", (tuple(operators), *sides, *modulus))
 
     def leading_words(self) -> str | None:
-        """Consumes the words at the start of an item. Returns them if they name the item or are the whole item.
+        """Consumes the words at the start of an item. Returns them if they are a label or the whole item.
 
-        Returns None if there are no words, or only words that do not count, such as "about" before a number.
+        Words are a label if a relation sign or a colon follows. Returns None if there are no words, or only words that
+        do not count, such as "about" before a number.
 
         Raises:
             Unreadable: the words may change the value that follows.

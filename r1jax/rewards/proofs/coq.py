@@ -22,7 +22,7 @@ NAME = re.compile(r"[A-Za-z_][\w'.]*")
 
 
 def absent() -> str | None:
-    """Returns what Coq lacks on this machine, and what to install; None if proofs can be checked."""
+    """Returns what this machine lacks to check Coq proofs, and what to install; None if it lacks nothing."""
     if shutil.which("coqc") is None:
         return "backend coq: no coqc on PATH; install Coq (Debian: apt-get install coq), or leave out the rows for coq"
     return None
