@@ -154,8 +154,8 @@ def check(command: Command, stage: Stage, there: Manifest) -> None:
         noticed = json.loads(note.read_text(encoding="utf-8"))
         if changed := manifests.differences({name: noticed.get(name) for name in asked}, asked):
             raise ValueError(
-                f"{path} was collected with other settings: {'; '.join(changed)} (there: the file, here: "
-                f"this command). Repeat the old values, or move {path.parent} and {folder} away to make both again"
+                f"{path} was collected with other settings: {'; '.join(changed)}. "
+                f"Repeat the old values, or move {path.parent} and {folder} away to make both again"
             )
     numbers = dataclasses.asdict(command.numbers)
     defaults = manifests.defaults_of(getattr(command.numbers, stage.numbers))
@@ -165,8 +165,7 @@ def check(command: Command, stage: Stage, there: Manifest) -> None:
         here, said = here | {name: numbers[name]}, said | {name: there.data[name]}
     if changed := manifests.differences(said, here, MAY_CHANGE, defaults):
         raise ValueError(
-            f"{folder} was made with other hyperparameters: {'; '.join(changed)} (there: the folder, "
-            f"here: this command). Repeat the old values, or {again}"
+            f"{folder} was made with other hyperparameters: {'; '.join(changed)}. Repeat the old values, or {again}"
         )
 
 

@@ -112,7 +112,7 @@ def test_a_used_directory_needs_resume(walk, used, capsys):
 
 def test_a_run_of_another_recipe_is_not_continued(walk, used, capsys):
     said = walk.refused(capsys, used, resume=True, group_size=8)
-    assert "another recipe" in said and "group_size is 4 there and 8 here" in said
+    assert "another recipe" in said and "group_size was 4 and is now 8" in said
 
 
 def test_a_directory_that_holds_something_else_is_left_alone(walk, tmp_path, capsys):

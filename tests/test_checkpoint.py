@@ -252,19 +252,21 @@ def test_another_model_is_refused_by_the_array_that_differs(saved, state):
     wide = abstract(jax.eval_shape(lambda: fresh(width=32)), make_mesh("4x2"))
     with pytest.raises(ValueError) as error:
         restore(saved, wide)
-    assert "float32[16, 64] there and float32[16, 32] here" in str(error.value) and "--model" in str(error.value)
+    assert "float32[16, 64] in the checkpoint and float32[16, 32] in this command" in str(
+        error.value
+    ) and "--model" in str(error.value)
     with pytest.raises(ValueError, match=r"--weights: .* belongs to another model"):
         restore_params(saved, wide.params)
     more = {**wide.params, "reward_head": {"kernel": jax.ShapeDtypeStruct((64, 1), jnp.float32)}}
     with pytest.raises(ValueError, match=r"and \d more"):
         restore_params(saved, more)
-    with pytest.raises(ValueError, match=r"params/layers/0/.* there and missing here"):
+    with pytest.raises(ValueError, match=r"params/layers/0/.* in the checkpoint and missing in this command"):
         restore_params(saved, {"embed": state.params["embed"]})
 
 
 def test_a_state_without_one_of_the_stored_arrays_is_another_state(saved, state):
     target = abstract(state, make_mesh("4x2"))
-    with pytest.raises(ValueError, match=r"key is uint32.* there and missing here"):
+    with pytest.raises(ValueError, match=r"key is uint32.* in the checkpoint and missing in this command"):
         restore(saved, target._replace(key=None))
 
 

@@ -189,7 +189,7 @@ def test_the_loss_of_the_page_trains_by_its_flag(walk, tmp_path, monkeypatch, ca
     said = refused(monkeypatch, r1_zero, ["--loss=spao"])
     check_shown("loss", said, "--loss=spao")
     changed = [flag.replace("sapo", "dapo") for flag in arguments]
-    assert 'loss is "sapo" there and "dapo" here' in refused(monkeypatch, r1_zero, [*changed, "--resume=True"])
+    assert 'loss was "sapo" and is now "dapo"' in refused(monkeypatch, r1_zero, [*changed, "--resume=True"])
 
 
 # A kind of question.

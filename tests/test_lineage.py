@@ -130,9 +130,9 @@ def test_another_recipe_is_refused_with_every_field_and_both_values(tmp_path):
     with pytest.raises(ValueError) as error:
         check_resume(tmp_path, here, True, ALLOWED)
     message = str(error.value)
-    assert "clip_eps is 10.0 there and 0.2 here" in message
-    assert "kl_coef is absent there and 0.001 here" in message
-    assert "model.width is 64 there and 128 here" in message
+    assert "clip_eps was 10.0 and is now 0.2" in message
+    assert "kl_coef was absent and is now 0.001" in message
+    assert "model.width was 64 and is now 128" in message
     assert "steps is" not in message and "Only mesh, save_every, steps may change" in message
 
 

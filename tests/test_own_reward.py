@@ -228,5 +228,5 @@ def test_a_run_that_began_before_a_field_was_there_goes_on(walk, tmp_path):
     there = {name: value for name, value in fields.items() if name not in new}
     assert manifests.differences(there, fields, (), defaults) == []
     (said,) = manifests.differences(there, fields | {"overlong_weight": 1.0}, (), defaults)
-    assert said == "overlong_weight is 0.0 there and 1.0 here"
-    assert manifests.differences({}, {"clip_eps": 0.2}, (), defaults) == ["clip_eps is absent there and 0.2 here"]
+    assert said == "overlong_weight was 0.0 and is now 1.0"
+    assert manifests.differences({}, {"clip_eps": 0.2}, (), defaults) == ["clip_eps was absent and is now 0.2"]

@@ -193,16 +193,16 @@ def test_another_base_other_numbers_and_another_seed_are_refused(copy, zero, wal
     with pytest.raises(ValueError, match=r"0_r1_zero was made from another base: .*move .*0_r1_zero away"):
         here(walk.base, copy)
     with pytest.raises(
-        ValueError, match=r"1_cold_start was made with other hyperparameters: batch_rows is 4 there and 8 here"
+        ValueError, match=r"1_cold_start was made with other hyperparameters: batch_rows was 4 and is now 8"
     ):
         here(zero, copy, **{"cold.batch_rows": 8})
     with pytest.raises(ValueError, match=r"cold_start.jsonl was collected with other settings: questions is 128 there"):
         here(zero, copy, **{"cold_data.questions": 64})
     with pytest.raises(
-        ValueError, match=r"4_all_.* with other hyperparameters: preference_weight is 1.0 there and 2.0 here"
+        ValueError, match=r"4_all_.* with other hyperparameters: preference_weight was 1.0 and is now 2.0"
     ):
         here(zero, copy, preference_weight=2.0)
-    with pytest.raises(ValueError, match=r"0_r1_zero was made with other hyperparameters: seed is 0 there and 1 here"):
+    with pytest.raises(ValueError, match=r"0_r1_zero was made with other hyperparameters: seed was 0 and is now 1"):
         here(zero, copy, seed=1)
 
 
@@ -241,7 +241,7 @@ def test_figures_of_another_checkpoint_are_refused(copy, zero, measured):
 
 
 def test_figures_of_other_problems_are_not_taken_for_those_asked_for(copy, zero):
-    with pytest.raises(ValueError, match=r"base holds a run of another recipe: problems is 2 there and 3 here"):
+    with pytest.raises(ValueError, match=r"base holds a run of another recipe: problems was 2 and is now 3"):
         here(zero, copy, problems=3)
 
 

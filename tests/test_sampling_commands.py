@@ -187,8 +187,8 @@ def test_an_evaluation_killed_anywhere_ends_with_the_same_results(files, tmp_pat
 @pytest.mark.parametrize(
     "changed, words",
     [
-        ({"max_tokens": 5}, "holds a run of another recipe: sampling.max_tokens is 4 there and 5 here"),
-        ({"seed": 1}, "seed is 0 there and 1 here"),
+        ({"max_tokens": 5}, "holds a run of another recipe: sampling.max_tokens was 4 and is now 5"),
+        ({"seed": 1}, "seed was 0 and is now 1"),
     ],
 )
 def test_other_settings_in_a_used_directory_are_refused(files, changed, words):

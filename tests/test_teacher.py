@@ -121,7 +121,7 @@ def test_what_is_kept_is_what_the_teacher_expects_and_a_killed_run_goes_on(lesso
 def test_another_teacher_or_other_numbers_are_refused(lessons, tmp_path, monkeypatch):
     kept(lessons, tmp_path / "kept")
     weights = lessons[1].weights
-    with pytest.raises(ValueError, match="top is 5 there and 4 here"):
+    with pytest.raises(ValueError, match="top was 5 and is now 4"):
         kept(lessons, tmp_path / "kept", Teaching(weights, 4, 0.5))
     with pytest.raises(ValueError, match="--top=0 must lie between 1 and the student's"):
         kept(lessons, tmp_path / "new", Teaching(weights, 0, 0.5))

@@ -82,9 +82,9 @@ def test_whole_waves_are_not_drawn_again(whole, policy, params, one, tmp_path):
 @pytest.mark.parametrize(
     "changed, words",
     [
-        ({"seed": 4}, "seed is 3 there and 4 here"),
-        ({"source": "other"}, 'source is "abc" there and "other" here'),
-        ({"sampling": SamplingOptions(samples=2)}, "sampling.samples is 4 there and 2 here"),
+        ({"seed": 4}, "seed was 3 and is now 4"),
+        ({"source": "other"}, 'source was "abc" and is now "other"'),
+        ({"sampling": SamplingOptions(samples=2)}, "sampling.samples was 4 and is now 2"),
         ({"prompts": ["other"] * 5}, "prompts is "),
     ],
 )

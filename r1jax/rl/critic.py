@@ -126,7 +126,8 @@ class ValueNetwork:
         """Estimates the advantage, the return and the value of each token of a round.
 
         Returns (minibatches, round): the minibatches with these estimates, and the round with the mean advantage of
-        each row. If `Estimate.kl_coef` is not 0, the KL is also subtracted from the scores of the round.
+        each row. If `Estimate.kl_coef` is not 0, the KL is part of the reward: it is subtracted in the estimates and in
+        the scores of the round.
 
         The advantages of a round are normalised to mean 0 and variance 1 over its tokens. The returns are not
         normalised.

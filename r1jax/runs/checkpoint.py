@@ -200,8 +200,8 @@ def check_arrays(
         name, more = wrong[0], f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
         raise ValueError(
             f"{flag}: the checkpoint {path} belongs to another model or optimizer: {name} is "
-            f"{stored.get(name, 'missing')} there and {wanted.get(name, 'missing')} here{more} (there: the checkpoint, "
-            f"here: this command). Give the --model and the optimizer of the checkpoint, or another {flag}"
+            f"{stored.get(name, 'missing')} in the checkpoint and {wanted.get(name, 'missing')} in this command{more}. "
+            f"Give the --model and the optimizer of the checkpoint, or another {flag}"
         )
 
 

@@ -153,8 +153,7 @@ def check_workdir(
     changed = differences(manifest.recipe, recipe, allowed, defaults)
     if changed:
         raise ValueError(
-            f"--workdir={workdir} holds a run of another recipe: {'; '.join(changed)} "
-            "(there: that run, here: this command). "
+            f"--workdir={workdir} holds a run of another recipe: {'; '.join(changed)}. "
             f"Only {', '.join(sorted(allowed))} may change. "
             f"Give the values that the run was started with, or name a new directory"
         )
@@ -252,7 +251,7 @@ def differences(
     there, here, defaults = (flat(json.loads(json.dumps(dict(x), default=str))) for x in (there, here, defaults))
     there = {name: value for name, value in defaults.items() if name in here} | there
     return [
-        f"{name} is {there.get(name, 'absent')} there and {here.get(name, 'absent')} here"
+        f"{name} was {there.get(name, 'absent')} and is now {here.get(name, 'absent')}"
         for name in sorted(there.keys() | here.keys())
         if name.split(".")[0] not in allowed and there.get(name) != here.get(name)
     ]
@@ -303,7 +302,7 @@ def claim(path: Path, settings: Mapping) -> None:
         there = json.loads(note.read_text(encoding="utf-8"))
         if changed := differences(there, settings, ("processes",)):  # which older files name
             raise ValueError(
-                f"{path} holds samples of other settings: {'; '.join(changed)} (there: the file, here: this command). "
+                f"{path} holds samples of other settings: {'; '.join(changed)}. "
                 "Give the values of the file, or name a new directory"
             )
     elif path.exists():

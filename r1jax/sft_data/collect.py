@@ -66,8 +66,8 @@ def collect_once(
 def settings_of(settings: Any) -> dict[str, Any]:
     """Returns the fields of a collection's options that determine the records, as a dict.
 
-    Paths of sampled runs are left out: `collect_once` identifies a run by its hash. A server is identified by its
-    model, not its URL.
+    The paths of the runs that were sampled are left out. A run may move, so `collect_once` identifies it by the hash of
+    its newest checkpoint. The URL of a server is left out, too, because the server's model identifies it.
     """
     found = {key: value for key, value in dataclasses.asdict(settings).items() if key not in NOT_NOTED}
     return found | {"endpoint": {key: found["endpoint"][key] for key in ("model", "max_tokens")}}
