@@ -70,7 +70,7 @@ def read_seconds(place: Path) -> dict[str, float]:
 
 
 def tabulate(figures: Mapping[str, list[Mapping[str, float]]], memory: Mapping[str, Mapping[str, float]]) -> list:
-    """Returns the rows of the table: each figure of each loss and its difference, then each part of the memory.
+    """Returns the rows of the table: each figure with GRPO, with PPO, and GRPO minus PPO; then each part of the memory.
 
     Args:
         figures: loss -> {figure: value} of each seed.

@@ -153,7 +153,7 @@ def missing(limit: str, what: str) -> Finding:
 
 
 def read_stages(bench: Bench) -> list[Mapping[str, Any]]:
-    """Returns the content of stages.json of each directory of experiments.r1, in order of the directories.
+    """Returns the content of the file stages.json in each run of experiments.r1, in the order of the runs.
 
     Raises:
         ValueError: no directory is found, a directory has no stages.json, or two directories have the same seed.

@@ -17,22 +17,34 @@ from r1jax.losses.surrogates import cispo_surrogate, clipped_surrogate, token_gr
 
 
 def per_completion(lengths: jax.Array, rows: int, tokens: int, max_tokens: int) -> jax.Array:
-    """Returns 1/(N·|oᵢ|), [N]: all completions have the same total weight. Arguments: see `row_weights`."""
+    """Returns 1/(`rows`·`lengths`), so that all completions have the same total weight.
+
+    The arguments are those of `row_weights`.
+    """
     return 1 / (rows * lengths)
 
 
 def per_budget(lengths: jax.Array, rows: int, tokens: int, max_tokens: int) -> jax.Array:
-    """Returns 1/(N·T), [N]: all tokens have the same weight, whatever the lengths. Arguments: see `row_weights`."""
+    """Returns 1/(`rows`·`max_tokens`) for each completion, so that all tokens have the same weight.
+
+    The arguments are those of `row_weights`.
+    """
     return 1 / (0 * lengths + rows * max_tokens)
 
 
 def per_token(lengths: jax.Array, rows: int, tokens: int, max_tokens: int) -> jax.Array:
-    """Returns 1/Σ|oᵢ|, [N]: all tokens have the same weight; the weights sum to 1. Arguments: see `row_weights`."""
+    """Returns 1/`tokens` for each completion, so that all tokens have the same weight, and the weights sum to 1.
+
+    The arguments are those of `row_weights`.
+    """
     return 1 / (0 * lengths + tokens)
 
 
 def per_row(lengths: jax.Array, rows: int, tokens: int, max_tokens: int) -> jax.Array:
-    """Returns 1/N, [N]: log-probabilities are summed over a completion, not averaged. Arguments: see `row_weights`."""
+    """Returns 1/`rows` for each completion. So the loss adds up the log-probabilities of a completion, without a mean.
+
+    The arguments are those of `row_weights`.
+    """
     return 1 / (0 * lengths + rows)
 
 

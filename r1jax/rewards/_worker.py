@@ -1,7 +1,7 @@
 """Runs a worker process of `isolate.Pool`: reads lists of jobs (kind of question, text, example), writes verdicts.
 
-Input and output are lines of JSON. The worker imports the verifier of a kind of question at the latest when the first
-job of this kind arrives. The worker never imports jax, and never executes the text of a job itself.
+Input and output are lines of JSON. Each kind of question has a verifier. The worker imports it before the first job of
+this kind, or earlier. The worker never imports jax, and never executes the text of a job itself.
 """
 
 from __future__ import annotations
