@@ -122,7 +122,7 @@ def generating(torch: Any, model: Any, device: str, asked: dict) -> Any:
 
 
 def training(torch: Any, model: Any, device: str, asked: dict) -> Any:
-    """Returns a function that takes one optimizer step and returns the number of tokens.
+    """Makes a function without arguments. The function performs one optimizer step, and returns the number of tokens.
 
     `asked` holds the sizes, as in `torch_line`.
     """

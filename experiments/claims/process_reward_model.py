@@ -116,8 +116,9 @@ def score_marks(
 ) -> Float[Array, "R S"]:
     """Returns the uncalibrated rewards at all slots of R rows, float32.
 
-    A mark is an end-of-text token after a step. Only the mark itself reads it, and the token after it has the mark's
-    position. The reward at a mark is therefore the reward of the text up to the step's end, as if the row ended there.
+    A mark is an end-of-text token after a step. Later tokens do not attend to the mark, and the next token has the same
+    position as the mark. So all other tokens are computed as if there were no marks, and the reward at a mark is the
+    reward of a text that ends there.
 
     Args:
         mark: which slots hold marks.

@@ -43,15 +43,18 @@ class Sharing(NamedTuple):
     place: Array
 
     def lay_out(self, x: Array) -> Array:
-        """Moves x, an array [N, ..] over rows, to places. Returns [P·r, ..]."""
+        """Copies the element of each row to the row's place: x [N, ..] becomes [P·r, ..].
+
+        P is the number of entries in all shards, and r the number of places for each entry.
+        """
         return pick(x, self.readers)
 
     def collect(self, x: Array) -> Array:
-        """Moves x, an array [P·r, ..] over places, back to rows. Returns [N, ..]. It is the inverse of `lay_out`."""
+        """Takes the element of each row from the row's place: x [P·r, ..] becomes [N, ..]. The inverse of `lay_out`."""
         return pick(x, self.place)
 
     def of_rows(self, x: Array) -> Array:
-        """Returns for each row the element of x, an array [P, ..] over entries, at the row's entry: [N, ..]."""
+        """Takes for each row the element of the entry that the row reads: x [P, ..] becomes [N, ..]."""
         each = self.readers.size // x.shape[0]
         return pick(x, self.place // each)
 
@@ -278,9 +281,9 @@ def attend_decode(
         k_cache, v_cache: keys and values of the decoded tokens of all rows, for one layer; v_cache is None for latent
             attention.
         done: [N] bool, True for finished rows, whose results are not used; None if all results are used.
-        read_own: a kernel `(q grouped by key head, k, v, length [N]) -> sums` that computes `sums` over the first
-            `length` slots of each row in `k_cache` and `v_cache`. Layers with a window, a soft cap or latent attention
-            use XLA instead, and so do all layers if `read_own` is None.
+        read_own: a kernel `(q grouped by key head, k, v, length [N]) -> partial sums`. It does what `sums` does, over the
+            first `length` slots of each row in `k_cache` and `v_cache`. Layers with a window, a soft cap or latent
+            attention use XLA instead, and so do all layers if `read_own` is None.
     """
 
     def attend(q: Array, k: Array, v: Array | None, how: How) -> tuple[Array, tuple[Array, Array | None]]:
