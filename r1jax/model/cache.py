@@ -281,8 +281,8 @@ def attend_decode(
         k_cache, v_cache: keys and values of the decoded tokens of all rows, for one layer; v_cache is None for latent
             attention.
         done: [N] bool, True for finished rows, whose results are not used; None if all results are used.
-        read_own: a kernel `(q grouped by key head, k, v, length [N]) -> partial sums`. It does what `sums` does, over the
-            first `length` slots of each row in `k_cache` and `v_cache`. Layers with a window, a soft cap or latent
+        read_own: a kernel `(q grouped by key head, k, v, length [N]) -> partial sums`. It does what `sums` does, over
+            the first `length` slots of each row in `k_cache` and `v_cache`. Layers with a window, a soft cap or latent
             attention use XLA instead, and so do all layers if `read_own` is None.
     """
 
