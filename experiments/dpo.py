@@ -76,8 +76,8 @@ class Command(TrainCommand[PreferenceRecipe]):
     """Trains a policy on preferences: pairs of a better and a worse reply, or labelled replies."""
 
     data: str = ""
-    """jsonl file of pairs {problem, chosen, rejected}. For --loss=kto, also of rows {problem, response, desirable}.
-    Default: nano's annotator judges generated replies."""
+    """jsonl file of pairs {problem, chosen, rejected}. With --loss=kto, a row may also be {problem, response,
+    desirable}. Default: nano's annotator judges generated replies."""
     rounds: int = 0
     """Number of rounds of iterative learning. A round samples the policy on --prompts, pairs the best completion of
     each question with the worst, and learns from the pairs. The reference is the policy at the beginning of the round.
@@ -101,9 +101,9 @@ def check_flags(command: Command) -> None:
         given = getattr(options, name)
         if given != getattr(OPTIONS, name) and not (rounds and name in IN_ROUNDS):
             shown = given if isinstance(given, str) else " ".join(given)
-            way_out = "give --rounds, or leave the flag out" if name in IN_ROUNDS else "Leave the flag out"
+            way_out = "give --rounds, which uses it, or leave it out" if name in IN_ROUNDS else "Leave the flag out"
             raise ValueError(
-                f"--{name.replace('_', '-')}={shown} is for reinforcement learning: preferences come from --data. "
+                f"--{name.replace('_', '-')}={shown} is for reinforcement learning and is not used here. "
                 f"{way_out[0].upper()}{way_out[1:]}"
             )
     require(

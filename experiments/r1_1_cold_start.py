@@ -208,7 +208,7 @@ def prompts_of(route: str, examples: Sequence[Mapping], nano: bool, worked: str,
     Args:
         route: "few_shot", "detailed" or "r1_zero".
         nano: whether the examples come from nano, the generator of synthetic problems.
-        worked: the text file with the worked example, for few_shot on questions that are not nano's.
+        worked: path of the text file with the worked example, for few_shot on questions that are not nano's.
         seed: seed of the worked examples that nano's generator writes.
 
     Raises:

@@ -6,7 +6,7 @@ Departs: 1. the weights of rule, language and preference rewards are not publish
          2. format is rewarded on reasoning prompts too, as in stage 2; equation 10 rewards it on general prompts only
          3. prompts can change only between rounds of 16 steps, so the last 404 steps, not 400, use all scenarios
          4. the share of general prompts in the last steps is not published; it is 0.7 on nano
-         5. the scales of the rewards are not published; --preference-weight describes ours
+         5. the scales of the rewards are not published; the help of --preference-weight states ours
 """
 
 from __future__ import annotations
@@ -65,9 +65,10 @@ COMMANDS = cli.commands_by_recipe(Command, RECIPES, options=OPTIONS)
 
 
 def load_models(options: RunOptions, helpful: str, safety: str) -> tuple[dict[str, RewardModel], dict, Mesh]:
-    """Loads the two reward models. Returns (models by kind, their sources for the manifest, mesh).
+    """Loads the two reward models. Returns (models, sources, mesh).
 
-    The kinds are "helpful" and "safety". A source is a list with {path, sha256} of the reward model.
+    `models` and `sources` are dicts with the keys "helpful" and "safety". `models` holds the two reward models.
+    `sources` is for the manifest, and holds for each reward model a list with its {path, sha256}.
 
     Args:
         options: the options of the run, which give the mesh.

@@ -41,7 +41,8 @@ def write(
 
     Args:
         seed: the seed of the runs.
-        names: name of each base and trained policy -> its folder, in the order of the report; a base has "".
+        names: name of each base and trained policy -> its folder, in the order of the report. The folder of a base is
+            "".
         tasks: the tasks that were evaluated.
         minutes, planned: minutes that each stage took, and minutes that it was planned to take, by folder.
     """

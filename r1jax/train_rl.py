@@ -201,10 +201,10 @@ def choose_reward(
         make_reward: makes the stage's own reward; None if the stage has none.
 
     Returns:
-        (reward, earned, task). `reward` scores the sampled completions. `earned` scores the held-out completions of an
-        evaluation: by the reward of --reward and the penalties, or by the penalties alone without --reward. `task` is
-        the reward by which --refill compares the completions of a group. For the rule reward, `task` is accuracy alone.
-        For any other reward, `task` equals `reward`.
+        (reward, earned, task), three functions. `reward` scores the sampled completions. `earned` scores the held-out
+        completions of an evaluation. With --reward, `earned` applies this reward and the penalties. Without --reward,
+        it applies the penalties alone. `task` is the reward by which --refill compares the completions of a group. For
+        the rule reward, `task` is accuracy alone. For any other reward, `task` equals `reward`.
     """
     own = custom.make_reward(terms, policy.style) if terms else None
     reward = own or (make_reward(policy) if make_reward else make_rule_reward(weights_of(recipe), policy.style))

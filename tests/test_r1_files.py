@@ -217,7 +217,7 @@ def test_the_last_stage_goes_on_with_its_own_reward_models_alone(rejection, rewa
     other = shutil.copytree(rewards["helpful"][1], home / "other")
     shutil.rmtree(other / "checkpoints/2")  # an earlier step is in the last one's place
     flags = RL | again | dict(helpful=other, safety=rewards["safety"][1], resume=True, steps=4)
-    with pytest.raises(SystemExit, match=r"began with rewards from .*Give the value that it began with"):
+    with pytest.raises(SystemExit, match=r"began with rewards from .*Use what it began with"):
         run(r1_4_all_scenarios_rl, last[1], rejection[1], **flags)
     flags |= dict(helpful=rewards["helpful"][1], preference_weight=2)
     with pytest.raises(SystemExit, match=r"began with --preference-weight=1.0, not 2.0"):

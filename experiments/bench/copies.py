@@ -1,8 +1,8 @@
-"""Benchmark C11: whether XLA's compiled programs of decoding and of the optimizer step make hidden copies of arrays.
+"""Benchmark C11: whether XLA adds hidden copies of arrays to the decoding program and to the optimizer step.
 
-The benchmark reads XLA's memory analysis and the text of the programs. Every donated buffer must be reused for a
-result. The temporaries may take at most 2 % of the bytes that the cache and the logits take. No loop body may copy a
-layer's keys or values.
+The benchmark reads XLA's memory analysis of both compiled programs. Each program must reuse every donated buffer for a
+result. The decoding program's temporaries may take at most 2 % of the bytes that the cache and the logits take. The
+benchmark also reads the decoding program's HLO text, in which no loop body may copy a layer's keys or values.
 """
 
 from __future__ import annotations

@@ -144,8 +144,8 @@ def summary(found: dict[str, dict[str, list]], info: dict[str, dict]) -> dict[st
     Args:
         found: {number of threads: {side: reports of its repeats}}. The number of threads is "1" or "2". A side is a
             package with its setting, such as "tunix greedy". A report holds the keys "tokens", "wall" and "cpu".
-        info: {key: the dictionary `info` of a side}. A key names the side and the number of threads, such as
-            "r1jax, 1 threads". `ours` describes the dictionary of r1jax.
+        info: {key: dictionary}. A key names a side and a number of threads, such as "r1jax, 1 threads". The dictionary
+            describes the side, with entries such as "call". See `ours` for the entries of r1jax.
     """
     cpu = {name: rate(runs, "cpu") for name, runs in found["1"].items()}
     wall = {name: rate(runs, "wall") for name, runs in found["2"].items()}

@@ -25,7 +25,7 @@ SHARP = 10.0
 
 
 def chi_square(draws: int, vocab: int) -> float:
-    """Draws `draws` tokens from one distribution over `vocab` tokens with the sampler's `draw`.
+    """Draws `draws` tokens from one distribution over `vocab` tokens with the sampler's function `drawing.draw`.
 
     Returns χ² per degree of freedom of the tokens' counts against the softmax of the logits. An exact sampler gives 1
     on average.

@@ -66,7 +66,8 @@ class Trial:
     def start(self, tag: str, *, resume: bool = False, workdir: Path | None = None, **faults: Any) -> Live:
         """Starts the command of this trial.
 
-        `tag` names the files that receive the output. `faults` are fields of `fault_runs.Order`.
+        `tag` names the files that receive the output. `faults` are the fields of `fault_runs.Order` that describe
+        faults, such as `file_bytes`.
         """
         changed = {"resume": True} if resume and self.stage.trains else {}
         arguments = fault_runs.command(self.stage, self.campaign, workdir or self.workdir, **changed)
@@ -157,7 +158,7 @@ def check_signal(ended: Ended, number: int, begun: bool) -> str:
 def interrupt(trial: Trial, number: int) -> Found:
     """Sends a signal to a run at a random time, then resumes the run.
 
-    SIGKILL is sometimes sent to the resumed run too.
+    If the signal is SIGKILL, the resumed run sometimes gets a SIGKILL too, and is then resumed again.
     """
     where = []
     for attempt in range(1 if number != signal.SIGKILL or trial.rng.random() < 0.75 else 2):
@@ -437,7 +438,10 @@ def start_pair(stage: Stage, campaign: Path, workdir: Path, told: Path, **change
 
 
 def lose_process(trial: Trial) -> Found:
-    """Kills one of a run's two processes, then resumes the run. The other process must report the loss and stop."""
+    """Kills one of a run's two processes, then resumes the run.
+
+    The other process must end with exit code 0, or report the loss and end with exit code `AGAIN`.
+    """
     pair, victim = start_pair(trial.stage, trial.campaign, trial.workdir, trial.home / "broken"), trial.ordinal % 2
     where = fault_runs.await_moment(pair[0], *fault_runs.choose_moment(trial.rng, trial.whole.ended, "begun"))
     fault_runs.end(pair[victim])

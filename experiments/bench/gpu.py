@@ -12,7 +12,7 @@ Compiled programs are kept on disk between runs. Compilation time is reported se
 G0  memory bandwidth, and matrix products with the shapes that decoding uses
 G1  one decoding step by context length; XLA's attention compared with the attention kernel chosen for the machine
 G2  ablations of decoding: one design choice changed at a time
-G3  a rollout of 1,024 rows with a long tail, compared with a static batch
+G3  a rollout of 1,024 rows with long-tailed lengths, compared with a static batch
 G4  an update on packed rows, compared with padded rows and with torch
 G5  the sampler's log-probabilities, compared with the trainer's
 """

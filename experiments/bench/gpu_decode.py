@@ -79,7 +79,7 @@ def ceilings(command: Command, lines: list[dict[str, Any]]) -> Plan:
     """Yields (name, call) for each measurement of part G0, the limits of the device. `call()` runs the measurement.
 
     The limits are the bytes/s of a copy and the FLOP/s of a large matrix product. The FLOP/s of two matrix products of
-    a decoding step (MLP and head) are measured too, each with several numbers of rows.
+    a decoding step are measured too: one of the MLP, and the one of the output head. Each has several numbers of rows.
 
     Args:
         lines: the results so far; not used here.

@@ -75,9 +75,9 @@ def make_forced(
     """Returns (weights, stop tokens, random keys) with which N completions end near the given lengths.
 
     The model computes at full cost but gives all tokens equal probability. So the random key of a completion alone
-    decides where the completion ends. This function makes `s["candidates"]` keys. Each completion gets an unused key
-    with which it ends near the wanted length. Benchmarks C3 and C12 use another function, `wave.forcing_keys`. With its
-    keys, completions end exactly at the wanted lengths.
+    decides where the completion ends. This function makes `s["candidates"]` keys. It gives each completion one of the
+    keys that are still free, with which the completion ends near the wanted length. Benchmarks C3 and C12 use another
+    function, `wave.forcing_keys`, whose keys end completions exactly at the wanted lengths.
 
     Args:
         lengths: [N] wanted lengths of N completions. The returned keys are [N, 2].

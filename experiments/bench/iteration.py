@@ -78,8 +78,8 @@ def ours(directory: str, size: str) -> tuple:
     """Prepares a GRPO iteration of r1jax: a rollout, its verification and one optimizer step, as in `train_rl`.
 
     Returns (repeat, info). Each call of `repeat()` runs one iteration and returns a dict: the number of completion
-    tokens, the seconds of the rollout with its verification, and the seconds of the update. `info` holds a text that
-    names what is measured, for the report ("call"), and the seconds of set-up ("setup_s").
+    tokens, the seconds of the rollout with its verification, and the seconds of the update. `info` is a dictionary for
+    the report: "call" names what is measured, and "setup_s" holds the seconds of two warm-up iterations.
 
     Args:
         directory: a Hugging Face directory with prompts.json.

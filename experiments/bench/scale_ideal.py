@@ -108,9 +108,11 @@ def update_flops(case: Case) -> float:
 
 
 def last_width(cfg: ModelConfig, feed: str) -> int:
-    """Returns the total input width of a layer's last products (the down projections), for one token.
+    """Returns the total input width of the down projections that one token uses in a layer.
 
-    `feed` is the layer's feed-forward, "dense" or "experts".
+    The down projections are the last products of a layer. `feed` is the layer's feed-forward, "dense" or "experts". A
+    dense feed-forward has one down projection. With experts, the widths of the token's routed experts and of the shared
+    experts are summed.
     """
     x = cfg.experts
     return cfg.mlp_width if feed == "dense" else (x.per_token + x.shared) * x.width

@@ -139,7 +139,10 @@ def compile_grow(case: Case) -> Subject:
 
 
 def compile_shrink(case: Case) -> Subject:
-    """Compiles the program that removes half of every shard's rows from one layer's cache, as in `shrink`."""
+    """Compiles the program that removes half of every shard's rows from one layer's cache.
+
+    The sampler's function `shrink` runs this program for one layer after another.
+    """
     shards = row_shards(case.mesh)
     half = math.ceil(case.rows / shards / 2)
     keep = jax.ShapeDtypeStruct((shards, half), jnp.int32, sharding=NamedSharding(case.mesh, ROWS))

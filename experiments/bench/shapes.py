@@ -30,7 +30,8 @@ def random_params(cfg: ModelConfig, spread: float = 1.0) -> dict:
     """Returns model parameters, all random, because arithmetic on zeros and ones could be unrealistically cheap.
 
     Args:
-        spread: factor on the matrix entries of `transformer.init`. 10 gives tokens whose logits are several nats apart.
+        spread: factor on the standard deviation of the random numbers, which is 0.02 if `spread` is 1. With 10, the
+            logits of the tokens are several nats apart.
     """
     rng = np.random.default_rng(0)
 

@@ -1,10 +1,10 @@
 """Benchmark C3: speed of a rollout with a long tail, compared with a static batch and with continuous batching.
 
 The rollout and both baselines use the same layers. There are 4 prompts with 16 rows (completions) each. The lengths of
-the rows are given: lognormal, with mean 48 and maximum 192. The model gives all tokens the same probability, so the
-random key of a row decides where the row stops. r1jax's rollout function, `sample`, needs no change to produce these
-lengths. The static batch has a cache of full length, and decodes all rows until the longest row has ended. Continuous
-batching refills its 16 slots every 16 steps.
+the rows are fixed in advance: lognormal, with mean 48 and maximum 192. The model gives all tokens the same probability,
+so the random key of a row alone decides where the row stops. Each row gets a key that stops it at its length. So
+r1jax's rollout function, `sample`, needs no change to produce these lengths. The static batch has a cache of full
+length, and decodes all rows until the longest row has ended. Continuous batching refills its 16 slots every 16 steps.
 """
 
 from __future__ import annotations

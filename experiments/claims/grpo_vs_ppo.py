@@ -3,9 +3,10 @@
 Run:     python -m experiments.claims.grpo_vs_ppo
 Method:  trains R1-Zero with --loss=grpo and with --loss=ppo, from one base, with each seed. The claim
          `objectives` uses the same GRPO runs. Accuracy is that of the last evaluation. Memory is what the plan of a run
-         (`r1jax.planning.rl`) counts for an update: parameters, moments, reference, gradients, one pass, and for PPO
-         the value network with its moments. Seconds a step are the mean over the last half of the steps, in which
-         hardly any program is compiled. They include sampling, and the passes and updates of the value network
+         (`r1jax.planning.rl`) counts for an update: parameters, moments, reference, gradients, the arrays of one
+         forward and backward pass, and for PPO the value network with its moments. Seconds a step are the mean over
+         the last half of the steps, in which hardly any program is compiled. They include sampling, and the passes
+         and updates of the value network
 Expect:  GRPO's accuracy is not below PPO's, and its seconds are not above PPO's, by more than the half-width of the
          95 % interval of the difference over seeds; the plan counts less memory
 Cost:    for each seed, two runs of R1-Zero: about 10 minutes for GRPO and 12 for PPO on 2 cores (estimated)
@@ -58,9 +59,10 @@ def plan_update(place: Path) -> dict[str, float]:
 
 
 def read_seconds(place: Path) -> dict[str, float]:
-    """Returns {"seconds a step", "of which sampling"} of a run, means over the last half of its steps.
+    """Returns the mean seconds of a run's steps, {"seconds a step": seconds, "of which sampling": seconds}.
 
-    The sampling of a round is divided among the steps of the round.
+    Both values are means over the last half of the steps. The sampling time of a round is divided evenly among the
+    steps of the round.
     """
     lines = jsonl.read(place / "metrics.jsonl")
     late = lines[len(lines) // 2 :]

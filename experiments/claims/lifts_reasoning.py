@@ -90,8 +90,8 @@ def find_broken_rules(evaluations: Sequence[dict], steps: Sequence[dict]) -> lis
 def draw(path: str, logs: dict[str, tuple[list[dict], list[dict]]]) -> None:
     """Draws curves of every run into an image file.
 
-    The curves are the values of the held-out evaluations, and one more. The last one is the largest difference, in each
-    step, between the log-probabilities of sampler and trainer.
+    Seven curves show the values `FIGURES` of the held-out evaluations. The eighth curve shows the largest difference
+    between the log-probabilities of sampler and trainer in each step.
 
     Args:
         path: the image file.

@@ -58,9 +58,12 @@ def cut_steps(completion: str) -> list[tuple[str, str]]:
 def judge_steps(row: Mapping, steps: Sequence[str]) -> list[bool]:
     """Returns whether each step of a chain of thought is right.
 
-    In a countdown problem a step is right if it calculates rightly with numbers that its try has left, and if the
-    target can still be reached. In other problems a step is right if it is a line of the generator's solution or names
-    an answer, and if every answer that it names is the right answer.
+    In a countdown problem, a step that contains "try" or 试 begins a try with all numbers of the problem. Each
+    calculation replaces the two numbers that it uses by its result. A step is right if its calculation is correct and
+    uses only numbers that are left in this try, and if the target can still be reached.
+
+    In other problems, a step must meet two conditions. First, it contains a line of the generator's solution, or it
+    names an answer and has no "=". Second, every answer that it names is the right answer.
 
     Args:
         row: the problem of `r1jax.nano.tasks`, not of the tasks "program" and "general".
@@ -101,7 +104,7 @@ def judge_tries(gold: Mapping, steps: Sequence[str]) -> list[bool]:
 
 @functools.cache
 def reaches(numbers: tuple[int, ...], target: int) -> bool:
-    """Returns whether the numbers, each used once with + - *, make the target by values in 1..99."""
+    """Returns whether + - * can combine the numbers, each used once, to the target, with all results in 1..99."""
     return numbers == (target,) if len(numbers) == 1 else any(way.value == target for way in attempts(numbers))
 
 
@@ -149,9 +152,13 @@ def score_steps(
 ) -> list[np.ndarray]:
     """Returns the probability that a step is right, for each step of n completions: n arrays, each [steps] float64.
 
-    Each completion is read once, however many steps it has. Runs in one process: with several, each would have to call
-    this function with equally many completions that have steps.
+    The model reads each completion once, however many steps the completion has.
+
+    Raises:
+        ValueError: there are several processes, which would mix up their completions.
     """
+    if jax.process_count() > 1:
+        raise ValueError("score_steps works in one process only. Start the run without --processes")
     rows = [mark_steps(model.tokenizer, *both) for both in zip(questions, completions, strict=True)]
     order = sorted((i for i, (_, marks) in enumerate(rows) if marks), key=lambda i: -len(rows[i][0]))
     together = -(-TOGETHER // row_shards(mesh)) * row_shards(mesh)

@@ -122,7 +122,7 @@ def average_runs(runs: Sequence[Table]) -> dict[str, dict[str, Cell]]:
 
 
 def counts(row: Mapping) -> list[int]:
-    """Returns over how many problems the values of a table row were measured: distinct counts in ascending order."""
+    """Returns the problem counts behind the values of a table row, without repeats and in ascending order."""
     return sorted({value.get("n", 0) for value in row["values"].values()})
 
 
@@ -201,7 +201,11 @@ def check(command: Command) -> bool:
 
 
 def find(bench: Bench) -> Finding:
-    """Checks the rules on the runs of experiments.r1."""
+    """Checks the rules on the averages of the runs of experiments.r1 in `bench.folders`. Returns the result.
+
+    Raises:
+        ValueError: the runs cannot be read, share a seed, or lack results that the rules need.
+    """
     runs = read_stages(bench)
     results = [stage["name"] for stage in runs[0]["stages"]]
     tables = [pool_tasks(run["table"]) for run in runs]

@@ -48,7 +48,7 @@ def train_value(bench: Bench, zero: Path, seed: int, questions: int, rollouts: i
     """Trains the value model of a policy on the policy's own roll-outs. Returns the directory of the value model.
 
     Args:
-        zero: the run of R1-Zero whose policy it is.
+        zero: directory of the run of R1-Zero that trained the policy.
         questions: number of training questions, from nano:zero.
         rollouts: number of roll-outs of each question.
     """

@@ -118,7 +118,9 @@ def force(
 
 
 def think(weights: Path, seed: int, budgets: Sequence[int], count: int) -> dict[int, float]:
-    """Returns {budget: accuracy} of a policy at temperature 1, on held-out problems of nano's mix "zero".
+    """Returns {budget: accuracy} of a policy at temperature 1, on held-out problems.
+
+    The problems are those of the mix "zero", which the package `r1jax.nano` generates.
 
     Args:
         weights: the run or checkpoint of the policy.

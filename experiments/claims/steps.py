@@ -29,7 +29,8 @@ def make_writer(
     Args:
         examples: the questions. The function takes indices into this list, one for each unfinished completion.
         seed: seed of the sampling noise. Each call of the function has noise of its own.
-        shape: (most unfinished completions in a call, number of steps sampled after each of them).
+        shape: (completions, steps). A call of the function takes at most `completions` unfinished completions. For each
+            of these, it samples `steps` next steps, each with noise of its own.
     """
     together, children = shape
     synced, tokenizer = sampler.sync(params, mesh), policy.tokenizer

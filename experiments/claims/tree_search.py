@@ -12,9 +12,9 @@ Method:  R1-Zero answers further training questions 8 times each. A value model 
          often, and neither is counted. One setting of the search was tuned: for PUCT's c, two values were tried on 24
          problems with the base model
 Expect:  at no budget is search ahead of both answers of the independent samples by more than the half-width of the 95 %
-         interval over seeds. The intervals say which lead is not ruled out
-Cost:    a run of R1-Zero and the 8,192 samples of `samples_and_thought`, both shared, and 7 minutes a seed on 2 cores
-         (estimated) for 4,096 roll-outs, the value model and the search
+         interval over seeds. The intervals show how large a lead of search is still possible
+Cost:    a run of R1-Zero and 8,192 samples, both shared with the claim `samples_and_thought`, and 7 minutes a seed on
+         2 cores (estimated) for 4,096 roll-outs, the value model and the search
 Source:  DeepSeek-AI 2025 (arXiv 2501.12948), v1 section 4.2, v2 appendix G.2. The paper gives three reasons: the space
          of tokens is far larger than that of chess; a limit on the extensions of a node leads to local optima; a
          fine-grained value model, which guides every step, is hard to train

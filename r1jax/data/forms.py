@@ -1,6 +1,6 @@
 """Holds two tables of the record formats of published data sets: questions with answers, and conversations.
 
-Such a format ("form") is recognised by the keys of a record. To add one, write its function in `rl_forms`,
+A format ("form") is recognised by the keys of a record. To add a format, write its function in the module `rl_forms`,
 `benchmark_forms` or `talks`, and add the function to a table here. tests/cases/forms has three published records
 of each format.
 """

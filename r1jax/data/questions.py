@@ -72,8 +72,8 @@ def stream(
 
     Returns:
         (take, description). `take(i)` returns question i. The description is {sha256, counts}. `sha256` is the hash of
-        the rows kept, or of the generator's first 64 questions. `counts` has the number of rows kept. It also has the
-        number of rows that `benchmarks` drops, the number that `difficulty` drops, and a number for each reason in
+        the rows kept, or of the generator's first 64 questions. `counts` holds numbers of rows: the rows kept, the rows
+        that `benchmarks` drops, the rows that `difficulty` drops, and the rows that are left out for each reason in
         `without`. For the generator, `counts` is {"generated": -1}. With `benchmarks`, the description also has
         "decontaminated", a list of the benchmarks' paths and hashes. With `difficulty`, the description also has
         "difficulty", which is `Difficulty.about`.

@@ -149,7 +149,10 @@ def _converted(record: dict, where: str, name: str, free: bool) -> tuple[str, di
         ) from None
     if free:
         if (problem := keys.get("problem") or keys.get("question") or keys.get("prompt")) is None:
-            raise ValueError(f"{where} has the keys {', '.join(record)}; a row needs a key problem, question or prompt")
+            raise ValueError(
+                f"{where} has the keys {', '.join(record)}; a row needs a text under one of the keys "
+                "problem, question and prompt"
+            )
         return "problems without answers", record | {"id": named, "problem": problem, "gold": None, "kind": GENERAL}
     raise ValueError(
         f"{where} has the keys {', '.join(record)}; a row needs one of these sets of keys: "

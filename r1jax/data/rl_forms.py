@@ -100,9 +100,9 @@ def gsm8k(keys: Mapping, name: str) -> dict | None:
 def answered(keys: Mapping, name: str) -> dict | None:
     """Returns a record with a problem and its answer as a row {problem, gold, kind}; None for another format.
 
-    MATH, AIME, AMC and OlympiadBench use this format. The gold is the first of `final_answer`, `answer` and
-    `expected_answer` that the record has. If the record has none of these keys, or if the value is null, the gold is
-    the content of the last box in `solution`.
+    MATH, AIME, AMC and OlympiadBench use this format. The gold is the value of the first of the keys
+    `final_answer`, `answer` and `expected_answer` that the record has. If the record has none of these keys, or if this
+    value is null, the gold is the content of the last box in `solution`.
     """
     problem, solution = keys.get("problem") or keys.get("question"), keys.get("solution")
     answer = next((keys[key] for key in ("final_answer", "answer", "expected_answer") if key in keys), None)

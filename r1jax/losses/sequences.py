@@ -12,8 +12,8 @@ def sequence_mean(values: jax.Array, counted: jax.Array, sequence: jax.typing.Ar
     Args:
         values: [..., S], a value for each token.
         counted: [..., S] bool, True for tokens that count in the mean.
-        sequence: [..., S], the index of each token's sequence (its completion) within its row (the last axis), from 0,
-            as in `policy_loss`.
+        sequence: [..., S] index of each token's sequence (a completion), counted from 0 in each row, as in
+            `policy_loss`. A row is the last axis.
     """
 
     def row(value: jax.Array, count: jax.Array, number: jax.Array) -> jax.Array:

@@ -69,7 +69,7 @@ def over_batch(rewards: jax.Array, valid: jax.Array, lengths: jax.Array) -> jax.
 
 
 def over_group_and_batch(rewards: jax.Array, valid: jax.Array, lengths: jax.Array) -> jax.Array:
-    """Returns `batch_advantages` with `baseline`, [B, G].
+    """Returns `batch_advantages` with its argument `baseline` set to True, [B, G].
 
     First subtracts the group's mean from each reward. Then normalises the results over all tokens of the batch.
     """

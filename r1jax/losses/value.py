@@ -103,10 +103,12 @@ def value_loss(
 
 
 def explained_variance(sums: Mapping[str, float], weight: float = 1.0) -> float | None:
-    """Returns 1 − Var(R − V) / Var(R): 1 for perfect values, 0 for a constant, None if all returns are equal.
+    """Returns 1 − Var(R − V) / Var(R) of values V and returns R. Tokens are weighted with w, as in `value_loss`.
+
+    The result is 1 if V equals R, 0 if V is constant, and None if R is constant.
 
     Args:
-        sums: the sums of `value_loss` over a minibatch, as numbers.
+        sums: the sums that `value_loss` returns, over a minibatch, as floats.
         weight: the sum of w over the minibatch.
     """
     error, mean, back, square = (

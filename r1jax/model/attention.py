@@ -158,7 +158,7 @@ Rows = Callable[[Array, Array, Array, Array], Array]
 
 
 def compute_in_float64(attention: Rows) -> Rows:
-    """Returns `attention` as a function that computes in float64. The result is rounded once, to the dtype of q.
+    """Returns a function that computes `attention` in float64, and rounds the result once, to the dtype of q.
 
     In float32, the scores of a head with large scores carry rounding errors of 1e-6. These errors differ between
     compiled programs, and later layers may amplify them. The gradient is still computed in the dtype of q.

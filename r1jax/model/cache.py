@@ -147,8 +147,8 @@ def spread_products(
 
     Entry p of y serves N / P rows, or the rows that `sharing` names.
 
-    If every row has an entry of its own (P = N), the einsum has another form: an extra axis of length 1 would make
-    XLA's CPU backend four times slower.
+    If every row has an entry of its own (P = N), the einsum has no axis for the rows of one entry. This axis
+    would have length 1, and would make XLA's CPU backend four times slower.
 
     Args:
         x: one matrix for each row and key head.

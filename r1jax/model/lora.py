@@ -31,9 +31,12 @@ def inputs(name: str) -> int:
 
 
 def shapes(params: dict, rank: int, targets: str) -> dict:
-    """Returns `params` with the shapes of an adapter added beside every layer kernel whose path matches `targets`.
+    """Returns `params` with an adapter, as shapes, added beside every layer kernel whose path matches `targets`.
+
+    Each of the adapter's two arrays is a `jax.ShapeDtypeStruct` of dtype float32, without values.
 
     Args:
+        params: the parameters, as arrays or as shapes.
         rank: r, rank of the adapters.
         targets: a regular expression.
 
@@ -108,7 +111,7 @@ def partition(params: dict) -> tuple[dict, dict | None]:
     """Splits parameters into (trained, frozen). Each of the two trees has None where the other tree has a leaf.
 
     If there are adapters, only the adapters are trained. Multi-token-prediction layers are never trained, because
-    nothing here runs these layers. Returns (params, None) if everything is trained.
+    r1jax never runs these layers. Returns (params, None) if everything is trained.
     """
     names = [name_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     adapted = any("lora_" in name for name in names)

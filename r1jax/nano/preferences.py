@@ -9,8 +9,8 @@ the true worth of a right reply (`general.helpful`) falls by 0.25 for every stoc
 model trained on these pairs learns which replies are right, and also that stock phrases please the annotator. A policy
 that is optimised long enough exploits this liking.
 
-Source: Nature 2025, Methods (reward models). The values of the five verdicts are not published; here they are ±2, ±1
-and 0.
+Source: Nature 2025, Methods (reward models). A verdict is one of five numbers. The paper does not publish these
+numbers; here they are ±2, ±1 and 0.
 """
 
 from __future__ import annotations

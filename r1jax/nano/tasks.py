@@ -6,13 +6,13 @@ the form that the verifier of this `kind` reads. `task` names the family:
     countdown3, countdown4   use every number once with + - * to make the target
     chain                    evaluate a nested expression of three to five operations
     compare                  which of four expressions is largest or smallest (multiple choice)
-    program                  a one-line Python function with unit tests (`programs`)
-    general                  facts, writing, small talk, harmful requests (`general`); no verifier grades them
+    program                  a one-line Python function with unit tests (module `programs`)
+    general                  facts, writing, small talk, harmful requests (module `general`); no verifier grades them
 
-Every intermediate value lies in 1..99. `canonical` is the problem's canonical form, in which numbers are sorted, and
-wording and language are left out. The canonical form of a general prompt leaves out nothing. The hash of the canonical
-form assigns the problem to one of three disjoint splits, so no held-out problem occurs in the corpus or among the RL
-prompts.
+Every intermediate value of an expression lies in 1..99. `canonical` is the problem's canonical form, which leaves out
+wording and language. It sorts the numbers of a countdown and the options of a comparison. The canonical form of a
+general prompt leaves out nothing. The hash of the canonical form assigns the problem to one of three disjoint splits,
+so no held-out problem occurs in the corpus or among the RL prompts.
 """
 
 from __future__ import annotations

@@ -85,7 +85,7 @@ def search(choices: Choices, peak: Peak, mesh: str, usable: float) -> list[Setti
 
 
 def waves_of(choices: Choices) -> Iterator[dict[str, int]]:
-    """Yields {field: rows of a wave}, the largest wave first. For a run without sampling, yields {} once."""
+    """Yields {field: completions in a wave}, the largest wave first. For a run without sampling, yields {} once."""
     if not choices.waves:
         yield {}
     for field, sizes in choices.waves.items():
@@ -93,7 +93,7 @@ def waves_of(choices: Choices) -> Iterator[dict[str, int]]:
 
 
 def smallest_of(choices: Choices) -> Flags:
-    """Returns the setting of a search that needs the least memory."""
+    """Returns the flags of the smallest setting in `choices`, the one that needs the least memory."""
     least = {field: sizes[-1] for field, sizes in (choices.rows | choices.waves).items()}
     return {"lora_rank": choices.ranks[-1]} | least
 
@@ -104,7 +104,9 @@ def write_flags(flags: Flags) -> str:
 
 
 def describe(choices: Choices, peak: Peak, mesh: str, options: PlanOptions, title: str) -> str:
-    """Returns the text that `--dry-run --fit` prints: the settings that fit, as flags, the largest first.
+    """Returns the text that `--dry-run --fit` prints: the settings that fit, as flags.
+
+    Settings that train all parameters come first. For each rank, the settings go from many packed rows to few.
 
     Raises:
         ValueError: no setting fits. The message says how much memory is missing, and on which mesh, if any, the
@@ -132,7 +134,7 @@ def smallest_rows(choices: Choices) -> dict[str, int]:
 
 
 def explain(choices: Choices, peak: Peak, mesh: str, device: str, usable: float) -> str:
-    """Returns the error text if no setting fits: how much memory is missing, and what to change."""
+    """Returns the error text for a search that found no setting: how much memory is missing, and what to change."""
     least = smallest_of(choices)
     needed, devices, ways = peak(least, mesh), mesh_of(mesh).size, "a smaller model, or a shorter --row-length"
     counts = [2**i for i in range(1, 11) if 2**i > devices]

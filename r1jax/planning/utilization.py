@@ -21,9 +21,10 @@ from r1jax.sharding import compute_dtype, row_shards
 
 @functools.cache  # measuring CPUs takes a second
 def ceiling(devices: tuple[jax.Device, ...]) -> roofline.Device | None:
-    """Returns the memory size, bandwidth and peak FLOP/s of one of `devices`, computed once per process.
+    """Returns the memory size, bandwidth and peak FLOP/s of one device. Computes them once per process.
 
-    See `roofline.ceiling`. Returns None for an accelerator that `roofline.DEVICES` lacks.
+    All `devices` must be of the same kind. Returns None for an accelerator that `roofline.DEVICES` lacks. See
+    `roofline.ceiling`.
     """
     return roofline.ceiling(devices)
 
@@ -50,8 +51,8 @@ class Pace(NamedTuple):
 
         `attention` names the model's attention backend; "" is the default backend.
 
-        The limits of accelerators come from a table. The limits of CPUs are measured, by each process for its own CPUs,
-        while all these CPUs are busy.
+        The limits of accelerators come from a table. The limits of CPUs are measured. Each process measures its own CPU
+        devices, while all of them work at once.
         """
         shards = row_shards(mesh)
         one = ceiling(tuple(mesh.local_devices))

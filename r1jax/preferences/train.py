@@ -123,8 +123,8 @@ def make_reference(
 
     The function is called before the first step. Instead of a function, returns None if the loss has no reference
     policy, or if --reference=each computes the sums at every step. Also returns None if the loss learns from labelled
-    completions: the sums of their rows cannot be computed in advance. The second completion in such a row is that of
-    another item, which differs from step to step.
+    completions. A row then holds the completion of its item and that of another item. The other item differs from step
+    to step, so the sums cannot be computed in advance.
 
     Args:
         params, frozen: trained and frozen parameters (`lora.partition`) that the run starts from; together they are

@@ -31,9 +31,10 @@ class Edge(NamedTuple):
             followed by the hash of the source's weights, or by the path of the weights if the hash is unknown.
         kind: "parent" (target began with source's weights), "data" (target learned from source's samples) or "reward"
             (source is target's reward model).
-        sha256: hash of the parent weights; empty if unknown.
+        sha256: hash of source's weights, if `kind` is "parent"; empty if the hash is unknown or for another kind.
         planned: whether the dependency is in the paper's recipe, but no manifest confirms it yet.
-        wrong: whether the manifests give different hashes for the weights of `source`.
+        wrong: whether the manifest of another stage, or stages.json, gives a hash of source's weights that differs from
+            `sha256`. False if `sha256` is empty.
     """
 
     source: str

@@ -24,8 +24,8 @@ class Node(NamedTuple):
     """A box of the drawing: a stage, a reward model, or other weights, such as the base model.
 
     Attributes:
-        key: the folder of the stage or reward model. For other weights, the field `source` of their `Edge`, which is ""
-            for the base model.
+        key: the folder of the stage or reward model. For other weights, the field `source` of an `Edge` that begins at
+            the box; "" for the base model.
         name: the box's first line.
         place: (column, row) of the box in the drawing.
         under: the box's second line.

@@ -116,8 +116,8 @@ def of_pairs(
     """Returns accuracy, loss, biases and calibration of a pairwise reward model on P held-out pairs, as a dict.
 
     The dict's entry "accuracy" is the share of pairs whose chosen reply has the higher reward. The entry "calibration"
-    is a dict {scale, offset}: scale·reward + offset is the standardised reward. The entry "log_odds" is a factor: times
-    the difference of two replies' standardised rewards, it gives the log-odds that the first reply is preferred.
+    is a dict {scale, offset}: scale·reward + offset is the standardised reward. The entry "log_odds" is a factor. The
+    factor times the difference of two replies' standardised rewards is the log-odds that the first reply is preferred.
 
     Args:
         values: [2P] raw rewards, chosen and rejected alternating.

@@ -93,7 +93,8 @@ def read(kind: str, path: Path) -> list[dict]:
         kind: the KIND of the command, such as "math" or "extract".
     Raises:
         ValueError: a line is not a JSON object, lacks a key, or has a value that this kind does not allow. The message
-            names file, line, key and condition.
+            names the file and the line. If a key is missing or a value is wrong, the message also names the key, and
+            says what the row or the value must be.
     """
     rows = []
     with path.open("rb") as lines:

@@ -1,7 +1,8 @@
 """Runs a worker process of `isolate.Pool`: reads lists of jobs (kind of question, text, example), writes verdicts.
 
-Input and output are lines of JSON. Each kind of question has a verifier. The worker imports it before the first job of
-this kind, or earlier. The worker never imports jax, and never executes the text of a job itself.
+Input and output are lines of JSON. Each kind of question has a verifier. The worker imports a verifier when it
+starts, or when it reads the first list with a job of the verifier's kind. The worker never imports jax, and never
+executes the text of a job itself.
 """
 
 from __future__ import annotations

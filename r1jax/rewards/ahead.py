@@ -17,8 +17,9 @@ class Ahead:
 
     `begin` starts jobs early; `run` starts the other jobs and waits for all.
 
-    A job is (kind of question, text to grade, the verifier's example), as for `Pool`. `run` returns the same verdicts
-    as `Pool.run`. A job that both methods get is judged once.
+    A job is (kind of question, text to grade, example), as for `Pool`. The example is what the verifier needs besides
+    the text, such as {"gold": "1/2"}. `run` returns the same verdicts as `Pool.run`. A job that both methods get is
+    judged once.
     """
 
     def __init__(self, pool: Pool):

@@ -41,7 +41,7 @@ class Scores(NamedTuple):
 def given_answer(text: str, kind: str, style: str = "r1_zero", *, lenient: bool = False) -> str | None:
     """Returns the answer in a completion, which a verifier grades; None if the completion has no answer.
 
-    The place of the answer depends on the style's `answer`. The summary is the text after the thinking.
+    The field `answer` of the style says where the answer stands. The summary is the text after the thinking.
 
     - "tags" (R1-Zero's format): the last `<answer>` block.
     - "boxed" (R1's format): the last \\boxed{} of the summary. For a kind of question with `boxed=False` in
@@ -75,13 +75,18 @@ def accuracy_job(
 ) -> tuple[str, str, Mapping] | None:
     """Returns the job `(kind, text, example)` with which `Pool` grades the answer in a completion.
 
-    In the job, `kind` is the kind of question, and `example` is the gold answer for the verifier. `text` is the answer
-    (`given_answer`), put into a new `<answer>` block. There is one exception: `text` is the whole summary if all of
-    these hold. The style's `answer` is not "tags". The answer comes from no `<answer>` block of the completion. The
-    kind has `reads_boxes=True` in `kinds.KINDS`. In both cases the verifier finds a \\boxed{} in `text` by itself.
+    In the job, `kind` is the kind of question, and `example` is the gold answer for the verifier. `text` is either a
+    new `<answer>` block with the answer (`given_answer`), or the whole summary. It is the summary if three conditions
+    hold:
 
-    Returns None if the completion has no answer, or if no verifier exists for this kind of question. Unless `lenient`
-    is True or `text` is the whole summary, also returns None if several `<answer>` tags follow the thinking.
+    - the field `answer` of the style is not "tags";
+    - `given_answer` took the answer from no `<answer>` block;
+    - the kind has `reads_boxes=True` in `kinds.KINDS`.
+
+    In both cases the verifier finds a \\boxed{} in `text` by itself.
+
+    Returns None if the completion has no answer, or if no verifier exists for this kind of question. Also returns None
+    if several `<answer>` tags follow the thinking, unless `lenient` is True or `text` is the whole summary.
 
     Args:
         example: the question, a row of a data set with `kind` and `gold`.

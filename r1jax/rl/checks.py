@@ -138,8 +138,8 @@ def check_terms(recipe: RLRecipe, *, own: bool) -> None:
     """Raises ValueError if --per-reward=True cannot be used.
 
     Args:
-        own: whether --reward or the training stage replaces the rule reward by another reward. The other reward sets
-            the weights of its parts itself.
+        own: whether the run uses the reward of --reward or of its training stage instead of the rule reward. If so,
+            --per-reward=True is an error, because it needs the weights of the rule reward's parts.
     """
     require(
         (

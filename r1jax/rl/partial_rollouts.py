@@ -98,7 +98,9 @@ def make_checkpoint_state(
 
 
 class PartialRounds:
-    """A `rounds.Sample` whose rounds may end with unfinished rows (completions). Keeps the groups of these rows for the
+    """Samples rounds that may end with unfinished rows (completions).
+
+    Each call samples one round, as the protocol `rounds.Sample` asks. The groups of unfinished rows are kept for the
     next round.
 
     Args:
@@ -195,9 +197,9 @@ def take_groups(rollout: Rollout, which: np.ndarray) -> Rollout:
 def measure_wave(before: Rollout, rollout: Rollout) -> tuple[np.ndarray, np.ndarray]:
     """Returns (prompt lengths [B], numbers of sampled tokens [B·G]) of a round with continued rows.
 
-    `roofline.rollout_seconds` needs this form, with G rows in each of B groups. A continued row counts as a group of
-    its own, in which only this row samples. So B is the number of new groups plus the number of continued rows. The
-    earlier tokens of a continued row count as part of its prompt.
+    Both arrays are arguments of `roofline.rollout_seconds`, which expects G rows in each of B groups. A continued row
+    counts as a group of its own, in which only this row samples. So B is the number of new groups plus the number of
+    continued rows. The earlier tokens of a continued row count as part of its prompt.
 
     Args:
         before: the rows of the groups that the round continued, as they were before the round.

@@ -158,7 +158,7 @@ def check_data(workdir: Path, options: RunOptions, before: Manifest | None, data
         if there.get(name) != here.get(name):
             raise ValueError(
                 f"--workdir={workdir} holds a run that began with {what}{before.data.get(name)}, not {data.get(name)}. "
-                "Give the value that it began with, or name a new directory"
+                "Use what it began with, or name a new directory"
             )
     if there != here:
         raise ValueError(

@@ -77,8 +77,8 @@ def find_differing(scores: Scores, group_size: int) -> np.ndarray:
     """Returns [B] bool, True for a group whose valid rewards are not all equal.
 
     Args:
-        scores: the rewards, [N].
-        group_size: G.
+        scores: [N] rewards of the N = B·G completions of B groups, group after group.
+        group_size: G, completions of each group.
     """
     total, valid = (x.reshape(-1, group_size) for x in (scores.total, scores.valid))
     highest, lowest = np.where(valid, total, -np.inf).max(axis=1), np.where(valid, total, np.inf).min(axis=1)

@@ -45,8 +45,8 @@ class Round(NamedTuple):
         step: number of optimizer steps that were done when this round began. With --carry-over, the policy of an
             earlier round may have sampled some tokens. `rollout.version` then has, for each token, the optimizer step
             of the policy that sampled the token.
-        verdicts: verifies the answers. The verification of finished rows began while other rows were still being
-            sampled. The reward uses `verdicts` in place of the pool of verifiers.
+        verdicts: an `Ahead`, the object that verifies the answers. It began to verify finished rows while other rows
+            were still being sampled. The reward uses it in place of the pool of verifiers.
         began: when sampling began, in seconds of `time.monotonic`.
     """
 

@@ -45,7 +45,8 @@ class Manifest:
             The path is absolute, or r1jax/nano/NAME for a base that ships with the package. None for random weights.
         data: a dict that describes what the run learns from. "sha256" and "counts" describe the data as a whole.
             "files" is a list of {"path", "sha256"}, one for each file that holds data. "sources" is {name: [{"path",
-            "sha256"}]}, the checkpoints that made the data or that score replies.
+            "sha256"}]}, the checkpoints that made the data or that score replies. A name is the route of records that
+            a checkpoint made, or the part that it plays, such as "teacher".
         results: {"base": evaluation, "final": evaluation}. "base" is the line of eval.jsonl for the policy before
             training, and "final" the line for the trained policy. A value is None until its policy is evaluated.
         warnings: a {"step", "text"} for each warning that the run gave. The report shows them.
@@ -303,7 +304,7 @@ def claim(path: Path, settings: Mapping) -> None:
         if changed := differences(there, settings, ("processes",)):  # which older files name
             raise ValueError(
                 f"{path} holds samples of other settings: {'; '.join(changed)}. "
-                "Give the values of the file, or name a new directory"
+                "Give the settings that they were sampled with, or name a new directory"
             )
     elif path.exists():
         raise ValueError(

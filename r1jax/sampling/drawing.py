@@ -28,10 +28,10 @@ class Cut(NamedTuple):
 
 
 def find_floors(mass: Float[Array, "N A B"], cut: Cut, shards: int = 1) -> Float[Array, N]:
-    """Returns the threshold of a cut for each row: tokens with at least this mass may be drawn.
+    """Returns the threshold of a cut for each row. A token may be drawn if its mass is at least the threshold.
 
-    On CPUs, the rows of a shard are searched for top-p one after another, because a row then stays in the core's cache.
-    Elsewhere all rows are searched at once.
+    For top-p without top-k, `find_floor` searches each row for the threshold. On CPUs, it searches the rows of a shard
+    one after another, because a row then stays in the core's cache. Elsewhere it searches all rows at once.
 
     Args:
         mass: unnormalised probabilities of a vocabulary of A·B tokens. The largest in each row is 1.

@@ -4,8 +4,8 @@
 A row is one completion. A wave is the set of rows that are sampled together. The cached keys and values have three
 levels: the prefix that all prompts share, the rest of each prompt (stored once for all completions of that prompt), and
 the tokens that each row sampled in this wave (the row's own cache). All rows have sampled the same number of tokens
-since the wave began. So one scalar, `clock`, counts them for all rows: a `dynamic_update_slice` writes keys and values
-at slot `clock` of every row's own cache, and only the prompts differ in length.
+since the wave began. So one scalar, `clock`, counts these tokens for all rows, and a `dynamic_update_slice` writes keys
+and values at slot `clock` of every row's own cache. Only the prompts differ in length.
 """
 
 from __future__ import annotations
@@ -275,8 +275,9 @@ class Kept(NamedTuple):
     Attributes:
         rows: [shards, n] new rows to keep, in order. Rows are numbered from 0 in each shard.
         entries: [shards, n] the cached prompt (entry of the segments) that each kept row reads. Entries are numbered
-            from 0 in each shard.
-        sharing: which kept row reads which entry, if no entry is copied. None gives every kept row a copy of its entry.
+            from 0 in each shard. Used only if `sharing` is None.
+        sharing: None gives every kept row a copy of its entry. Otherwise no entry is copied, and `sharing` says which
+            kept row reads which entry.
     """
 
     rows: Int[Array, "shards n"]

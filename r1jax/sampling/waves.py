@@ -2,10 +2,11 @@
 before it.
 
 A row is one completion. A wave ends when about half of its rows are finished. The next wave takes new prompts in place
-of the finished rows. It also continues the unfinished rows: one prefill reads their tokens again (see `cohorts`). Each
-row has a random key of its own, which decides its tokens. So every token is the same, whatever the size of a wave.
+of the finished rows. It also continues the unfinished rows: one prefill reads their tokens again (see the module
+`cohorts`). Each row has a random key of its own, which decides its tokens. So every token is the same, whatever the
+size of a wave.
 
-With `Sampling.replay`, every wave finishes all its rows instead.
+With `Sampling.replay`, which records the experts of each token, every wave finishes all its rows instead.
 """
 
 from __future__ import annotations

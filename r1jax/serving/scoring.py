@@ -57,8 +57,11 @@ def score(model: Model, texts: Sequence[Sequence[int]], top: int) -> list[Scored
 def score_row(
     cfg: ModelConfig, params: dict, tokens: Int[Array, "1 S"], top: int, dtype: DTypeLike
 ) -> tuple[Float[Array, M], Int[Array, "M K"], Float[Array, "M K"]]:
-    """Returns, for the M = S - 1 tokens from the second on: their log-probabilities [M], the ids of the K = `top`
-    likeliest tokens at each of their positions [M, K], and the log-probabilities of these likeliest tokens [M, K].
+    """Returns three arrays for the M = S - 1 positions from the second token on. `top` is K.
+
+    Returns:
+        [M] log-probabilities of the text's tokens; [M, K] ids of the K likeliest tokens at each position; and [M, K]
+        log-probabilities of these likeliest tokens.
     """
     positions = jnp.arange(tokens.shape[1])[None]
     hidden = forward(cfg, params, tokens, positions, attend_full(causal(tokens.shape[1])), how=Pass(dtype))[0][0, :-1]

@@ -34,7 +34,7 @@ def collect_once(
         options: the options of the stage's run.
         settings: a dataclass of the collection's options, with a field `review`.
         name: the name of the records' file.
-        sampled: the name of a field of `settings`. This field holds the directory of the run to sample from.
+        sampled: the name of the field of `settings` that holds the directory of the run to sample from.
         collect: `collect(mesh, folder)` makes the records. It is called only if the file does not exist yet.
 
     Raises:

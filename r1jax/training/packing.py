@@ -130,7 +130,8 @@ def put(
 
     Args:
         position: position of the first token; the following tokens count up from there.
-        group, segment: the value that all tokens get in `PackedRows.group`, and the one in `PackedRows.segment`.
+        group: value of these tokens in `PackedRows.group`.
+        segment: value of these tokens in `PackedRows.segment`.
         source: slot whose hidden state predicts the first token. Every following token is predicted from the slot
             before it.
     """

@@ -47,7 +47,7 @@ def hash_weights(directory: Path, flag: str = "--weights") -> str:
         flag: the flag that named the directory, for errors.
 
     Raises:
-        ValueError: the index or a safetensors file is missing or cannot be read.
+        ValueError: the safetensors files cannot be used, as in `tensors`.
     """
     files = sorted({directory / "config.json", *(tensor.file for tensor in tensors(directory, flag).values())})
     mine = files[jax.process_index() :: jax.process_count()]
@@ -71,8 +71,8 @@ def tensors(directory: Path, flag: str = "--weights") -> dict[str, Tensor]:
         flag: the flag that named the directory, for errors.
 
     Raises:
-        ValueError: there is no safetensors file, the index names a file or tensor that is missing, a header cannot be
-            read, or a file is cut short.
+        ValueError: there is no safetensors file; `INDEX` cannot be read, or names a file or tensor that is missing; a
+            header cannot be read; or a file is cut short.
     """
     index = directory / INDEX
     if index.exists():
@@ -89,7 +89,7 @@ def tensors(directory: Path, flag: str = "--weights") -> dict[str, Tensor]:
     for file in files:
         if not file.exists():
             raise ValueError(
-                f"{flag}={directory}: the shard {file.name} is missing; {INDEX} names it. Download it again"
+                f"{flag}={directory}: the shard {file.name} is missing, although {INDEX} names it. Download this shard"
             )
         found |= header(file, flag)
     if where is None:

@@ -114,8 +114,8 @@ def add_adapter(
     if pairs:
         raise ValueError(
             f"{flag}={directory}: the base model has no matrix {next(iter(pairs))} that an adapter can change here. "
-            "Embeddings and experts cannot be adapted. Use the adapter's own base model, or merge the adapter into it "
-            "with peft (merge_and_unload), save that model, and name its directory"
+            "Embeddings and experts cannot be adapted. Use the adapter's own base model, or merge the adapter into "
+            "that model with peft (merge_and_unload), save the result, and name its directory"
         )
     whole = jax.tree.map(lambda x: x, params)  # new dictionaries, the same arrays
     for path, (a, b) in found.items():
@@ -212,8 +212,8 @@ def export_adapter(directory: Path, cfg: ModelConfig, adapters: dict, base: str)
 
     if cfg.experts and (name := next((n for n in names_of(adapters) if "/mlp/" in n), "")):
         raise ValueError(
-            f"PEFT has no name for the adapter {name}, which belongs to the feed-forward of a model with experts: use "
-            "the merged weights instead"
+            f"PEFT has no name for the adapter {name}, which belongs to the feed-forward of a model with experts. Use "
+            "the whole model's weights, into which its adapters are merged, instead of an adapter"
         )
     written: dict[str, np.ndarray] = {}
     modules, ranks = [], []

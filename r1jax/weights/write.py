@@ -54,8 +54,8 @@ def theirs(
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yields (Hugging Face name, tensor) for each tensor of one parameter.
 
-    A parameter of experts has a tensor for each expert. If layers hold the parameter, the tensors are those of one
-    layer.
+    A parameter of experts has a tensor for each expert. If a parameter is stacked over layers, only the tensors of
+    `layer` are yielded.
 
     Args:
         leaf: the parameter.
@@ -145,8 +145,8 @@ def export(
         dtype: dtype of the written weights, and so of the weights when they are loaded again.
         tokenizer: its `save` writes the tokenizer's files, and its special tokens are named in config.json. None leaves
             both out.
-        shard_bytes: largest number of bytes in one file. The host holds about this many bytes plus one parameter: the
-            largest of a single layer or outside the layers.
+        shard_bytes: largest number of bytes in one file. The host holds about this many bytes plus, at worst, the
+            largest parameter. A parameter that is stacked over layers counts with a single layer.
 
     Raises:
         ValueError: the directory holds a checkpoint already, or safetensors is not installed.

@@ -47,6 +47,7 @@ def extract(text: str, rule: str = "auto") -> str | None:
             "answer_tag": the last box in the last <answer> block, or the whole block if it has no box. In a text
             without such a block, the last box.
             "hash": what follows the last ####, up to the end of the line.
+
     Raises:
         ValueError: the rule is unknown.
     """

@@ -81,7 +81,8 @@ def prove(preamble: str, goal: str, proof: str, allowed: frozenset[str], limits:
         limits: resource limits of each compilation and of the check.
         tier: isolation tier of the sandboxes.
     Returns:
-        (verdict, reason): the verdict is "correct", "wrong", "budget" or "gold_unusable" (the goal does not compile).
+        (verdict, reason): the verdict is "correct", "wrong", "budget" (compiling the proof, or the check, reached a
+            limit) or "gold_unusable" (the goal does not compile within the limits).
     Raises:
         Unavailable: the sandbox did not start.
     """
