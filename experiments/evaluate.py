@@ -4,7 +4,7 @@ Source:  DeepSeek-AI 2025 (arXiv 2501.12948v2), appendix D.1; Chen et al. 2021 (
 Run:     python -m experiments.evaluate --weights=RUN --benchmarks=nano:reasoning,nano:general --template=r1
          python -m experiments.evaluate --weights=HF_DIR --benchmarks=math500.jsonl,aime24.jsonl --recipe=paper
          python -m experiments.evaluate --weights=HF_DIR --benchmarks=gsm8k_test.jsonl --template=chat
-Writes:  <workdir>/NAME.jsonl (every sample), results.json, manifest.json. If killed, the same command continues
+Writes:  <workdir>/NAME.jsonl (every sample), results.json, manifest.json. The same command continues a killed run
 Expect:  the mean of each measured value over problems, with a 95 % bootstrap interval. The bootstrap resamples
          problems, because the samples of one problem are not independent
 Departs: 1. this package's verifiers judge the final answer; they accept more forms than a benchmark's own script
@@ -86,9 +86,9 @@ def evaluate(command: Command) -> dict:
         ]
         if not loaded or len({each.name for each in loaded}) < len(loaded):
             raise ValueError(
-                f"--benchmarks={command.benchmarks} must name at least one benchmark, and all files must have "
-                "different names without their suffixes, because results are stored by name. Name a benchmark; if two "
-                "files share a name, rename one, or evaluate it with another --workdir"
+                f"--benchmarks={command.benchmarks} must name at least one benchmark, and no name may occur twice "
+                "(a file's suffix is no part of its name), because results are stored by name. Name a benchmark; if "
+                "two files share a name, rename one, or evaluate it with another --workdir"
             )
         author = generate.load(options, run.mesh)
         run.claim_parent(author.source)

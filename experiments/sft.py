@@ -66,8 +66,8 @@ class Command(TuneCommand):
     recipe: str = "full"
     """Which defaults to use: full (all parameters) or lora."""
     data: tuple[str, ...] = ()
-    """Conversations: jsonl, json or parquet files, folders, or data sets of the hub, with rows {messages} or rows of
-    another published form, such as {prompt, completion}."""
+    """Files (jsonl, json, parquet), folders, or data sets of the Hugging Face hub that hold conversations. Their rows
+    have the form {messages} or another published form, such as {prompt, completion}."""
 
 
 def train(recipe: SFTRecipe, options: RunOptions, *paths: str) -> Path:

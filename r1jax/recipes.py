@@ -69,8 +69,8 @@ class RLRecipe:
     row_length: int
     """S: slots of a packed row, at least the longest prompt plus --max-tokens."""
     batch_rows: int
-    """Packed rows of one micro-batch: a multiple of the mesh's row shards (data·fsdp·expert of --mesh). A smaller
-    number that divides the number of row shards is raised to the number of row shards."""
+    """Packed rows of one micro-batch: a multiple of the mesh's row shards (data·fsdp·expert of --mesh). A divisor
+    of the number of row shards is accepted too, but the number of row shards is used in its place."""
     remat: str
     """What the backward pass recomputes: none (nothing), dots (all but attention and products with weights) or full
     (all but attention)."""
@@ -130,7 +130,8 @@ class RLRecipe:
     mean of their group."""
     refill: int = 0
     """How many times a round may sample --questions-per-round questions. Further questions replace groups whose task
-    rewards are all equal (DAPO's dynamic sampling). 0 or 1: once, so no group is replaced."""
+    rewards are all equal (DAPO's dynamic sampling). Task rewards leave out the overlong and repetition
+    penalties. Of the rule reward, only accuracy is a task reward. 0 or 1: once, so no group is replaced."""
     keep_pass_rate: str = ""
     """LOW:HIGH, such as 0.1:0.9: leave out questions whose pass rate lies outside. Needs --pass-rates, or rows with a
     pass_rate."""
@@ -248,8 +249,9 @@ class RunOptions(PolicyOptions):
     """Weights to start from: a run's directory, one of its checkpoints, a Hugging Face directory, a GGUF file, a PEFT
     adapter, or OWNER/NAME of the Hugging Face Hub. Default: the base model of --model."""
     prompts: str = "nano"
-    """Training questions: a jsonl or parquet file, or nano or nano:MIX, which generate questions. The rows of a file
-    are {id, problem, gold, kind}, where kind chooses the verifier."""
+    """Training questions: a jsonl or parquet file, or nano or nano:MIX, which generate questions. MIX names a mix of
+    tasks, such as reasoning, or one task. The rows of a file are {id, problem, gold, kind}, where kind chooses the
+    verifier."""
     late_prompts: str = ""
     """Questions from step --late-from on, in the form of --prompts."""
     eval_prompts: str = "nano"
@@ -258,7 +260,8 @@ class RunOptions(PolicyOptions):
     reward: tuple[str, ...] = ()
     """The reward, in place of the accuracy, format and language weights: one or more of FILE.py:FUNCTION, accuracy,
     format and language, separated by spaces, each with =WEIGHT unless the weight is 1. A function takes (texts,
-    examples) and returns a float for each text, or {part: floats}. The rows of --prompts then need no kind."""
+    examples) and returns a float for each text, or {part: floats}. With --reward, the rows of --prompts may lack
+    kind."""
     decontaminate: tuple[str, ...] = ()
     """Files of benchmark problems. Rows of --prompts that share 10 words in a row with such a problem are
     dropped."""
@@ -335,7 +338,8 @@ class SFTRecipe:
     """Hyperparameters of supervised fine-tuning on records (problems with responses). Each field is a flag."""
 
     epochs: float
-    """Passes over the records. One pass takes as many steps as all tokens of the records would fill without padding."""
+    """Passes over the records. The number of steps in a pass is the number of tokens in all records, divided by
+    the slots of a step (--batch-rows times --row-length)."""
     steps: int
     """Optimizer steps. 0: as many as --epochs takes."""
     learning_rate: float
@@ -401,7 +405,8 @@ class PlanOptions:
     """Device that a dry run plans for: t4, l4, rtx4090, a100-40gb, a100, h100, h200, b200, v4, v5e, v5p, v6e or
     v7x."""
     mean_tokens: int = 0
-    """Mean length of a completion, in tokens, that a dry run assumes. 0: an eighth of --max-tokens."""
+    """Mean length in tokens that a dry run assumes: of a completion in reinforcement learning, of a record in
+    fine-tuning, of a text for reward models, of an item for preferences. 0: an eighth of --max-tokens."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Runs the torch baselines of the GPU measurements, each in a process of its own.
 
-The baseline of decoding (part G1) is transformers' `generate` with a static cache. The baseline of the update (G4) is a
-training step with SDPA and gradient checkpointing.
+The baseline of decoding (part G1 of `gpu`) is transformers' `generate` with a static cache. The baseline of the update
+(part G4) is a training step with SDPA and gradient checkpointing.
 
 `generate` uses bfloat16 weights. Training uses float32 weights and bfloat16 autocast, like r1jax's training.
 """
@@ -23,9 +23,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def torch_line(command: Command, kind: str, cfg: ModelConfig, **sizes: int) -> dict[str, Any]:
-    """Runs a torch baseline in a process of its own. Returns its result, such as tokens/s under "value".
+    """Runs a torch baseline in a process of its own. Returns its result, with tokens/s under "value".
 
-    If torch or transformers is not installed, the result has a key "missing" and no value.
+    If torch or transformers is not installed, "value" is None, and the error message is under "missing".
 
     Args:
         kind: "generate" or "train".
@@ -122,7 +122,7 @@ def generating(torch: Any, model: Any, device: str, asked: dict) -> Any:
 
 
 def training(torch: Any, model: Any, device: str, asked: dict) -> Any:
-    """Makes a function without arguments. The function performs one optimizer step, and returns the number of tokens.
+    """Makes a function without arguments. The function does one optimizer step and returns the step's number of tokens.
 
     `asked` holds the sizes, as in `torch_line`.
     """

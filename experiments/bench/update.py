@@ -1,7 +1,7 @@
 """Benchmark C9: model FLOP/s of an update, compared with the FLOP/s of a large matrix product.
 
-An update trains on 16 rows of 128 tokens with AdamW. `roofline.update_flops` counts the FLOPs: 6·N for each
-token, where N is the number of matrix parameters, plus the FLOPs of attention.
+At the size "full", an update trains on 16 rows of 128 tokens with AdamW. `roofline.update_flops` counts the FLOPs: 6·N
+for each token, where N is the number of matrix parameters, plus the FLOPs of attention.
 """
 
 from __future__ import annotations
@@ -75,7 +75,8 @@ def side(size: str) -> tuple:
 def measure(options: Options) -> dict[str, Any]:
     """Measures the model FLOP/s of an update (benchmark C9). Returns the benchmark's JSON line.
 
-    `value` is tokens per CPU second. `fraction` is the update's model FLOP/s divided by the FLOP/s of a large product.
+    The line's "value" is the tokens per CPU second of the fastest setting of remat. Its "fraction" is the model FLOP/s
+    of this setting divided by the FLOP/s of a large matrix product.
     """
     import jax
 

@@ -108,7 +108,7 @@ def table(found: dict[str, list[dict[str, float | None]]]) -> str:
 def format_cells(seeds: list[dict[str, float | None]]) -> list[str]:
     """Returns the table cells of one loss: for each of `FIGURES`, the mean over seeds ± half the 95 % interval's width.
 
-    A cell is "–" if no seed has a value.
+    A cell is "–" if its figure is None for every seed.
 
     Args:
         seeds: what `read_figures` returns for each seed of the loss.

@@ -90,13 +90,16 @@ class Interval(NamedTuple):
         return self.mean + self.half
 
     def text(self, digits: int = 3, sign: str = "") -> str:
-        """Returns "mean ± half", or the mean alone if there is one seed. `sign` is "+" to show the sign."""
+        """Returns "mean ± half", or the mean alone if there is one seed.
+
+        If `sign` is "+", a mean of 0 or more is written with a plus sign.
+        """
         mean = f"{self.mean:{sign}.{digits}f}"
         return mean if np.isnan(self.half) else f"{mean} ± {self.half:.{digits}f}"
 
 
 def summarise(values: Sequence[float | None]) -> Interval | None:
-    """Returns the mean of the values over seeds with its 95 % interval by Student's t; None if no seed has a value."""
+    """Returns the mean of the values over seeds with its 95 % interval by Student's t; None if every value is None."""
     known = [value for value in values if value is not None]
     if not known:
         return None
@@ -107,12 +110,12 @@ def summarise(values: Sequence[float | None]) -> Interval | None:
 
 
 def estimate(values: Sequence[float]) -> Interval:
-    """Returns the mean of the values over seeds with its 95 % interval. Every seed must have a value.
+    """Returns the mean of the values over seeds with its 95 % interval. No value may be None.
 
-    `summarise` computes the same, but leaves out seeds without a value.
+    `summarise` computes the same, but leaves out values that are None.
 
     Raises:
-        ValueError: a seed has no value, because its run was too small to measure it.
+        ValueError: a value is None, because the seed's run was too small to measure the value.
     """
     found = summarise(values)
     if found is None or len([value for value in values if value is not None]) < len(values):

@@ -37,7 +37,8 @@ class Claim(NamedTuple):
         find: measures the claim; called with an object of the class `command`.
         command: the class of the claim's flags: `Bench`, or a class that extends it.
         minutes: estimated minutes for each seed on 2 cores. A claim takes less if another claim has already made
-            the runs that it needs. The time in which experiments.r1 makes the directories of --runs is not counted.
+            the runs that it needs. A claim may read working directories of experiments.r1, which the flag --runs names.
+            The time in which experiments.r1 made them is not counted.
     """
 
     said: str

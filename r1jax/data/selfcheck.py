@@ -27,7 +27,7 @@ def find_unusable(rows: Sequence[Mapping]) -> list[tuple[Mapping, str]]:
         math         accepted: the gold; rejected: the gold with one digit changed
         choice       accepted: the gold's letter; rejected: every other letter
         countdown    accepted: a solution found by search; rejected: the same solution followed by "+0"
-                     (both only for up to `SOLVED_UP_TO` numbers)
+                     (neither is checked for a row of more than `SOLVED_UP_TO` numbers)
         other kinds  accepted: the `solution` in the row or in its gold, if there is one; rejected: the empty text
 
     Rows of a kind without a verifier are not checked. The result is in the order of the rows.
@@ -141,7 +141,7 @@ def solve(numbers: Sequence[Fraction], target: Fraction) -> str | None:
     """Returns an expression with + - * / that uses each number once and equals the target; None if there is no such
     expression.
 
-    Tries every expression tree. 4 numbers take milliseconds. Each further number takes about fifty times as long.
+    Tries every expression tree. 4 numbers take milliseconds. Each further number multiplies the time by about fifty.
     """
 
     def extend(items: tuple[tuple[Fraction, str], ...]) -> str | None:

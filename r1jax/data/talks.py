@@ -1,4 +1,4 @@
-"""Reads conversations for fine-tuning in the formats of published sets.
+"""Reads conversations for fine-tuning in the formats of published data sets.
 
 Each function takes a record, whose keys are in lower case. It returns the record's messages, [{role, content}], or None
 if the record has another format. `forms.TALKS` lists the functions.

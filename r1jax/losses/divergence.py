@@ -113,8 +113,8 @@ def off_policy_mask(
 
     Args:
         logp, sampler_logp, advantage: log π_θ, log π of the sampler and Â of each token, [..., S].
-        counted: [..., S] bool, tokens of completions.
-        sequence: [..., S], see `sequence_mean`.
+        counted: [..., S] bool, True for tokens of completions.
+        sequence: [..., S], the index of each token's completion within its row (the last axis), from 0.
         bound: δ, in nats per token.
 
     Source: DeepSeek-AI 2025, "DeepSeek-V3.2", section 3.1, off-policy sequence masking. As in the paper, π_sampler is

@@ -4,8 +4,8 @@ A preference is a pair of a chosen and a rejected completion, or a single comple
 
 Log-probabilities [N] are sums over a completion's tokens, in nats. If a function takes means instead, its docstring
 says so. The formula in a docstring is the value of one pair or completion. The loss is Σ w·value, where w is `weight`.
-By default w is 1/N, so the loss is a mean. If the w of a whole minibatch are given instead, the losses of its
-micro-batches add up to the loss of the minibatch.
+By default w is 1/N, so the loss is a mean. For a minibatch in several micro-batches, give weights that add up to 1 over
+the whole minibatch. The losses of the micro-batches then add up to the loss of the minibatch.
 
 Each loss function also returns weighted sums to log. The implicit reward of a completion is β log(π/π_ref), or β log π
 without a reference policy. "reward/chosen" sums w times the implicit reward of the chosen completions.
@@ -163,7 +163,7 @@ def kto_loss(
 
 
 def mismatched_kl(logp: jax.Array, ref_logp: jax.Array, weight: jax.Array | None = None) -> jax.Array:
-    """Returns KTO's z: the mean of log(π/π_ref) over completions that are placed after a wrong prompt, at least 0.
+    """Returns KTO's z: the mean of log(π/π_ref) over completions after a wrong prompt; 0 if the mean is negative.
 
     Args:
         logp, ref_logp: [N] log π and log π_ref of the completions, each after the prompt of another completion.

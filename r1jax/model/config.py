@@ -185,7 +185,7 @@ class ModelConfig:
 
         Args:
             feed: feed-forward of the layer, "dense" or "experts" (see `Group`).
-            active: counts only the experts that one token visits.
+            active: whether to count only the experts that one token visits, rather than all experts.
         """
         if feed == "dense":
             return 3 * self.width * self.mlp_width

@@ -26,8 +26,8 @@ class PackedRows(NamedTuple):
     Attributes:
         tokens: token in each slot.
         positions: position of the token in its own sequence (prompt and completion).
-        group: number of the prompt within the row, from 1; the same for the prompt's completions; 0 in padding.
-        segment: 0 for a prompt; for a completion, the number of the completion within its group, from 1.
+        group: index of the prompt within the row, counted from 1. Completions have their prompt's index, and padding 0.
+        segment: 0 for a prompt; for a completion, its index within the group, counted from 1.
         source: slot of the same row whose hidden state predicts this token.
         routes: experts that the token must visit in each layer with experts, -1 where the router chooses; None if the
             router chooses everywhere.

@@ -109,7 +109,7 @@ def tune(
         teacher: config of a model whose most likely tokens are computed before training; None without a teacher.
 
     Raises:
-        ValueError: the device is unknown, or `mesh` cannot be parsed.
+        ValueError: the device is unknown, `mesh` cannot be parsed, or --lora-targets matches no kernel.
     """
     mean = options.mean_tokens or max(1, recipe.max_tokens // 8)
     tokens = recipe.batch_rows * recipe.row_length

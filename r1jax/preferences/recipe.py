@@ -36,7 +36,8 @@ class PreferenceRecipe:
     grad_clip: float
     """Gradients are clipped to this global norm."""
     max_tokens: int
-    """Maximum length of an item, a prompt with both completions, in tokens. Longer items are left out."""
+    """Maximum length of an item, in tokens: the prompt and both completions of a pair, or the prompt and the completion
+    of a labelled item. Longer items are left out."""
     batch_rows: int
     """Items of one micro-batch: a multiple of the mesh's row shards (data·fsdp·expert of --mesh)."""
     remat: str

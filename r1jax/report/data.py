@@ -19,9 +19,10 @@ TEXT_CHARACTERS = 20_000
 
 
 class Run(NamedTuple):
-    """The logs of one working directory. `metrics` and `evals` hold the curves of metrics.jsonl and eval.jsonl by name.
+    """The logs of one working directory.
 
-    Names of nested values are joined, as in `by_kind/…/accuracy`.
+    `metrics` has a curve for each key of metrics.jsonl, and `evals` for each key of eval.jsonl. The keys of nested
+    dictionaries are joined, as in `by_kind/…/accuracy`.
     """
 
     name: str

@@ -103,10 +103,10 @@ def mean_of(cells: Sequence[tuple[float, float, float]]) -> tuple[float, float, 
 
 
 def mean_row(rows: Sequence[Row], ruled: Collection[str] = ()) -> Row | None:
-    """Averages rows of the same figure over their groups of problems, without weights. Returns the row of means.
+    """Averages rows of the same figure over their groups of problems. Returns the row of means.
 
-    A stage without a value for one of the groups gets no mean. Returns None if there are fewer than two groups, or if
-    no stage gets a mean.
+    Every group counts equally. A stage without a value for one of the averaged groups gets no mean. Returns None if
+    there are fewer than two groups to average, or if no stage gets a mean.
 
     Args:
         rows: the rows of a figure, one per group.

@@ -223,7 +223,7 @@ def pointwise(values: Float[Array, "R"], batch: Judged) -> tuple[Array, dict[str
 
 @functools.cache
 def judged_loss(judge: Callable[[Array, Judged], tuple[Array, dict[str, Array]]]) -> Loss:
-    """Returns the loss function of a reward model, to be used as `Learner.loss`. Its batches are `Judged`.
+    """Returns the loss function of a reward model, to be used as `Learner.loss`. The function takes `Judged` batches.
 
     The result is cached: the same `judge` gives the same function, so that learners share one compiled update.
 

@@ -20,7 +20,7 @@ class Batch:
     A payload is one job as JSON text. Equal jobs share one payload, so they are judged once.
 
     Args:
-        jobs: one (kind of question, text to grade, the verifier's example) per job.
+        jobs: one (kind of question, text to grade, gold answer for the verifier) per job.
         expires: the value of `time.monotonic()` at which jobs without a verdict are given up; None for never.
     Attributes:
         future: a `Future` whose result is the list of verdicts, in the order of the jobs.

@@ -161,7 +161,8 @@ class Judge:
     def value_of(self, job: Mapping[str, Any], known: Mapping[str, float]) -> float | None:
         """Returns the reward of a job; None if there is no verdict.
 
-        The reward is 0 if there is no reply, or if the reply tries to influence the judge (`ADDRESSES`).
+        The reward is 0 if there is no reply, or if the reply tries to influence the judge, that is, contains a match
+        of the regular expression `ADDRESSES`.
 
         Args:
             job: a dict {question, reply, reference} that the method `job` made.
@@ -243,7 +244,7 @@ class Judge:
             words = dict(rubric=self.rubric, question=job["question"], fence=fence, code=code)
             said = self.ask(PAIRWISE.format(first=first, second=second, **words), code, deadline)
             if said.get("better") not in ("A", "B", "tie"):
-                raise Unjudged(f"the field better is {said.get('better')!r}; it must be A, B or tie")
+                raise Unjudged(f"the field named better holds {said.get('better')!r}; it must hold A, B or tie")
             values.append(0.5 if said["better"] == "tie" else float((said["better"] == "A") != swapped))
         if values[0] != values[1]:
             raise Unjudged("the verdict depends on the order of the replies")

@@ -101,7 +101,9 @@ def make_policy(cfg: ModelConfig, pieces: Tokenizer, options: RunOptions) -> Pol
 
 
 def parent_path(weights: str, found: Path) -> str:
-    """Returns the absolute path that a manifest stores for weights: the path of a GGUF file, else the path `found`.
+    """Returns the absolute path that a manifest stores for weights.
+
+    If `weights` is a GGUF file, this is the path of the file. Otherwise it is the path of `found`.
 
     Args:
         weights: a value of --weights.
@@ -197,7 +199,9 @@ def base_of(parent: Mapping[str, Any]) -> str:
 
 
 def step_of(weights: str, flag: str = "--weights") -> dict[str, int]:
-    """Returns {"step": the step of the checkpoint that `weights` names}; {} if it names no checkpoint.
+    """Returns {"step": the step of the checkpoint that `weights` names}.
+
+    Returns {} if `weights` is empty, or if it names Hugging Face weights or a GGUF file, which have no step.
 
     Args:
         weights: a value of --weights.
@@ -282,13 +286,14 @@ def load_params(
 def same_weights(began: Mapping[str, Any], now: Mapping[str, Any], params: dict) -> bool:
     """Returns whether weights on disk are still the weights that a run began with.
 
-    Returns True for any weights if the run's manifest has no hash. Older runs with several processes wrote none.
+    Compares the hash in the run's manifest with the hash of the weights on disk. If the hash in the manifest is empty,
+    any weights count as the same. Older runs with several processes stored no hash.
 
     Args:
         began: the entry `parent` of the run's manifest.
-        now: the entry `parent` that a run would get if it began with the weights now on disk.
-        params: the parameters in the weights now on disk. Their `params_sha256` is compared only if the two entries
-            have different hashes: older manifests hold `params_sha256` for a Hugging Face directory.
+        now: the same entry for the weights on disk, as `load_policy` returns it.
+        params: the parameters on disk. If the hashes of `began` and `now` differ, the hash of `began` is compared with
+            `params_sha256(params)`, because older manifests store that hash for a Hugging Face directory.
     """
     if began.get("sha256") in ("", now["sha256"]):
         return True

@@ -25,7 +25,7 @@ class Wave(NamedTuple):
 
     Attributes:
         examples: the question that each completion answers, a dictionary.
-        samples: number of each completion among the completions of its question, from 0.
+        samples: index of each completion among the completions of its question, from 0.
         texts: completions as text.
         lengths: [N] number of sampled tokens, the stop token included.
         stopped: [N] whether a stop token was sampled; False means truncated.
@@ -44,8 +44,8 @@ class Draws(NamedTuple):
     Attributes:
         samples: number of completions per question.
         seed: seed of the run.
-        round_: number of the round in which the questions are sampled, which changes the noise; or [B] round numbers,
-            one per question.
+        round_: number of the round in which the questions are sampled; or [B] round numbers, one per question. Another
+            number gives other noise.
         places: [B] index of each question in the stream of questions. The noise depends on the index, so a question
             gets different noise each time it occurs. None: the noise depends on the question's id, and not on the other
             questions of the file.

@@ -117,8 +117,8 @@ def pick(logits: Float[Array, "m V"], targets: Int[Array, "m K"], axis: str | No
     """Returns the logits at the targets.
 
     Args:
-        axis: mesh axis that the vocabulary is split over. The result is then 0 for targets of other shards. None means
-            no split.
+        axis: mesh axis over which the vocabulary is split; None if it is not split. With a split, the result is 0 for
+            every target outside this device's part of the vocabulary.
     """
     if axis is None:
         return jnp.take_along_axis(logits, targets, axis=-1)

@@ -93,7 +93,7 @@ def family_and_head(config: Mapping[str, Any]) -> tuple[str, str]:
         names = ", ".join(FAMILIES.values())
         raise ValueError(
             f"config.json names the architecture {architecture or config.get('model_type')!r}; "
-            f"known are {names}, each with {' or '.join(HEADS)}. Use one of these models"
+            f"known are {names}, each followed by {' or '.join(HEADS)}. Use one of these models"
         )
     return known[architecture]
 
@@ -205,7 +205,7 @@ def scaling(rope: Mapping[str, Any], c: Mapping[str, Any]) -> RopeScaling | None
     if kind not in ("linear", "llama3", "yarn") or rope.get("truncate", True) is False:
         raise ValueError(
             f"config.json asks for rope type {kind!r}, which is not implemented: "
-            'use a model with linear or llama3, or with yarn whose "truncate" is not false'
+            'use a model whose rope type is linear or llama3, or is yarn without "truncate": false'
         )
     fields = {field.name for field in dataclasses.fields(RopeScaling)}
     given = {k: float(v) for k, v in rope.items() if k in fields and v is not None}

@@ -193,7 +193,7 @@ class Leaf(NamedTuple):
         return int(np.prod(ours[split:])), int(np.prod(ours[:split]))
 
     def shape(self, cfg: ModelConfig) -> tuple[int, ...]:
-        """Returns the shape of our whole array: [layers, experts, ..], without an axis that the parameter lacks."""
+        """Returns the shape of our whole array: [layers, experts, ..]. Axes that the parameter lacks are left out."""
         layers = () if self.layers is None else (len(self.layers),)
         return (*layers, *((cfg.experts.count,) if "{x}" in self.name.theirs else ()), *self.ours(cfg))
 
