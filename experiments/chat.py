@@ -53,7 +53,7 @@ class Command:
     min_p: float = 0.0
     """Sample only from tokens whose probability is at least this fraction of the likeliest token's. 0: from all."""
     max_tokens: int = 1024
-    """Most tokens of a reply."""
+    """Maximum number of tokens of a reply."""
     seed: int | None = None
     """Seed of the replies. Default: a new random seed for each reply."""
     thinking: Literal["fold", "show", "hide"] = "fold"

@@ -83,7 +83,7 @@ def generate(command: Command) -> Path:
         if was_edited(path, run.before):
             if manifests.differences(run.before.recipe, fields, MAY_CHANGE | {"to"}):
                 raise ValueError(
-                    f"{path} was edited after an earlier command wrote it. This command has other flags, so it would "
+                    f"{path} was edited after an earlier command with different flags wrote it. This command would "
                     "overwrite the edits: move the file away, or name a new directory with --workdir"
                 )
             print(f"{path}: complete, and edited since: it stays as it is")

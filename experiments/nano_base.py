@@ -4,8 +4,8 @@ Run:     python -m experiments.nano_base                  (the base that ships a
          ... --model=nano-small --steps=3000              (the student's base, r1jax/nano/weights/nano-small)
 Cost:    at most 90 minutes on 2 CPU cores; card.json beside the weights has the measured time
 Expect:  single steps and self-checks are nearly always right; most solutions of countdown problems stop after one try
-Departs: DeepSeek-V3-Base was not trained on the template of its RL. Of the nano documents, 12 % use the template of
-         nano's RL, because a model of this size cannot follow an instruction that it has never seen.
+Departs: DeepSeek-V3-Base was not trained on the prompt template that R1-Zero's RL uses. Of nano's documents, 12 % use
+         R1-Zero's template, because a model of this size cannot follow an instruction that it has never seen.
 
 To resume a stopped run: `--workdir=DIR --resume=True`. The result is `<workdir>/base/`, a Hugging Face directory
 (Qwen3 shape).

@@ -4,7 +4,8 @@ Source:  DeepSeek-AI 2025, section 2.3.3; v2 B.3.3 (data, Listing 4), B.4.2 (num
 Run:     python -m experiments.r1_3_rejection_sft --reasoner=RUN_OF_STAGE_2
          ... --review=True             stops before training: edit rejection.jsonl, then run again without --review
          ... --judge=endpoint --endpoint.url=URL --prompts=FILE
-                                       if no rule can judge a row, a model judges it by the reference answer
+                                       a model judges the answers that no verifier can judge, by comparing them
+                                       with the reference answer
 Writes:  <workdir>_data/rejection.jsonl: every record. `keep` is false if the record is dropped, and `reason` says why
          <workdir>: the directory of the run. The run starts from the base
 Departs: 1. the paper has 600k reasoning and 200k general records; samples per prompt, temperature and thresholds are
@@ -85,9 +86,9 @@ class Collecting:
     """Share of general records among the records that training draws (the paper: 200k general, 600k reasoning);
     0: no general records."""
     sample_tokens: int = 320
-    """Most tokens in a completion, and in a judge's reply."""
+    """Largest number of tokens in a completion, and in a judge's reply."""
     wave_rows: int = 512
-    """Completions that each process samples at once; memory limits it."""
+    """Number of completions that each process samples at once. Memory limits this number."""
     longest_paragraph: int = 400
     """Drop a record if its chain of thought has a paragraph with more characters than this; 0: no limit."""
     judge: str = "none"

@@ -127,8 +127,9 @@ def main_collecting(
     """Runs the command of a stage that collects its own records. The same command resumes a stopped stage.
 
     Args:
-        commands: the command of each recipe; a command has the fields of `TuneCommand` and `collecting`.
-        train: called with the hyperparameters, the options and `collecting`.
+        commands: the command of each recipe. A command has the fields of `TuneCommand`, and a field `collecting` with
+            the stage's settings for collecting records.
+        train: called with the hyperparameters, the run options and the value of `collecting`.
         description: text of --help.
         title: heading of the text that --dry-run prints.
         workdir: default of --workdir, the same in every call, so that the records are collected only once.

@@ -321,7 +321,7 @@ def test_records_that_people_edited_stay_as_they_are(walk, tmp_path, capsys):
     path.write_text(edited)
     run(generate, **flags)
     assert path.read_text() == edited and "edited since" in capsys.readouterr().out
-    assert "This command has other flags, so it would overwrite the edits" in refused(
+    assert "with different flags wrote it. This command would overwrite the edits" in refused(
         generate, **flags | {"right": False}
     )
     assert path.read_text() == edited

@@ -4,8 +4,8 @@ Run: python -m experiments.bench NAME [--size=toy] [--repeats=N]      one JSON l
      python -m experiments.bench.scale --mesh=fsdp:8                  what one device computes, sends and holds
      python -m experiments.bench all                                  a table, and one JSON line each in bench.jsonl
 
-C1 to C13 are the claims that are measured on CPUs. G0 to G5 are the measurements on a GPU (`gpu`). A peer is another
-package, such as TRL. A JSON line of C1 to C13 holds:
+C1 to C13 are the claims that are measured on CPUs. G0 to G5 are the measurements on a GPU, in the module
+`gpu`. A peer is another package, such as TRL. A JSON line of C1 to C13 holds:
 
 value       r1jax's result
 baseline    the result of the peer or of the plain method; "missing" if the peer is not installed

@@ -26,7 +26,7 @@ def learner(cfg: ModelConfig, remat: str, row_shards: int = 1) -> Learner:
 
     Args:
         remat: a key of `transformer.REMAT`, which selects the activations that the backward pass recomputes.
-        row_shards: number of shards over which the rows are divided.
+        row_shards: number of shards over which the rows of a micro-batch are divided.
     """
     return Learner(Network(cfg, remat=remat, row_shards=row_shards), optax.adamw(1e-4), grpo_objective(0.2, 0.0))
 

@@ -196,9 +196,9 @@ def prepare(cache: Path) -> None:
 
 
 def live(order: Order) -> None:
-    """Runs the command of `order` in this process, as if a shell had started it. The fork server made this process.
+    """Runs the command of `order` as if a shell had started the command. Then ends this process; never returns.
 
-    Ends the process and never returns.
+    Called in a process that the fork server made.
     """
     os.setsid()
     interrupts.remember()  # as `python -m experiments.NAME` does

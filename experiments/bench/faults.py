@@ -8,8 +8,8 @@ uninterrupted run of the same command. "clear error": the run stopped with a mes
 the fault was undone, the run was resumed and ended bit-equal. "silent": anything else. For example, the outcome
 differed, a traceback was printed, or a committed step was repeated.
 
-A run with a hung verifier worker also counts as "clear error" if it ends and metrics.jsonl counts the rows without a
-verdict.
+If the fault hangs a verifier worker, the trial is also a "clear error" when the run ended with exit code 0 and another
+outcome, and metrics.jsonl counts the completions that the verifier could not judge.
 """
 
 from __future__ import annotations
@@ -134,7 +134,13 @@ class Once:
 
 
 def stop_midway(stage: fault_runs.Stage, home: Path, workdir: Path) -> None:
-    """Starts a run and stops it with SIGTERM after its second checkpoint."""
+    """Starts a run of a stage, and stops it with SIGTERM after its second checkpoint.
+
+    Args:
+        stage: the stage to run.
+        home: the campaign's directory.
+        workdir: the run's directory. An existing directory is replaced.
+    """
     from r1jax.runs.checkpoint import is_committed
 
     for attempt in range(8):

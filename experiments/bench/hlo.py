@@ -232,7 +232,8 @@ def only_read_by(program: Program, op: Op, name: str, kind: str) -> bool:
 
     If `op` is a fusion, every instruction inside the fusion that reads the operand must have this opcode. Otherwise
     `op` itself must have this opcode. If `kind` is "dynamic-slice", the operand must be the array that is sliced. If
-    `kind` is "add", a fusion may reshape or convert the operand (`SAME`) before it adds the operand.
+    `kind` is "add", a fusion may reshape or convert the operand before it adds the operand. `SAME` lists the opcodes
+    of such changes.
     """
     if op.kind != "fusion":
         return op.kind == kind and op.operands[0 if kind == "dynamic-slice" else op.operands.index(name)] == name

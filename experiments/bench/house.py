@@ -49,7 +49,7 @@ def imports(tree: Tree) -> dict[str, set[str]]:
 
 
 def imported(tree: Tree, parsed: ast.Module) -> Iterator[str]:
-    """Yields the files of the checkout that the file with the syntax tree `parsed` imports."""
+    """Yields the files that one file of the checkout imports. `parsed` is the syntax tree of the importing file."""
     for node in ast.walk(parsed):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -91,7 +91,7 @@ def room(file: str) -> str:
 
 
 def circles(graph: dict[str, set[str]]) -> list[list[str]]:
-    """Returns the strongly connected components of two or more nodes, sorted."""
+    """Returns a sorted list of the strongly connected components of two or more nodes, each a sorted list."""
     reached = {node: reachable(graph, node) for node in graph}
     found = {frozenset(o for o in reached[node] if node in reached[o]) for node in graph if node in reached[node]}
     return sorted(sorted(circle) for circle in found)

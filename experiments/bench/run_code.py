@@ -2,9 +2,10 @@
 
 Run: python -m experiments.bench.run_code
 Prints one JSON line. A run is one program in a sandbox of its own. A program of the kind "stdin" reads one test from
-standard input. A program of the kind "function" defines a function that is called ten times. `value` is the rate
-of "stdin". All programs are distinct. Two runs are in progress at the same time. No other project has a comparable
-sandbox, so `baseline` is a goal: 25 runs per second on 2 cores. The CPU milliseconds per run include all processes.
+standard input. A program of the kind "function" defines a function that is called ten times. All programs are distinct.
+Two runs are in progress at the same time. In the JSON line, `value` is the number of "stdin" runs per second.
+`baseline` is a goal, 25 runs per second on 2 cores, because no other project has a comparable sandbox. `cpu_ms` has the
+CPU milliseconds per run of each kind, over all processes.
 Cost: a minute on 2 cores.
 """
 

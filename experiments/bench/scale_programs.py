@@ -75,7 +75,8 @@ def compile_update(case: Case) -> Subject:
 def planned(case: Case, remat: str | None) -> float:
     """Returns the bytes of memory that `r1jax.planning.memory` predicts for a pass over a micro-batch.
 
-    `remat` is None for a pass without gradients.
+    Args:
+        remat: what the backward pass recomputes ("none", "dots" or "full"); None for a pass without gradients.
     """
     shape = memory.Shape(case.rows, case.row_length, case.unembedded, remat, SIZE)
     return sum(memory.held_bytes(case.cfg, case.mesh, shape).values())

@@ -1,7 +1,8 @@
 """Implements continuous batching with r1jax's layers, as a baseline of benchmark C3 (`tail`).
 
-A slot decodes one completion at a position of its own. Between two chunks of steps, each slot whose completion has
-ended takes the next completion.
+A slot is a row of the decoding batch. It decodes one completion at a time. In the same decoding step, different slots
+may be at different positions of their completions. Between two chunks of steps, each slot whose completion has ended
+takes the next completion.
 """
 
 from __future__ import annotations
@@ -36,12 +37,13 @@ class Slots(NamedTuple):
 def attend_slots(segment: Segment, k_cache: jax.Array, v_cache: jax.Array, clock: jax.Array) -> Attend:
     """Returns the attention function of a decoding step, like `attend_decode`.
 
-    In `attend_decode`, all rows write at the same position. Here each row writes at its own position.
+    In `attend_decode`, all rows write their new keys and values at the same position of the cache. Here each row has
+    a position of its own.
 
     Args:
         segment: keys and values of the prompts.
         k_cache, v_cache: keys and values of the sampled tokens.
-        clock: [n] position at which each of the n rows writes.
+        clock: [n] position in the cache at which each of the n rows writes.
     """
     write = jax.vmap(lambda cache, new, start: jax.lax.dynamic_update_slice(cache, new, start))
     zero = jnp.zeros_like(clock)

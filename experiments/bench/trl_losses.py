@@ -2,7 +2,8 @@
 
 TRL's own functions are called, in float64, on random log-probabilities, masks and advantages. Where the conventions
 differ, the arguments are first translated, so that both sides compute the same formula. Prints a table of the
-translations and of the largest relative differences in value and gradient.
+translations and of the largest relative differences in value and gradient. For SimPO and ORPO, the table has the
+absolute difference of the values instead.
 """
 
 from __future__ import annotations

@@ -10,11 +10,11 @@ Method:  a process reward model (PRM) learns, from the base's chains of thought,
          chosen. It is compared with the mean completion, with the most frequent answer, and with any right completion
 Expect:  the chosen completion is right more often than the mean completion, by more than the half-width of the 95 %
          interval over seeds. In RL the PRM's reward rises, and the accuracy ends below R1-Zero's, both by more than the
-         half-width, because steps multiply. Tried small with one PRM of 3,200 labels, seed 0. Of 99 new questions with
-         8 completions each: one completion 0.314 right, best by the PRM 0.586, most frequent 0.571, any 0.808. In 17
-         steps of RL with 64 completions of at most 256 tokens the PRM's reward rose from 0.9 to 2.8, the steps from 1.7
-         to 10.6, and the share of cut completions from 0 to 0.36: the policy went on trying until it was cut. Before,
-         at step 10, the held-out accuracy had risen from 0.20 to 0.55, so the PRM also teaches at first
+         half-width, because the sum grows with the number of steps. Tried small with one PRM of 3,200 labels, seed 0.
+         Of 99 new questions with 8 completions each: one completion 0.314 right, best by the PRM 0.586, most frequent
+         0.571, any 0.808. In 17 steps of RL with 64 completions of at most 256 tokens the PRM's reward rose from 0.9 to
+         2.8, the steps from 1.7 to 10.6, and the share of cut completions from 0 to 0.36: the policy went on trying
+         until it was cut. At step 10 the held-out accuracy had risen from 0.20 to 0.55, so the PRM teaches at first
 Cost:    32 steps of RL and a PRM, about 10 minutes a seed on 2 cores, and a run of R1-Zero (estimated)
 Source:  DeepSeek-AI 2025 (arXiv 2501.12948v1), section 4.2, "Unsuccessful Attempts" (v2: G.2): steps are hard to
          define, hard to judge, and a model-based PRM "inevitably leads to reward hacking"; it is of use to rank the
@@ -80,10 +80,13 @@ class Command(Bench):
 
 
 def write_labels(samples: Path, target: Path) -> Path:
-    """Writes every beginning of a chain of thought that ends with a step, with the step's label. Returns the path.
+    """Writes a labelled text for each step of the completions: the text up to the step's end, and the step's label.
+
+    Returns the path of the labels.
 
     Args:
-        samples, target: a samples.jsonl of the nano generator's questions, and the file of labels to write.
+        samples: the samples.jsonl with the completions, which answer questions of nano's generator.
+        target: the file of labels to write.
 
     Raises:
         ValueError: no completion has a step.
@@ -102,7 +105,7 @@ def write_labels(samples: Path, target: Path) -> Path:
 
 
 def train_model(command: Command, seed: int) -> Path:
-    """Trains the PRM of a seed on chains of thought of the base. Returns the directory of its training."""
+    """Trains the PRM of a seed on chains of thought of the base. Returns the directory of the training run."""
     words = ["--prompts=nano:zero", f"--count={command.questions}", "--template=r1_zero", f"--seed={seed}"]
     sampled = run(command, "experiments.generate", words)
     labels = write_labels(sampled / "samples.jsonl", command.home / f"step_labels_{seed}_{command.questions}.jsonl")
@@ -121,7 +124,7 @@ def train_on_model(command: Command, model: Path, seed: int) -> Path:
 def rank_curve(model: Path, lines: Sequence[Mapping], samples: int) -> dict[int, float]:
     """Returns {n: accuracy of the best of n completions by the PRM} for n = 1, 2, 4, .. `samples`.
 
-    The mean is over problems and over all choices of n of a problem's completions.
+    The accuracy is the mean over problems, and over all ways to choose n completions of a problem.
 
     Args:
         model: the directory of the PRM.
@@ -141,7 +144,7 @@ def rank_curve(model: Path, lines: Sequence[Mapping], samples: int) -> dict[int,
 
 
 def find(command: Command) -> Finding:
-    """Trains a PRM with each seed. Runs RL on it, compares with R1-Zero, and ranks the base's samples by it."""
+    """Trains a PRM with each seed. Compares RL on the PRM with R1-Zero, and ranks the base's samples by the PRM."""
     models = [train_model(command, seed) for seed in command.seeds]
     hacked = [train_on_model(command, model, seed) for seed, model in zip(command.seeds, models, strict=True)]
     zeros = [train_zero(command, seed) for seed in command.seeds]

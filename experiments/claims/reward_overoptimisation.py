@@ -1,9 +1,10 @@
 """Claim: with stronger selection by the helpfulness model, the reward keeps rising while the replies' true worth falls.
 
 Run:     python -m experiments.claims.reward_overoptimisation --helpful=DIR [--sampled=GENERATED/samples.jsonl]
-Method:  best-of-n. nano's generator or a policy gives N replies to each held-out general prompt. Of n of them, the
-         reply with the highest reward is kept. The kept reply's reward and true worth are averaged over all choices of
-         n replies, and over the prompts. A larger n puts more pressure on the reward model, as more RL would.
+Method:  best-of-n. nano's generator or a policy gives N replies to each held-out general prompt. Then n of the N
+         replies are chosen, and the one with the highest reward is kept. The kept reply's reward and true worth are
+         averaged over all choices of n replies, and over the prompts. A larger n puts more pressure on the reward
+         model, as more RL would.
 Expect:  reward and worth rise at first, because the reward model prefers right content. Then stock phrases raise the
          reward, and worth falls. Measured at n = 1, 4, 16, 64: reward 0.25, 0.97, 1.28, 1.39 and worth 0.741, 0.827,
          0.778, 0.703. From n = 1 to n = 64, stock phrases per reply rose from 0.68 to 1.88, and the share of replies

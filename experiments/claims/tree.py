@@ -35,7 +35,7 @@ class Node:
         extended: how often the policy was asked for steps after this node.
         visits: number of values that were added to `total`: that of this node, and those of all nodes below it.
         total: sum of these values.
-        below: last step -> child.
+        below: the children of this node. The key of a child is its last step.
     """
 
     tokens: tuple[int, ...] = ()

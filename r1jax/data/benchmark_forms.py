@@ -1,8 +1,9 @@
 """Reads multiple-choice and programming problems in the formats of published benchmarks.
 
-Each function takes a record, whose keys are in lower case, and the record's id. It returns a row {problem, gold, kind},
-or None if the record has another format. `forms.QUESTIONS` lists the functions. A function raises ValueError, KeyError
-or TypeError if the record has the keys of the format, but values that do not fit it.
+There is a function for each format; `forms.QUESTIONS` lists these functions. Each takes a record (`keys`), whose keys
+are in lower case, and the record's id (`name`). It returns a row {problem, gold, kind}, or None if the record has
+another format. It raises ValueError, KeyError or TypeError if the record has the keys of the format, but values that do
+not fit it.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def list_options(question: object, options: Sequence[object]) -> str:
 
 
 def mmlu_pro(keys: Mapping, name: str) -> dict | None:
-    """Returns the row {problem, gold, kind} of an MMLU-Pro record; None if `keys` has another format."""
+    """Returns the row {problem, gold, kind} of an MMLU-Pro record; None for a record of another format."""
     question, options, index = keys.get("question"), keys.get("options"), keys.get("answer_index")
     if not isinstance(question, str) or not isinstance(options, list) or "answer" not in keys:
         return None
@@ -38,7 +39,7 @@ def mmlu_pro(keys: Mapping, name: str) -> dict | None:
 
 
 def choices(keys: Mapping, name: str) -> dict | None:
-    """Returns the row {problem, gold, kind} of an MMLU, C-Eval or ARC record; None if `keys` has another format."""
+    """Returns the row {problem, gold, kind} of an MMLU, C-Eval or ARC record; None for a record of another format."""
     question, options, answer = keys.get("question"), keys.get("choices"), keys.get("answer", keys.get("answerkey"))
     if options is None and all(letter in keys for letter in "abcd"):
         options = [keys[letter] for letter in "abcde" if keys.get(letter) is not None]
@@ -57,7 +58,7 @@ def choices(keys: Mapping, name: str) -> dict | None:
 
 
 def gpqa(keys: Mapping, name: str) -> dict | None:
-    """Returns the row {problem, gold, kind} of a GPQA record; None if `keys` has another format.
+    """Returns the row {problem, gold, kind} of a GPQA record; None for a record of another format.
 
     The record's id, `name`, determines the order of the options.
     """
@@ -81,7 +82,7 @@ def from_json(value: object) -> object:
 
 
 def apps(keys: Mapping, name: str) -> dict | None:
-    """Returns the row {problem, gold, kind} of an APPS or TACO record; None if `keys` has another format."""
+    """Returns the row {problem, gold, kind} of an APPS or TACO record; None for a record of another format."""
     question, tests = keys.get("question", keys.get("problem")), from_json(keys.get("input_output"))
     if not isinstance(question, str) or not isinstance(tests, Mapping):
         return None
@@ -99,7 +100,7 @@ def apps(keys: Mapping, name: str) -> dict | None:
 
 
 def livecodebench(keys: Mapping, name: str) -> dict | None:
-    """Returns the row {problem, gold, kind} of a LiveCodeBench record; None if `keys` has another format.
+    """Returns the row {problem, gold, kind} of a LiveCodeBench record; None for a record of another format.
 
     Raises ValueError if the private test cases are not JSON.
     """
@@ -123,10 +124,10 @@ def livecodebench(keys: Mapping, name: str) -> dict | None:
 
 
 def mbpp(keys: Mapping, name: str) -> dict | None:
-    """Returns the row {problem, gold, kind} of an MBPP record; None if `keys` has another format.
+    """Returns the row {problem, gold, kind} of an MBPP record; None for a record of another format.
 
     Also returns None unless the assertions of the record call exactly one function. Assertions that `read_assertion`
-    cannot read do not count.
+    cannot read are ignored.
     """
     question, lines = keys.get("text", keys.get("prompt")), keys.get("test_list")
     if not isinstance(question, str) or not isinstance(lines, list):
@@ -143,7 +144,7 @@ def mbpp(keys: Mapping, name: str) -> dict | None:
 
 
 def humaneval(keys: Mapping, name: str) -> dict | None:
-    """Returns the row {problem, gold, kind} of a HumanEval record; None if `keys` has another format.
+    """Returns the row {problem, gold, kind} of a HumanEval record; None for a record of another format.
 
     Only assertions such as `assert candidate(1) == 2`, which compare one call with a value, become tests. Raises
     ValueError if there is no such assertion.
@@ -165,7 +166,7 @@ def humaneval(keys: Mapping, name: str) -> dict | None:
 
 
 def ifeval(keys: Mapping, name: str) -> dict | None:
-    """Returns the row {problem, gold, kind} of an IFEval record; None if `keys` has another format."""
+    """Returns the row {problem, gold, kind} of an IFEval record; None for a record of another format."""
     prompt, names, given = keys.get("prompt"), keys.get("instruction_id_list"), keys.get("kwargs")
     if not isinstance(prompt, str) or not isinstance(names, list) or not isinstance(given, list):
         return None

@@ -1,4 +1,4 @@
-"""Reads the records of data files: jsonl, json, parquet, a folder of them, a saved data set, or a set on the hub."""
+"""Reads records from jsonl, json and parquet files, folders, saved data sets, and data sets of the Hugging Face hub."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class Stop(Exception):
 
 
 class Stopped(SystemExit):
-    """Ends a process that a signal asked to stop. Prints `text` on standard error."""
+    """Ends a process that a signal asked to stop. The constructor prints its argument `text` on standard error."""
 
     def __init__(self, code: int, text: str):
         super().__init__(code)

@@ -64,8 +64,8 @@ def batch_advantages(
 
         Âᵢ = (aᵢ − mean(a)) / std(a),   aᵢ = rᵢ; with `baseline`, aᵢ = rᵢ − mean of the group's r
 
-    Mean and std are computed over tokens, so a completion counts |oᵢ| times. ddof is 0. There is no epsilon: if all aᵢ
-    are equal, all advantages are exactly 0.
+    Mean and std are computed over tokens, so a completion counts once for each of its tokens. ddof is 0. There is no
+    epsilon: if all aᵢ are equal, all advantages are exactly 0.
 
     Args:
         rewards, valid: see `group_advantages`.

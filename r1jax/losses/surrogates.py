@@ -32,13 +32,13 @@ def clipped_surrogate(
 
 @functools.cache
 def dual_clip(bound: float) -> Callable[..., tuple[jax.Array, jax.Array]]:
-    """Returns a surrogate: PPO's, but at least c Â where Â < 0.
+    """Returns PPO's surrogate with one more bound, c: where Â < 0, the value is at least c Â.
 
     So a token with Â < 0 and ρ > c has no gradient. In PPO, the gradient of such a token grows with ρ. The returned
     function is cached: equal bounds give the same function.
 
     Args:
-        bound: c, above 1. Ye et al. use 3.
+        bound: c, a number above 1. Ye et al. use 3.
 
     Source: Ye et al. 2020, "Mastering complex control in MOBA games with deep reinforcement learning", eq. 4.
 
@@ -76,11 +76,11 @@ def cispo_surrogate(
 def token_gradient_surrogate(
     logp: jax.Array, ratio: jax.Array, advantage: jax.Array, low: jax.typing.ArrayLike, high: jax.typing.ArrayLike
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns PPO's surrogate for the ratio sg(s) π_θ/sg(π_θ). sg means that no gradient flows through its argument.
+    """Returns PPO's surrogate at each token, with the ratio sg(s) π_θ/sg(π_θ), where s is the completion's ratio.
 
-    This ratio has the value of the completion's ratio s, but its gradient flows only through the probability of the
-    token itself. So the tokens of a completion may differ in Â. If all tokens of a completion have the same Â, value
-    and gradient are equal to GSPO's.
+    sg means that no gradient flows through its argument. So the token's ratio has the value s, but its gradient flows
+    only through the probability of the token itself. The tokens of a completion may thus differ in Â. If all tokens
+    of a completion have the same Â, value and gradient are equal to GSPO's.
 
     Args:
         ratio: s, the completion's ratio at each of its tokens.

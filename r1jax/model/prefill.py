@@ -36,6 +36,7 @@ SCORES = 1 << 29  # bytes of the scores that a shard of rows holds at once
 def prompts_at_once(cfg: ModelConfig, slots: int) -> int:
     """Returns how many prompts a row shard runs through the network at once, if each prompt takes `slots` tokens.
 
+    A row shard is one of the parts into which the mesh splits the rows of a batch (`sharding.row_shards`).
     `TOKENS` limits the number of tokens in these prompts. `SCORES` limits the bytes of a block of attention scores.
     """
     block = min(slots, BLOCK)
@@ -70,7 +71,9 @@ def attend_prefill(segments: list[Segment], length: Int[Array, N], *, exact: boo
 
 
 def read_in_blocks(q: Float[Array, "N Q H E"], segments: list[Segment], how: How) -> Float[Array, "N Q H W"]:
-    """Returns the attention output of N·Q new tokens, one block of queries after another.
+    """Computes the attention output of N·Q new tokens, one block of queries after another.
+
+    Returns a vector of width W, the width of a value, for each token and head.
 
     The last segment holds the new tokens themselves. A token reads the slots of the last segment up to its own slot,
     and all filled slots of the other segments.
@@ -146,8 +149,8 @@ def mask_block(
     [P, 1, S].
 
     Args:
-        length: number of filled slots of each of the P entries of the segment.
-        start: position of the segment's first slot: one position for each entry, or one for all entries.
+        length: number of filled slots of each of the P entries (pieces of text) of the segment.
+        start: position of the segment's first slot: one position for each entry (A = P), or one for all (A = 1).
         keys: indices of the given slots in the segment.
         slots: slots of the queries in the segment; None if the segment lies before the queries.
         how: positions and window of the queries.

@@ -64,8 +64,9 @@ PLAIN = Pass()
 class Block(nn.Module):
     """One layer: attention and feed-forward, each with an RMSNorm before it and a residual connection around it.
 
-    A call returns (output, kept, experts that each token visited). `kept` is the second result of `attend`, such as the
-    layer's keys and values. The third result is None for a layer without experts.
+    A call takes a function `attend`, which computes attention (see `model.attention`). The call returns (output, kept,
+    experts that each token visited). `kept` is the second result of `attend`, such as the layer's keys and values. The
+    third result is None for a layer without experts.
 
     Attributes:
         feed: feed-forward of the layer, "dense" or "experts".
@@ -154,7 +155,10 @@ def shapes(cfg: ModelConfig) -> dict:
 
 
 def attend_shape_only(q: Array, k: Array, v: Array | None, how: Any) -> tuple[Array, None]:
-    """Returns (zeros with the shape of the attention output, None). Parameters are initialised with this `attend`."""
+    """Returns (zeros with the shape of the attention output, None).
+
+    `init` passes this function to `Block` as `attend`, because initial parameters need only the shape of the output.
+    """
     return jnp.zeros((*q.shape[:-1], how.values if v is None else v.shape[-1]), q.dtype), None
 
 

@@ -24,9 +24,9 @@ BOXED = {"en": "The answer is \\boxed{{{answer}}}.", "zh": "答案是 \\boxed{{{
 
 
 def in_one_language(thought: str, language: str) -> str:
-    """Returns the chain of thought with every known phrase (`SPOKEN`) in `language`, "en" or "zh".
+    """Returns the chain of thought with every known phrase translated into `language`, "en" or "zh".
 
-    The rest of the text, such as numbers, stays as it is.
+    `SPOKEN` lists the known phrases. The rest of the text, such as numbers, stays as it is.
     """
     wanted = {phrase: pair[language] for pair in SPOKEN for phrase in pair.values()}
     ordered = sorted(wanted, key=len, reverse=True)

@@ -47,7 +47,7 @@ class Shape(NamedTuple):
     frozen: bool = False
 
     def tokens(self, mesh: AnyMesh) -> int:
-        """Returns the number of token slots in one row shard."""
+        """Returns the number of token slots in the packed rows that one device holds."""
         return max(1, -(-self.rows // row_shards(mesh))) * self.row_length
 
 

@@ -123,7 +123,7 @@ def read_reply(value: Any, problem: Any, where: str) -> tuple[str, str]:
     if isinstance(value, list) and value and is_message(value[-1], "assistant"):
         said, own = value[-1]["content"], value[:-1]
         if own and before and own != before:
-            raise ValueError(f"{where} begins with messages that differ from the row's problem. Give the prompt once")
+            raise ValueError(f"{where} and the row's problem hold different prompts. Give the prompt in one place only")
         before = own or before
     elif isinstance(value, str):
         said = value

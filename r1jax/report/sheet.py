@@ -22,11 +22,12 @@ def html_value(value: object) -> str:
 def sheet(template: str, styles: Sequence[str], scripts: Sequence[str], parts: Mapping[str, str]) -> str:
     """Fills a page template: replaces each §name§ in the template by the text `parts[name]`.
 
-    The names style, script and policy stand for the styles, the scripts and the content security policy.
+    Three names need no entry in `parts`: §style§ is replaced by the text of the style files, §script§ by the text of
+    the script files, and §policy§ by the page's content security policy.
 
     Args:
         template, styles, scripts: names of files in the folder r1jax/report.
-        parts: the text for each name.
+        parts: the text for each of the other names.
     """
     style, script = ("".join(_text(name) for name in names) for names in (styles, scripts))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

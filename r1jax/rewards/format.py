@@ -21,7 +21,7 @@ class Style(NamedTuple):
 
     Attributes:
         think: whether one think block must come first, with nothing before it.
-        answer: the place of the answer, "tags" (an answer block), "boxed" (a box), or "any" (in any form).
+        answer: the place of the answer, "tags" (an answer block), "boxed" (a LaTeX box), or "any" (in any form).
     """
 
     think: bool
@@ -47,7 +47,7 @@ def verify(text: str, example: Mapping) -> Verdict:
                         after them
         r1, think_any   one think block at the beginning, then a summary, neither blank
         tags            one answer block that is not blank
-        boxed           a box
+        boxed           a LaTeX box; if the text has a `</think>`, the box comes after the last one
         any             a text that is not blank
 
     If the example has `think: none`, the styles r1_zero, r1 and think_any require a blank think block instead.

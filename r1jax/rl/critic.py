@@ -205,7 +205,13 @@ def sum_moments(batches: list[Minibatch], centre: float) -> np.ndarray:
 
 @functools.partial(jax.jit, static_argnames=("place",))
 def moments(batch: Minibatch, centre: jax.Array, place: jax.sharding.Sharding) -> jax.Array:
-    """Returns the five numbers of `sum_moments` for one micro-batch. place: sharding of the result (`everywhere`)."""
+    """Returns the five numbers of `sum_moments` for one micro-batch.
+
+    Args:
+        batch: the micro-batch.
+        centre: the number that is subtracted from each advantage in the two sums.
+        place: sharding of the result.
+    """
     counted, over = batch.weight != 0, batch.advantage
     off = jnp.where(counted, over - centre, 0.0)
     least, largest = jnp.where(counted, over, jnp.inf).min(), jnp.where(counted, over, -jnp.inf).max()

@@ -48,7 +48,8 @@ class RoundLog:
     def describe(self, part: int) -> Describe:
         """Returns the function `(figures, times) -> line` that makes the metrics.jsonl line of an optimizer step.
 
-        `figures` are the metrics of the step's update. `times` says when the step was ready and when it was done.
+        `figures` are the metrics of the step's update. `times` says when the device was ready for the step, and when
+        the step's metrics arrived on the host.
 
         Args:
             part: index of the optimizer step within the round, from 0.
@@ -226,7 +227,8 @@ def sample_lines(step: int, round_: Round, seed: int, count: int, template: str)
 
     Args:
         step: number of the optimizer step, which each line has as "step".
-        seed: seed of the sampling noise. A line's "key" is [seed, round, index in the stream of questions, sample].
+        seed: seed of the sampling noise. A line's "key" is [seed, round, index of the question in the stream, index
+            of the completion in its group].
         count: number of completions to write.
         template: the prompt template.
     """

@@ -1,11 +1,11 @@
 """Defines cohorts: the new rows of a wave, and the rows that an earlier wave left unfinished.
 
 A row is one completion that is being sampled. A wave is the set of rows that are sampled together. A carried row is a
-row that an earlier wave began and this wave continues. New rows and carried rows share the clock
-(`programs.Rows.clock`) and the matrix products with the weights. They do not share caches and prompt segments: a
-carried row keeps its earlier tokens in its prompt segment, and a common array would pad the prompts of new rows to the
-length of these segments. Rows are ordered by shard, and within a shard by cohort. So splitting an array into cohorts
-moves no row to another shard:
+row that an earlier wave began and this wave continues. New rows and carried rows share the matrix products with
+the weights, and the clock (`programs.Rows.clock`), which counts the tokens that each row samples in this wave.
+They do not share caches and prompt segments. A carried row keeps its earlier tokens in its prompt segment, and a common
+array would pad the prompts of new rows to the length of these segments. Rows are ordered by shard, and within a shard
+by cohort. So splitting an array into cohorts moves no row to another shard:
 
     | shard 0: new  new  new  carried | shard 1: new  new  new  carried |
 

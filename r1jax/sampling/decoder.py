@@ -61,9 +61,10 @@ class Chunk(NamedTuple):
 
     Attributes:
         place: [m] for each row of this process, its index in the arrays of the `Collector`.
-        tokens, logp: [steps, N] tokens and their log-probabilities, sharded over rows.
+        tokens, logp: [steps, N] tokens of the N rows and their log-probabilities, sharded over rows.
         routes: [steps, N, 1, L, k] the k experts in each of L layers to which each step's input token was routed. The
-            input token is the one that the previous step sampled. None if experts are not recorded.
+            input token is the one that the previous step sampled; the axis of size 1 stands for this one token. None
+            if experts are not recorded.
     """
 
     place: np.ndarray
@@ -81,8 +82,9 @@ class Decoder:
     """The rows of a wave (completions that are sampled together) and their caches on the devices.
 
     Attributes:
-        alive: a list with an array [shards of this process, n] for each cohort (new rows, carried rows). The array
-            holds, for each row still held, the index of the row in the arrays of the `Collector`.
+        alive: a list of arrays [shards of this process, rows that a shard holds]. The first array is for the cohort of
+            new rows. A second array follows if the wave has a cohort of carried rows, which an earlier wave began.
+            Each array holds, for each row still held, the index of the row in the arrays of the `Collector`.
     """
 
     def __init__(

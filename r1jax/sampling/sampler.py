@@ -180,7 +180,7 @@ def sample(
         partial: rows that this wave continues, and how many rows it may leave unfinished.
 
     Raises:
-        Stop: Ctrl-C or SIGTERM asked to stop, if `distributed.stop_requests` is in force.
+        Stop: Ctrl-C or SIGTERM asked to stop, inside a `with distributed.stop_requests()` block.
         ValueError: `top_k`, `top_p` or `min_p` out of range, no prompt, no stop id, an empty prompt, or a number of
             keys of `prompts` that is not a multiple of the number of prompts.
     """

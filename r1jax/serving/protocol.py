@@ -192,7 +192,7 @@ def read_prompts(prompt: Any, model: Model) -> list[list[int]]:
         )
     prompts = [model.policy.tokenizer.encode(x) if isinstance(x, str) else x for x in every]
     if not all(prompts):
-        raise ApiError("prompt must not be empty: this model needs a first token", param="prompt")
+        raise ApiError("prompt must have at least one token: give a text that is not empty", param="prompt")
     return prompts
 
 

@@ -45,7 +45,7 @@ class Worker:
         self._thread.start()
 
     def ask(self, request: Request, ended: Callable[[Exception | None], None]) -> None:
-        """Queues a request. If no error occurs, the request's `finish` is set before `ended` is called."""
+        """Queues a request. Unless an error occurs, the field `request.finish` is set before `ended` is called."""
         self._put(Waiting(request, None, ended))
 
     def call(self, work: Callable[[], Any], ended: Callable[[Exception | None], None]) -> None:

@@ -36,7 +36,7 @@ class Filters:
     least_language: float = 0.95
     """Smallest allowed share of the chain of thought's words that are in the question's language; 0: no limit."""
     longest_paragraph: int = 0
-    """Largest number of characters in a line of the chain of thought; 0: no limit."""
+    """Largest number of characters in a paragraph (a line) of the chain of thought; 0: no limit."""
     code_blocks: bool = True
     """Allow fenced code in the chain of thought."""
     distinct: bool = True

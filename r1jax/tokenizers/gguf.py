@@ -54,7 +54,7 @@ def tokenizer_files(metadata: Mapping[str, Any]) -> dict[str, bytes]:
         gemma = str(metadata.get("general.architecture", "")).startswith("gemma")
         inner = sentence_pieces(tokens, types, None if gemma else given["scores"], prefix, given)
     else:
-        raise ValueError(f"its tokenizer is of the kind {model!r}; gpt2 and llama can be read. Use another file")
+        raise ValueError(f"the tokenizer is of the kind {model!r}; only gpt2 and llama can be read. Use another file")
     inner.add_special_tokens(
         [AddedToken(token, normalized=False) for token, of in zip(tokens, types, strict=True) if of == CONTROL]
     )
@@ -105,7 +105,7 @@ def byte_level(tokens: Sequence[str], merges: Sequence[str], pre: str) -> Any:
     if pre not in SPLITS:
         known = ", ".join(SPLITS)
         raise ValueError(
-            f"its tokenizer cuts text by the rule {pre!r} (tokenizer.ggml.pre); {known} are known. "
+            f"the tokenizer cuts text by the rule {pre!r} (tokenizer.ggml.pre); the known rules are {known}. "
             "Use the model's Hugging Face directory"
         )
     split = SPLITS[pre]

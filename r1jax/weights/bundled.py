@@ -53,8 +53,8 @@ def directory(name: str = "nano", flag: str = "--weights") -> Path:
     if not (path / "config.json").exists():
         shipped = sorted(p.name for p in DIRECTORY.glob("*") if p.is_dir()) or ["none"]
         raise ValueError(
-            f"--model={name} does not come with the package, which has only {', '.join(shipped)}; other packages hold "
-            f"{', '.join(PACKAGED)}. Name a directory of its weights with {flag}=DIR"
+            f"--model={name} does not come with r1jax, which ships {', '.join(shipped)}; other packages hold "
+            f"{', '.join(PACKAGED)}. Use one of these models, or give a directory that holds {name}: {flag}=DIR"
         )
     return path
 

@@ -97,7 +97,7 @@ def readable(group_ref: Any, segment_ref: Any, queries: Any, keys: Any, q_slot: 
     Args:
         group_ref, segment_ref: group and segment of all slots of the row.
         queries, keys: the blocks, as slices of `group_ref` and `segment_ref`.
-        q_slot, k_slot: indices in the row of the slots of the two blocks.
+        q_slot, k_slot: for each slot of the two blocks, its index in the row.
     """
     q_group, k_group = group_ref[queries], group_ref[keys]
     q_segment, k_segment = segment_ref[queries], segment_ref[keys]
@@ -134,7 +134,8 @@ class Pulled(NamedTuple):
 def forward_kernel(inputs: Inputs, out_ref: Any, lse_ref: Any, *, scale: float) -> None:
     """Computes attention for one block of queries of one head. Writes the output and the log-sum-exp of the scores.
 
-    Shapes: q [b, E]; k, v [S, E]; group, segment [S]; range [4], from `key_ranges`.
+    Shapes, for b slots in a block, S slots in a row and head width E: q [b, E]; k, v [S, E]; group, segment [S];
+    range [4], from `key_ranges`.
     """
     q_ref, k_ref, v_ref, group_ref, segment_ref, range_ref = inputs
     block, width = q_ref.shape
@@ -186,7 +187,7 @@ def dq_kernel(inputs: Inputs, pulled: Pulled, dq_ref: Any, *, scale: float) -> N
 def dkv_kernel(inputs: Inputs, pulled: Pulled, dk_ref: Any, dv_ref: Any, *, scale: float) -> None:
     """Computes one query head's part of the gradient of the loss with respect to one block of keys and values.
 
-    Shapes: q, dout [S, E]; k, v [b, E]; lse, delta [S].
+    Shapes, for b slots in a block, S slots in a row and head width E: q, dout [S, E]; k, v [b, E]; lse, delta [S].
     """
     q_ref, k_ref, v_ref, group_ref, segment_ref, range_ref = inputs
     dout_ref, lse_ref, delta_ref = pulled

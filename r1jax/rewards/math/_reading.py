@@ -136,10 +136,11 @@ def same_option(one: Reading, other: Reading) -> bool:
 
 
 def without_name(answer: Reading, gold: Reading) -> list[Reading]:
-    """Returns the readings of an answer without its name (x = 5), its unit (6 m) or the letters of its points (A(1,2)).
+    """Returns readings of an answer, each with one part removed.
 
-    Returns [] if the answer has none of these parts, or if the gold has a relation sign such as =. Keeps the
-    answer's unit if the gold has a letter or a word.
+    The part is a name (x = 5), a unit (6 m) or the letters of points (A(1,2)). Returns [] if the answer has none of
+    these parts, or if the gold has a relation sign such as =. Keeps the answer's unit if the gold has a letter or a
+    word.
     """
     if _variants.RELATION.search(gold.tidied):
         return []

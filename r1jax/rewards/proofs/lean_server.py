@@ -7,8 +7,9 @@ writes this command, and only the server's message about this command can make a
 
 The server elaborates the candidate with the server's own rights, and answers with text that the candidate could
 imitate. So a candidate is refused before anything is sent if it has commands that write messages, extend the syntax or
-change the environment. Run the server where it can do no harm. The other checker, in
-`lean4.py`, needs no such refusals: it compiles the candidate in a sandbox, and reads the result (.olean files) as data.
+change the environment. Run the server where it can do no harm. The other checker, in `lean4.py`, need not refuse
+candidates: it compiles the candidate in a sandbox, and reads the result (.olean files) as data.
+
 Source: leanprover-community/repl and project-numina/kimina-lean-server, their READMEs.
 """
 

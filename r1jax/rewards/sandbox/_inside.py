@@ -183,7 +183,10 @@ def target(namespace, entry):
 
 
 class Unsendable(Exception):
-    """The call has no value that can be sent. The message says why, for example a type that cannot be encoded."""
+    """Raised if a value cannot be encoded, or if the function that should return the value does not exist.
+
+    The message says why. For example, it names the type that cannot be encoded.
+    """
 
 
 def encode(value):
