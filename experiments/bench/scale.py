@@ -44,7 +44,8 @@ class Options:
     programs, a row is a packed row of a micro-batch. In the sampler's programs, a row is a completion with a prompt of
     its own."""
     row_length: int = 1024
-    """S, token slots of a packed row. For the sampler: tokens of a prompt, and also token slots for a completion."""
+    """S, the number of token slots of a packed row. The sampler's prompts have S tokens each, and their completions
+    have room for S more."""
     unembedded: float = 0.875
     """Share of the slots of a packed row that belong to completions. Logits are computed in these slots only."""
     remat: str = "full"

@@ -165,7 +165,9 @@ def benchmark(path: str) -> list[dict]:
         ValueError: `path` names the nano generator, or the file cannot be read.
     """
     if generator_mix(path) is not None:
-        raise ValueError(f"--decontaminate={path} names the generator: give a file of benchmark problems")
+        raise ValueError(
+            f"--decontaminate={path} names the generator of nano's problems: give a file of benchmark problems"
+        )
     return read(path, "--decontaminate", free=True)
 
 

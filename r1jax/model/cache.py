@@ -242,7 +242,7 @@ def mask_filled(length: Int[Array, A], slots: int) -> Bool[Array, "A 1 S"]:
 
 
 def mask_readable(segments: Sequence[Segment], how: How) -> list[Part]:
-    """Returns the `Part` of each segment. The mask is True for filled slots that are within the window.
+    """Returns a `Part` for each segment. Its mask is True for the filled slots that are within the window.
 
     The text of a segment follows the text of the previous segment. The first segment begins at position 0.
     """

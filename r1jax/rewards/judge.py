@@ -244,7 +244,7 @@ class Judge:
             words = dict(rubric=self.rubric, question=job["question"], fence=fence, code=code)
             said = self.ask(PAIRWISE.format(first=first, second=second, **words), code, deadline)
             if said.get("better") not in ("A", "B", "tie"):
-                raise Unjudged(f"the field named better holds {said.get('better')!r}; it must hold A, B or tie")
+                raise Unjudged(f"better={said.get('better')!r} in the judge's answer must be A, B or tie")
             values.append(0.5 if said["better"] == "tie" else float((said["better"] == "A") != swapped))
         if values[0] != values[1]:
             raise Unjudged("the verdict depends on the order of the replies")
@@ -292,10 +292,14 @@ def fences() -> tuple[str, str]:
 
 
 def read_answer(text: Any, code: str) -> dict[str, Any]:
-    """Returns the JSON object in an answer. Ignores a chain of thought before the object and a code block around it.
+    """Returns the JSON object in a judge's answer. Ignores a chain of thought before it, and ``` lines around it.
+
+    Args:
+        text: the answer.
+        code: the random characters that the judge was asked to repeat in the object (see `fences`).
 
     Raises:
-        ValueError: the rest of the answer is no JSON object with this code.
+        ValueError: what remains of the answer is not a JSON object, or the object does not repeat `code`.
     """
     said = str(text).rpartition(THINK_END)[2].strip()
     said = re.sub(r"^```(?:json)?\s*|\s*```$", "", said)

@@ -349,9 +349,10 @@ class Run:
             self._progress.say(text)
 
     def watch(self, batch: Any) -> Future[float]:
-        """Returns a future for `log`: the time when the device has `batch` and has finished the previous step.
+        """Starts to wait, in the background, until the device has `batch` and has finished the previous step.
 
-        Call this method before the update.
+        Returns a future of the time at which this happens. Call this method before the update, and pass its result to
+        the method `log` after the update.
         """
         return self._log.watch(batch)
 
