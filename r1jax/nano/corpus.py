@@ -157,8 +157,8 @@ def response(thought: str, answer: str, rng: random.Random) -> str:
 def drill(rng: random.Random) -> str:
     """Returns a random line of at least ten arithmetic steps, such as "3+4=7".
 
-    After some steps the line claims a result and says whether the claim is right. After other steps it compares two
-    numbers.
+    Some of the steps have an addition: a claimed result and whether it is right, or a comparison of the result with the
+    step's first number.
     """
     language = rng.choice(tasks.LANGUAGES)
     facts = []

@@ -305,7 +305,7 @@ def read_answer(text: Any, code: str) -> dict[str, Any]:
     said = re.sub(r"^```(?:json)?\s*|\s*```$", "", said)
     found = json.loads(said)
     if not isinstance(found, dict) or found.get("code") != code:
-        raise ValueError("the answer is no JSON object with the code")
+        raise ValueError("the judge's answer is not a JSON object that repeats the random code of the question")
     return found
 
 

@@ -68,9 +68,10 @@ def find_floor(mass: Float[Array, "A B"], top_p: float) -> Float[Array, ""]:
     bound hold less. The midpoint is computed from the bounds' bits as integers, because these integers have the order
     of the floats.
 
-    The search ends when the tokens between the bounds have a total mass below 1.5 times the lower bound. Then at most
-    one token lies between the bounds, because each token there has more mass than the lower bound. If tokens have equal
-    masses, the search ends when the bounds are neighbouring floats.
+    The search ends when the tokens between the bounds have a total mass below 1.5 times the lower bound. Each token
+    there has more mass than the lower bound, so two tokens would have more than twice the lower bound. At most one
+    token is left, even if the sum is rounded. If tokens have equal masses, the search ends when the bounds are
+    neighbouring floats.
     """
 
     def above(x: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Writes parameters as a directory that transformers and vLLM load, shard by shard."""
+"""Writes parameters, one shard after another, into a directory that transformers and vLLM can load."""
 
 from __future__ import annotations
 

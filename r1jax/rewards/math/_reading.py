@@ -69,7 +69,8 @@ class Reading:
     def trees(self) -> list[Node]:
         """The syntax tree of the answer, in a list.
 
-        The list has two trees if a comma as in 1,234 may group digits or separate numbers. If the answer cannot be
+        The list has two trees if the answer has a comma such as in 1,234, and it is unclear whether the comma groups
+        digits or separates two numbers. If the answer cannot be
         parsed as mathematics, the tree is a text node.
 
         Raises:
