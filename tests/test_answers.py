@@ -17,8 +17,10 @@ from r1jax.rewards import format as format_reward
 from r1jax.rewards import rule
 from r1jax.rewards.isolate import Pool
 from r1jax.rewards.verdict import Verdict
-from r1jax.rl.first_round import explain_zero, warn_rate
+from r1jax.rl.first_round import explain_first, explain_zero, warn_rate
+from r1jax.rl.rounds import Round
 from r1jax.runs.templates import ask_form, read_template
+from r1jax.sampling.rollout import Rollout
 from support import families
 from support.byte_pairs import write_tokenizer
 from support.walk import lines
@@ -202,3 +204,15 @@ def test_a_first_round_with_a_right_answer_needs_no_word():
     own = none._replace(total=np.asarray([0.5, 0.0]))
     assert explain_zero(own, ["a", "b"], policy, {}, cut) == ""
     assert "every reward" in explain_zero(own._replace(total=np.zeros(2)), ["a", "b"], policy, {}, cut)
+
+
+def test_only_the_first_round_is_explained_and_only_where_there_are_completions():
+    """With more processes than rows, some processes have no completion of their own."""
+    policy, nothing = Policy(None, None, "{question}", "any"), np.zeros((2, 1), np.int32)
+    rolled = Rollout([[1]], nothing, np.ones(2, np.int32), nothing.astype(np.float32), np.ones(2, bool))
+    scores = rule.Scores(np.zeros(2), np.ones(2, bool), {"accuracy": np.zeros(2)}, [Verdict(0.0, "wrong")] * 2)
+    first = Round([{}], rolled, ["5", "7"], np.zeros(1, int), scores)
+    assert "no completion of the first round was right" in explain_first(first, policy, {"accuracy": 1.0})[0]
+    assert explain_first(first._replace(number=1), policy, {"accuracy": 1.0}) == []
+    elsewhere = first._replace(texts=[], rollout=rolled._replace(mine=np.zeros(0, int)))
+    assert explain_first(elsewhere, policy, {"accuracy": 1.0}) == []

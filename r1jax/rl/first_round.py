@@ -50,14 +50,14 @@ def warn_rate(recipe: RLRecipe, cfg: ModelConfig) -> str:
 
 
 def explain_first(round_: Round, policy: Policy, weights: Mapping[str, float]) -> list[str]:
-    """Returns a list with the text of `explain_zero` for the first round of a run. Returns [] for a later round, or if
-    some completion was right.
+    """Returns a list with the text of `explain_zero` for the first round of a run. Returns [] for a later round, if some
+    completion was right, or on a process that has no completions of its own.
 
     Args:
         round_: a round with scores.
         policy, weights: as for `explain_zero`.
     """
-    if round_.number:
+    if round_.number or not round_.texts:
         return []
     own = np.asarray(round_.rollout.own)
     said = explain_zero(round_.scores, round_.texts, policy, weights, ~np.asarray(round_.rollout.stopped)[own])
