@@ -70,7 +70,7 @@ def test_every_cold_record_tells_its_route_its_source_and_its_edits(cold):
 def test_a_question_of_another_run_or_seed_is_collected_anew_or_refused(cold, walk):
     recipe = dataclasses.replace(r1_1_cold_start.NANO, **SMALL)
     other = r1_1_cold_start.Collecting(zero=str(walk.base), questions=QUESTIONS, samples=4, sample_tokens=48)
-    with pytest.raises(ValueError, match=r"holds samples of other settings.*sampled is"):
+    with pytest.raises(ValueError, match=r"holds samples of other settings.*sampled was"):
         r1_1_cold_start.train(recipe, options(cold, walk.base, resume=True), dataclasses.replace(other, zero=str(cold)))
 
 

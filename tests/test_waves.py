@@ -85,7 +85,7 @@ def test_whole_waves_are_not_drawn_again(whole, policy, params, one, tmp_path):
         ({"seed": 4}, "seed was 3 and is now 4"),
         ({"source": "other"}, 'source was "abc" and is now "other"'),
         ({"sampling": SamplingOptions(samples=2)}, "sampling.samples was 4 and is now 2"),
-        ({"prompts": ["other"] * 5}, "prompts is "),
+        ({"prompts": ["other"] * 5}, "prompts was "),
     ],
 )
 def test_lines_of_other_settings_are_refused(whole, policy, params, one, changed, words):
