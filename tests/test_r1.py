@@ -196,7 +196,9 @@ def test_another_base_other_numbers_and_another_seed_are_refused(copy, zero, wal
         ValueError, match=r"1_cold_start was made with other hyperparameters: batch_rows was 4 and is now 8"
     ):
         here(zero, copy, **{"cold.batch_rows": 8})
-    with pytest.raises(ValueError, match=r"cold_start.jsonl was collected with other settings: questions was 128 and is now"):
+    with pytest.raises(
+        ValueError, match=r"cold_start.jsonl was collected with other settings: questions was 128 and is now 64"
+    ):
         here(zero, copy, **{"cold_data.questions": 64})
     with pytest.raises(
         ValueError, match=r"4_all_.* with other hyperparameters: preference_weight was 1.0 and is now 2.0"
