@@ -30,17 +30,18 @@ def describe_lengths(
     cfg, _ = config_of(run.model, run.weights)
     beside = reward_models, teacher_of(teacher), run.processes or 1
     assumed = min(options.mean_tokens or max(1, recipe.max_tokens // 8), recipe.max_tokens)
+    usable = DEVICES[options.device].memory * share_of_memory(options.device)
+
+    def peak(mean: int, wave: int) -> float:
+        known = dataclasses.replace(options, mean_tokens=mean)
+        return plan(cfg, dataclasses.replace(recipe, wave_rows=wave), run.mesh, known, *beside).peak
+
     lines = ["peak by the mean length of a completion"]
     for mean in sorted({assumed, min(2 * assumed, recipe.max_tokens), recipe.max_tokens}):
-        known = dataclasses.replace(options, mean_tokens=mean)
-
-        def peak(wave: int, known: PlanOptions = known) -> float:
-            return plan(cfg, dataclasses.replace(recipe, wave_rows=wave), run.mesh, known, *beside).peak
-
-        usable = DEVICES[options.device].memory * share_of_memory(options.device)
-        fitting = [wave for wave in wave_sizes(recipe, run.processes or 1) if peak(wave) < usable]
-        needed, said = peak(recipe.wave_rows), "fits"
+        needed, said = peak(mean, recipe.wave_rows), "fits"
         if needed >= usable:
-            said = f"does not fit; fits with --wave-rows={fitting[0]}" if fitting else "does not fit, nor in waves"
+            waves = wave_sizes(recipe, run.processes or 1)
+            wave = next((wave for wave in waves if peak(mean, wave) < usable), None)
+            said = "does not fit, nor in waves" if wave is None else f"does not fit; fits with --wave-rows={wave}"
         lines.append(f"{f'  {mean:,} tokens':44}{needed / 1e9:.2f} GB  {said}")
     return "\n".join(lines)

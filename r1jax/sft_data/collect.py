@@ -101,11 +101,10 @@ def make_writer(
     """
     if who == "endpoint":
         return without_thought(by_endpoint(endpoint))
-    weights = options.weights if who == "base" else who
     loaded = base if who == "base" and base is not None else None
     flag = "--weights" if who == "base" else flag
     # The directory of another model says what shape the model has.
-    asked = options if who == "base" else dataclasses.replace(options, weights=weights, model="nano")
+    asked = options if who == "base" else dataclasses.replace(options, weights=who, model="nano")
     policy, params, source = loaded or load_policy(asked, mesh, frozen=True, flag=flag)
     sampling = SamplingOptions(samples=1, temperature=0.0, max_tokens=max_tokens, wave_rows=wave_rows)
     asked = WHOLE
