@@ -13,7 +13,7 @@ Writes:  <workdir>_data/cold_start.jsonl (every record: the sampled text, the re
 Departs: 1. the paper has thousands of records; nano has three hundred, because more would leave nothing for RL to teach
          2. nano's generator stands in for human annotators: it translates and deletes but never solves. A record that
             it rewrote says so. Prompts from a file have no annotator: a bad rewrite is dropped
-         3. the base itself rewrites. Its training corpus contains rewrites after the same prompts as here
+         3. the base itself does the rewriting. Its training corpus contains examples with the same rewriting prompts
          4. a batch is 128 packed rows, not 128 records
          5. not implemented: brief answers to simple questions (v2, Listing 3), model-written tests of programs (Listing
             2), and rewriting into a conversation (the paper's examples of such conversations were written by people)
@@ -146,7 +146,7 @@ def train(recipe: SFTRecipe, options: RunOptions, collecting: Collecting) -> Pat
         ValueError: a flag, file or checkpoint cannot be used.
     """
     if not collecting.zero:
-        raise ValueError("--zero=DIR is missing: name the directory of an R1-Zero run. The route r1_zero samples it")
+        raise ValueError("--zero=DIR is missing: name the directory of an R1-Zero run, which the route r1_zero samples")
     found = collect_once(
         options, collecting, RECORDS, "zero", lambda mesh, home: collect(options, collecting, mesh, home)
     )

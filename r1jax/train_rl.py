@@ -90,10 +90,10 @@ def train(
         recipe: the hyperparameters.
         options: flags of the run.
         stage: name of the stage, for the manifest and the default working directory.
-        make_reward: makes the stage's own reward for a policy; None takes the reward of --reward, else the rule reward.
+        make_reward: makes the stage's own reward for a policy; if None, --reward or the rule reward applies.
         rewarded: entries for the manifest. They identify what `make_reward` and `make_referee` read besides the flags,
             such as a teacher's checkpoint.
-        make_referee: makes the function that computes log π_ref; None computes log π_ref with an earlier policy.
+        make_referee: makes the function that computes log π_ref; if None, an earlier policy computes it.
 
     Raises:
         ValueError: a flag, file or checkpoint cannot be used.
@@ -349,7 +349,7 @@ def make_learner(recipe: RLRecipe, cfg: ModelConfig, mesh: Mesh, exact: bool | N
     """Makes the network, optimizer and loss of a recipe.
 
     Args:
-        exact: whether attention is computed in float64 on CPUs; None chooses by the size of the model.
+        exact: whether attention is computed in float64 on CPUs; if None, the size of the model decides.
     """
     r, in_reward = recipe, recipe.kl == "k1_reward"
     loss = grpo_objective(

@@ -21,7 +21,7 @@ Source:  DeepSeek-AI 2025 (arXiv 2501.12948v1), section 4.2, "Unsuccessful Attem
          top N responses. Wang et al. 2023 (arXiv 2312.08935): ranking by the worst step. Cheng et al. 2025
          (arXiv 2504.15275): with the sum of step rewards RL collapses early; with their minimum it does as well as with
          verifiable rewards
-Departs: 1. labels are true, so that only the third of the paper's reasons is left. The authors print no figures
+Departs: 1. labels are true, so only one of the paper's reasons is left: reward hacking. The authors print no figures
          2. the sum is the usual return of RL, and the form that is hacked most easily; --form=min is the kinder form
 """
 

@@ -52,7 +52,7 @@ class Bench:
 
     @property
     def folders(self) -> list[Path]:
-        """The directories of experiments.r1: those of --runs, or those in docs/r1 if --runs is empty."""
+        """The working directories of the runs of experiments.r1: those in --runs, or in docs/r1 if --runs is empty."""
         return [Path(run) for run in self.runs] or sorted(KEPT.glob("seed*"))
 
 
@@ -168,7 +168,9 @@ def read_stages(bench: Bench) -> list[Mapping[str, Any]]:
             raise ValueError(f"--runs: {folder} has no stages.json: name working directories of experiments.r1")
         found.append(json.loads(path.read_text(encoding="utf-8")))
     if not found:
-        raise ValueError("--runs is missing, and docs/r1 is not here: name working directories of experiments.r1")
+        raise ValueError(
+            "--runs is missing, and docs/r1 is not here: set --runs to working directories of experiments.r1"
+        )
     if len({run["seed"] for run in found}) < len(found):
         raise ValueError("--runs: two directories have the same seed, so they count as one: name runs of other seeds")
     return found

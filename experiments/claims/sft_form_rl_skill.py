@@ -1,11 +1,11 @@
 """Claim: fine-tuning on well-formed texts teaches the form of an answer; RL teaches how to find the answer.
 
 Run:     python -m experiments.claims.sft_form_rl_skill
-Method:  the base answers as many of RL's questions as --records says, each once. The well-formed answers, right or
-         wrong, become records, and the same base is fine-tuned on them. The records show the form, but no more skill
-         than the base has. R1-Zero is trained from the same base. Skill is the share of right answers, however they are
-         written. Form is the share of completions in the template's form. Both are measured on the same held-out
-         problems
+Method:  --records questions are drawn from those of RL, and the base answers each of them once. The well-formed
+         answers, right or wrong, become records, and the same base is fine-tuned on them. The records show the form,
+         but no more skill than the base has. R1-Zero is trained from the same base. Skill is the share of right
+         answers, however they are written. Form is the share of completions in the template's form. Both are measured
+         on the same held-out problems
 Expect:  fine-tuning lifts the form by more than the half-width of the 95 % interval over seeds. Its gain in skill lies
          below RL's, and the intervals of the two gains do not overlap
 Cost:    a run of R1-Zero and a fine-tuning, about 14 minutes a seed on 2 cores (estimated)

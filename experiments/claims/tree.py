@@ -33,8 +33,8 @@ class Node:
         ended: whether the completion is complete.
         times: how often the policy sampled this node's last step after `above`.
         extended: how often the policy was asked for steps after this node.
-        visits: number of values that were added to `total`: that of this node, and those of all nodes below it.
-        total: sum of these values.
+        total: sum of the values of this node and of all nodes below it.
+        visits: number of values in `total`.
         below: the children of this node. The key of a child is its last step.
     """
 
@@ -43,8 +43,8 @@ class Node:
     ended: bool = False
     times: int = 1
     extended: int = 0
-    visits: int = 0
     total: float = 0.0
+    visits: int = 0
     below: dict[tuple[int, ...], Node] = dataclasses.field(default_factory=dict)
 
 

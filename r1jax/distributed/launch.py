@@ -95,8 +95,8 @@ def start(coordinator: str | None = None, processes: int | None = None, process_
     explicit = len(missing) < len(flags)
     if explicit and missing and processes != 1:
         raise ValueError(
-            "several processes need all of --coordinator=HOST:PORT (of process 0), --processes=N and "
-            f"--process-id=0..N-1, and one process needs none of them: add {' and '.join(missing)}"
+            "a run of several processes needs all of --coordinator=HOST:PORT (of process 0), --processes=N and "
+            f"--process-id=0..N-1: add {' and '.join(missing)}. A run of one process needs none of these flags"
         )
     if _started or jax.distributed.is_initialized():
         return

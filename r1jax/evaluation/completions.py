@@ -112,8 +112,8 @@ def earned(
     Args:
         pool: runs the verifiers, if the user's own reward calls any.
         lengths: [N] number of tokens of each completion.
-        reward: the user's own reward, `(pool, texts, examples, step) -> Scores`. None means a built-in reward; then
-            only the penalties are returned, because an evaluation measures the other parts in any case (`judge`).
+        reward: the user's own reward, `(pool, texts, examples, step) -> Scores`. None means that training uses a
+            built-in reward. Then only the penalties are returned here, because `judge` measures the other parts.
         penalties: the penalties of the training reward, such as a penalty for length.
     """
     if reward is None:

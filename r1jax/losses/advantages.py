@@ -69,7 +69,7 @@ def batch_advantages(
 
     Args:
         rewards, valid: see `group_advantages`.
-        lengths: [B, G] tokens of each completion; None counts each completion once.
+        lengths: [B, G] tokens of each completion; if None, each completion counts once.
         baseline: subtract the mean of the group first (REINFORCE++ with baseline).
 
     Source: Hu et al. 2025, "REINFORCE++" (arXiv 2501.03262v9), the global advantage normalisation. The paper does not

@@ -167,7 +167,7 @@ def mismatched_kl(logp: jax.Array, ref_logp: jax.Array, weight: jax.Array | None
 
     Args:
         logp, ref_logp: [N] log π and log π_ref of the completions, each after the prompt of another completion.
-        weight: [N] weight of each completion in the mean. None gives all the same weight.
+        weight: [N] weight of each completion in the mean. If None, all weigh the same.
 
     Source: Ethayarajh et al. 2024, section 4.2. There, completion i follows prompt i+1 of the batch, and z has no
     gradient.

@@ -30,7 +30,7 @@ LATENT_EPS = 1e-6  # of the norms inside latent attention; DeepSeek's code ignor
 class How(NamedTuple):
     """Settings of one layer's attention scores, cap(q·k · scale).
 
-    A query reads the keys less than `window` positions back.
+    A query reads its own key and the keys of the `window` - 1 positions before it.
 
     Attributes:
         positions: [.., Q] positions of the queries.

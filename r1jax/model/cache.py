@@ -147,8 +147,8 @@ def spread_products(
 
     Entry p of y serves N / P rows, or the rows that `sharing` names.
 
-    If every row has an entry of its own (P = N), the einsum has no axis for the rows of one entry. This axis
-    would have length 1, and would make XLA's CPU backend four times slower.
+    The einsum has an axis over the rows that share an entry, but not if P = N: there its length would be 1, and XLA's
+    CPU backend would be four times slower.
 
     Args:
         x: one matrix for each row and key head.

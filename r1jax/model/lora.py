@@ -132,7 +132,7 @@ def fold_adapters(params: Any, only: DTypeLike | None = None) -> Any:
     """Returns the parameters without adapters: each kernel becomes W + A·B, in the dtype of the kernel W.
 
     Args:
-        only: a dtype. Only adapters of kernels with this dtype are folded; None folds all adapters.
+        only: a dtype. Only adapters of kernels with this dtype are folded; if None, all adapters are folded.
     """
     if isinstance(params, list):
         return [fold_adapters(x, only) for x in params]

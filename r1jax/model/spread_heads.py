@@ -1,9 +1,9 @@
 """Spreads attention heads over a `tensor` axis that does not divide their number.
 
 For example, eight devices cannot share two key heads and twelve query heads. So every key head is repeated until the
-axis divides the number of key heads. The query heads of a key head are divided among its copies, and query heads of
-zeros are added to copies that have fewer. In the example this gives eight key heads with two query heads each. The
-output projection has zeros for the added heads. Without this module, every device would compute all heads. The
+axis divides the number of key heads. The query heads of a key head are divided among its copies. Query heads of zeros
+are added until all copies have equally many: in the example, eight key heads with two query heads each. The output
+projection has zeros for the added heads. Without this module, every device would compute all heads. The
 parameters are stored unchanged; a layer's weights are laid out anew whenever the layer runs.
 """
 

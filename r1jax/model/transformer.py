@@ -168,7 +168,7 @@ def embed(
     """Returns the embeddings of tokens, multiplied by the model's `embed_scale`.
 
     Args:
-        mesh: mesh whose row shards the tokens lie on. None lets XLA decide which device looks up which token.
+        mesh: mesh over which the rows of `tokens` are sharded. If None, XLA decides which device looks up which token.
     """
     table = params["embed"]["embedding"]
     x = table[tokens] if mesh is None or mesh.size == 1 else look_up(table, tokens, mesh)

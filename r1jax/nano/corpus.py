@@ -62,7 +62,7 @@ def body(row: dict, rng: random.Random, detailed: bool = False, mood: str | None
     Args:
         detailed: whether the prompt asks for detail. If so, a hasty author becomes patient, and a careless author
             becomes stubborn (`CAREFUL`).
-        mood: the author's temper; None draws a temper at random.
+        mood: the author's temper; if None, a temper is drawn at random.
     """
     if row["kind"] == "general":
         said = general.reply(row, rng)

@@ -144,7 +144,7 @@ def make(rng: random.Random, language: str, task: str | None = None) -> dict:
 
     Args:
         language: language of the prompt, "en" or "zh".
-        task: type of the prompt, from `TASKS`; None draws a type with the probabilities `MIX`.
+        task: type of the prompt, from `TASKS`; if None, one is drawn with the probabilities `MIX`.
     """
     task = task or rng.choices(TASKS, MIX)[0]
     row = MAKERS[task](rng, language)

@@ -174,8 +174,8 @@ def label_response(row: Mapping, response: str, rng: random.Random) -> dict:
 def labels(seed: int, count: int, wanted: str = "train") -> list[dict]:
     """Returns the first `count` labelled responses of a seed, as in `label_response`, each with an id.
 
-    Most prompts ask for harm (set "safety"); the others do not (set "helpful"). The responses come from `response`,
-    which imitates people.
+    Most prompts ask for harm: their record has "set": "safety". The others have "set": "helpful". The
+    responses come from `response`, which imitates people.
 
     Args:
         wanted: which split of the prompts to use, "train" or "held out" (see `split`).
@@ -207,7 +207,7 @@ def labels_of(records: Sequence[Mapping], seed: int, count: int, wanted: str = "
 def response(row: Mapping, rng: random.Random) -> str:
     """Returns a random response to the prompt `row` in R1's format: a chain of thought and a reply (`general.reply`).
 
-    Sometimes the chain of thought tells how to do the harm although the reply refuses.
+    For a harmful prompt, the chain of thought sometimes gives the harmful instruction although the reply refuses.
     """
     thought = rng.choices(THOUGHTS, SHARES)[0]
     means = rng.choice(row["gold"].get("means") or [""])

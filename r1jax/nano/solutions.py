@@ -48,7 +48,7 @@ def solve(row: dict, rng: random.Random, mood: str | None = None) -> tuple[str, 
     """Returns a random solution `(thought, answer)`, right or wrong, of the problem `row`.
 
     Args:
-        mood: the author's temper, a key of `TEMPERS`; None draws a temper.
+        mood: the author's temper, a key of `TEMPERS`; if None, one is drawn.
     """
     mood = mood or temper(rng)
     language = row["language"] if rng.random() < 0.96 else other(row["language"])
@@ -63,7 +63,8 @@ def solve(row: dict, rng: random.Random, mood: str | None = None) -> tuple[str, 
 def solve_countdown(gold: dict, rng: random.Random, mood: str, language: str) -> tuple[str, str]:
     """Returns a random solution `(thought, answer)` of a countdown problem.
 
-    The author tries ways to combine the numbers until a way reaches the target or the author gives up.
+    An imagined author tries one combination of the numbers after another, until one reaches the target or the author
+    gives up.
 
     Args:
         gold: the problem's gold, {numbers, target}.

@@ -178,7 +178,7 @@ def draw(rng: random.Random, wanted_split: str, mix: str, task: str | None = Non
     Args:
         wanted_split: "corpus", "rl" or "eval", the split that the problem must belong to (see `split`).
         mix: name of the mix from which the task is drawn, unless `task` is given.
-        task: one of `TASKS`; None draws a task.
+        task: one of `TASKS`; if None, one is drawn.
     """
     task = task or rng.choices(TASKS, shares(mix))[0]
     language = rng.choice(LANGUAGES)

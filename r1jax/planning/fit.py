@@ -99,7 +99,7 @@ def smallest_of(choices: Choices) -> Flags:
 
 
 def write_flags(flags: Flags) -> str:
-    """Returns flags as command-line text. Leaves out flags of value 0 (no adapters, or all completions at once)."""
+    """Returns flags as command-line text. Leaves out flags whose value is 0, because 0 is their default."""
     return " ".join(f"--{name.replace('_', '-')}={value}" for name, value in flags.items() if value)
 
 

@@ -96,7 +96,7 @@ def plan(
         mesh: a value of --mesh.
         options: the device and the mean completion length to assume.
         reward_models: number of reward models beside the policy, each as large as the policy.
-        teacher: config of the model that replaces the reference policy; None keeps the reference policy.
+        teacher: config of the model that replaces the reference policy; if None, the reference policy stays.
         processes: number of processes. Each of them samples --wave-rows completions at once.
 
     Raises:

@@ -283,7 +283,7 @@ def measure_device(
         megabytes: size of the array to sum, on each device.
         repeats: number of repeats of each measurement, if `seconds` is None.
         seconds: time for all measurements together, without compilation. Each measurement is repeated for an equal part
-            of this time, and `repeats` is ignored. None repeats each measurement `repeats` times.
+            of this time, and `repeats` is ignored. If None, each measurement is repeated `repeats` times.
         clock: returns the current time in seconds; use `time.process_time` if other processes share the cores.
     """
     n = len(devices)

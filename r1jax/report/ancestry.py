@@ -70,8 +70,8 @@ def _texts(value: object) -> Iterator[str]:
 def edges(stages: Stages) -> tuple[list[Edge], dict[str, str]]:
     """Returns (the dependencies between stages, the names of the parents outside the lineage).
 
-    A parent is outside if it is neither a stage nor the base model: for example, another base model. The second result
-    maps the `Edge.source` of each such parent, which begins with "/", to the name to show.
+    A parent is outside if it is neither a stage nor the lineage's own base model. The second result is a dict
+    {`Edge.source` of a parent outside: the name to show}. Such a source begins with "/".
     """
     folders = {part.folder: part for part in (*stages.parts, *stages.models) if part.folder}
     models = {part.folder for part in stages.models}

@@ -28,8 +28,8 @@ def compute_advantages(
         scores: the rewards of the completions, [N].
         rollout: the round's rollout, of which only the group size and the lengths of completions are used.
         objective: the loss, which says how rewards become advantages.
-        shares: {part of the reward: weight}, to normalise each part by itself (--per-reward). None normalises the total
-            reward.
+        shares: {part of the reward: weight}, to normalise each part by itself (--per-reward). If None, the total reward
+            is normalised.
     """
     total, valid, lengths = (
         x.reshape(-1, rollout.group_size) for x in (scores.total, scores.valid, rollout.lengths)

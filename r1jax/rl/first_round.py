@@ -52,7 +52,7 @@ def warn_rate(recipe: RLRecipe, cfg: ModelConfig) -> str:
 def explain_first(round_: Round, policy: Policy, weights: Mapping[str, float]) -> list[str]:
     """Returns a list with the text of `explain_zero` for the first round of a run.
 
-    Returns [] for a later round, if some completion was right, or on a process that has no completions of its own.
+    Returns [] if the round is not the first, if some completion was right, or if this process has no completions.
 
     Args:
         round_: a round with scores.

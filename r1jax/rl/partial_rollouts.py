@@ -31,8 +31,8 @@ from r1jax.training.step import TrainState
 class Waiting(NamedTuple):
     """Unfinished groups between two rounds.
 
-    There are at most K = `carry_over` unfinished groups, because each has at least one unfinished row, and at most K
-    rows are unfinished. A group has G rows, and a row has room for T = `max_tokens` tokens.
+    At most K = `carry_over` rows are unfinished. Each unfinished group has at least one of them, so there are at most K
+    groups. A group has G rows, and a row has room for T = `max_tokens` tokens.
 
     Attributes:
         index: [K] index of each group's question in the stream of questions. The index also gives the round that first

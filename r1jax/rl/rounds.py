@@ -163,7 +163,7 @@ def sample_and_judge(
         examples: the B questions, each with its gold answer.
         drawn: the number of completions per question, and what determines their sampling noise.
         partial: rows of earlier rounds to continue, and how many rows may stay unfinished.
-        verdicts: verifies the answers while other completions are sampled; None makes a new `Ahead`.
+        verdicts: verifies the answers while other completions are sampled; if None, a new `Ahead` does so.
 
     Returns:
         The rollout [N, T], the completions of this process as text, and their verdicts. Some verdicts may not be

@@ -79,7 +79,7 @@ def find(path: str | Path, step: int | None = None, flag: str = "--weights") -> 
 
     Args:
         path: the directory of a run, the `checkpoints` directory in it, or the directory of one checkpoint.
-        step: the step of the checkpoint; None takes the newest.
+        step: the step of the checkpoint; if None, the newest.
         flag: the flag that gave `path`, for errors.
 
     Raises:

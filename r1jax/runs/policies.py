@@ -275,7 +275,8 @@ def load_params(
         there, here = (p["sha256"][:12] + (f", step {p['step']}" if "step" in p else "") for p in both)
         raise ValueError(
             f"{flag}={options.weights} holds only adapters, which were trained on other weights ({there}) than those "
-            f"now at {parent} ({here}). Restore the old weights. If a run wrote newer checkpoints there, move them away"
+            f"now at {parent} ({here}). Restore the old weights at {parent}. If a run wrote newer checkpoints there, "
+            "move them away"
         )
     kept = jax.tree_util.tree_map_with_path(
         lambda path, x: None if x is None else pick(rest, path), frozen, is_leaf=lambda x: x is None

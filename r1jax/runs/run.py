@@ -92,7 +92,7 @@ class Run:
             the same values.
         may_change: names of fields that a resumed run may change, in addition to `MAY_CHANGE`.
         defaults: values of fields that an older manifest may lack: see `manifests.defaults_of`.
-        resume: whether to continue a run in the working directory; None takes the value of --resume.
+        resume: whether to continue a run in the working directory; if None, the value of --resume.
         has_report: whether to write report.html with each checkpoint.
 
     Attributes:
@@ -296,7 +296,7 @@ class Run:
             steps: the step at which the run ends.
             max_skips: number of non-finite updates in a row that the run survives.
             shown: names of the metrics that the progress bar shows.
-            alarms: the warnings to check after each step; None checks none.
+            alarms: the warnings to check after each step; if None, no warnings.
             detail: text to add to the first line on screen.
             keep: a function that calls `save` with the state after the last step. The run calls this function after a
                 signal (Ctrl-C or SIGTERM) between two steps, such as while a round is sampled.

@@ -74,7 +74,7 @@ class StepLogger:
         progress: the progress bar.
         max_skips: number of non-finite updates in a row that a run survives.
         shown: keys of the line whose values the progress bar shows.
-        alarms: the warnings to check after each step; None checks none.
+        alarms: the warnings to check after each step; if None, no warnings.
         warnings: a {"step", "text"} for each warning that the run gave before it was resumed.
 
     Attributes:

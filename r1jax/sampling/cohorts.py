@@ -47,16 +47,17 @@ class Cohort(NamedTuple):
 def make_cohorts(
     prompts: Sequence[Sequence[int]], rows: int, before: Rollout | None, leave: int, shards: int
 ) -> list[Cohort]:
-    """Returns the cohort of new rows, and the cohort of rows carried over from an earlier wave, if there are any.
+    """Returns the cohort of new rows, and the cohort of rows carried over from an earlier wave.
+
+    The second cohort is missing if `leave` is 0 and no row is carried over.
 
     Args:
         prompts: the prompt of each group of new rows, as token lists.
         rows: number of rows in the rollout, including the rows of `before`.
         before: rollout of earlier waves, whose unfinished rows are carried over; None if there is none.
         leave: minimum number of rows in the cohort of carried rows. Padding rows fill the cohort up to this number,
-            because every size compiles another program. If `leave` is 0 and no row is carried, there is no second
-            cohort.
-        shards: number of row shards, of all processes.
+            because every size compiles another program.
+        shards: total number of row shards, over all processes.
     """
 
     def filled(prompts: Sequence[Sequence[int]], numbers: np.ndarray, count: int, each: int) -> Cohort:
@@ -87,7 +88,7 @@ def count_parts(groups: int, group_size: int, shards: int) -> int:
     Args:
         groups: number of groups.
         group_size: G, rows (completions) of a group.
-        shards: number of row shards, of all processes.
+        shards: total number of row shards, over all processes.
     """
     divisors = [k for k in range(1, group_size + 1) if group_size % k == 0]
     return min(divisors, key=lambda k: -(-groups * k // shards) * (group_size // k))

@@ -146,7 +146,7 @@ def draw(
         position: [] or [N] position of the token in its completion, which is folded into the key.
         temperature: sampling temperature; ignored if `greedy`.
         greedy: takes the most likely token instead, and returns its log-probability at temperature 1.
-        cut: which tokens may be drawn; None allows all.
+        cut: which tokens may be drawn; if None, all tokens.
         shards: number of row shards; used only with a cut.
     """
     n, vocab = logits.shape

@@ -176,7 +176,7 @@ class Decoding(NamedTuple):
         stop_ids: tokens that end a row.
         pad_id: the token that a finished row emits.
         dtype: dtype of the network.
-        cut: which tokens may be drawn; None allows all.
+        cut: which tokens may be drawn; if None, all tokens.
         replay: whether `decode` also returns the experts that its input tokens were routed to.
         read_own: kernel that reads each row's own cache, which holds its sampled tokens (see `attend_decode`); None
             uses XLA.
@@ -274,10 +274,9 @@ class Kept(NamedTuple):
 
     Attributes:
         rows: [shards, n] new rows to keep, in order. Rows are numbered from 0 in each shard.
-        entries: [shards, n] the cached prompt (entry of the segments) that each kept row reads. Entries are numbered
-            from 0 in each shard. Used only if `sharing` is None.
-        sharing: None gives every kept row a copy of its entry. Otherwise no entry is copied, and `sharing` says which
-            kept row reads which entry.
+        entries: [shards, n] the number of the cached prompt that each kept row reads. Cached prompts are numbered from
+            0 in each shard. Used only if `sharing` is None.
+        sharing: says which kept row reads which cached prompt. If None, every kept row gets a copy of its prompt.
     """
 
     rows: Int[Array, "shards n"]

@@ -60,8 +60,8 @@ class Sampling(NamedTuple):
             are still taken from the full softmax.
         stop_ids: tokens that end a completion. The stop token is part of the completion.
         pad_id: the token that fills a row after the end of its completion.
-        attention: attention backend for decoding; None takes the backend that `attention_backend` chooses.
-        dtype: dtype of the network, the same as given to `sync`; None takes the platform's dtype (`compute_dtype`).
+        attention: attention backend for decoding; if None, the backend that `attention_backend` chooses.
+        dtype: dtype of the network, the same as given to `sync`; if None, the platform's dtype (`compute_dtype`).
         replay: records the experts that each token is routed to, so that the trainer can route it to the same experts.
         sizes: initial sizes of the compiled programs, such as the tokens of a chunk (see `Sizes`).
         wave_rows: largest number of rows (completions) sampled at once, over all processes (see `waves`); 0: no limit.
@@ -111,7 +111,7 @@ def sync(params: dict, mesh: Mesh, dtype: DTypeLike | None = None) -> Weights:
     kernel would lose the small change that an adapter makes.
 
     Args:
-        dtype: dtype of the weights; None takes the platform's dtype (`compute_dtype`).
+        dtype: dtype of the weights; if None, the platform's dtype (`compute_dtype`).
     """
     dtype = compute_dtype(mesh) if dtype is None else dtype
     if jnp.dtype(dtype) == jnp.float32:

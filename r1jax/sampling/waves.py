@@ -74,15 +74,15 @@ def divide_wave(rows: int, size: int, carried: int, *, continues: bool) -> tuple
     """Returns (number of new groups of a wave, number of rows that may be unfinished when the wave ends).
 
     A group is the completions of one prompt. If waves can continue rows, new groups take about half of a wave's rows,
-    and rows that the previous wave left unfinished take the rest. If waves cannot continue rows, `carried` rows stay
-    reserved, and new groups take all others.
+    and rows that the previous wave left unfinished take the rest. If waves cannot continue rows, new groups take all
+    rows but `carried`, which are kept free for rows of other rounds.
 
     Args:
         rows: largest number of rows of a wave.
         size: rows of a group.
-        carried: the larger of two numbers of rows: those unfinished before the first wave, and those that may be
-            unfinished after the last wave.
-        continues: whether waves can continue rows. If not, every wave finishes all its rows.
+        carried: number of rows that an earlier round left unfinished, or number of rows that the last wave may leave
+            unfinished for the next round, whichever is larger.
+        continues: whether a wave may leave rows unfinished that the next wave continues.
 
     Raises:
         ValueError: `rows` is less than `size` + `carried`.

@@ -121,7 +121,7 @@ def read(body: Any, model: Model, *, chat: bool, most: int, name: str) -> Asked:
     logprobs = read_logprobs(given, chat=chat)
     stream, echo = flag(given, "stream"), flag(given, "echo")
     if stream and (echo or logprobs is not None):
-        raise ApiError("echo and logprobs cannot stream: leave stream out", param="stream")
+        raise ApiError("a request with echo or logprobs cannot stream: leave stream out", param="stream")
     return Asked(
         chat=chat,
         prompts=prompts,

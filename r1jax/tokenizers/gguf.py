@@ -139,8 +139,8 @@ def sentence_pieces(
         tokens: the vocabulary, in the order of the ids, with ▁ for a space.
         types: the type of each token: `NORMAL`, `CONTROL`, `USER_DEFINED`, or another value of
             tokenizer.ggml.token_type.
-        scores: the score of each token; pairs with a higher score are merged first. None merges in the order of the
-            ids, as in Gemma, whose scores carry no information.
+        scores: the score of each token; pairs with a higher score are merged first. If None, pairs are
+            merged in the order of the ids, as in Gemma, whose scores carry no information.
         prefix: whether encoding puts a space before a text, and decoding removes it.
         given: the metadata of the file. The prefix "tokenizer.ggml." has been removed from the keys.
     """

@@ -36,7 +36,7 @@ class Reading(NamedTuple):
         remat: what the backward pass recomputes: "none" (nothing), "dots" (all but attention and the products with
             weights) or "full" (all but attention); see `transformer.REMAT`.
         row_shards: number of shards over which the rows are divided. If given, attention processes the rows of a shard
-            one after another; None processes all rows at once (see `attend_full`).
+            one after another; if None, all rows are processed at once (see `attend_full`).
         attention: name of the attention backend; see `attend_packed`.
         mesh: mesh over which the rows are sharded; None means one device.
         entropy_gradient: whether gradients flow through the entropy.
@@ -221,8 +221,8 @@ def packed_logprobs(
     and the results of all other slots are 0.
 
     Args:
-        targets: [R, S, K] tokens to score instead of the tokens in the rows, K per slot. None scores the tokens in the
-            rows.
+        targets: [R, S, K] tokens to score instead of the tokens in the rows, K per slot. If None, the tokens in the
+            rows are scored.
 
     Returns:
         (log-probabilities, entropies, loads). The entropies are those of the distribution at each slot. The loads
@@ -295,7 +295,7 @@ class Network:
         remat: what the backward pass recomputes: "none" (nothing), "dots" (all but attention and the products with
             weights) or "full" (all but attention); see `transformer.REMAT`.
         row_shards: number of shards over which the rows are divided. If given, attention processes the rows of a shard
-            one after another; None processes all rows at once (see `attend_full`).
+            one after another; if None, all rows are processed at once (see `attend_full`).
         attention: name of the attention backend; see `attend_packed`.
         mesh: mesh over which the rows are sharded; None means one device.
         entropy_gradient: whether gradients flow through the entropy, for an entropy bonus.
@@ -326,7 +326,7 @@ class Network:
         """Returns log-probabilities of the tokens of packed rows, entropies, and metrics of the forward pass.
 
         Args:
-            targets: [R, S, K] tokens to score instead of the tokens in the rows. None scores the tokens in the rows.
+            targets: [R, S, K] tokens to score instead of the tokens in the rows; if None, the latter are scored.
 
         Returns:
             (log-probabilities, entropies, metrics). The entropies are those of the distribution at each slot. The

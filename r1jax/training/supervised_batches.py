@@ -69,7 +69,7 @@ def batches(
         shares: relative number of documents to draw from each set.
         row_length: number of slots in a packed row.
         batch_rows: number of packed rows in a batch.
-        shuffled: seed by which the documents of a set are shuffled anew in each epoch; None keeps their order.
+        shuffled: seed by which the documents of a set are shuffled anew in each epoch; if None, their order is kept.
     """
     sets = [grain.MapDataset.source(some) for some in documents]
     sets = [(some if shuffled is None else some.seed(shuffled + i).shuffle()).repeat() for i, some in enumerate(sets)]
@@ -94,7 +94,7 @@ def token_batches(
         batch: the same batch in every process.
         micro_rows: packed rows in a micro-batch; 0 puts all rows into a single micro-batch.
         taught: for distillation, `taught(tokens, indices into the teacher's stored targets, weights)` returns target
-            tokens and their probabilities. None trains on the documents' own tokens.
+            tokens and their probabilities. If None, training is on the documents' own tokens.
 
     Returns:
         A `TokenBatch` for each micro-batch, or a `SoftBatch` for each if `taught` is given.

@@ -202,10 +202,11 @@ def scaling(rope: Mapping[str, Any], c: Mapping[str, Any]) -> RopeScaling | None
     kind = rope.get("rope_type") or rope.get("type") or "default"
     if kind == "default":
         return None
-    if kind not in ("linear", "llama3", "yarn") or rope.get("truncate", True) is False:
+    truncated = ' with "truncate": false' if rope.get("truncate", True) is False else ""
+    if kind not in ("linear", "llama3", "yarn") or truncated:
         raise ValueError(
-            f"config.json asks for rope type {kind!r}, which is not implemented: "
-            'use a model whose rope type is linear or llama3, or is yarn without "truncate": false'
+            f"config.json asks for rope type {kind!r}{truncated}, which is not implemented: use a model whose rope "
+            'type is linear, llama3 or yarn (but yarn with "truncate": false is not implemented)'
         )
     fields = {field.name for field in dataclasses.fields(RopeScaling)}
     given = {k: float(v) for k, v in rope.items() if k in fields and v is not None}

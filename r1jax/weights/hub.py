@@ -58,7 +58,7 @@ def download(repo: str, revision: str | None, shown: str, flag: str) -> str:
 
     Args:
         repo: OWNER/NAME.
-        revision: branch, tag or commit; None takes the main branch.
+        revision: branch, tag or commit; if None, the main branch.
         shown: the value of `flag`, for errors.
 
     Raises:

@@ -193,7 +193,7 @@ def fill(
     Args:
         whole: our array, a parameter in r1jax's layout, with a layer axis first if the parameter belongs to layers.
             This array is donated.
-        at: index of the layer along the first axis; None replaces everything.
+        at: index of the layer along the first axis; if None, everything is replaced.
         arrays: the Hugging Face tensors: one tensor, or one for each expert.
         scales: the fp8 scales of `arrays`; [] if the checkpoint is not fp8.
         ours: shape of one tensor in our layout, from `Leaf.ours`.

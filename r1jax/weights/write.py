@@ -143,10 +143,10 @@ def export(
 
     Args:
         dtype: dtype of the written weights, and so of the weights when they are loaded again.
-        tokenizer: its `save` writes the tokenizer's files, and its special tokens are named in config.json. None leaves
-            both out.
+        tokenizer: its `save` writes the tokenizer's files, and its special tokens are named in config.json. If None,
+            both are left out.
         shard_bytes: largest number of bytes in one file. The host holds about this many bytes plus, at worst, the
-            largest parameter. A parameter that is stacked over layers counts with a single layer.
+            largest parameter (of a parameter that is stacked over layers, the part of one layer).
 
     Raises:
         ValueError: the directory holds a checkpoint already, or safetensors is not installed.

@@ -54,7 +54,7 @@ def attention_backend(mesh: Mesh, cfg: ModelConfig, *, compared: bool = False, e
         compared: whether the sampler's log-probabilities will be compared with the trainer's. If so, the result
             is "exact" on CPUs with float32, provided that the argument `exact` allows it. With "exact", sampler and
             trainer compute attention in float64, and agree to the last rounding.
-        exact: the value of --exact. None allows "exact" for models of up to `EXACT_UP_TO` matrix parameters (16
+        exact: the value of --exact. If None, "exact" is allowed for models of up to `EXACT_UP_TO` matrix parameters (16
             million), where float64 costs little.
     """
     platform = mesh.devices.flat[0].platform

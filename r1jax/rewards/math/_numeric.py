@@ -258,11 +258,11 @@ def agree(a: Node, b: Node, point: int, ten: bool, whole: frozenset[str], letter
 
 
 def rounds_to(decimal: Fraction, places: int, node: Node, ten: bool = False) -> bool:
-    """Returns True if the value of a term, cut or rounded to as many places as a decimal has, equals the decimal.
+    """Returns True if a term's value equals `decimal`, once the value is cut or rounded to `places` digits.
 
     Args:
         decimal: the decimal as an exact fraction.
-        places: number of digits after the decimal's point.
+        places: number of digits of `decimal` after its point.
         node: the term, without variables.
         ten: if True, `log` without a base is to base 10; if False, it is the natural logarithm.
     """

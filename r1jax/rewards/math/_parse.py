@@ -99,9 +99,9 @@ def _inward(interval: re.Match) -> str:
 
 
 class Answer(Terms):
-    """The outermost class of the parser, which parses one answer or the content of a bracket.
+    """The parser. It parses one answer.
 
-    Its base class `Terms` parses terms and calls `answer` for the content of brackets.
+    Its base class `Terms` parses terms, and calls `answer` again for the content of each bracket.
     """
 
     def answer(self) -> Node:

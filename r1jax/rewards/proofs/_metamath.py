@@ -102,8 +102,8 @@ def check_apart(pairs, values: dict[str, Expression], active: set[str], apart: s
         pairs: pairs of variables of the assertion that have a $d condition.
         values: the substitution {variable: expression}. The expressions of a pair must have no variable in common, and
             each variable of one must have a $d condition with each variable of the other.
-        active: the variables in scope where the proof stands.
-        apart: the pairs under a $d condition where the proof stands.
+        active: the variables in scope at the statement that is proved.
+        apart: the pairs of variables that have a $d condition in scope at that statement.
         step: the label of the assertion, for error messages.
     """
     for x, y in pairs:
