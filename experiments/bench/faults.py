@@ -8,8 +8,8 @@ uninterrupted run of the same command. "clear error": the run stopped with a mes
 the fault was undone, the run was resumed and ended bit-equal. "silent": anything else. For example, the outcome
 differed, a traceback was printed, or a committed step was repeated.
 
-If the fault hangs a verifier worker, the trial is also a "clear error" when the run ended with exit code 0 and another
-outcome, and metrics.jsonl counts the completions that the verifier could not judge.
+A fault that hangs a verifier worker changes the outcome of a run, because some completions cannot be judged. Such a
+trial is a "clear error" too, if the run ended with exit code 0 and metrics.jsonl counts these completions.
 """
 
 from __future__ import annotations

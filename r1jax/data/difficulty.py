@@ -132,6 +132,6 @@ def read_rates(path: str) -> tuple[dict[str, float], str]:
             ) from error
     if not found:
         raise ValueError(
-            f"--pass-rates={path} has no line with a pass_rate or with the accuracy of a reward. Name another file"
+            f"--pass-rates={path}: no line has a pass_rate, or a reward with a part called accuracy. Name another file"
         )
     return {name: float(np.mean(rates)) for name, rates in found.items()}, hashlib.sha256(raw).hexdigest()

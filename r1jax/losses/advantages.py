@@ -21,9 +21,9 @@ def group_advantages(
             advantage 0 and do not count in mean and std, even if their reward is nan.
         scaled: False leaves out the division by std, as Dr. GRPO does (Liu et al. 2025, section 3.2).
 
-    Source: DeepSeek-AI 2025, eq. 3. The paper gives neither a guard against std = 0 nor the degrees of freedom. Here
-    ddof is 0, and the guard tests for equality instead of adding an epsilon: in float32 sixteen rewards of 1.1 have a
-    standard deviation of 1.2e-7, not 0.
+    Source: DeepSeek-AI 2025, eq. 3. The paper gives neither the degrees of freedom nor a guard against std = 0. Here
+    ddof is 0, and a group whose rewards are all equal gets advantages 0. The rewards themselves are compared, because
+    std is rounded: in float32 sixteen rewards of 1.1 have a standard deviation of 1.2e-7, not 0.
     """
     rewards = jnp.asarray(rewards, jnp.float32)
     valid = jnp.ones(rewards.shape, bool) if valid is None else jnp.asarray(valid, bool)

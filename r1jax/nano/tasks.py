@@ -66,8 +66,8 @@ def split(canonical: str) -> str:
     """Returns the split of a problem by a hash of its canonical form: "eval" for 2/16 of the problems, "rl" for 4/16,
     "corpus" for the rest.
 
-    There are few general prompts. Of these, 4/16 are "eval", 4/16 are "rl" and 8/16 are "corpus", because the model can
-    learn their answers only from the corpus.
+    Of the general prompts, 4/16 are "eval", because these prompts are few, and 4/16 are "rl". The other half is
+    "corpus": only from the corpus can the model learn their answers.
     """
     bucket = zlib.crc32(canonical.encode()) % 16
     held = 4 if canonical.startswith("general ") else 2

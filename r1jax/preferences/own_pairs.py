@@ -189,8 +189,8 @@ def choose_pairs(records: Sequence[Mapping]) -> list[dict]:
 
     `chosen` has the highest reward of the question, and `rejected` the lowest. `reward` is the list of these two
     rewards. Among completions of equal reward, the first is taken. Completions without a reward are left out.
-    Completions that were cut off are left out too. Training appends a stop token to every completion, and the policy
-    did not end these completions with a stop token.
+    Completions that were cut off are left out too, because training appends a stop token to every completion, and the
+    policy sampled no stop token here.
 
     Args:
         records: lines of samples.jsonl.

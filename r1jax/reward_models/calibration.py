@@ -125,8 +125,8 @@ def of_pairs(
         phrases: [2P] number of stock phrases, such as "Great question!", in each reply.
         truth: [P] pairs (true worth of the chosen reply, true worth of the rejected reply); None if the true worths are
             unknown. If they are given, the dict has two more shares of pairs. "accuracy_truth" is the share in which
-            the model prefers the reply of higher true worth. "annotator_truth" is the share in which the annotator, who
-            chose the replies, prefers it. Both shares leave out pairs whose replies have equal true worths.
+            the model prefers the reply of higher true worth. "annotator_truth" is the share in which the chosen reply
+            has the higher true worth. Both shares leave out pairs whose replies have equal true worths.
     """
     chosen, rejected = values[0::2], values[1::2]
     won, longer = chosen > rejected, lengths[0::2] - lengths[1::2]

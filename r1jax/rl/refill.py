@@ -86,7 +86,7 @@ def find_differing(scores: Scores, group_size: int) -> np.ndarray:
 
 
 def join(parts: list[Round]) -> Round:
-    """Returns the waves (calls of the sampler) of a round as one round, wave after wave."""
+    """Joins the waves of a round, each the result of one call of the sampler, into one `Round`, wave after wave."""
     rollouts, first = [part.rollout for part in parts], parts[0]
     starts = np.cumsum([0, *(len(rollout.lengths) for rollout in rollouts)])
     whole = Rollout(

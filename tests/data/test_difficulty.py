@@ -85,7 +85,7 @@ def test_files_without_rates_and_bounds_that_keep_nothing_are_refused(files, tmp
     with pytest.raises(ValueError, match="none of the 6 rows of --prompts has a pass rate"):
         drawn(asked, keep="0:1", path="", in_order=False)
     (tmp_path / "no.jsonl").write_text('{"id": "a"}\n')
-    with pytest.raises(ValueError, match="has no line with a pass_rate"):
+    with pytest.raises(ValueError, match="no line has a pass_rate"):
         read_difficulty("0:1", str(tmp_path / "no.jsonl"), in_order=False)
     (tmp_path / "bad.jsonl").write_text('{"id": "a", "pass_rate": 1}\n[]\n')
     with pytest.raises(ValueError, match="line 2"):
