@@ -66,7 +66,7 @@ def largest_fall(lines: Sequence[dict]) -> float:
 
 
 def find(command: Command) -> Finding:
-    """Trains from the base and from the cold start with each seed, and compares the steps to --accuracy."""
+    """Trains from the base and from the cold start with each seed. Compares how many steps they need for --accuracy."""
     words = (*ASKED, f"--eval-every={command.every}")
     starts = cold_starts(command)
     places = {

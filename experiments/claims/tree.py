@@ -2,8 +2,8 @@
 
 A node is the beginning of a completion. Its children are this beginning with one step more, as the policy samples it.
 The value model gives every new node the probability that the completion will be right, and each node keeps the mean of
-its own value and the values below it. The search starts at the root and goes from child to child, as PUCT chooses. It
-stops at the first node that may be extended.
+its own value and the values below it. Each descent starts at the root and goes from child to child, as PUCT chooses.
+It ends at the first node that is allowed to get new children.
 
 Source: Silver et al. 2018 (AlphaZero), for PUCT and for a value in place of roll-outs
 """

@@ -285,7 +285,7 @@ class Kept(NamedTuple):
 
 
 def shrink(rows: Rows, segments: list[list[Segment]], kept: Kept) -> tuple[Rows, list[list[Segment]]]:
-    """Drops rows that began in this wave, except those that `kept` names.
+    """Drops the rows that began in this wave, except those that `kept` names. Rows of earlier waves stay.
 
     Returns the state and the cached prompts of the remaining rows.
 

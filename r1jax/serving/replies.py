@@ -65,9 +65,9 @@ class Request:
     finish: str = ""
 
     def grow(self, tokens: np.ndarray, ended: bool, tokenizer: Tokenizer) -> None:
-        """Stores the tokens sampled so far, and passes the new text to `hear`. Does nothing after the reply has ended.
+        """Stores the tokens sampled so far, and passes the new text to `hear`. If `given_up()` is true, ends the reply.
 
-        If `given_up()` is true, ends the reply instead.
+        Does nothing after the reply has ended.
 
         If the last characters of the text may be the beginning of a stop string, or are an incomplete character, they
         are held back until more tokens show what they are.
