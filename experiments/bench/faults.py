@@ -3,10 +3,12 @@ the outcomes.
 
 Run:     python -m experiments.bench.faults --runs=208 --seed=0 --jobs=2
          ... --table --workdir=DIR      prints the table of an earlier or unfinished campaign
-A trial has one of three verdicts. "equal": the run, resumed if the fault stopped it, ended bit-equal to an
-uninterrupted run of the same command. "clear error": the run stopped with a message that names a file or flag. After
-the fault was undone, the run was resumed and ended bit-equal. "silent": anything else. For example, the outcome
-differed, a traceback was printed, or a committed step was repeated.
+A trial has one of three verdicts.
+"equal":        the run, resumed if the fault stopped it, ended bit-equal to an uninterrupted run of the same command
+"clear error":  the run stopped with a message that names a file or flag; resumed after the fault was undone, it ended
+                bit-equal
+"silent":       anything else. For example, the outcome differed, a traceback was printed, or a committed step was
+                repeated
 
 A fault that hangs a verifier worker changes the outcome of a run, because some completions cannot be judged. Such a
 trial is a "clear error" too, if the run ended with exit code 0 and metrics.jsonl counts these completions.
