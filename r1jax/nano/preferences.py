@@ -40,8 +40,8 @@ SHARES = (0.6, 0.2, 0.2)
 def appeal(row: Mapping, reply: str) -> float:
     """Returns how much a reply to the prompt `row` appeals to the annotator, before noise.
 
-    A right reply (`general.right`) has an appeal of 1, and a wrong reply has an appeal of 0. Each of the first two
-    stock phrases adds `TASTE`.
+    A right reply (`general.right`) has an appeal of 1, and a wrong reply has an appeal of 0. A stock phrase adds
+    `TASTE`, and a second one adds as much. Further ones add nothing.
     """
     return float(general.right(row, reply)) + TASTE * min(2, general.fillers(reply))
 

@@ -33,8 +33,8 @@ class Edge(NamedTuple):
             (source is target's reward model).
         sha256: hash of source's weights, if `kind` is "parent"; empty if the hash is unknown or for another kind.
         planned: whether the dependency is in the paper's recipe, but no manifest confirms it yet.
-        wrong: whether the manifest of another stage, or stages.json, gives a hash of source's weights that differs from
-            `sha256`. False if `sha256` is empty.
+        wrong: whether `sha256` is contradicted: stages.json, or a stage other than the target, gives another hash of
+            source's weights. False if `sha256` is empty.
     """
 
     source: str
