@@ -91,8 +91,7 @@ def train(
         options: flags of the run.
         stage: name of the stage, for the manifest and the default working directory.
         make_reward: makes the stage's own reward for a policy; if None, --reward or the rule reward applies.
-        rewarded: entries for the manifest. They identify what `make_reward` and `make_referee` read besides the flags,
-            such as a teacher's checkpoint.
+        rewarded: manifest entries that identify what `make_reward` and `make_referee` read, such as a teacher's hash.
         make_referee: makes the function that computes log π_ref; if None, an earlier policy computes it.
 
     Raises:

@@ -121,6 +121,12 @@ def test_at_most_a_dozen_files_lie_directly_in_the_package():
     assert len([path for path in (ROOT / "r1jax").glob("*.py") if path.stem != "__init__"]) <= 12
 
 
+def test_the_training_loop_stays_on_a_page():
+    body = ast.parse((ROOT / "r1jax/train_rl.py").read_text(encoding="utf-8")).body
+    loop = next(node for node in body if isinstance(node, ast.FunctionDef) and node.name == "train")
+    assert loop.end_lineno - loop.lineno + 1 <= 90
+
+
 def test_losses_import_jax_and_the_standard_library_alone():
     for path in (ROOT / "r1jax/losses").glob("*.py"):
         found = {name.partition(".")[0] for name in imports(path) if not name.startswith("r1jax.losses.")}
