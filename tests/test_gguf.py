@@ -107,7 +107,7 @@ def test_llama_3_keeps_its_stretched_positions(tmp_path):
         assert (scaling.kind, scaling.factor, scaling.original_positions) == ("llama3", 8.0, 8192)
         made.stretch[3] *= 1.01
         gguf_writer.write(path, made, byte_tokens(67), rope__freq_base=5e5)
-        with pytest.raises(ValueError, match="not the stretching of Llama 3"):
+        with pytest.raises(ValueError, match="not the RoPE scaling of Llama 3"):
             directory_of(path)
     finally:
         del gguf_writer.TOP["stretch"]
