@@ -167,6 +167,13 @@ class RLRecipe:
     """Completions that each process samples at once. The sampled tokens do not depend on this number. 0: all
     completions of a round, or fewer if the devices' free memory is too small for all. To compute how many fit, each
     completion is assumed to need a cache for a quarter of --max-tokens."""
+    ahead: int = 0
+    """Rounds sampled beside the updates. 0: sampling and updates take turns. 1: while a round is trained, the next one
+    is sampled, under the policy as it was when that training began. Needs --tis-cap or --old-logp=sampler. With more
+    than one device, needs --rollout-mesh."""
+    rollout_mesh: str = ""
+    """Devices that sample with --ahead=1, in the form of --mesh, such as 4x1. In every process they are the last
+    devices; --mesh has the others. Default: the device of --mesh, if it is only one."""
 
     @property
     def descent(self) -> Descent:

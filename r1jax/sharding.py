@@ -30,6 +30,8 @@ AXES = ("data", "fsdp", "tensor", "expert")
 ROW_AXES = ("data", "fsdp", "expert")
 ROWS = P(ROW_AXES)
 
+PIECE = 1 << 28  # bytes of an array that `fetch_in_pieces` gathers at once
+
 EMBEDDING, UNEMBEDDING = P("tensor", "fsdp"), P("fsdp", "tensor")  # [V, D], [D, V]
 
 Rules = Sequence[tuple[str, P]]
@@ -57,7 +59,64 @@ PARAM_RULES: Rules = (
 log = logging.getLogger(__name__)
 
 
-def make_mesh(spec: str = "auto", devices: Sequence[jax.Device] | None = None, *, size: int = 0) -> Mesh:
+def make_meshes(spec: str = "auto", rollout: str = "", *, size: int = 0) -> tuple[Mesh, Mesh]:
+    """Makes the mesh that trains (`--mesh=spec`), and the mesh that samples rollouts (`--rollout-mesh=rollout`).
+
+    If `rollout` is empty, one mesh does both. Otherwise the meshes share no device: see `split_devices`.
+
+    Args:
+        size: see `make_mesh`.
+
+    Raises:
+        ValueError: a spec cannot be parsed, or does not fit the devices. The message says what to type.
+    """
+    if not rollout:
+        mesh = make_mesh(spec, size=size)
+        return mesh, mesh
+    trains, samples = split_devices(rollout)
+    return make_mesh(spec, trains, size=size, rollout=rollout), make_mesh(rollout, samples)
+
+
+def split_devices(
+    rollout: str, devices: Sequence[jax.Device] | None = None
+) -> tuple[list[jax.Device], list[jax.Device]]:
+    """Returns (devices for training, devices for rollouts). In every process the last devices are for rollouts.
+
+    Args:
+        rollout: a value of --rollout-mesh.
+        devices: the devices to divide; by default all.
+
+    Raises:
+        ValueError: the spec cannot be parsed, the processes cannot have equally many of its devices, or a process would
+            have no device left for training. The message says what to type.
+    """
+    of: dict[int, list[jax.Device]] = {}
+    for device in jax.devices() if devices is None else devices:
+        of.setdefault(device.process_index, []).append(device)
+    needed, fewest = math.prod(mesh_sizes(rollout, "--rollout-mesh")), min(map(len, of.values()))
+    each, odd = divmod(needed, len(of))
+    if odd:
+        raise ValueError(
+            f"--rollout-mesh={rollout} needs {needed} devices, which {len(of)} processes cannot share evenly: "
+            f"use a multiple of {len(of)} devices, such as --rollout-mesh={len(of)}x1"
+        )
+    if each >= fewest:
+        way_out = f"use at most {len(of) * (fewest - 1)} devices, such as --rollout-mesh={len(of) * (fewest - 1)}x1"
+        if fewest == 1:
+            way_out = "leave --rollout-mesh out, or start each process with more devices"
+        raise ValueError(
+            f"--rollout-mesh={rollout} takes {each} device{'s' * (each > 1)} of each process, and a process has "
+            f"{fewest}: none would be left for --mesh; {way_out}"
+        )
+    first, last = (
+        [device for held in of.values() for device in held[part]] for part in (slice(-each), slice(-each, None))
+    )
+    return first, last
+
+
+def make_mesh(
+    spec: str = "auto", devices: Sequence[jax.Device] | None = None, *, size: int = 0, rollout: str = ""
+) -> Mesh:
     """Makes the mesh that `--mesh=spec` describes.
 
     Args:
@@ -68,6 +127,7 @@ def make_mesh(spec: str = "auto", devices: Sequence[jax.Device] | None = None, *
             logs a warning. A run of several processes must use all devices.
         size: approximate number of parameters of the model. With "auto", CPU devices shard a model of more than
             `SHARED_UP_TO` parameters over `fsdp`, so that it is in memory only once.
+        rollout: the value of --rollout-mesh if its devices are not among `devices`, for errors.
 
     Raises:
         ValueError: the spec cannot be parsed, or does not fit the devices. The message says what to type.
@@ -81,10 +141,11 @@ def make_mesh(spec: str = "auto", devices: Sequence[jax.Device] | None = None, *
     processes = len({d.process_index for d in devices})
     if needed > len(devices) or (needed < len(devices) and processes > 1):
         sees = "this process sees" if processes == 1 else f"the {processes} processes hold"
+        sees = f"--rollout-mesh={rollout} leaves" if rollout else sees
         rule = "" if needed > len(devices) else ", and each of them must take part"
         raise ValueError(
             f"--mesh={spec} needs {needed} device{'s' * (needed > 1)}; "
-            f"{sees} {len(devices)} ({devices[0].platform}){rule}. {suggest_mesh(needed, devices)}"
+            f"{sees} {len(devices)} ({devices[0].platform}){rule}. {suggest_mesh(needed, devices, rollout)}"
         )
     if needed < len(devices):
         log.warning("--mesh=%s uses the first %d of %d devices", spec, needed, len(devices))
@@ -92,8 +153,12 @@ def make_mesh(spec: str = "auto", devices: Sequence[jax.Device] | None = None, *
     return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices[:needed])
 
 
-def mesh_sizes(spec: str) -> tuple[int, ...]:
-    """Returns the sizes of the four axes of a mesh spec (see `make_mesh`). Raises ValueError if it cannot be parsed."""
+def mesh_sizes(spec: str, flag: str = "--mesh") -> tuple[int, ...]:
+    """Returns the sizes of the four axes of a mesh spec (see `make_mesh`). Raises ValueError if it cannot be parsed.
+
+    Args:
+        flag: the flag that gave the spec, for errors.
+    """
     if short := re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", spec, re.ASCII):
         return (1, int(short[1]), int(short[2]), 1)
     parts = [part.partition(":") for part in spec.split(",")]
@@ -101,19 +166,20 @@ def mesh_sizes(spec: str) -> tuple[int, ...]:
     readable = all(re.fullmatch(r"[1-9]\d*", size, re.ASCII) for size in sizes.values())
     if not readable or not sizes.keys() <= set(AXES) or len(sizes) < len(parts):
         raise ValueError(
-            f"--mesh={spec} is not a mesh. Type --mesh=AxB for A devices on fsdp and B on tensor, "
-            f"such as --mesh=8x8, or axes by name, each at most once, such as "
-            f"--mesh=data:1,fsdp:4,tensor:2,expert:1, or --mesh=auto"
+            f"{flag}={spec} is not a mesh. Type {flag}=AxB for A devices on fsdp and B on tensor, "
+            f"such as {flag}=8x8, or axes by name, each at most once, such as "
+            f"{flag}=data:1,fsdp:4,tensor:2,expert:1{', or --mesh=auto' * (flag == '--mesh')}"
         )
     return tuple(int(sizes.get(axis, "1")) for axis in AXES)
 
 
-def suggest_mesh(needed: int, devices: Sequence[jax.Device]) -> str:
+def suggest_mesh(needed: int, devices: Sequence[jax.Device], rollout: str = "") -> str:
     """Returns a sentence for an error message that suggests a mesh of all `devices`.
 
-    For a single process on CPU, also suggests the XLA flag that simulates `needed` devices.
+    For a single process on CPU, also suggests the XLA flag that simulates `needed` devices, and those of `rollout`, a
+    value of --rollout-mesh.
     """
-    count = len(devices)
+    count, needed = len(devices), needed + (math.prod(mesh_sizes(rollout)) if rollout else 0)
     fits = f"On {'one device' if count == 1 else f'these {count}'} use --mesh={count}x1"
     if devices[0].platform != "cpu" or len({d.process_index for d in devices}) > 1:
         return fits
@@ -144,6 +210,28 @@ def shardings(tree: Any, mesh: Mesh, rules: Rules = PARAM_RULES) -> Any:
 def place(tree: Any, mesh: Mesh, rules: Rules = PARAM_RULES) -> Any:
     """Moves the arrays of `tree` onto the mesh, sharded by `rules`. Arrays that are there already are not copied."""
     return jax.device_put(tree, shardings(tree, mesh, rules))
+
+
+def copy_to(tree: Any, mesh: Mesh, *, alias: bool = False) -> Any:
+    """Returns copies of the arrays of `tree` on another mesh, sharded by `PARAM_RULES`, once they are there.
+
+    The copies share no memory with `tree`, so an update may donate the arrays of `tree` afterwards. The mesh may have
+    other devices than the arrays. With several processes, each process must have devices in both meshes, and holds one
+    array after the other whole on its host. Every process must call this function.
+
+    Args:
+        alias: whether arrays that lie there already need not be copied, because nothing donates them.
+    """
+    where = shardings(tree, mesh)
+    if jax.process_count() == 1:
+        return jax.block_until_ready(jax.device_put(tree, where, may_alias=None if alias else False))
+
+    def copy(x: jax.Array, sharding: NamedSharding) -> jax.Array:
+        whole = fetch_in_pieces(x)
+        # np.array, because a view of the host's array could share memory with the device's.
+        return jax.make_array_from_callback(x.shape, sharding, lambda index: np.array(whole[index]))
+
+    return jax.block_until_ready(jax.tree.map(copy, tree, where))
 
 
 def abstract(tree: Any, mesh: Mesh, rules: Rules = PARAM_RULES) -> Any:
@@ -338,3 +426,15 @@ def fetch(array: jax.Array) -> np.ndarray:
     if array.is_fully_addressable or array.is_fully_replicated:
         return np.asarray(array)
     return multihost_utils.process_allgather(array, tiled=True)
+
+
+def fetch_in_pieces(array: jax.Array) -> np.ndarray:
+    """Does the same as `fetch`, but no device holds more than `PIECE` bytes of another device's part at once.
+
+    A piece is at least one entry of the first axis, such as one layer of a stacked kernel.
+    """
+    count = min(-(-array.nbytes // PIECE), array.shape[0] if array.ndim else 1)
+    if count <= 1:
+        return fetch(array)
+    size = -(-array.shape[0] // count)
+    return np.concatenate([fetch(array[i : i + size]) for i in range(0, array.shape[0], size)])

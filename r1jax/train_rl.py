@@ -34,10 +34,11 @@ from r1jax.rewards.isolate import Pool
 from r1jax.rewards.penalties import Penalties, add_penalties
 from r1jax.rl import partial_rollouts
 from r1jax.rl.advantages import charge_kl, compute_advantages
+from r1jax.rl.ahead_rounds import AheadRounds
 from r1jax.rl.checks import check, check_terms
 from r1jax.rl.critic import Critic, make_critic
 from r1jax.rl.first_round import explain_first, first_lines
-from r1jax.rl.memory import choose_wave_rows
+from r1jax.rl.memory import choose_waves
 from r1jax.rl.metrics import SHOWN, RoundLog, sample_lines
 from r1jax.rl.minibatches import Layout, RefLogprobs, add_old_logprobs, add_ref_logprobs, pack_minibatches
 from r1jax.rl.questions import fit_questions, open_questions
@@ -52,17 +53,19 @@ from r1jax.rl.rounds import (
     make_rule_reward,
     rollouts,
 )
+from r1jax.rl.state import make_checkpoint_state
 from r1jax.runs import manifests
 from r1jax.runs.health import Alarms
 from r1jax.runs.run import Run, every
 from r1jax.sampling.sampler import Sampling
-from r1jax.sharding import compute_dtype, rows_in_turn
+from r1jax.sharding import compute_dtype, copy_to, rows_in_turn
 from r1jax.training.logprobs import Network
 from r1jax.training.objectives import Terms, grpo_objective
 from r1jax.training.optimizers import hold, optimizer
 from r1jax.training.step import Learner, TrainState, score, start, update
 
-MAY_CHANGE = frozenset({"steps", "log_samples", "wave_rows", "reward", "decontaminate"})  # the last two: by hashes
+# Rewards and benchmarks are compared by their hashes.
+MAY_CHANGE = frozenset({"steps", "log_samples", "wave_rows", "rollout_mesh", "reward", "decontaminate"})
 HELD_OUT = (
     "accuracy",
     "no_answer",
@@ -87,12 +90,10 @@ def train(
     """Trains a policy by GRPO or another loss of `LOSSES`. Returns the working directory; the README lists its files.
 
     Args:
-        recipe: the hyperparameters.
-        options: flags of the run.
+        recipe, options: the hyperparameters, and the flags of the run.
         stage: name of the stage, for the manifest and the default working directory.
         make_reward: makes the stage's own reward for a policy; if None, --reward or the rule reward applies.
-        rewarded: entries for the manifest. They identify what `make_reward` and `make_referee` read besides the flags,
-            such as a teacher's checkpoint.
+        rewarded: entries for the manifest that identify what `make_reward` and `make_referee` read, such as a teacher.
         make_referee: makes the function that computes log π_ref; if None, an earlier policy computes it.
 
     Raises:
@@ -114,14 +115,16 @@ def train(
         if run.is_complete(recipe.steps):
             return run.workdir
         pool = run.enter(Pool())
-        draws = draws_of(recipe, options.seed, choose_wave_rows(recipe, policy.cfg, run.mesh), learner.network)
-        sample = make_sample(recipe, Setting(policy, run.mesh, pool, ask, draws), waiting, task)
+        waves = choose_waves(recipe, policy.cfg, run.rollout_mesh, run.mesh)
+        draws = draws_of(recipe, options.seed, waves[0], learner.network)
+        sample = make_sample(run, recipe, Setting(policy, run.rollout_mesh, pool, ask, draws), waiting, task)
+        del waiting  # with --ahead, parameters that the sampler replaces
         layout, penalties = layout_of(recipe, run.mesh), penalties_of(recipe)
-        pace = Pace.of(policy.cfg, run.mesh, learner.network.attention)
+        pace = Pace.of(policy.cfg, run.mesh, learner.network.attention, run.rollout_mesh)
         numbers = dict(max_skips=recipe.max_skips, alarms=alarms_of(recipe, terms), detail=describe(learner.network))
 
         def save() -> None:
-            run.save(partial_rollouts.make_checkpoint_state(state, reference, sample.waiting, run.mesh, critic.state))
+            run.save(make_checkpoint_state(state, reference, sample.waiting_at(run.step), run.mesh, critic.state))
 
         run.begin(policy, recipe.steps, shown=("reward/mean", *SHOWN) if terms else SHOWN, keep=save, **numbers)
         run.say(*first_lines(recipe, options, policy, objective, ask(0, 0)["problem"]))
@@ -133,7 +136,7 @@ def train(
             return referee(rows) if referee else score(learner.network, merge(reference, frozen), rows)[0]
 
         def evaluate() -> dict:
-            how = Examination(options.seed, recipe.max_tokens, earned=earned, wave_rows=draws.sampling.wave_rows)
+            how = Examination(options.seed, recipe.max_tokens, earned=earned, wave_rows=waves[1])
             return examine(policy, params_now(), held_out, run.mesh, pool, how)[0]
 
         if run.owes_evaluation:
@@ -162,11 +165,18 @@ def train(
             run.write_samples(sample_lines(run.step, round_, options.seed, recipe.log_samples, policy.template))
             if run.due(recipe.eval_every):
                 run.evaluate(evaluate, shown=HELD_OUT)
-            ends_in_next_round = 0 < recipe.steps - run.step < recipe.minibatches  # a longer run continues from here
-            if run.due(recipe.save_every, at_stop=True) or ends_in_next_round:
+            if run.due(recipe.save_every, at_stop=True) or ends_in_next_round(recipe, run.step):
                 save()
             run.stop_if_asked()
         return run.finish()
+
+
+def ends_in_next_round(recipe: RLRecipe, step: int) -> bool:
+    """Returns whether the run ends in the middle of the round after optimizer step `step`.
+
+    A longer run cannot continue from the end of such a run, and continues from this step instead.
+    """
+    return 0 < recipe.steps - step < recipe.minibatches
 
 
 def read_terms(
@@ -265,17 +275,23 @@ def draws_of(recipe: RLRecipe, seed: int, wave_rows: int = 0, trainer: Network |
     return RoundDraws(recipe.questions_per_round, recipe.group_size, recipe.minibatches, seed, sampling)
 
 
-def make_sample(recipe: RLRecipe, setting: Setting, waiting: partial_rollouts.Waiting | None, task: Reward) -> Sample:
+def make_sample(
+    run: Run, recipe: RLRecipe, setting: Setting, waiting: partial_rollouts.Waiting | dict | None, task: Reward
+) -> Sample:
     """Makes the function that samples the completions of a round (one sampling phase).
 
     With --carry-over, a round may end with unfinished rows (completions). With --refill, further questions replace each
-    question whose completions all have the same task reward.
+    question whose completions all have the same task reward. With --ahead, a round is sampled while the round before it
+    is trained, in a thread that ends with the run.
 
     Args:
         setting: what sampling needs besides the parameters.
-        waiting: unfinished groups from a checkpoint; None without --carry-over.
+        waiting: unfinished groups from a checkpoint with --carry-over; the trained parameters that sample the first
+            round with --ahead; otherwise None.
         task: the reward by which --refill compares the completions of a group.
     """
+    if recipe.ahead:
+        return run.enter(AheadRounds(setting, waiting, -(-recipe.steps // recipe.minibatches)))
     if recipe.refill > 1:
         return RefilledRounds(setting, task, recipe.refill)
     return (
@@ -305,11 +321,12 @@ def load_trained(run: Run, recipe: RLRecipe) -> tuple[Policy, dict, dict | None]
 
 def restore_or_start(
     run: Run, recipe: RLRecipe, learner: Learner, critic: Critic, params: dict, own_reference: bool
-) -> tuple[TrainState, dict, partial_rollouts.Waiting | None]:
+) -> tuple[TrainState, dict, partial_rollouts.Waiting | dict | None]:
     """Restores the newest checkpoint, or starts afresh if there is none. Gives the critic its train state.
 
-    Returns (train state, parameters of the reference policy, unfinished groups of completions). The groups are None
-    without --carry-over.
+    Returns (train state, parameters of the reference policy, what the next round begins with). With --carry-over, a
+    round begins with unfinished groups of completions. With --ahead, it begins with the trained parameters of the
+    policy that samples, on the rollout mesh. Otherwise the third result is None.
 
     Args:
         params: the trained parameters to start from.
@@ -324,14 +341,17 @@ def restore_or_start(
         return jax.tree.map(jnp.copy, params) if own_reference else {}  # a copy, because the update donates the state
 
     def fresh(params: dict) -> NamedTuple:
-        valued = critic.start(params)
-        return partial_rollouts.make_checkpoint_state(start(learner, params), copy(params), waiting, run.mesh, valued)
+        held, valued = params if recipe.ahead else waiting, critic.start(params)
+        return make_checkpoint_state(start(learner, params), copy(params), held, run.mesh, valued)
 
     found = run.restore_round(recipe.minibatches, recipe.steps, fresh, params)
     critic.state = getattr(found, "critic", None) or critic.start(params, run.mesh)
+    if recipe.ahead:
+        held, alias = (params, False) if found is None else (found.behaviour, True)  # updates donate `params`
+        waiting = copy_to(held, run.rollout_mesh, alias=alias)
     if found is None:
         return start(learner, params, run.mesh), copy(params), waiting
-    waiting = jax.tree.map(np.asarray, found.waiting) if recipe.carry_over else None
+    waiting = jax.tree.map(np.asarray, found.waiting) if recipe.carry_over else waiting
     return TrainState(*found[:3]), found.reference, waiting
 
 

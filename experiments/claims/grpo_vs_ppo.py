@@ -51,7 +51,11 @@ def plan_update(place: Path) -> dict[str, float]:
         place: the directory of a run of R1-Zero. The recipe and the model are read from it.
     """
     manifest = manifests.read(place)
-    fields = {field.name: manifest.recipe[field.name] for field in dataclasses.fields(RLRecipe)}
+    fields = {
+        field.name: manifest.recipe[field.name]
+        for field in dataclasses.fields(RLRecipe)
+        if field.name in manifest.recipe  # an older run lacks newer fields, which then have their defaults
+    }
     cfg, _ = rl.config_of("", str(place))
     plan = rl.plan(cfg, RLRecipe(**fields), "1x1", PlanOptions())
     parts = plan.held | {"gradients and one pass": sum(plan.update.values())}

@@ -1,7 +1,7 @@
 """Connects the processes of a run.
 
-`launch` joins them, `exchange` passes values between them, `signals` stops all of them together, and `watchdog` notices
-when one is lost.
+`launch` joins them, `exchange` passes values between them, over devices or over a `store`, `signals` stops all of them
+together, and `watchdog` notices when one is lost.
 """
 
 from r1jax.distributed.exchange import (

@@ -3,9 +3,11 @@ result."""
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import jax
@@ -13,9 +15,25 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from r1jax.distributed.phases import waiting
+from r1jax.distributed.store import Store
 
 LEAST_BYTES = 1 << 12  # messages are padded to a power of two of at least this size: every size is a compiled program
 MOST_BYTES = 1 << 28  # the most bytes that a device holds of a message, of all processes together
+
+_store: ContextVar[Store | None] = ContextVar("store", default=None)  # over which this thread exchanges values
+
+
+@contextlib.contextmanager
+def exchange_over(store: Store | None) -> Iterator[None]:
+    """Makes this thread exchange values over a store in place of devices while the `with` block runs.
+
+    With None, this thread goes on as before.
+    """
+    token = _store.set(store or _store.get())
+    try:
+        yield
+    finally:
+        _store.reset(token)
 
 
 def is_main() -> bool:
@@ -30,6 +48,9 @@ def wait_for_all(what: str) -> None:
     """
     if jax.process_count() > 1:
         with waiting():
+            if store := _store.get():
+                store.gather(b"")
+                return
             multihost_utils.sync_global_devices(what)
 
 
@@ -42,6 +63,9 @@ def gather_numbers(values: Sequence[int]) -> np.ndarray:
     if jax.process_count() == 1:
         return np.asarray([values])
     with waiting():
+        if store := _store.get():
+            found = store.gather(np.asarray(values, np.int32).tobytes())
+            return np.stack([np.frombuffer(each, np.int32) for each in found])
         return np.asarray(multihost_utils.process_allgather(np.asarray(values, np.int32)))
 
 
@@ -60,6 +84,9 @@ def gather_bytes(data: bytes) -> list[bytes]:
     count = jax.process_count()
     if count == 1:
         return [data]
+    if store := _store.get():
+        with waiting():
+            return store.gather(data)
     sizes = gather_numbers([len(data) >> 24, len(data) & 0xFFFFFF]).astype(np.int64)
     sizes = sizes[:, 0] * (1 << 24) + sizes[:, 1]
     mine, most = np.frombuffer(data, np.uint8), MOST_BYTES // count

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import NamedTuple
 
 
@@ -14,7 +16,7 @@ class Pulse(NamedTuple):
     Attributes:
         phase: what the process is doing, such as "sampling".
         since: time of the last progress, in seconds of `time.monotonic`.
-        waits: whether the process waits for other processes.
+        waits: whether a thread of the process waits for other processes.
     """
 
     phase: str
@@ -22,26 +24,46 @@ class Pulse(NamedTuple):
     waits: bool = False
 
 
-_pulse = Pulse("starting", time.monotonic())
+_phase, _since = "starting", time.monotonic()
+_waiting: set[int] = set()  # the threads that wait for other processes
+_beside: ContextVar[bool] = ContextVar("beside", default=False)  # whether this thread works beside the main thread
 
 
 def beat(phase: str) -> None:
-    """Records that this process made progress now. `phase` is what the process does next, such as "sampling"."""
-    global _pulse
-    _pulse = Pulse(phase, time.monotonic())
+    """Records that this process made progress now. `phase` is what the process does next, such as "sampling".
+
+    A thread that works `beside` the main thread records the progress, but leaves the phase of the main thread.
+    """
+    global _phase, _since
+    if not _beside.get():
+        _phase = phase
+    _since = time.monotonic()
 
 
 def pulse() -> Pulse:
     """Returns the last recorded state of this process."""
-    return _pulse
+    return Pulse(_phase, _since, waits=bool(_waiting))
+
+
+@contextlib.contextmanager
+def beside() -> Iterator[None]:
+    """Makes this thread work beside the main thread while the `with` block runs: see `beat`."""
+    token = _beside.set(True)
+    try:
+        yield
+    finally:
+        _beside.reset(token)
 
 
 @contextlib.contextmanager
 def waiting() -> Iterator[None]:
-    """Records that this process waits for other processes while the `with` block runs."""
-    global _pulse
-    _pulse = Pulse(_pulse.phase, time.monotonic(), waits=True)
+    """Records that this thread waits for other processes while the `with` block runs."""
+    global _since
+    thread = threading.get_ident()
+    _since = time.monotonic()
+    _waiting.add(thread)
     try:
         yield
     finally:
-        _pulse = Pulse(_pulse.phase, time.monotonic())
+        _waiting.discard(thread)
+        _since = time.monotonic()

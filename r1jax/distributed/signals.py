@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 
 from r1jax.distributed.exchange import agree
 from r1jax.interrupts import raise_lost
@@ -17,6 +18,7 @@ from r1jax.interrupts import raise_lost
 AGAIN = 75  # exit code after SIGTERM: start the same command again, with --resume=True (EX_TEMPFAIL of sysexits.h)
 LEFT = 130  # exit code after Ctrl-C, as of a shell
 _asked = 0  # the exit code that a signal to this process asks for; 0: none
+_ended: ContextVar[threading.Event | None] = ContextVar("ended", default=None)  # after which this thread is to stop
 
 
 class Stop(Exception):
@@ -42,9 +44,24 @@ class Stopped(SystemExit):
 def asked() -> int:
     """Returns the exit code that a signal to this process asks for; 0 without a signal.
 
-    The code is `AGAIN` (75) after SIGTERM, and `LEFT` (130) after Ctrl-C.
+    The code is `AGAIN` (75) after SIGTERM, and `LEFT` (130) after Ctrl-C. It is also `LEFT` in a thread that is to
+    stop: see `until`.
     """
-    return _asked
+    ended = _ended.get()
+    return _asked or (LEFT if ended is not None and ended.is_set() else 0)
+
+
+@contextlib.contextmanager
+def until(ended: threading.Event) -> Iterator[None]:
+    """Makes `asked` tell this thread to stop once the event `ended` is set, while the `with` block runs.
+
+    Sampling then raises `Stop` after its current chunk, in the threads of all processes that sample together.
+    """
+    token = _ended.set(ended)
+    try:
+        yield
+    finally:
+        _ended.reset(token)
 
 
 def stop_together(code: int | None = None) -> None:

@@ -37,6 +37,7 @@ class Pace(NamedTuple):
         device: combined limits of the devices that share one row shard; None if the device is unknown.
         shards: number of row shards, the parts into which the mesh splits the rows of a batch (`sharding.row_shards`).
         size, cache_size: bytes of a weight, and of a number in the cache of a rollout.
+        sampler: the limits of the mesh that samples; None if the same mesh samples and trains.
     """
 
     cfg: ModelConfig
@@ -44,12 +45,14 @@ class Pace(NamedTuple):
     shards: int
     size: int
     cache_size: int
+    sampler: Pace | None = None
 
     @classmethod
-    def of(cls, cfg: ModelConfig, mesh: Mesh, attention: str = "") -> Pace:
+    def of(cls, cfg: ModelConfig, mesh: Mesh, attention: str = "", rollout_mesh: Mesh | None = None) -> Pace:
         """Returns the `Pace` of a model on a mesh.
 
-        `attention` names the model's attention backend; "" is the default backend.
+        `attention` names the model's attention backend; "" is the default backend. `rollout_mesh` is the mesh that
+        samples rollouts; None means `mesh`.
 
         The limits of accelerators come from a table. The limits of CPUs are measured. Each process measures its own CPU
         devices, while all of them work at once.
@@ -61,7 +64,8 @@ class Pace(NamedTuple):
         device = one and roofline.Device(one.memory * each, one.bandwidth * each, one.flops * each, rates)
         size = jnp.dtype(compute_dtype(mesh)).itemsize
         wide = (attention or attention_backend(mesh, cfg, compared=True)) == "exact"
-        return cls(cfg, device, shards, size, 8 if wide else size)
+        sampler = None if rollout_mesh in (None, mesh) else cls.of(cfg, rollout_mesh, attention)
+        return cls(cfg, device, shards, size, 8 if wide else size, sampler)
 
     def rollout(self, prompts: np.ndarray, lengths: np.ndarray, seconds: float) -> dict[str, float]:
         """Returns {"perf/decode_fraction": a fraction that says how close a rollout came to the hardware's limit}.
@@ -72,8 +76,10 @@ class Pace(NamedTuple):
         Args:
             prompts: [B] lengths of the prompts of B questions.
             lengths: [B·G] number of sampled tokens of each completion. The G completions of a question are consecutive.
-            seconds: time of the rollout, including the verification of its answers.
+            seconds: time of the rollout, including the verification of its answers; with --ahead, without it.
         """
+        if self.sampler is not None:
+            return self.sampler.rollout(prompts, lengths, seconds)
         if self.device is None:
             return {}
         return {

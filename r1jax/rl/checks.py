@@ -69,6 +69,7 @@ def check(recipe: RLRecipe, mesh: Mesh) -> None:
         *penalty_rules(recipe),
         *term_rules(recipe),
         *critic_rules(recipe),
+        *ahead_rules(recipe, mesh.size),
         (
             recipe.refill >= 0,
             f"--refill={recipe.refill} must be 0, for off, or the most times that a round may sample, such as 3",
@@ -93,6 +94,57 @@ def check(recipe: RLRecipe, mesh: Mesh) -> None:
     )
     require(rules)
     optimizers.check(recipe.descent)
+
+
+def ahead_rules(recipe: RLRecipe, devices: int) -> tuple[tuple[bool, str], ...]:
+    """Returns (condition, error message) pairs for --ahead and --rollout-mesh. A condition that is False is an error;
+    see `recipes.require`.
+
+    Args:
+        devices: number of devices of --mesh.
+    """
+    r, flag = recipe, f"--ahead={recipe.ahead}"
+    if r.ahead == 0:
+        what = f"--rollout-mesh={r.rollout_mesh} is for --ahead=1: otherwise the devices of --mesh sample, too"
+        return ((not r.rollout_mesh, f"{what}. Add --ahead=1, or leave --rollout-mesh out"),)
+    apart = f"--mesh={devices - devices // 2}x1 --rollout-mesh={devices // 2}x1"
+    return (
+        (
+            r.ahead == 1,
+            f"{flag} must be 0, for sampling and updates in turn, or 1, for one round sampled beside the updates",
+        ),
+        (
+            r.carry_over == 0,
+            f"{flag} samples a round before the last one is trained, and --carry-over={r.carry_over} continues its "
+            "unfinished rows under a newer policy: set one of the two flags to 0",
+        ),
+        (
+            r.refill <= 1,
+            f"{flag} samples a round without its rewards, by which --refill={r.refill} replaces groups: set one of the "
+            "two flags to 0",
+        ),
+        (
+            r.loss not in LOSSES or not LOSSES[r.loss].valued,
+            f"{flag} does not go with --loss={r.loss}: its value network learns the returns of the policy in training, "
+            "and an earlier policy samples. Use a loss without values, such as --loss=grpo, or --ahead=0",
+        ),
+        (
+            r.tis_cap > 0 or r.old_logp == "sampler",
+            f"{flag} lets an earlier policy sample, and --tis-cap={r.tis_cap} with --old-logp={r.old_logp} would treat "
+            "its tokens as the policy's own. Give a cap, such as --tis-cap=2, or use --old-logp=sampler, whose ratio "
+            "compares with the policy that sampled",
+        ),
+        (
+            not r.replay_routes or jax.process_count() == 1,
+            f"{flag} in {jax.process_count()} processes cannot use --replay-routes=True, whose expert routes are too "
+            "large for the exchange beside training: use --replay-routes=False, one process, or --ahead=0",
+        ),
+        (
+            bool(r.rollout_mesh) or devices == 1,
+            f"{flag} on {devices} devices needs --rollout-mesh: if sampling and updates shared the devices, their "
+            f"programs could wait for each other for ever. Divide the devices, such as {apart}, or use --mesh=1x1",
+        ),
+    )
 
 
 def term_rules(recipe: RLRecipe) -> tuple[tuple[bool, str], ...]:

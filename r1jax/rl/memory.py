@@ -18,20 +18,36 @@ SHARE = 0.8  # of the free memory; the rest is for prefill and for what XLA allo
 log = logging.getLogger(__name__)
 
 
-def choose_wave_rows(recipe: RLRecipe, cfg: ModelConfig, mesh: Mesh) -> int:
-    """Returns the largest number of rows (completions) that all processes together sample at once. 0 means all rows of
-    a round. Every process must call this function.
+def choose_waves(recipe: RLRecipe, cfg: ModelConfig, rollout_mesh: Mesh, mesh: Mesh) -> tuple[int, int]:
+    """Returns `choose_wave_rows` for rollouts and for evaluations. Every process must call this function.
+
+    Args:
+        rollout_mesh: the mesh that samples rollouts.
+        mesh: the mesh that trains and evaluates.
+    """
+    rows = choose_wave_rows(recipe, cfg, rollout_mesh)
+    return rows, rows if rollout_mesh is mesh else choose_wave_rows(recipe, cfg, mesh, recipe.eval_problems)
+
+
+def choose_wave_rows(recipe: RLRecipe, cfg: ModelConfig, mesh: Mesh, every: int | None = None) -> int:
+    """Returns the largest number of rows (completions) that all processes together sample at once. 0 means all rows.
+    Every process must call this function.
 
     If --wave-rows is given, the number is --wave-rows times the number of processes. Otherwise the devices' free memory
     decides. If this memory is too small for all rows, a warning gives the number of rows per process. Devices that do
-    not report their memory, such as CPUs, sample all rows.
+    not report their memory, such as CPUs, sample all rows. With --ahead on one device, half of the free memory is left
+    to the updates, which run beside.
+
+    Args:
+        every: the number of all rows; if None, the rows of a round.
     """
     if recipe.wave_rows:
         return recipe.wave_rows * jax.process_count()
     stats = [device.memory_stats() or {} for device in mesh.local_devices]
     free = [s["bytes_limit"] - s["bytes_in_use"] for s in stats if {"bytes_limit", "bytes_in_use"} <= s.keys()]
     least = agree(min(free, default=0) >> 20, min) << 20  # in MiB: `agree` takes small integers
-    every = recipe.questions_per_round * recipe.group_size + recipe.carry_over
+    least //= 2 if recipe.ahead and not recipe.rollout_mesh else 1
+    every = recipe.questions_per_round * recipe.group_size + recipe.carry_over if every is None else every
     if not least:
         return 0
     rows = fitting_rows(recipe, cfg, mesh, least)
@@ -40,7 +56,7 @@ def choose_wave_rows(recipe: RLRecipe, cfg: ModelConfig, mesh: Mesh) -> int:
     per_process = -(-rows // jax.process_count())
     if is_main():
         log.warning(
-            "--wave-rows=%d: %.1f GB are free on a device, too little for all %d completions of a round at once. Give "
+            "--wave-rows=%d: %.1f GB are free on a device, too little for all %d completions at once. Give "
             "--wave-rows to choose another number",
             per_process,
             least / 1e9,
@@ -64,6 +80,8 @@ def fitting_rows(recipe: RLRecipe, cfg: ModelConfig, mesh: Mesh, free: int) -> i
     tensor = mesh.shape["tensor"]
     sizes = [x.size for x in jax.tree.leaves(transformer.shapes(cfg))]
     copy = 2 * sum(sizes) / (tensor * mesh.shape["expert"] if cfg.experts else tensor)  # the sampler's, in bfloat16
+    if recipe.ahead:  # still to come: a second copy of the policy that samples, or the frozen parameters
+        copy += (2 if recipe.lora_rank else 4) * sum(sizes) * mesh.shape["data"] / mesh.size
     token = 2 * cfg.layers * cfg.cache_width / (tensor if not cfg.latent and cfg.kv_heads % tensor == 0 else 1)
     per_shard = (SHARE * free - copy) / (token * max(1, recipe.max_tokens // 4))
     whole = int(per_shard * row_shards(mesh)) // recipe.group_size * recipe.group_size

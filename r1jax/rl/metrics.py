@@ -43,6 +43,7 @@ class RoundLog:
         self._parts = split_rows(len(rows["total"]) // size, size, minibatches)
         self._pace, self._all_rows, self._all_parameters = pace, all_rows, all_parameters
         self._began, self._ended = round_.began, time.monotonic()
+        self._arrived, self._took = round_.arrived, round_.took
         self._shares: dict[str, float] | None = None  # `perf/` entries of the rollout, filled in by the first step
 
     def describe(self, part: int) -> Describe:
@@ -64,7 +65,10 @@ class RoundLog:
     def _measure(self, rows: Mapping[str, np.ndarray], times: Times) -> dict[str, float]:
         """Returns the `perf/` entries of a step's line: times in seconds, and utilization.
 
-        The time of a step begins with the sampling of its round, or when the previous step ends if that is later.
+        The time of a step begins with the sampling of its round, or when the previous step ends if that is later. With
+        --ahead, it begins when the training loop asks for the round in place of the sampling. `perf/rollout_s` is then
+        the time that sampling took beside the updates of an earlier round, and `perf/wait_s` the time for which the
+        loop waited for the round.
 
         Args:
             rows: the step's rows of `round_rows`.
@@ -72,8 +76,10 @@ class RoundLog:
         """
         began = max(self._began, times.before)
         if self._shares is None:
-            self._first, seconds = began, self._ended - began
+            self._first, seconds = began, self._ended - began if self._took is None else self._took
             self._shares = {"perf/rollout_s": seconds} | self._pace.rollout(self._prompts, self._lengths, seconds)
+            if self._arrived is not None:
+                self._shares["perf/wait_s"] = max(0.0, self._arrived - began)
         perf = {
             "perf/step_s": times.done - began,
             "perf/tokens_per_s": self._lengths.sum() / (times.done - self._first),

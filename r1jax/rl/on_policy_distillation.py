@@ -24,8 +24,8 @@ from r1jax.training.step import score
 
 
 def check(recipe: RLRecipe, flags: str = "") -> None:
-    """Raises ValueError if --kl-coef gives the teacher no weight, or if --ref-every would replace the teacher during
-    the run.
+    """Raises ValueError if --kl-coef gives the teacher no weight, if --ref-every would replace the teacher during the
+    run, or if --ahead would let an earlier policy sample.
 
     Args:
         flags: what stands before the names of the recipe's flags, such as "on-policy.", for errors.
@@ -36,6 +36,11 @@ def check(recipe: RLRecipe, flags: str = "") -> None:
             (
                 recipe.ref_every == 0,
                 f"--{flags}ref-every={recipe.ref_every} must be 0: the teacher stays the reference",
+            ),
+            (
+                recipe.ahead == 0,
+                f"--{flags}ahead={recipe.ahead} must be 0: the KL is that to the teacher only if the student's present "
+                "policy samples",
             ),
         )
     )

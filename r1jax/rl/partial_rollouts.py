@@ -14,18 +14,13 @@ from __future__ import annotations
 import time
 from typing import NamedTuple
 
-import jax
 import numpy as np
-import optax
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
 
 from r1jax.rl.minibatches import rows_of
 from r1jax.rl.rounds import Round, Setting, sample_and_judge
 from r1jax.sampling import sampler
 from r1jax.sampling.complete import Draws
 from r1jax.sampling.rollout import Rollout
-from r1jax.training.step import TrainState
 
 
 class Waiting(NamedTuple):
@@ -49,54 +44,6 @@ class Waiting(NamedTuple):
     version: np.ndarray
 
 
-class RLState(NamedTuple):
-    """The content of a checkpoint: the train state, and the parameters of the reference policy."""
-
-    step: jax.Array
-    params: dict
-    opt_state: optax.OptState
-    reference: dict
-
-
-class PartialState(NamedTuple):
-    """`RLState` plus the unfinished groups. It is a separate type, because Orbax cannot restore a checkpoint in which
-    an optional field is absent.
-    """
-
-    step: jax.Array
-    params: dict
-    opt_state: optax.OptState
-    reference: dict
-    waiting: Waiting
-
-
-class ValuedState(NamedTuple):
-    """`RLState` plus the train state of the value network and the unfinished groups ({} without --carry-over)."""
-
-    step: jax.Array
-    params: dict
-    opt_state: optax.OptState
-    reference: dict
-    waiting: Waiting | dict
-    critic: TrainState
-
-
-def make_checkpoint_state(
-    state: TrainState, reference: dict, waiting: Waiting | None, mesh: Mesh, critic: TrainState | None = None
-) -> RLState | PartialState | ValuedState:
-    """Returns the content of a checkpoint: train state, reference policy, unfinished groups, and the value network.
-
-    Args:
-        reference: the parameters of the reference policy.
-        waiting: the unfinished groups; None without --carry-over.
-        critic: the train state of the value network; None without one.
-    """
-    held = {} if waiting is None else jax.device_put(waiting, NamedSharding(mesh, P()))
-    if critic is not None:
-        return ValuedState(*state, reference, held, critic)
-    return PartialState(*state, reference, held) if held else RLState(*state, reference)
-
-
 class PartialRounds:
     """Samples rounds that may end with unfinished rows (completions).
 
@@ -107,21 +54,24 @@ class PartialRounds:
         setting: what sampling needs besides the parameters.
         carry_over: K, the largest number of rows that may be unfinished at the end of a round.
         waiting: unfinished groups from a checkpoint; by default none.
-
-    Attributes:
-        waiting: the unfinished groups after the last round, which a checkpoint stores.
     """
 
     def __init__(self, setting: Setting, carry_over: int, waiting: Waiting | None = None):
         self._setting, self._carry_over = setting, carry_over
-        self.waiting = waiting or make_room(carry_over, setting.draws.samples, setting.draws.sampling.max_tokens)
+        self._waiting = waiting or make_room(carry_over, setting.draws.samples, setting.draws.sampling.max_tokens)
+        self._before: tuple[int, Waiting] = -1, self._waiting  # the last round's number, and the groups it began with
+
+    def waiting_at(self, step: int) -> Waiting:
+        """Returns the unfinished groups with which the round of optimizer step `step` begins."""
+        number, waiting = self._before
+        return waiting if step // self._setting.draws.minibatches == number else self._waiting
 
     def __call__(self, params: dict, number: int) -> Round:
         """Samples round `number` under `params`. Returns the finished groups, carried-over ones first.
 
-        Keeps the unfinished groups in `waiting`.
+        Keeps the unfinished groups for the next round.
         """
-        began, s, d, waiting = time.monotonic(), self._setting, self._setting.draws, self.waiting
+        began, s, d, waiting = time.monotonic(), self._setting, self._setting.draws, self._waiting
         step, longest = number * d.minibatches, d.sampling.max_tokens
         index = waiting.index[waiting.index >= 0]
         old = len(index) * d.samples
@@ -140,7 +90,7 @@ class PartialRounds:
         opened = rollout.unfinished.reshape(-1, d.samples).any(axis=1)
         whole, left = np.flatnonzero(~opened), np.flatnonzero(opened)
         room = make_room(self._carry_over, d.samples, longest)
-        self.waiting = fill_room(room, index[left], take_groups(rollout, left))
+        self._before, self._waiting = (number, waiting), fill_room(room, index[left], take_groups(rollout, left))
         return Round(
             [examples[i] for i in whole],
             take_groups(rollout, whole),

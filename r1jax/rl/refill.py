@@ -38,10 +38,11 @@ class RefilledRounds:
             round needs groups.
     """
 
-    waiting = None
-
     def __init__(self, setting: Setting, task: Reward, waves: int):
         self._setting, self._task, self._waves = setting, task, waves
+
+    def waiting_at(self, step: int) -> None:
+        return None
 
     def __call__(self, params: dict, number: int) -> Round:
         """Samples round `number` under `params`. Returns B groups in the order of the stream.

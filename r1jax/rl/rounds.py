@@ -42,12 +42,15 @@ class Round(NamedTuple):
             these flags.
         sampled: number of groups that were sampled to find the groups of this round; None without --refill.
         number: number of the round, from 0.
-        step: number of optimizer steps that were done when this round began. With --carry-over, the policy of an
-            earlier round may have sampled some tokens. `rollout.version` then has, for each token, the optimizer step
-            of the policy that sampled the token.
+        step: number of optimizer steps that were done when training on this round began. With --carry-over, the policy
+            of an earlier round may have sampled some tokens; with --ahead, it sampled all of them. `rollout.version`
+            then has, for each token, the optimizer step of the policy that sampled the token.
         verdicts: an `Ahead`, the object that verifies the answers. It began to verify finished rows while other rows
             were still being sampled. The reward uses it in place of the pool of verifiers.
-        began: when sampling began, in seconds of `time.monotonic`.
+        began: when sampling began, in seconds of `time.monotonic`; with --ahead, when the training loop asked for the
+            round.
+        arrived: when the training loop got the round, in seconds of `time.monotonic`; None without --ahead.
+        took: seconds that sampling took beside the updates of an earlier round; None without --ahead.
     """
 
     examples: list[dict]
@@ -64,6 +67,8 @@ class Round(NamedTuple):
     step: int = 0
     verdicts: Ahead | None = None
     began: float = 0.0
+    arrived: float | None = None
+    took: float | None = None
 
     @property
     def repeated(self) -> list[dict]:
@@ -72,23 +77,28 @@ class Round(NamedTuple):
 
 
 class Sample(Protocol):
-    """A callable that samples round `number` with the parameters `params` and returns the groups that are finished.
+    """A callable that samples round `number`, and returns the groups that are finished.
 
-    Attributes:
-        waiting: the unfinished groups, which a checkpoint stores; None if every round finishes all groups.
+    Args:
+        params: the policy's parameters when the round begins.
     """
-
-    waiting: Any
 
     def __call__(self, params: dict, number: int) -> Round: ...
 
+    def waiting_at(self, step: int) -> Any:
+        """Returns what a checkpoint of optimizer step `step` stores, so that a resumed run samples the same rounds.
+
+        Returns None if it need not store anything. `step` is the step before the last round that was sampled, or the
+        step after it. A signal may end the run at either step.
+        """
+
 
 def rollouts(sample: Sample, params: Callable[[], dict], numbers: Iterable[int]) -> Iterator[Round]:
-    """Yields the rounds of a run. A round is sampled when the training loop asks for it, with the parameters of that
-    moment.
+    """Yields the rounds of a run. `sample` is called when the training loop asks for a round, with the parameters of
+    that moment.
 
     Args:
-        sample: samples a round.
+        sample: samples a round, or returns one that was sampled earlier (--ahead).
         params: returns the current parameters.
         numbers: the numbers of the rounds.
     """
@@ -119,7 +129,7 @@ class Setting(NamedTuple):
 
     Attributes:
         policy: model config, tokenizer and template.
-        mesh: the device mesh.
+        mesh: the mesh of the devices that sample.
         pool: the pool of verifiers, which judge answers.
         ask: `(index in the stream of questions, optimizer step) -> question`.
         draws: the size and the sampling settings of a round.
@@ -135,10 +145,11 @@ class Setting(NamedTuple):
 class WholeRounds:
     """A `Sample` whose rounds end when every row (completion) is finished."""
 
-    waiting = None
-
     def __init__(self, setting: Setting):
         self._setting = setting
+
+    def waiting_at(self, step: int) -> None:
+        return None
 
     def __call__(self, params: dict, number: int) -> Round:
         began, s, d = time.monotonic(), self._setting, self._setting.draws

@@ -49,7 +49,7 @@ from r1jax.runs.policies import load_policy, same_weights, size_of, step_of, wri
 from r1jax.runs.progress import Progress
 from r1jax.runs.saver import Saver, remove
 from r1jax.runs.step_logger import Describe, StepLogger
-from r1jax.sharding import abstract, make_mesh
+from r1jax.sharding import abstract, make_meshes
 
 # Flags that a resumed run may change: paths, devices, intervals and tracking.
 MAY_CHANGE = frozenset(
@@ -89,14 +89,15 @@ class Run:
         stage: name of the stage, for the manifest and the default working directory.
         options: flags of the run.
         fields: {name: value} of every field of the recipe and the options, for the manifest. A resumed run must have
-            the same values.
+            the same values. The field `rollout_mesh`, if there is one, says which devices sample rollouts.
         may_change: names of fields that a resumed run may change, in addition to `MAY_CHANGE`.
         defaults: values of fields that an older manifest may lack: see `manifests.defaults_of`.
         resume: whether to continue a run in the working directory; if None, the value of --resume.
         has_report: whether to write report.html with each checkpoint.
 
     Attributes:
-        mesh: the device mesh.
+        mesh: the mesh of the devices that train.
+        rollout_mesh: the mesh of the devices that sample rollouts; it may be the same mesh.
         workdir: the directory to which the run writes.
         step: finished optimizer steps.
         steps: the step at which the run ends.
@@ -114,6 +115,7 @@ class Run:
     """
 
     mesh: Mesh
+    rollout_mesh: Mesh
     workdir: Path
     step: int = 0
     steps: int = 0
@@ -149,7 +151,7 @@ class Run:
         distributed.keep_compilations()
         self._watchdog = self._open.enter_context(watch(o.watchdog))
         self.workdir = storage.path_of(o.workdir or new_workdir(self.stage), "--workdir")
-        self.mesh = make_mesh(o.mesh, size=size)
+        self.mesh, self.rollout_mesh = make_meshes(o.mesh, self._fields.get("rollout_mesh", ""), size=size)
         self.before = manifests.check_resume(self.workdir, self._fields, self._resume, self._may_change, self._defaults)
         self._last = checkpoint.latest(self.workdir / "checkpoints")
         return self
@@ -322,9 +324,10 @@ class Run:
         )
         self._open.callback(self._log.close)
         device = self.mesh.devices.flat[0].device_kind
+        apart = "" if self.rollout_mesh is self.mesh else f", rollouts on {dict(self.rollout_mesh.shape)}"
         self.say(
             f"{self.workdir}: {self.stage}, {steps} steps on {self.mesh.devices.size} x {device}, "
-            f"mesh {dict(self.mesh.shape)}{detail and f', {detail}'}"
+            f"mesh {dict(self.mesh.shape)}{apart}{detail and f', {detail}'}"
         )
         self._open.enter_context(within(policy.cfg, self.mesh))
 

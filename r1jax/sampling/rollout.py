@@ -23,8 +23,8 @@ class Rollout(NamedTuple):
             token is never an input of the network). None if `Sampling.replay` is False.
         prompt_routes: B arrays [prompt length, L, k], experts that the prompt tokens were routed to. None if
             `Sampling.replay` is False.
-        version: [N, T] optimizer step of the policy that sampled each token. None without --carry-over: then one policy
-            sampled all tokens.
+        version: [N, T] optimizer step of the policy that sampled each token. None without --carry-over and --ahead:
+            then the policy at the beginning of the round sampled all tokens.
         mine: [n] indices, in ascending order, of the rows that this process decodes to text, judges and counts. With
             several processes, every row belongs to exactly one process. None means all rows.
     """
