@@ -38,7 +38,7 @@ from r1jax.runs.policies import load_policy, size_of
 from r1jax.sft import documents
 from r1jax.sft.teacher_logits import NOBODY, Teaching
 from r1jax.sft_data import records
-from r1jax.sharding import make_meshes
+from r1jax.sharding import make_mesh
 
 RATES = {  # v2, Table 6: "initial learning rate"
     "qwen-1.5b": 1e-4,
@@ -153,7 +153,7 @@ def on_policy(recipe: RLRecipe, options: RunOptions, teacher: str) -> Path:
     size = size_of(options)
     distributed.share_cpu(options.mesh, size)
     distributed.start(options.coordinator, options.processes, options.process_id)
-    mesh, _ = make_meshes(options.mesh, recipe.rollout_mesh, size=size)
+    mesh = make_mesh(options.mesh, size=size)
     whose = dataclasses.replace(options, weights=teacher, model="nano")  # the directory says what shape the teacher has
     policy, params, source = load_policy(whose, mesh, frozen=True, flag="--teacher")
     return train_rl.train(

@@ -26,7 +26,7 @@ from r1jax.reward_models.model import RewardModel
 from r1jax.rl.all_scenarios_reward import make_all_scenarios_reward
 from r1jax.runs import checkpoint
 from r1jax.runs.policies import size_of
-from r1jax.sharding import make_mesh
+from r1jax.sharding import make_meshes
 
 PAPER = dataclasses.replace(
     REASONING_PAPER,  # "retains most of the parameters from the first stage"
@@ -64,7 +64,9 @@ class Command(RLCommand):
 COMMANDS = cli.commands_by_recipe(Command, RECIPES, options=OPTIONS)
 
 
-def load_models(options: RunOptions, helpful: str, safety: str) -> tuple[dict[str, RewardModel], dict, Mesh]:
+def load_models(
+    options: RunOptions, helpful: str, safety: str, rollout_mesh: str = ""
+) -> tuple[dict[str, RewardModel], dict, Mesh]:
     """Loads the two reward models. Returns (models, sources, mesh).
 
     `models` and `sources` are dicts with the keys "helpful" and "safety". `models` holds the two reward models.
@@ -73,6 +75,7 @@ def load_models(options: RunOptions, helpful: str, safety: str) -> tuple[dict[st
     Args:
         options: the options of the run, which give the mesh.
         helpful, safety: directories of the two reward models.
+        rollout_mesh: the value of --rollout-mesh, whose devices the reward models leave free.
 
     Raises:
         ValueError: a directory is not given, or holds no reward model of its kind.
@@ -87,7 +90,7 @@ def load_models(options: RunOptions, helpful: str, safety: str) -> tuple[dict[st
     size = size_of(options)
     distributed.share_cpu(options.mesh, size)
     distributed.start(options.coordinator, options.processes, options.process_id)
-    mesh = make_mesh(options.mesh, size=size)
+    mesh, _ = make_meshes(options.mesh, rollout_mesh, size=size)
     loaded = {kind: load_reward_model(directory, kind, mesh) for kind, directory in directories.items()}
     sources = {
         kind: [{"path": directory, "sha256": checkpoint.sha256(directory)}] for kind, directory in directories.items()
@@ -105,7 +108,7 @@ def train(recipe: RLRecipe, options: RunOptions, helpful: str, safety: str, pref
     Raises:
         ValueError: a flag, file, checkpoint or reward model cannot be used.
     """
-    scorers, sources, mesh = load_models(options, helpful, safety)
+    scorers, sources, mesh = load_models(options, helpful, safety, recipe.rollout_mesh)
     return train_rl.train(
         recipe,
         options,

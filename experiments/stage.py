@@ -61,7 +61,8 @@ def plan_rl(command: TrainCommand, numbers: RLRecipe, title: str, **beside: Any)
         return fit_rl(o, numbers, command.plan, heading, **beside)
     parts = [dry_run(o, numbers, command.plan, heading, **beside), describe_lengths(o, numbers, command.plan, **beside)]
     if o.processes is not None:
-        parts.append(describe_deal(o.mesh, o.processes, numbers.questions_per_round, numbers.group_size))
+        mesh = numbers.rollout_mesh or o.mesh
+        parts.append(describe_deal(mesh, o.processes, numbers.questions_per_round, numbers.group_size))
     return "\n".join(parts)
 
 

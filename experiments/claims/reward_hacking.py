@@ -74,7 +74,7 @@ def join_rewards(metrics: Sequence[dict], evaluations: Sequence[dict]) -> list[d
 
 def measure(command: Command) -> list[dict]:
     """Trains a policy with the reward models' scores as rewards. Prints and returns the lines of `join_rewards`."""
-    scorers, sources, mesh = load_models(command.options, command.helpful, command.safety)
+    scorers, sources, mesh = load_models(command.options, command.helpful, command.safety, command.recipe.rollout_mesh)
     workdir = train_rl.train(
         command.recipe,
         command.options,

@@ -60,7 +60,8 @@ def search(choices: Choices, peak: Peak, mesh: str, usable: float) -> list[Setti
     For each rank, the settings go from many packed rows to few. A setting with fewer rows is returned only if it
     needs less memory than the settings with more rows. All settings of a rank have the same wave: the largest wave that
     fits together with the fewest packed rows. More packed rows need no smaller wave, because sampling and updates never
-    need their memory at the same time.
+    need their memory at the same time. With --ahead on one device they do, and settings with more packed rows and a
+    smaller wave are not found.
 
     Args:
         choices: the values to try.

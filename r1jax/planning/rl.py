@@ -53,12 +53,14 @@ class Plan(NamedTuple):
         parameters: number of parameters of the model.
         trained: number of parameters that the optimizer updates.
         held: {description: bytes} that are allocated all the time.
+        beside: {description: bytes} that --ahead holds on the devices that sample, all the time; {} without --ahead.
         rollout: {description: bytes} that are allocated only during sampling.
         update: {description: bytes} that are allocated only during updates.
         rows: number of completions of a round.
         mean_tokens: assumed mean length of a completion.
         step_tokens: number of completion tokens of an optimizer step.
         seconds: {part: seconds}. The parts of a step are "sampling", "scoring" and "update".
+        rollout_mesh: the mesh that samples, without devices; None if `mesh` samples, too.
     """
 
     cfg: ModelConfig
@@ -67,17 +69,37 @@ class Plan(NamedTuple):
     parameters: int
     trained: int
     held: dict[str, float]
+    beside: dict[str, float]
     rollout: dict[str, float]
     update: dict[str, float]
     rows: int
     mean_tokens: int
     step_tokens: float
     seconds: dict[str, float]
+    rollout_mesh: AbstractMesh | None = None
+
+    @property
+    def peaks(self) -> dict[str, float]:
+        """{kind of device: the most bytes that a device of this kind needs}. There is one kind without --rollout-mesh.
+
+        A device needs `held` plus the larger of `rollout` and `update`. With --ahead on one device, it needs all that
+        is listed. With --rollout-mesh, a device either trains or samples.
+        """
+        held, beside, rollout, update = (sum(x.values()) for x in (self.held, self.beside, self.rollout, self.update))
+        if self.rollout_mesh is not None:
+            return {"training": held + update, "sampling": beside + rollout}
+        return {"": held + beside + rollout + update if self.beside else held + max(rollout, update)}
 
     @property
     def peak(self) -> float:
-        """The most bytes that one device needs: `held` plus the larger of `rollout` and `update`."""
-        return sum(self.held.values()) + max(sum(self.rollout.values()), sum(self.update.values()))
+        """The most bytes that one device needs."""
+        return max(self.peaks.values())
+
+    @property
+    def step_seconds(self) -> float:
+        """Seconds of a step, at the limit. With --ahead, sampling takes place beside all else."""
+        rest = sum(value for name, value in self.seconds.items() if name != "sampling")
+        return max(self.seconds["sampling"], rest) if self.beside else self.seconds["sampling"] + rest
 
 
 def plan(
@@ -104,6 +126,7 @@ def plan(
     """
     device_of(options)
     abstract = mesh_of(mesh)
+    samples = mesh_of(recipe.rollout_mesh, "--rollout-mesh") if recipe.rollout_mesh else abstract
     shapes = transformer.shapes(cfg)
     adapted = shapes
     if recipe.lora_rank:
@@ -127,10 +150,15 @@ def plan(
         held["its moments, float32"] = count_placed(valued, abstract) * 8
     if reward_models:
         held["reward models, float32"] = reward_models * count_placed(shapes, abstract) * 4
+    beside = {}
+    if recipe.ahead:
+        beside["two policies that sample, float32"] = count_placed(trained, samples) * 2 * 4
+    if recipe.rollout_mesh and frozen is not None:
+        beside["frozen parameters, bfloat16"] = count_placed(frozen, samples) * 2
     sampled = {k: v for k, v in shapes.items() if k != "mtp"}
     rollout = {
-        "sampler's copy, bfloat16": count_placed(sampled, abstract, ("tensor", "expert")) * 2,
-        "keys and values, bfloat16": round_cache_bytes(cfg, recipe, abstract, mean, processes),
+        "sampler's copy, bfloat16": count_placed(sampled, samples, ("tensor", "expert")) * 2,
+        "keys and values, bfloat16": round_cache_bytes(cfg, recipe, samples, mean, processes),
     }
     copy, cache = rollout.values()
     rollout["more while they are made"] = max(copy - cache, cache / cfg.layers)
@@ -149,6 +177,10 @@ def plan(
         "gradients being added, float32": count_placed(trained, abstract) * 4,
         **pass_bytes(cfg, abstract, shape),
     }
+    limits = (DEVICES[options.device], rows, mean, teacher)
+    seconds = step_seconds(cfg, recipe, abstract, *limits)
+    if recipe.rollout_mesh:
+        seconds["sampling"] = step_seconds(cfg, recipe, samples, *limits)["sampling"]
     return Plan(
         cfg,
         abstract,
@@ -156,12 +188,14 @@ def plan(
         count(shapes),
         count(trained),
         held,
+        beside,
         rollout,
         update,
         rows,
         mean,
         rows / recipe.minibatches * mean,
-        step_seconds(cfg, recipe, abstract, DEVICES[options.device], rows, mean, teacher),
+        seconds,
+        samples if recipe.rollout_mesh else None,
     )
 
 
@@ -172,9 +206,13 @@ def device_of(options: PlanOptions) -> Device:
     return DEVICES[options.device]
 
 
-def mesh_of(mesh: str) -> AbstractMesh:
-    """Parses a value of --mesh, without using devices. Turns "auto" into a mesh of one device."""
-    return AbstractMesh(mesh_sizes("1x1" if mesh == "auto" else mesh), AXES)
+def mesh_of(mesh: str, flag: str = "--mesh") -> AbstractMesh:
+    """Parses a value of --mesh, without using devices. Turns "auto" into a mesh of one device.
+
+    Args:
+        flag: the flag that gave the value, for errors.
+    """
+    return AbstractMesh(mesh_sizes("1x1" if mesh == "auto" and flag == "--mesh" else mesh, flag), AXES)
 
 
 def cache_bytes(cfg: ModelConfig, mesh: AbstractMesh, rows: int, questions: int, mean: int) -> float:
@@ -264,20 +302,28 @@ def text(found: Plan, title: str) -> str:
         title: the first line of the text.
     """
     device = DEVICES[found.device]
-    axes = " ".join(f"{name}:{size}" for name, size in found.mesh.shape.items())
+    meshes = {"mesh": found.mesh} | ({"rollout mesh": found.rollout_mesh} if found.rollout_mesh else {})
+    places = (
+        f"{name} {' '.join(f'{axis}:{size}' for axis, size in mesh.shape.items())} = {mesh.size} x {found.device}"
+        for name, mesh in meshes.items()
+    )
     active = found.cfg.matmul_params + (0 if found.cfg.tie_embeddings else found.cfg.vocab_size * found.cfg.width)
-    seconds = found.seconds | {"together": sum(found.seconds.values())}
+    seconds = found.seconds | {"together": found.step_seconds}
     usable = device.memory * share_of_memory(found.device)
-    verdict = "fits" if found.peak < usable else f"does not fit {found.device}: {WAY_OUT}"
+    no = f"does not fit {found.device}: {WAY_OUT}"
+    peaks = (
+        (f"  peak{of and f', {of}'}", f"{size / 1e9:.2f} GB  {'fits' if size < usable else no}")
+        for of, size in found.peaks.items()
+    )
     rows = [
         ("parameters", f"{found.parameters:,}"),
         ("  visited by one token", f"{active:,}"),
         ("  trained", f"{found.trained:,}"),
         (f"memory of one device, {usable / 1e9:.0f} of {device.memory / 1e9:.0f} GB", ""),
         *((f"  always    {part}", f"{size / 1e9:.2f} GB") for part, size in found.held.items()),
-        *((f"  sampling  {part}", f"{size / 1e9:.2f} GB") for part, size in found.rollout.items()),
+        *((f"  sampling  {part}", f"{size / 1e9:.2f} GB") for part, size in (found.beside | found.rollout).items()),
         *((f"  update    {part}", f"{size / 1e9:.2f} GB") for part, size in found.update.items()),
-        ("  peak", f"{found.peak / 1e9:.2f} GB  {verdict}"),
+        *peaks,
         ("completions of a round", f"{found.rows:,}"),
         ("mean tokens of one, assumed", f"{found.mean_tokens:,}"),
         ("completion tokens of a step", f"{found.step_tokens:,.0f}"),
@@ -285,7 +331,7 @@ def text(found: Plan, title: str) -> str:
         *((f"  {name}", f"{value:.2f}") for name, value in seconds.items()),
     ]
     table = [f"{name:44}{value}" for name, value in rows]
-    return "\n".join([title, f"mesh {axes} = {found.mesh.size} x {found.device}", "", *table])
+    return "\n".join([title, *places, "", *table])
 
 
 def dry_run(
