@@ -27,6 +27,13 @@ def test_two_processes_hold_one_mesh_and_each_its_own_rows():
     )
 
 
+def test_values_pass_through_the_coordinators_store_which_forgets_them():
+    for found in (pair := results(start("stored"))):
+        assert found["right"] and found["numbers"] == [[0, 7], [1, 7]] and found["rows"] == [1.5, 0.5]
+        assert found["left"] <= 1  # of two calls at most
+    assert [bool(found["alone"]) for found in pair] == [False, True]
+
+
 def test_a_slurm_step_is_joined_without_flags():
     port = free_port()
     slurm = {

@@ -16,6 +16,7 @@ from support.two_processes import free_port
 from support.walk import Walk, count, ended, lines, outcome, wait_until
 
 FLAGS = {"steps": 2, "log_samples": 8, "batch_rows": 4}
+AHEAD = {"ahead": 1, "tis_cap": 2.0, "steps": 4, "save_every": 1}
 
 
 def assert_equal(one: Path, many: Path, bound: float) -> None:
@@ -76,6 +77,8 @@ def test_a_tensor_axis_may_span_processes_and_process_0_writes_the_files(walk, t
         ("2x2", 2, 2, {"minibatches": 2, "kl_coef": 0.0, "lora_rank": 2}),
         ("2x2", 2, 2, {"carry_over": 1}),
         ("2x2", 2, 2, {"wave_rows": 4, "questions_per_round": 4}),  # half as many waves as in one process
+        ("2x1", 2, 2, {"rollout_mesh": "2x1", **AHEAD}),
+        ("2x1", 2, 2, {"rollout_mesh": "1x2", "lora_rank": 2, **AHEAD}),  # the tensor axis of rollouts spans processes
     ],
 )
 def test_several_processes_give_the_run_of_one(walk, tmp_path, mesh, processes, devices, changed):

@@ -1,5 +1,7 @@
 """Meshes, the parameter table, and rows."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,17 +15,21 @@ from r1jax.model import transformer
 from r1jax.model.cache import empty_cache
 from r1jax.sharding import (
     abstract,
+    copy_to,
     decode_specs,
     fetch,
     fit,
     held_rows,
     held_shards,
     make_mesh,
+    make_meshes,
     param_specs,
     place,
     row_shards,
     shard_held_rows,
     shard_rows,
+    shardings,
+    split_devices,
 )
 from support.tiny import CONFIG
 
@@ -83,6 +89,46 @@ def test_too_few_devices_is_an_error_that_says_what_to_type():
     )
     with pytest.raises(ValueError, match=r"sees 8 .* use --mesh=8x1"):
         make_mesh("8x8")
+
+
+def test_the_last_devices_of_every_process_sample_and_the_others_train():
+    trains, samples = make_meshes("2x2", "data:4")
+    assert list(trains.devices.flat) == jax.devices()[:4] and list(samples.devices.flat) == jax.devices()[4:]
+    assert samples.shape["data"] == 4
+    both = make_meshes("4x1")
+    assert both[0] is both[1]
+    of = [types.SimpleNamespace(process_index=i // 4, id=i) for i in range(8)]
+    trains, samples = split_devices("1x2", of)
+    assert [x.id for x in trains] == [0, 1, 2, 4, 5, 6] and [x.id for x in samples] == [3, 7]
+    with pytest.raises(ValueError, match=r"--rollout-mesh=3x1 needs 3 devices.*--rollout-mesh=2x1"):
+        split_devices("3x1", of)
+    with pytest.raises(ValueError, match=r"takes 4 devices of each process.*such as --rollout-mesh=6x1"):
+        split_devices("8x1", of)
+    with pytest.raises(ValueError, match=r"takes 1 device of each process, and a process has 1.*leave --rollout-mesh"):
+        split_devices("1x1", of[:1])
+    with pytest.raises(ValueError, match=r"--rollout-mesh=auto is not a mesh. Type --rollout-mesh=AxB"):
+        split_devices("auto", of)
+    with pytest.raises(ValueError) as error:
+        make_meshes("8x1", "2x1")
+    assert str(error.value) == (
+        "--mesh=8x1 needs 8 devices; --rollout-mesh=2x1 leaves 6 (cpu). On these 6 use --mesh=6x1, "
+        "or on CPU set XLA_FLAGS=--xla_force_host_platform_device_count=10"
+    )
+
+
+def test_a_copy_on_another_mesh_shares_no_memory(params):
+    trains, samples = make_meshes("2x2", "2x1")
+    placed = place(params, trains)
+    for mesh in (samples, trains):
+        copied = copy_to(placed, mesh)
+        for x, y, z in zip(*map(jax.tree.leaves, (placed, copied, shardings(params, mesh))), strict=True):
+            np.testing.assert_array_equal(x, y)
+            assert y.sharding == z
+            assert not {s.data.unsafe_buffer_pointer() for s in x.addressable_shards} & {
+                s.data.unsafe_buffer_pointer() for s in y.addressable_shards
+            }
+    same = copy_to(placed, trains, alias=True)
+    assert all(x is y for x, y in zip(jax.tree.leaves(placed), jax.tree.leaves(same), strict=True))
 
 
 def test_a_mesh_of_fewer_devices_takes_the_first_and_says_so(caplog):

@@ -100,6 +100,8 @@ class AheadRounds:
             self._frozen = copy_to(frozen, mesh, alias=True)
         self._flight = self._flight or self._begin(number)
         beat("sampling")  # an error of the thread is raised here, and the user is told the phase
+        while wait([self._flight], timeout=1).not_done:
+            pass  # between two waits, the handler of a signal runs
         round_, took = self._flight.result()
         arrived = time.monotonic()
         self._before = number, self._behaviour  # before the next line, so that an older copy is freed first

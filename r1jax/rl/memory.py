@@ -81,7 +81,7 @@ def fitting_rows(recipe: RLRecipe, cfg: ModelConfig, mesh: Mesh, free: int) -> i
     sizes = [x.size for x in jax.tree.leaves(transformer.shapes(cfg))]
     copy = 2 * sum(sizes) / (tensor * mesh.shape["expert"] if cfg.experts else tensor)  # the sampler's, in bfloat16
     if recipe.ahead:  # still to come: a second copy of the policy that samples, or the frozen parameters
-        copy += (2 if recipe.lora_rank else 4) * sum(sizes) * mesh.shape["data"] / mesh.size
+        copy += (2 if recipe.lora_rank else 4) * sum(sizes) / (mesh.shape["fsdp"] * tensor * mesh.shape["expert"])
     token = 2 * cfg.layers * cfg.cache_width / (tensor if not cfg.latent and cfg.kv_heads % tensor == 0 else 1)
     per_shard = (SHARE * free - copy) / (token * max(1, recipe.max_tokens // 4))
     whole = int(per_shard * row_shards(mesh)) // recipe.group_size * recipe.group_size

@@ -23,7 +23,8 @@ def assert_close(one, other, bound: float = 1e-5) -> None:
         assert a.keys() == b.keys()
         for key in a.keys() - NOISE:
             assert a[key] == (b[key] if b[key] is None else pytest.approx(b[key], rel=1e-3, abs=1e-6)), (a["step"], key)
-        assert max(a["sampler_gap/max"], b["sampler_gap/max"]) <= 2e-5
+        if not a.get("staleness/max"):  # otherwise an older policy sampled
+            assert max(a["sampler_gap/max"], b["sampler_gap/max"]) <= 2e-5
     for a, b in zip(lines(one, "eval"), lines(other, "eval"), strict=True):
         assert a == b
     first, second = arrays(one), arrays(other)

@@ -220,6 +220,46 @@ def sampled(directory: str) -> dict:
     return {"lines": whole, "same": whole == again}
 
 
+def stored() -> dict:
+    """Messages of all lengths over a store; a process that ends waits for nobody."""
+    import threading
+    from concurrent.futures import CancelledError
+
+    import jax
+    import numpy as np
+    from jax._src import distributed as jax_distributed
+
+    from r1jax import distributed
+    from r1jax.distributed.exchange import exchange_over
+    from r1jax.distributed.store import PIECE, SHORT, Store
+
+    me, ended = jax.process_index(), threading.Event()
+    lengths = [(0, 3), (SHORT, SHORT + 1), (2 * PIECE + 5, 0), (PIECE, PIECE)]
+    with exchange_over(Store("test", ended)):
+        found = [[len(part) for part in distributed.gather_bytes(bytes([me]) * both[me])] for both in lengths]
+        values = distributed.gather_bytes(bytes([me]) * lengths[2][me])[0]
+        numbers = distributed.gather_numbers([me, 7]).tolist()
+        rows = distributed.gather_rows({"x": np.asarray([me + 0.5])}, np.asarray([1 - me]), 2)["x"].tolist()
+        distributed.wait_for_all("all have read")
+    left = [key for key, _ in jax_distributed.global_state.client.key_value_dir_get_bytes("r1jax/exchange/test")]
+    distributed.wait_for_all("all have looked")
+    alone = ""
+    if me:
+        ended.set()
+        with exchange_over(Store("alone", ended)):
+            try:
+                distributed.wait_for_all("nobody comes")
+            except CancelledError as error:
+                alone = str(error)
+    return {
+        "right": found == [list(both) for both in lengths] and values == bytes(lengths[2][0]),
+        "numbers": numbers,
+        "rows": rows,
+        "left": max(int(key.split("/")[3]) for key in left) - min(int(key.split("/")[3]) for key in left),
+        "alone": alone,
+    }
+
+
 if __name__ == "__main__":
     job, *arguments = sys.argv[1:]
     if job not in ("touched_first",):
