@@ -18,21 +18,17 @@ from r1jax.distributed.phases import beside, pulse, waiting
 from r1jax.distributed.signals import LEFT, asked, stop_together, until
 from r1jax.model.presets import PRESETS
 from r1jax.planning.rl import mesh_of, plan, text
-from r1jax.planning.utilization import Pace
 from r1jax.recipes import PlanOptions
 from r1jax.rl import ahead_rounds, memory
 from r1jax.rl.ahead_rounds import AheadRounds
 from r1jax.rl.checks import check
-from r1jax.rl.metrics import RoundLog
 from r1jax.rl.on_policy_distillation import check as check_taught
 from r1jax.rl.rounds import WholeRounds, gather_scores
 from r1jax.runs import checkpoint
-from r1jax.runs.step_logger import Times
 from r1jax.sharding import make_mesh
 from support.crash import crashed
 from support.marks import WEEKLY
 from support.walk import count, ended, lines, outcome, wait_until
-from test_ledger import ROUND
 
 # Updates so large that the policy of one round differs from that of the next. All rows are logged.
 FLAGS = dict(ahead=1, tis_cap=2.0, learning_rate=3e-3, warmup_steps=0, log_samples=64)
@@ -315,23 +311,6 @@ def test_a_run_says_what_is_refused_and_leaves_no_directory(walk, tmp_path, caps
     said = walk.refused(capsys, tmp_path / "run", ahead=1, tis_cap=2.0, mesh="8x1", rollout_mesh="2x1")
     assert "--mesh=8x1 needs 8 devices; --rollout-mesh=2x1 leaves 6" in said
     assert not (tmp_path / "run").exists()
-
-
-def test_a_step_begins_when_the_loop_asks_for_the_round_or_when_the_step_before_ends(cfg):
-    round_ = ROUND._replace(began=100.0, arrived=103.0, took=50.0)
-    pace = Pace(cfg, None, 1, 4, 4)
-    figures = {"weight": 1.0, "loss": 0.5, "entropy": 1.0, "grad_norm": 1.0, "log_ratio/max": 0.0}
-    figures |= {"sampler_gap/max": 0.0, "skipped": 0.0}
-
-    def line(before: float) -> dict:
-        return RoundLog(round_, 1, pace, False, all_parameters=True).describe(0)(figures, Times(before, 103.5, 110.0))
-
-    early, late, later = line(0.0), line(102.0), line(104.0)
-    assert early["perf/rollout_s"] == 50.0 and early["perf/wait_s"] == 3.0 and early["perf/step_s"] == 10.0
-    assert late["perf/wait_s"] == 1.0 and late["perf/step_s"] == 8.0  # until 102 the devices had the step before
-    assert later["perf/wait_s"] == 0.0
-    own = Pace(cfg, None, 1, 4, 4, pace._replace(device=None))
-    assert own.rollout(np.asarray([10]), np.asarray([3, 2]), 1.0) == {}
 
 
 def test_a_plan_counts_both_policies_that_sample_and_both_meshes():
