@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import time
+import types
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from experiments.r1_zero import NANO, PAPER
-from r1jax import train_rl
+from r1jax import jsonl, train_rl
 from r1jax.distributed import beat
 from r1jax.distributed.phases import beside, pulse, waiting
 from r1jax.distributed.signals import LEFT, asked, stop_together, until
@@ -25,9 +26,10 @@ from r1jax.rl.checks import check
 from r1jax.rl.on_policy_distillation import check as check_taught
 from r1jax.rl.rounds import WholeRounds, gather_scores
 from r1jax.runs import checkpoint
-from r1jax.sharding import make_mesh
+from r1jax.sharding import copy_to, make_mesh, place
 from support.crash import crashed
 from support.marks import WEEKLY
+from support.two_processes import free_port
 from support.walk import count, ended, lines, outcome, wait_until
 
 # Updates so large that the policy of one round differs from that of the next. All rows are logged.
@@ -39,7 +41,7 @@ class InTurn:
     """Samples a round when the loop asks for it, under a copy of what the loop had one round earlier."""
 
     def __init__(self, setting):
-        self._sample, self._steps, self._earlier = WholeRounds(setting), setting.draws.minibatches, None
+        self._sample, self._setting, self._earlier = WholeRounds(setting), setting, None
 
     def waiting_at(self, step):
         return None
@@ -47,9 +49,9 @@ class InTurn:
     def __call__(self, params, number):
         now = jax.tree.map(np.asarray, params)
         earlier, self._earlier = self._earlier or now, now
-        places = jax.tree.map(lambda x: x.sharding, params)
-        round_ = self._sample(jax.device_put(earlier, places), number)
-        version = np.full(round_.rollout.tokens.shape, max(number - 1, 0) * self._steps, np.int32)
+        round_ = self._sample(place(earlier, self._setting.mesh), number)
+        steps = self._setting.draws.minibatches
+        version = np.full(round_.rollout.tokens.shape, max(number - 1, 0) * steps, np.int32)
         return round_._replace(rollout=round_.rollout._replace(version=version))
 
 
@@ -64,7 +66,7 @@ def no_thread_is_left() -> bool:
         APART,
         pytest.param(APART | {"minibatches": 2, "steps": 9}, marks=WEEKLY),
         pytest.param(APART | {"lora_rank": 2, "old_logp": "sampler", "tis_cap": 0.0}, marks=WEEKLY),
-        pytest.param({"mesh": "data:2", "rollout_mesh": "data:3", "refill": 1}, marks=WEEKLY),
+        pytest.param({"mesh": "data:2", "rollout_mesh": "data:3"}, marks=WEEKLY),
     ],
     ids=["one device", "apart", "two minibatches", "adapters", "other sizes"],
 )
@@ -81,8 +83,9 @@ def test_a_round_is_sampled_under_the_policy_with_which_the_round_before_it_bega
         assert line["versions"] == [[max(line["round"] - 1, 0) * steps, line["length"]]]
     metrics = lines(found, "metrics")
     assert [line["staleness/max"] for line in metrics] == [0.0] * steps + [steps] * (len(metrics) - steps)
-    assert max(line["sampler_gap/max"] for line in metrics[steps:]) > 1e-3, "the policy did not move"
-    assert all(line["sampler_gap/max"] <= 2e-5 for line in metrics[:1])
+    gap = "log_ratio/max" if flags.get("old_logp") == "sampler" else "sampler_gap/max"
+    assert metrics[0][gap] <= 2e-5
+    assert max(line[gap] for line in metrics[steps:]) > 1e-3, "the policy did not move: the test would see nothing"
 
 
 def test_the_first_two_rounds_are_the_first_policys(walk, tmp_path):
@@ -111,8 +114,6 @@ def whole(walk):
 
 
 def test_the_log_tells_how_long_sampling_took_and_how_long_the_loop_waited(whole):
-    from r1jax import jsonl
-
     for line in jsonl.read(whole / "metrics.jsonl"):
         assert 0 <= line["perf/wait_s"] <= line["perf/step_s"] and line["perf/rollout_s"] > 0
 
@@ -213,10 +214,7 @@ def test_an_error_of_the_loop_ends_the_round_that_is_being_sampled(walk, tmp_pat
     "error, words",
     [
         (ValueError("a broken sampler"), "error: a broken sampler"),
-        (
-            RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1000000000 bytes."),
-            "in the phase: sampling. 1.00",
-        ),
+        (RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1000 bytes."), "in the phase: sampling. 0.00 GB"),
     ],
 )
 def test_an_error_of_the_thread_is_that_of_the_run(walk, tmp_path, monkeypatch, capsys, error, words):
@@ -329,7 +327,7 @@ def test_a_plan_counts_both_policies_that_sample_and_both_meshes():
     apart = plan(cfg, dataclasses.replace(recipe, ahead=1, rollout_mesh="2x1"), "4x1", options)
     four, two = (plan(cfg, recipe, mesh, options) for mesh in ("4x1", "2x1"))
     assert apart.peaks["training"] == sum(four.held.values()) + sum(four.update.values())
-    assert apart.peaks["sampling"] == pytest.approx(4 * n + sum(two.rollout.values()))
+    assert apart.peaks["sampling"] == pytest.approx(4 * n + sum(two.rollout.values()), rel=1e-3)
     assert apart.seconds == four.seconds | {"sampling": two.seconds["sampling"]}
     said = text(apart, "")
     assert "rollout mesh data:1 fsdp:2 tensor:1 expert:1 = 2 x h200" in said and "peak, sampling" in said
@@ -338,12 +336,19 @@ def test_a_plan_counts_both_policies_that_sample_and_both_meshes():
 
 
 def test_updates_keep_half_of_the_memory_that_they_share_with_sampling(one):
-    recipe = dataclasses.replace(PAPER, questions_per_round=16, max_tokens=4096)
-    cfg, rows = PRESETS["qwen2.5-1.5b"], []
-    for ahead, rollout_mesh in ((0, ""), (1, "1x1"), (1, "")):
+    recipe = dataclasses.replace(PAPER, questions_per_round=64, max_tokens=4096, eval_problems=16)
+
+    def waves(ahead: int, rollout_mesh: str, free: int) -> tuple[int, int]:
+        stats = {"bytes_limit": free, "bytes_in_use": 0}
+        device = types.SimpleNamespace(memory_stats=lambda: stats)
+        trains, samples = (types.SimpleNamespace(shape=one.shape, local_devices=[device]) for _ in range(2))
         given = dataclasses.replace(recipe, ahead=ahead, rollout_mesh=rollout_mesh)
-        rows.append(memory.fitting_rows(given, cfg, one, 40 << 30))
-    assert rows[0] > rows[1] == rows[2]  # a second copy of the policy that samples takes its place
+        return memory.choose_waves(given, PRESETS["qwen2.5-1.5b"], samples if rollout_mesh else trains, trains)
+
+    turns, apart, shared = waves(0, "", 20 << 30), waves(1, "1x1", 20 << 30), waves(1, "", 40 << 30)
+    # A second copy of the policy that samples takes 6 GB. An evaluation of 16 problems fits whole on the other mesh.
+    assert shared == (apart[0],) * 2 and apart[1] == 0 and turns[0] == turns[1]
+    assert abs(turns[0] - apart[0] - 4 * 1.54e9 / (28_672 * 1024)) < 32
 
 
 @pytest.mark.slow
@@ -375,8 +380,6 @@ def test_a_process_that_is_ended_at_any_moment_goes_on(walk, tmp_path, number):
 @pytest.mark.slow
 @pytest.mark.weekly
 def test_a_signal_to_one_of_two_processes_saves_on_both_and_the_run_goes_on(walk, tmp_path):
-    from support.two_processes import free_port
-
     flags = FLAGS | APART | dict(batch_rows=4, steps=1000, save_every=1000, eval_every=1000)
     workdir, where = tmp_path / "run", f"127.0.0.1:{free_port()}"
     pair = [walk.spawn(workdir, devices=2, coordinator=where, processes=2, process_id=i, **flags) for i in range(2)]
@@ -396,8 +399,6 @@ def test_a_signal_to_one_of_two_processes_saves_on_both_and_the_run_goes_on(walk
 
 
 def test_a_pushed_policy_outlives_the_one_that_an_update_donates(one):
-    from r1jax.sharding import copy_to, place
-
     params = place({"embed": {"embedding": np.arange(64.0, dtype=np.float32).reshape(8, 8)}}, one)
     pushed = copy_to(params, one)
     spent = jax.jit(lambda tree: jax.tree.map(jnp.negative, tree), donate_argnums=0)(params)

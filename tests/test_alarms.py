@@ -53,6 +53,11 @@ def test_without_a_kl_term_a_kl_of_zero_is_right_and_a_clip_without_work_is_too(
     assert not [text for _ in range(5) for text in Alarms().check(FINE | {"clip_fraction": 0.0, "log_ratio/max": 0.9})]
 
 
+def test_a_gap_is_right_where_an_older_policy_sampled():
+    gap = FINE | {"sampler_gap/k3": 1e-2}
+    assert not Alarms().check(gap | {"staleness/max": 1.0}) and Alarms().check(gap | {"staleness/max": 0.0})
+
+
 def test_metrics_that_are_not_there_warn_of_nothing():
     assert not [text for _ in range(5) for text in Alarms().check(dict.fromkeys(FINE))]
     assert not Alarms().check({}) and len(ALARMS) == len(BAD)

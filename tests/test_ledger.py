@@ -17,7 +17,7 @@ from r1jax.runs import checkpoint
 from r1jax.runs.health import Alarms
 from r1jax.runs.logs import Logs
 from r1jax.runs.progress import Progress
-from r1jax.runs.step_logger import StepLogger
+from r1jax.runs.step_logger import StepLogger, Times
 from r1jax.sampling.rollout import Rollout
 from support.walk import count
 
@@ -110,6 +110,19 @@ def test_the_seconds_of_steps_do_not_overlap_and_a_round_has_one_rollout(logger,
     assert second["perf/tokens_per_s"] == pytest.approx(18 / (first["perf/step_s"] + second["perf/step_s"]))
     assert second["perf/step_s"] < first["perf/step_s"]
     assert first["perf/mfu"] > 0
+
+
+def test_a_round_sampled_ahead_begins_when_the_loop_asks_for_it_or_when_the_step_before_ends(cfg):
+    pace, round_ = Pace(cfg, None, 1, 4, 4), ROUND._replace(began=100.0, arrived=103.0, took=50.0)
+
+    def line(before: float) -> dict:
+        describe = RoundLog(round_, 1, pace, False, all_parameters=True).describe(0)
+        return describe({name: float(value) for name, value in figures().items()}, Times(before, 103.5, 110.0))
+
+    early, late, later = line(0.0), line(102.0), line(104.0)
+    assert early["perf/rollout_s"] == 50.0 and early["perf/wait_s"] == 3.0 and early["perf/step_s"] == 10.0
+    assert late["perf/wait_s"] == 1.0 and late["perf/step_s"] == 8.0  # until 102 the devices had the step before
+    assert later["perf/wait_s"] == 0.0
 
 
 def test_a_run_whose_updates_are_not_finite_says_so_and_its_checkpoints_have_every_line(walk, tmp_path, capsys):

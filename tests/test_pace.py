@@ -21,6 +21,15 @@ def test_devices_that_hold_a_policy_together_count_as_one(cfg, monkeypatch):
     assert utilization.Pace.of(cfg, make_mesh("1x1")).device.flops == 3e9
 
 
+def test_rollouts_on_devices_of_their_own_are_compared_with_those(cfg, monkeypatch):
+    monkeypatch.setattr(utilization, "ceiling", lambda devices: roofline.Device(1e9, 1e18, 1e9 * len(devices)))
+    trains, samples = make_mesh("4x1"), make_mesh("1x2")
+    apart, own = (utilization.Pace.of(cfg, *meshes) for meshes in ((trains, "xla", samples), (samples, "xla")))
+    prompts, lengths = np.asarray([10, 20]), np.asarray([3, 1, 2, 2])
+    assert apart.rollout(prompts, lengths, 0.5) == own.rollout(prompts, lengths, 0.5)
+    assert utilization.Pace.of(cfg, trains, "xla", trains).sampler is None
+
+
 def test_the_share_of_a_rollout_is_its_limit_over_its_seconds(cfg):
     # Two prompts of 10 and 20 tokens; lengths 3, 1 | 2, 2: steps of 3 rows and of 1 row after prefill, products alone.
     products = 2 * cfg.matmul_params * (3 + 1) / 1e9
