@@ -98,6 +98,7 @@ STAGES = {
     "r1_zero, 2 minibatches": Stage("r1_zero", RL | dict(minibatches=2, steps=8, save_every=2), rounds=2),
     "r1_zero, LoRA": Stage("r1_zero", RL | dict(lora_rank=2)),
     "r1_zero, carry-over": Stage("r1_zero", RL | dict(carry_over=1)),
+    "r1_zero, ahead": Stage("r1_zero", RL | dict(ahead=1, tis_cap=2.0)),
     "fine-tuning": Stage("distill", TUNING),
     "reward model": Stage("train_reward_model", REWARD),
     "generate": Stage("generate", SAMPLING | dict(count=8), "records.jsonl"),
