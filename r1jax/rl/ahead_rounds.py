@@ -116,8 +116,9 @@ class AheadRounds:
         return self._thread.submit(self._run, merge(self._behaviour, self._frozen), number)
 
     def _run(self, params: dict, number: int) -> tuple[Round, float]:
-        """Samples a round. Runs in the thread, for which signals, exchange and ambient mesh are set here."""
+        """Samples a round. Runs in the thread, for which signals, exchange, devices and ambient mesh are set here."""
         policy, mesh, began = self._setting.policy, self._setting.mesh, time.monotonic()
-        with beside(), until(self._ended), exchange_over(self._store), within(policy.cfg, mesh):
+        own = jax.default_device(mesh.local_devices[0])  # of small arrays, which would wait for updates elsewhere
+        with beside(), until(self._ended), exchange_over(self._store), own, within(policy.cfg, mesh):
             round_ = self._sample(params, number)
         return round_, time.monotonic() - began
