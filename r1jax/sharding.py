@@ -166,14 +166,16 @@ def decode_specs(weights: Any, mesh: Mesh) -> Any:
     Weights are sharded over `tensor` and `expert` only, so that decoding never gathers them over `data` or `fsdp`.
 
     Args:
-        weights: parameters with unstacked layers, so that leaves below `layers` have no layer axis.
+        weights: parameters with their layers divided as by `transformer.divide_layers`. Leaves below `layers` have a
+            layer axis if they also lie below `stack`.
     """
 
     def leaf(path: tuple, x: Any) -> NamedSharding:
         spec = rule_for(path, x, PARAM_RULES)
         axes = [axis if axis in ("tensor", "expert") else None for axis in spec]
-        unstacked = axes[1:] if "layers" in name_of(path).split("/") else axes
-        return NamedSharding(mesh, fit(P(*unstacked), x.shape, mesh))
+        folders = name_of(path).split("/")
+        axes = axes[1:] if "layers" in folders and "stack" not in folders else axes
+        return NamedSharding(mesh, fit(P(*axes), x.shape, mesh))
 
     return jax.tree_util.tree_map_with_path(leaf, weights)
 

@@ -25,7 +25,7 @@ def look_often(patch: pytest.MonkeyPatch, chunk: int) -> None:
     sample = sampler.sample
 
     def often(cfg, weights, prompts, keys, mesh, sampling, *more):
-        sampling = sampling._replace(sizes=sampling.sizes._replace(chunk=chunk))
+        sampling = sampling._replace(sizes=Sizes(chunk=chunk))
         return sample(cfg, weights, prompts, keys, mesh, sampling, *more)
 
     patch.setattr(sampler, "sample", often)

@@ -129,7 +129,7 @@ def test_old_and_new_caches_are_never_held_at_once(state, change, monkeypatch):
 
         monkeypatch.setattr(programs, name, watched)
 
-    watch("pick_rows"), watch("grow_layer")
+    watch("drop_rows"), watch("grow_layer")
     if change == "grow":
         rows = programs.grow(rows, slots=1024)
         assert max(most) <= before + 6 * layer + layer + 1e4 and held() <= before + 6 * layer + 1e4

@@ -9,7 +9,7 @@ import pytest
 
 from r1jax.model import prefill, transformer
 from r1jax.model.attention import QUERY_BLOCK, How, attend_full
-from r1jax.model.cache import attend_decode, empty_cache
+from r1jax.model.cache import attend_decode
 from r1jax.model.config import Experts, Latent, ModelConfig, RopeScaling
 from r1jax.model.rope import rope, rotate
 from r1jax.sampling import programs
@@ -184,14 +184,17 @@ def test_decoding_with_the_cache_gives_the_logprobs_of_one_full_forward(cfg, one
     own, logits, _ = programs.prefill(cfg, weights, padded, lengths, [shared], dtype=jnp.float32)
 
     @jax.jit
-    def feed(cache, clock, tokens):
-        attends = [attend_decode([shared[i], own[i]], k, v, clock) for i, (k, v) in enumerate(cache)]
+    def feed(caches, clock, tokens):
+        def attend(i, cache, layer):
+            return attend_decode([shared[i], own[i]], *cache, clock, layer=layer)
+
         positions = jnp.repeat(jnp.asarray(lengths) + prefix, group)[:, None] + clock
-        hidden, cache, _ = transformer.step(cfg, weights.params, weights.layers, tokens[:, None], positions, attends)
-        return cache, transformer.logits(cfg, weights.params, hidden[:, 0])
+        fed = tokens[:, None]
+        hidden, caches, _ = transformer.step(cfg, weights.params, weights.layers, fed, positions, attend, caches)
+        return caches, transformer.logits(cfg, weights.params, hidden[:, 0])
 
     n = len(forced)
-    cache = [empty_cache(cfg, n, 8, one, jnp.float32) for _ in range(cfg.layers)]
+    cache = programs.empty_caches(cfg, weights, n, 8, one, jnp.float32)
     table = [np.repeat(np.asarray(logits), group, axis=0)]
     for t in range(steps):
         cache, logits = feed(cache, jnp.int32(t), jnp.asarray(forced[:, t]))

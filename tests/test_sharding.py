@@ -194,7 +194,7 @@ def test_abstract_has_the_shapes_and_places_of_what_place_returns(params):
 
 def test_weights_for_decoding_are_whole_over_the_row_axes(params):
     mesh = make_mesh("4x2")
-    weights = jax.eval_shape(lambda: {**params, "layers": transformer.unstack(params)})
+    weights = jax.eval_shape(lambda: {**params, "layers": transformer.divide_layers(params)})
     specs = jax.tree.map(lambda s: s.spec, decode_specs(weights, mesh))
     assert specs["embed"]["embedding"] == P("tensor", None)
     assert specs["layers"][1]["attention"]["q"]["kernel"] == P(None, "tensor")  # [D, H, E], no layer axis

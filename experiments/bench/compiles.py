@@ -24,7 +24,7 @@ def side(size: str, cache: str) -> tuple:
 
     `repeat` returns a dict. "compile_s" is the seconds of compilation, and "compiled" is the number of compilations.
     "programs" holds the number of compiled programs of each jitted function of the sampler: prefill, first, decode,
-    pick_rows, shrink_state and grow_layer.
+    drop_rows and grow_layer.
 
     Args:
         size: "full" or "toy".
@@ -40,7 +40,7 @@ def side(size: str, cache: str) -> tuple:
     from experiments.bench import wave
     from experiments.bench.shapes import MODELS, long_tailed, random_prompts
     from r1jax.sampling import sampler
-    from r1jax.sampling.programs import decode, first, grow_layer, pick_rows, prefill, shrink_state
+    from r1jax.sampling.programs import decode, drop_rows, first, grow_layer, prefill
     from r1jax.sharding import make_mesh
 
     shape = SIZES[size]
@@ -57,7 +57,7 @@ def side(size: str, cache: str) -> tuple:
         seconds.clear()
         sampling = sampler.Sampling(shape["most"], stop_ids=stop_ids)
         sampler.sample(cfg, weights, prompts, keys, make_mesh("1x1"), sampling)
-        programs = {f.__name__: f._cache_size() for f in (prefill, first, decode, pick_rows, shrink_state, grow_layer)}
+        programs = {f.__name__: f._cache_size() for f in (prefill, first, decode, drop_rows, grow_layer)}
         return {"compile_s": sum(seconds), "compiled": len(seconds), "programs": programs}
 
     return repeat, {}

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import functools
 from typing import Any
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
 
 from experiments.bench.gpu_common import Command, Plan, best
-from experiments.bench.gpu_decode import backends, model, noise, placed, size, step_line
+from experiments.bench.gpu_decode import backends, model, noise, placed, random_weights, size, step_line
+from r1jax.model import config
 from r1jax.model.config import ModelConfig
-from r1jax.sampling import programs
+from r1jax.sampling import programs, sampler
 from r1jax.sampling.drawing import draw
 from r1jax.sampling.programs import Decoding, Rows, Weights
 
@@ -42,6 +44,16 @@ def ablations(command: Command, lines: list[dict[str, Any]]) -> Plan:
 
     def undonated() -> dict[str, Any]:
         return against(jax.jit(programs.decode.__wrapped__, static_argnames=static))
+
+    def one_by_one() -> dict[str, Any]:
+        baseline()
+        with mock.patch.object(config, "UNROLLED", cfg.layers):
+            sampler.sync.clear_cache()
+            random_weights.cache_clear()
+            found = against(programs.decode)
+        sampler.sync.clear_cache()
+        random_weights.cache_clear()
+        return found
 
     def until_done() -> dict[str, Any]:
         def loop(
@@ -85,6 +97,7 @@ def ablations(command: Command, lines: list[dict[str, Any]]) -> Plan:
         return {"value": other, "unit": "s", "ours": mine, "ratio": mine / other}
 
     yield "not donated", undonated
+    yield "layers one by one", one_by_one
     yield "while not all done", until_done
     if jax.default_backend() == "gpu":
         yield "without command buffers", lambda: command_buffers("")

@@ -123,8 +123,8 @@ def at(
 ) -> tuple[list[list[Segment]], Rows]:
     """Returns (segments, rows): the decoder's state in the middle of a rollout, with random keys and values.
 
-    `segments` is a list with one entry, for the cached prompts. This entry is a list with a `Segment` for each layer:
-    the keys and values of all prompts.
+    `segments` is a list with one entry, for the cached prompts. This entry is a list with a `Segment` for each layer or
+    stack of layers: the keys and values of all prompts.
 
     Args:
         batch: number of rows (completions).
@@ -135,11 +135,19 @@ def at(
     """
     prompts = batch // group
     k, e = cfg.kv_heads, cfg.head_width
-    whole = jnp.full(prompts, prompt, jnp.int32)
+    depths = [transformer.depth(layers) for layers in random_weights(cfg).layers]
+    stacks = [(n,) if n else () for n in depths]
     segments = [
-        Segment(noise(i, prompts, k, e, prompt), noise(-i, prompts, k, prompt, e), whole) for i in range(cfg.layers)
+        Segment(
+            noise(i, *stack, prompts, k, e, prompt),
+            noise(-i, *stack, prompts, k, prompt, e),
+            jnp.full((*stack, prompts), prompt, jnp.int32),
+        )
+        for i, stack in enumerate(stacks)
     ]
-    cache = [(noise(i, batch, k, e, room), noise(-i, batch, k, room, e)) for i in range(cfg.layers)]
+    cache = [
+        (noise(i, *stack, batch, k, e, room), noise(-i, *stack, batch, k, room, e)) for i, stack in enumerate(stacks)
+    ]
     keys = jax.random.wrap_key_data(jnp.asarray(row_keys(0, 0, np.zeros(batch, np.int64), np.arange(batch))))
     rows = Rows(
         jnp.int32(clock),

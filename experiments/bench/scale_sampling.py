@@ -29,38 +29,46 @@ def weights_of(case: Case) -> programs.Weights:
     """Returns the sampler's copy of the parameters on the mesh, with shapes in place of arrays."""
     params = {k: v for k, v in transformer.shapes(case.cfg).items() if k != "mtp"}
     shapes = jax.eval_shape(
-        lambda p: programs.Weights({k: v for k, v in p.items() if k != "layers"}, transformer.unstack(p)), params
+        lambda p: programs.Weights({k: v for k, v in p.items() if k != "layers"}, transformer.divide_layers(p)), params
     )
     return jax.tree.map(
         lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes, decode_specs(shapes, case.mesh)
     )
 
 
-def on_rows(case: Case, *shape: int, dtype: jnp.dtype = jnp.int32) -> jax.ShapeDtypeStruct:
+def on_rows(case: Case, *shape: int, dtype: jnp.dtype = jnp.int32, layers: int = 0) -> jax.ShapeDtypeStruct:
     """Returns shape, dtype and sharding of an array [N, *shape] whose N = `case.rows` rows are split into shards.
 
     If `shape` has three dimensions, the array is a cache. The heads of a cache are also split over `tensor`, except
     with latent attention.
+
+    Args:
+        layers: number of layers of a stack, the size of a first axis; 0 for no such axis.
     """
     heads = len(shape) == 3 and not case.cfg.latent
-    spec = fit(P(*ROWS, "tensor") if heads else ROWS, (case.rows, *shape), case.mesh)
-    return jax.ShapeDtypeStruct((case.rows, *shape), dtype, sharding=NamedSharding(case.mesh, spec))
+    stack = (layers,) if layers else ()
+    whole = (*stack, case.rows, *shape)
+    spec = fit(P(*(None for _ in stack), *ROWS, *(["tensor"] if heads else [])), whole, case.mesh)
+    return jax.ShapeDtypeStruct(whole, dtype, sharding=NamedSharding(case.mesh, spec))
 
 
-def cache_of(case: Case, slots: int) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct | None]:
-    """Returns (keys, values) of one layer with room for `slots` tokens, with shapes in place of arrays.
+def cache_of(case: Case, slots: int, layers: int) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct | None]:
+    """Returns (keys, values) with room for `slots` tokens, with shapes in place of arrays.
 
     With latent attention, the first entry is the whole cache of the layer, and the second is None.
+
+    Args:
+        layers: number of layers of a stack; 0 for a single layer.
     """
     cfg = case.cfg
     heads, width = (1, cfg.cache_width) if cfg.latent else (cfg.kv_heads, cfg.head_width)
-    values = None if cfg.latent else on_rows(case, heads, slots, width, dtype=jnp.float32)
-    return on_rows(case, heads, width, slots, dtype=jnp.float32), values
+    values = None if cfg.latent else on_rows(case, heads, slots, width, dtype=jnp.float32, layers=layers)
+    return on_rows(case, heads, width, slots, dtype=jnp.float32, layers=layers), values
 
 
-def segments_of(case: Case) -> list[Segment]:
-    """Returns the cached prompts of all layers, one prompt for each row, with shapes in place of arrays."""
-    return [Segment(*cache_of(case, case.row_length), on_rows(case)) for _ in range(case.cfg.layers)]
+def depths(case: Case) -> list[int]:
+    """Returns the number of layers of each stack that the sampler keeps; 0 for a single layer."""
+    return [transformer.depth(layers) for layers in weights_of(case).layers]
 
 
 def cache_bytes(case: Case, mesh: AnyMesh, tokens: float) -> float:
@@ -103,17 +111,22 @@ def compile_prefill(case: Case) -> Subject:
     return Subject(compiled, flops / case.mesh.size, sums(case, here), held + scores + activations)
 
 
+def state_of(case: Case, caches: list) -> programs.Rows:
+    """Returns the state of a wave with one row for each prompt, with shapes in place of arrays."""
+    number, key = on_rows(case), jax.eval_shape(lambda: jax.random.split(jax.random.key(0), case.rows))
+    key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=NamedSharding(case.mesh, ROWS))
+    clock = jax.ShapeDtypeStruct((), jnp.int32)
+    return programs.Rows(clock, number, on_rows(case, dtype=jnp.bool_), number, key, caches)
+
+
 def compile_decode(case: Case) -> Subject:
     """Compiles a chunk of decoding: `STEPS` tokens of every row."""
     cfg, count = case.cfg, case.rows / row_shards(case.mesh)
-    number, key = on_rows(case), jax.eval_shape(lambda: jax.random.split(jax.random.key(0), case.rows))
-    key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=NamedSharding(case.mesh, ROWS))
-    cache = [cache_of(case, case.row_length) for _ in range(cfg.layers)]
-    rows = programs.Rows(
-        jax.ShapeDtypeStruct((), jnp.int32), number, on_rows(case, dtype=jnp.bool_), number, key, cache
-    )
+    caches = [cache_of(case, case.row_length, layers) for layers in depths(case)]
+    prompts = [Segment(*cache, on_rows(case, layers=n)) for cache, n in zip(caches, depths(case), strict=True)]
+    rows = state_of(case, caches)
     how = programs.Decoding(STEPS, False, (1,), 0, jnp.float32, shards=row_shards(case.mesh))
-    compiled = programs.decode.lower(cfg, weights_of(case), [segments_of(case)], rows, 1.0, how).compile()
+    compiled = programs.decode.lower(cfg, weights_of(case), [prompts], rows, 1.0, how).compile()
     pairs = pair_flops(cfg, cached=True) * 2 * case.row_length
     flops = STEPS * case.rows * (2 * cfg.matmul_params + pairs) / case.mesh.size
     held = copy_bytes(case) + 2 * cache_bytes(case, case.mesh, case.row_length)
@@ -133,19 +146,28 @@ def compile_sync(case: Case) -> Subject:
 
 
 def compile_grow(case: Case) -> Subject:
-    """Compiles the program that doubles the room of one layer's cache. `grow` runs it for one layer after another."""
-    compiled = programs.grow_layer.lower(*cache_of(case, case.row_length), slots=2 * case.row_length).compile()
-    return Subject(compiled, 0.0, 0.0, 3 * cache_bytes(case, case.mesh, case.row_length) / case.cfg.layers)
+    """Compiles the program that doubles the room of the cache of a layer (or stack). `grow` runs it for one after
+    another.
+    """
+    cache = cache_of(case, case.row_length, depths(case)[0])
+    compiled = programs.grow_layer.lower(*cache, slots=2 * case.row_length).compile()
+    return Subject(compiled, 0.0, 0.0, 3 * share_of_first(case) * cache_bytes(case, case.mesh, case.row_length))
 
 
 def compile_shrink(case: Case) -> Subject:
-    """Compiles the program that removes half of every shard's rows from one layer's cache.
+    """Compiles the program that removes half of every shard's rows from the state and the cache of a layer (or stack).
 
-    The sampler's function `shrink` runs this program for one layer after another.
+    The sampler's function `shrink` runs this program for one layer (or stack) after another.
     """
     shards = row_shards(case.mesh)
     half = math.ceil(case.rows / shards / 2)
     keep = jax.ShapeDtypeStruct((shards, half), jnp.int32, sharding=NamedSharding(case.mesh, ROWS))
-    compiled = programs.pick_rows.lower(cache_of(case, case.row_length), keep).compile()
-    layer = cache_bytes(case, case.mesh, case.row_length) / case.cfg.layers
-    return Subject(compiled, 0.0, 0.0, (1 + half * shards / case.rows) * layer)
+    cache = cache_of(case, case.row_length, depths(case)[0])
+    compiled = programs.drop_rows.lower(state_of(case, []), cache, [], keep, keep).compile()
+    first = share_of_first(case) * cache_bytes(case, case.mesh, case.row_length)
+    return Subject(compiled, 0.0, 0.0, (1 + half * shards / case.rows) * first)
+
+
+def share_of_first(case: Case) -> float:
+    """Returns the share of all layers that lies in the first stack; of a model without stacks, in its first layer."""
+    return max(depths(case)[0], 1) / case.cfg.layers

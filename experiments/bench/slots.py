@@ -70,9 +70,11 @@ def chunk(
     """
 
     def one(s: Slots, _: None) -> tuple[Slots, jax.Array]:
-        attends = [attend_slots(p, k, v, s.clock) for p, (k, v) in zip(prompts, s.cache, strict=True)]
+        def attend(i: int, cache: tuple, layer: None) -> Attend:  # the layers lie in no stacks
+            return attend_slots(prompts[i], *cache, s.clock)
+
         at = (s.base + s.clock)[:, None]
-        hidden, cache, _ = step(cfg, weights.params, weights.layers, s.token[:, None], at, attends)
+        hidden, cache, _ = step(cfg, weights.params, weights.layers, s.token[:, None], at, attend, s.cache)
         draw = jax.vmap(lambda row, key, t: drawing.draw(row[None], key[None], t, jnp.float32(1), greedy=False)[0][0])
         token = draw(logits(cfg, weights.params, hidden[:, 0]), s.key, s.clock + 1)
         token = jnp.where(s.done, 0, token)

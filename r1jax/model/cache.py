@@ -2,7 +2,7 @@
 
 Each layer has a cache (k, v): k [.., K, E, S] transposed, v [.., K, S, E], for K key heads of width E and S token
 slots. Latent attention has a single key head, and the first elements of a key serve as its value. So the cache of
-latent attention holds only k, and v is None.
+latent attention holds only k, and v is None. The cache of a stack of L layers has a leading axis of size L.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Segment(NamedTuple):
     """Cached keys and values of one layer for a piece of text, such as a prompt, that several rows may share.
 
     There are P entries, one for each piece. P divides the number of rows N: row n reads entry n // (N / P), unless
-    `sharing` says otherwise.
+    `sharing` says otherwise. The segment of a stack of layers has a leading layer axis in k, v and length.
 
     Attributes:
         k: [P, K, E, S] keys, transposed.
@@ -85,6 +85,22 @@ class Segment(NamedTuple):
     v: Array | None
     length: Array
     sharing: Sharing | None = None
+
+    @property
+    def entries(self) -> int:
+        """P, the number of entries."""
+        return self.k.shape[-4]
+
+    def of_layer(self, layer: Array | None) -> Segment:
+        """Returns the segment of one layer of a stack; the segment itself if `layer`, the layer's index, is None."""
+        if layer is None:
+            return self
+        return self._replace(**{name: take_layer(getattr(self, name), layer) for name in ("k", "v", "length")})
+
+
+def take_layer(x: Array | None, layer: Array) -> Array | None:
+    """Returns the part of one layer in an array [L, ..] of a stack of L layers. Returns None if x is None."""
+    return None if x is None else jax.lax.dynamic_index_in_dim(x, layer, keepdims=False)
 
 
 class Part(NamedTuple):
@@ -111,12 +127,28 @@ def lay_out(k: Float[Array, "N Q K E"], v: Float[Array, "N Q K E"] | None) -> tu
     return k.transpose(0, 2, 3, 1), None if v is None else v.transpose(0, 2, 1, 3)
 
 
-def pad_slots(k: Float[Array, "N K E S"], v: Float[Array, "N K S E"] | None, slots: int) -> tuple[Array, Array | None]:
+def pad_slots(
+    k: Float[Array, "*stack N K E S"], v: Float[Array, "*stack N K S E"] | None, slots: int
+) -> tuple[Array, Array | None]:
     """Returns the cache (k, v), padded with zeros to room for `slots` tokens."""
-    more = slots - k.shape[-1]
-    return jnp.pad(k, ((0, 0), (0, 0), (0, 0), (0, more))), None if v is None else jnp.pad(
-        v, ((0, 0), (0, 0), (0, more), (0, 0))
-    )
+    more, before = (0, slots - k.shape[-1]), ((0, 0),) * (k.ndim - 2)
+    return jnp.pad(k, (*before, (0, 0), more)), None if v is None else jnp.pad(v, (*before, more, (0, 0)))
+
+
+def write(cache: Array, new: Array, start: tuple[Any, ...], layer: Array | None) -> tuple[Array, Array]:
+    """Writes keys or values of new tokens into a cache. Returns (the whole new cache, its part of one layer).
+
+    Args:
+        new: keys or values of one layer, with the axes of the cache of one layer.
+        start: index of the first new element in the cache of one layer.
+        layer: index of the layer if `cache` is that of a stack of layers; None if it is that of one layer.
+    """
+    if layer is None:
+        cache = jax.lax.dynamic_update_slice(cache, new, start)
+        return cache, cache
+    # Only the new elements are written, so that the cache of the stack is not copied.
+    cache = jax.lax.dynamic_update_slice(cache, jax.lax.expand_dims(new, (0,)), (layer, *start))
+    return cache, take_layer(cache, layer)
 
 
 def by_key_head(q: Float[Array, "N Q H E"], scale: float, kv_heads: int) -> Float[Array, "N K m E"]:
@@ -268,6 +300,7 @@ def attend_decode(
     v_cache: Array | None,
     slot: Array,
     done: Array | None = None,
+    layer: Array | None = None,
     *,
     read_own: ReadOwn | None = None,
 ) -> Attend:
@@ -281,6 +314,8 @@ def attend_decode(
         k_cache, v_cache: keys and values of the decoded tokens of all rows, for one layer; v_cache is None for latent
             attention.
         done: [N] bool, True for finished rows, whose results are not used; None if all results are used.
+        layer: index of the layer, if segments and cache are those of a stack of layers; None if they are those of one
+            layer. `kept` is the cache of the whole stack.
         read_own: a kernel `(q grouped by key head, k, v, length [N]) -> partial sums`. It does what `sums` does, over
             the first `length` slots of each row in `k_cache` and `v_cache`. Layers with a window, a soft cap or latent
             attention use XLA instead, and so do all layers if `read_own` is None.
@@ -289,24 +324,25 @@ def attend_decode(
     def attend(q: Array, k: Array, v: Array | None, how: How) -> tuple[Array, tuple[Array, Array | None]]:
         with in_precision_of(k_cache):
             k_new, v_new = lay_out(k.astype(k_cache.dtype), v if v is None else v.astype(v_cache.dtype))
-        k_all = jax.lax.dynamic_update_slice(k_cache, k_new, (0, 0, 0, slot))
-        v_all = None if v is None else jax.lax.dynamic_update_slice(v_cache, v_new, (0, 0, slot, 0))
+        k_cached, k_all = write(k_cache, k_new, (0, 0, 0, slot), layer)
+        v_cached, v_all = (None, None) if v is None else write(v_cache, v_new, (0, 0, slot, 0), layer)
+        here, kept = [s.of_layer(layer) for s in segments], (k_cached, v_cached)
         if read_own and v is not None and how.window is None and not how.cap:
             length = jnp.broadcast_to(slot + 1, q.shape[:1])
             length = length if done is None else jnp.where(done, 0, length)
             own = read_own(by_key_head(q, how.scale, k_all.shape[1]), k_all, v_all, length)
-            out, total, _ = merge_sums(sums(q, mask_readable(segments, how), how), own)
-            return by_token(out / total, 1).astype(q.dtype), (k_all, v_all)
+            out, total, _ = merge_sums(sums(q, mask_readable(here, how), how), own)
+            return by_token(out / total, 1).astype(q.dtype), kept
         own = mask_filled(slot[None] + 1, k_all.shape[-1])
         if how.window is not None:
             own = own & how.near(slot - jnp.arange(k_all.shape[-1]))[None, None, :]
-        return read(q, [*mask_readable(segments, how), Part(k_all, v_all, own)], how), (k_all, v_all)
+        return read(q, [*mask_readable(here, how), Part(k_all, v_all, own)], how), kept
 
     return attend
 
 
 def empty_cache(
-    cfg: ModelConfig, rows: int, slots: int, mesh: Mesh, dtype: DTypeLike
+    cfg: ModelConfig, rows: int, slots: int, mesh: Mesh, dtype: DTypeLike, layers: int = 0
 ) -> tuple[jax.Array, jax.Array | None]:
     """Returns an empty (zero) cache of one layer: keys [N, K, E, S] and values [N, K, S, E].
 
@@ -316,9 +352,12 @@ def empty_cache(
     Args:
         rows: N, number of rows of all processes.
         slots: S, the number of tokens that a row of the cache has room for.
+        layers: number of layers, for the cache of a stack of layers; 0 for one layer, without a layer axis.
     """
     heads, width = (1, cfg.cache_width) if cfg.latent else (cfg.kv_heads, cfg.head_width)
-    where = NamedSharding(mesh, fit(P(*ROWS, None if cfg.latent else "tensor"), (rows, heads), mesh))
+    stack = (layers,) if layers else ()
+    spec = P(*(None for _ in stack), *ROWS, None if cfg.latent else "tensor")
+    where = NamedSharding(mesh, fit(spec, (*stack, rows, heads), mesh))
     with jax.enable_x64(dtype == jnp.float64):
-        k = jnp.zeros((rows, heads, width, slots), dtype, device=where)
-        return k, None if cfg.latent else jnp.zeros((rows, heads, slots, width), dtype, device=where)
+        k = jnp.zeros((*stack, rows, heads, width, slots), dtype, device=where)
+        return k, None if cfg.latent else jnp.zeros((*stack, rows, heads, slots, width), dtype, device=where)

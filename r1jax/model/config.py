@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Literal, NamedTuple
 
+UNROLLED = 12  # the sampler runs the layers of a model with at most this many layers one by one
+STACKS = 4  # the sampler divides the layers of a larger model into about this many stacks
+
 
 @dataclasses.dataclass(frozen=True)
 class RopeScaling:
@@ -70,6 +73,17 @@ class Group(NamedTuple):
     feed: Literal["dense", "experts"]
     start: int
     stop: int
+
+
+def stack_size(layers: int) -> int:
+    """Returns how many of a model's `layers` layers the sampler keeps in one stack; 1 means each layer by itself.
+
+    A program that runs every layer by itself is the fastest, but its compilation takes longer the more layers there
+    are. So a model of more than `UNROLLED` layers keeps them in stacks. A program then has a loop over each stack, and
+    its size does not depend on the number of layers. There are several stacks because caches are copied stack by stack
+    (`programs.grow`), and so need room for the copy of one stack only.
+    """
+    return 1 if layers <= UNROLLED else -(-layers // STACKS)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -43,7 +43,9 @@ def prompts_at_once(cfg: ModelConfig, slots: int) -> int:
     return max(1, min(TOKENS // slots, SCORES // (4 * cfg.heads * block * block)))
 
 
-def attend_prefill(segments: list[Segment], length: Int[Array, N], *, exact: bool = False) -> Attend:
+def attend_prefill(
+    segments: list[Segment], length: Int[Array, N], layer: Array | None = None, *, exact: bool = False
+) -> Attend:
     """Returns an `attend` function (see `Attend`) for prefill. It computes attention for the new tokens of each row.
 
     Each new token reads the given segments, the new tokens before it in its row, and itself. The second result of the
@@ -52,19 +54,21 @@ def attend_prefill(segments: list[Segment], length: Int[Array, N], *, exact: boo
     Args:
         segments: cached text that precedes the new tokens, such as a shared prefix.
         length: [N] number of new tokens of each row; further tokens are padding.
+        layer: index of the layer, if the segments are those of a stack of layers; None if they are those of one layer.
         exact: whether to compute attention in float64.
     """
 
     def attend(q: Array, k: Array, v: Array | None, how: How) -> tuple[Array, Segment]:
         mine = Segment(*lay_out(k, v), length)
-        readable = [*segments, mine]
+        before = [s.of_layer(layer) for s in segments]
+        readable = [*before, mine]
         if max(s.k.shape[-1] for s in readable) > BLOCK:
             return read_in_blocks(q, widen(readable) if exact else readable, how), mine
         own = causal(q.shape[1])
         if how.window is not None:
             slot = jnp.arange(q.shape[1])
             own = own & how.near(slot[None, :, None] - slot[None, None, :])
-        parts = [*mask_readable(segments, how), Part(mine.k, mine.v, own)]
+        parts = [*mask_readable(before, how), Part(mine.k, mine.v, own)]
         return read(q, widen(parts) if exact else parts, how), mine
 
     return attend

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -39,6 +40,17 @@ def turns(cfg: ModelConfig, positions: Int[Array, "*rows Q"]) -> tuple[Turn, Tur
     """Returns (cos, sin) for layers without an attention window, then (cos, sin) for layers with a window."""
     far = rope(positions, cfg.rope_width, cfg.rope_theta, cfg.rope_scaling)
     return far, rope(positions, cfg.rope_width, cfg.local_rope_theta) if cfg.local_rope_theta else far
+
+
+def choose_turn(window: int | Array | None, far: Turn, near: Turn) -> Turn:
+    """Returns the (cos, sin) of a layer: `near` if the layer has an attention window, else `far` (see `turns`).
+
+    Args:
+        window: the layer's window, as in `How.window`.
+    """
+    if not isinstance(window, Array):
+        return near if window else far
+    return far if near is far else jax.tree.map(lambda a, b: jnp.where(window > 0, b, a), far, near)
 
 
 def rotate(x: Float[Array, "*rows Q H E"], turn: Turn) -> Float[Array, "*rows Q H E"]:

@@ -15,6 +15,7 @@ last position only. A reward model needs no logits.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -26,10 +27,10 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from r1jax.model.attention import Attend, Attention, LatentAttention
-from r1jax.model.config import Group, ModelConfig
+from r1jax.model.config import Group, ModelConfig, stack_size
 from r1jax.model.feedforward import GatedMLP, MoE
 from r1jax.model.layers import norm, soft_cap
-from r1jax.model.rope import Turn, turns
+from r1jax.model.rope import Turn, choose_turn, turns
 from r1jax.model.spread_heads import lay_out, spread
 from r1jax.sharding import EMBEDDING, ROW_AXES, fit_split, pin_rows, row_shards
 
@@ -234,9 +235,7 @@ def forward(
 
         def layer(x: Array, parts: tuple[dict, Array | None, Array | None], block: Block = block) -> tuple[Array, Any]:
             weights, window, chosen = parts
-            turn = far
-            if window is not None and cfg.local_rope_theta:
-                turn = jax.tree.map(lambda a, b: jnp.where(window > 0, b, a), far, near)
+            turn = choose_turn(window, far, near)
             weights = lay_out(weights, cfg, wide, mesh)
             x, *out = block.apply({"params": weights}, x, turn, positions, attend, window, chosen)
             return x, tuple(out)
@@ -256,37 +255,82 @@ def step(
     layers: list[dict],
     tokens: Int[Array, "N Q"],
     positions: Int[Array, "N Q"],
-    attends: list[Attend],
+    attend: Callable[[int, Any, Array | None], Attend],
+    caches: Sequence[Any] | None = None,
     *,
     dtype: DTypeLike = jnp.float32,
 ) -> tuple[Float[Array, "N Q D"], list[Any], Int[Array, "L N Q k"] | None]:
-    """Runs the decoder over new tokens in the sampler: like `forward`, but with unrolled layers and cached keys.
+    """Runs the decoder over new tokens in the sampler: like `forward`, but with cached keys.
 
     Latent attention takes its absorbed form.
 
     Args:
         params: the parameters outside the layers.
-        layers: parameters of each layer, from `unstack`.
-        attends: the `attend` of each layer.
+        layers: parameters of the single layers or the stacks of layers, from `divide_layers`.
+        attend: called as `attend(i, cache, layer)`, returns the `attend` of a layer. `i` is the index of the layer (or
+            of its stack) in `layers`, `cache` is the entry i of `caches`, and `layer` is the index of the layer in its
+            stack; None for a single layer.
+        caches: for each entry of `layers`, the arrays that its layers update, such as keys and values. The second
+            result of a layer's `attend` takes their place. None if nothing is updated.
 
     Returns:
-        (hidden, kept, visited). `hidden` is the final hidden states. `kept` is a list with an entry for each layer: the
-        second result of the layer's `attend`, such as an updated cache. `visited` is the experts that each token
-        visited in each layer with experts; None for a model without experts.
+        (hidden, kept, visited). `hidden` is the final hidden states. `kept` is a list with an entry for each entry of
+        `layers`: the updated caches. Without `caches`, it is the second result of `attend`, stacked over the layers of
+        a stack. `visited` is the experts that each token visited in each layer with experts; None for a model without
+        experts.
     """
     x = embed(cfg, params, tokens, dtype)
     far, near = turns(cfg, positions)
-    kept, routes = [], []
-    for group in cfg.groups:
-        block = Block(cfg, group.feed, cached=True, dtype=dtype)
-        for i in range(group.start, group.stop):
-            window = (cfg.windows[i] or None) if cfg.windows else None
-            x, layer_kept, visited = block.apply(
-                {"params": layers[i]}, x, near if window else far, positions, attends[i], window
-            )
-            kept.append(layer_kept)
-            routes += [] if visited is None else [visited]
-    return final_norm(cfg, params, x, dtype), kept, jnp.stack(routes) if routes else None
+    kept, routes, first = [], [], 0
+    for i, weights in enumerate(layers):
+        last = first + max(depth(weights), 1)
+        feed = next(group.feed for group in cfg.groups if first < group.stop)
+        apply = Block(cfg, feed, cached=True, dtype=dtype).apply
+
+        def layer(
+            x: Array, cache: Any, weights: dict, window: Any, index: Any, i: int = i, apply: Callable = apply
+        ) -> tuple[Array, Any, Array | None]:
+            turn = choose_turn(window, far, near)
+            return apply({"params": weights}, x, turn, positions, attend(i, cache, index), window)
+
+        cache = None if caches is None else caches[i]
+        x, after, visited = over_layers(layer, x, cache, weights, cfg.windows[first:last])
+        kept.append(after)
+        routes += [] if visited is None else [visited.reshape(-1, *visited.shape[-3:])]
+        first = last
+    return final_norm(cfg, params, x, dtype), kept, jnp.concatenate(routes) if routes else None
+
+
+def over_layers(
+    layer: Callable[..., tuple[Array, Any, Array | None]], x: Array, cache: Any, weights: dict, windows: Sequence[int]
+) -> tuple[Array, Any, Array | None]:
+    """Runs a single layer, or all layers of a stack in a scan.
+
+    The scan carries the cache of the whole stack, in which every layer updates its own part. So XLA can update the
+    cache in place.
+
+    Args:
+        layer: called as `layer(x, cache, weights, window, index)`, returns (output, kept, experts that each token
+            visited). `index` is the index of the layer in its stack; None for a single layer.
+        x: input of the first layer.
+        cache: arrays that the layers update: what a layer returns as `kept` takes their place. None if there are none.
+        weights: an entry of the list that `divide_layers` returns.
+        windows: attention window of each layer, 0 = none; empty if no layer of the model has a window.
+
+    Returns:
+        (output of the last layer, kept, visited). Without a cache, `kept` is stacked over the layers of a stack, as
+        `visited` always is.
+    """
+    if not depth(weights):
+        return layer(x, cache, weights, windows[0] or None if windows else None, None)
+
+    def one(carry: tuple[Array, Any], part: tuple[dict, Array | None, Array]) -> tuple[tuple[Array, Any], Any]:
+        x, kept, visited = layer(*carry, *part)
+        return (x, None if cache is None else kept), (kept if cache is None else None, visited)
+
+    parts = weights["stack"], jnp.asarray(windows) if any(windows) else None, jnp.arange(depth(weights))
+    (x, updated), (kept, visited) = jax.lax.scan(one, (x, cache), parts)
+    return x, kept if cache is None else updated, visited
 
 
 def final_norm(cfg: ModelConfig, params: dict, x: Array, dtype: DTypeLike) -> Array:
@@ -294,13 +338,32 @@ def final_norm(cfg: ModelConfig, params: dict, x: Array, dtype: DTypeLike) -> Ar
     return norm(cfg, dtype).apply({"params": params["final_norm"]}, x)
 
 
-def unstack(params: dict) -> list[dict]:
-    """Returns the parameters of each layer as a list, in the order of the layers."""
+def divide_layers(params: dict) -> list[dict]:
+    """Returns the parameters of the layers as the sampler keeps them: a list of single layers or of stacks of layers.
+
+    `config.stack_size` decides which. A stack is {"stack": parameters}, with leaves [L, ..] as in `params["layers"]`.
+    The leaves of a single layer have no layer axis.
+    """
+    depths = [jax.tree.leaves(group)[0].shape[0] for group in params["layers"]]
+    size = stack_size(sum(depths))
+
+    def part(group: dict, i: int) -> dict:
+        if size == 1:
+            return jax.tree.map(lambda leaf: leaf[i], group)
+        return {"stack": jax.tree.map(lambda leaf: leaf[i : i + size], group)}
+
     return [
-        jax.tree.map(lambda leaf, i=i: leaf[i], group)
-        for group in params["layers"]
-        for i in range(jax.tree.leaves(group)[0].shape[0])
+        part(group, i) for group, count in zip(params["layers"], depths, strict=True) for i in range(0, count, size)
     ]
+
+
+def depth(layers: dict) -> int:
+    """Returns the number of layers of a stack; 0 for a single layer, whose arrays have no layer axis.
+
+    Args:
+        layers: an entry of the list that `divide_layers` returns.
+    """
+    return jax.tree.leaves(layers["stack"])[0].shape[0] if "stack" in layers else 0
 
 
 def unembedding(params: dict) -> Float[Array, "D V"]:

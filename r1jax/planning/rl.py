@@ -15,7 +15,7 @@ from jax.sharding import AbstractMesh
 from r1jax import storage
 from r1jax.losses import LOSSES
 from r1jax.model import lora, transformer
-from r1jax.model.config import ModelConfig
+from r1jax.model.config import ModelConfig, stack_size
 from r1jax.model.kernels.backends import find_obstacle
 from r1jax.model.presets import PRESETS
 from r1jax.planning.memory import Shape, count, count_placed, pass_bytes, whole
@@ -133,7 +133,7 @@ def plan(
         "keys and values, bfloat16": round_cache_bytes(cfg, recipe, abstract, mean, processes),
     }
     copy, cache = rollout.values()
-    rollout["more while they are made"] = max(copy - cache, cache / cfg.layers)
+    rollout["more while they are made"] = max(copy - cache, cache * stack_size(cfg.layers) / cfg.layers)
     rows_at_once = max(recipe.batch_rows, row_shards(abstract))
     shape = Shape(
         rows_at_once,

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from r1jax.model.buckets import LADDER, rung
 from r1jax.model.cache import Segment
 from r1jax.model.config import ModelConfig
+from r1jax.model.transformer import depth
 from r1jax.sampling import programs
 from r1jax.sampling.cohorts import share_entries
 from r1jax.sampling.collector import Collector
@@ -41,6 +42,9 @@ class Sizes(NamedTuple):
         copied_prompts: a number of bytes. When rows are dropped, every remaining row gets its own copy of its prompt's
             keys and values, if the copies of a shard take at most this many bytes. Otherwise the rows go on sharing
             keys and values.
+        drop_when_full: whether finished rows are dropped only where the caches are full and grow anyway. There are
+            then fewer sizes, but finished rows are computed for longer. The memory of a wave is the same: it is largest
+            where the caches have just grown.
         ahead: whether a chunk is dispatched before the previous chunk was read. The devices then never wait for the
             host, and may decode one chunk in vain at the end of a wave. None means True on accelerators and False on
             CPUs, where host and devices share the cores.
@@ -53,7 +57,27 @@ class Sizes(NamedTuple):
     least_prompt: int = 64
     least_carried: int = 128
     copied_prompts: int = 1 << 28
+    drop_when_full: bool = False
     ahead: bool | None = None
+
+
+MOST_SLOTS = 256  # largest initial room for sampled tokens that `choose_sizes` chooses
+
+
+def choose_sizes(weights: Weights, max_tokens: int) -> Sizes:
+    """Returns the sizes with which a model samples.
+
+    A model whose layers lie in stacks (`config.stack_size`) is large. Its programs take long to compile, and
+    accelerators read its weights for as long as they multiply hundreds of rows. So it has few sizes: a wave of up to
+    1,024 tokens compiles at most a dozen programs.
+
+    Args:
+        max_tokens: maximum length of a completion.
+    """
+    if not depth(weights.layers[0]):
+        return Sizes()
+    usual = Sizes().least_slots
+    return Sizes(least_slots=min(rung(max_tokens, usual), MOST_SLOTS), drop_when_full=True)
 
 
 class Chunk(NamedTuple):
@@ -106,25 +130,28 @@ class Decoder:
         (self._segments, *self._carried), self._rows, self.alive = segments, rows, alive
         self._clock, self._capacity = 0, sizes.least_slots
         held, count = alive[0].shape
-        entries = self._segments[-1][0].k.shape[0] // row_shards(mesh)
+        entries = self._segments[-1][0].entries // row_shards(mesh)
         self._group = count // entries  # rows of an entry
         self._entries = np.tile(np.arange(count) // self._group, (held, 1))  # entry that each row reads
 
     def fit(self, live: np.ndarray, most: int) -> None:
         """Drops finished rows from the cohort of new rows, if at least half of the rows in this cohort can go.
 
+        With `Sizes.drop_when_full`, does nothing before the caches are full.
+
         Args:
             live: whether each row of the collector is unfinished.
             most: the largest number of unfinished new rows in any shard.
         """
         fits = rung(most, self._sizes.least_rows)
-        if fits > self.alive[0].shape[1] // LADDER:
+        full = self._clock + self._sizes.chunk > self._capacity
+        if fits > self.alive[0].shape[1] // LADDER or (self._sizes.drop_when_full and not full):
             return
         keep = np.argsort(~live[self.alive[0]], axis=1, kind="stable")[:, :fits]
         entries = np.take_along_axis(self._entries, keep, axis=1)
         sharing, shards = None, row_shards(self._mesh)
         there = self._segments[-1]
-        count = there[0].k.shape[0] // shards  # entries of a shard
+        count = there[0].entries // shards  # entries of a shard
         size = sum(x.nbytes for s in there for x in s[:2] if x is not None) // (count * shards)
         if fits > count and fits * size > self._sizes.copied_prompts:
             sharing = shard_held_rows(share_entries(entries, count, self._group), self._mesh)

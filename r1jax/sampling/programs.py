@@ -1,11 +1,14 @@
-"""Defines the sampler's compiled programs: `prefill`, `first` (the first token), `decode`, `shrink` (drops rows), and
-`grow` (enlarges caches).
+"""Defines the sampler's compiled programs: `prefill`, `first` (the first token), `decode`, `drop_rows` (for `shrink`),
+and `grow_layer` (for `grow`, which enlarges caches).
 
 A row is one completion. A wave is the set of rows that are sampled together. The cached keys and values have three
 levels: the prefix that all prompts share, the rest of each prompt (stored once for all completions of that prompt), and
 the tokens that each row sampled in this wave (the row's own cache). All rows have sampled the same number of tokens
 since the wave began. So one scalar, `clock`, counts these tokens for all rows, and a `dynamic_update_slice` writes keys
 and values at slot `clock` of every row's own cache. Only the prompts differ in length.
+
+Weights and caches are lists with an entry for each layer; in a model of many layers, with an entry for each stack of
+layers (see `config.stack_size`). The arrays of a stack have a leading layer axis.
 """
 
 from __future__ import annotations
@@ -15,14 +18,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from r1jax.model.attention import Attend
-from r1jax.model.cache import ReadOwn, Segment, Sharing, attend_decode, pad_slots, pick, widen
+from r1jax.model.cache import ReadOwn, Segment, Sharing, attend_decode, empty_cache, pad_slots, pick, widen
 from r1jax.model.config import ModelConfig
 from r1jax.model.prefill import attend_prefill, prompts_at_once
-from r1jax.model.transformer import logits, step
+from r1jax.model.transformer import depth, logits, step
 from r1jax.sampling import cohorts
 from r1jax.sampling.drawing import Cut, draw
 
@@ -32,7 +36,7 @@ class Weights(NamedTuple):
 
     Attributes:
         params: all parameters outside the layers.
-        layers: the parameters of each layer. They are unstacked into this list once, outside the decoding loop.
+        layers: the parameters of each layer or stack of layers, from `transformer.divide_layers`.
     """
 
     params: dict
@@ -52,9 +56,9 @@ class Rows(NamedTuple):
         base: [N] number of tokens that the row had before this wave: its prompt and the tokens of earlier waves. So it
             is the position in the sequence of the first token in the row's own cache (slot 0).
         key: [N] the row's random key.
-        cache: each new row's own cache; new rows are those that this wave began. For each layer, (keys [n, K, E, S],
-            values [n, K, S, E]) for n new rows, K heads of width E, and S slots. The values are None for latent
-            attention.
+        cache: each new row's own cache; new rows are those that this wave began. For each layer or stack, (keys
+            [.., n, K, E, S], values [.., n, K, S, E]) for n new rows, K heads of width E, and S slots. The values are
+            None for latent attention.
         begun: [N] number of tokens that the row sampled in earlier waves; None if all rows are new.
         carried: like `cache`, for the rows that an earlier wave began (the second cohort of module `cohorts`); None if
             there are no such rows.
@@ -87,20 +91,25 @@ def prefill(
     Args:
         tokens: [P, Q] tokens of the prompts, padded on the right.
         length: [P] number of tokens of each prompt.
-        before: cached segments that precede all prompts, such as a shared prefix; each is a list over the layers.
+        before: cached segments that precede all prompts, such as a shared prefix; each is a list over the layers or
+            stacks.
         exact: computes attention in float64.
         shards: number of row shards (see `sharding.row_shards`) that the prompts lie on.
 
     Returns:
-        Keys and values of the prompts, a `Segment` for each layer; logits after each prompt's last token; and the
-        experts that each token was routed to, None if the model has no experts.
+        Keys and values of the prompts, a `Segment` for each layer or stack; logits after each prompt's last token; and
+        the experts that each token was routed to, None if the model has no experts.
     """
-    start = sum((s[0].length[0] for s in before), jnp.int32(0))
+    lengths = [s[0].length for s in before]  # of a segment that precedes all prompts: one number, in each layer
+    start = sum((length[(0,) * length.ndim] for length in lengths), jnp.int32(0))
 
     def run(tokens: Array, length: Array) -> tuple[list[Segment], Array, Array | None]:
         positions = start + jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-        attends = [attend_prefill([s[i] for s in before], length, exact=exact) for i in range(len(weights.layers))]
-        hidden, kept, routes = step(cfg, weights.params, weights.layers, tokens, positions, attends, dtype=dtype)
+
+        def attend(i: int, cache: None, layer: Array | None) -> Attend:
+            return attend_prefill([s[i] for s in before], length, layer, exact=exact)
+
+        hidden, kept, routes = step(cfg, weights.params, weights.layers, tokens, positions, attend, dtype=dtype)
         last = jnp.take_along_axis(hidden, (length - 1)[:, None, None], axis=1)[:, 0]
         return kept, logits(cfg, weights.params, last), by_token(routes)
 
@@ -110,23 +119,28 @@ def prefill(
         return run(tokens, length)
     size = -(-count // blocks)
     prompts = jax.tree.map(lambda x: x.reshape(shards, count, *x.shape[1:]), (tokens, length))
+    shapes = jax.eval_shape(run, tokens, length)
+    # Axis of the prompts in each result: the segments of a stack have the axis of the layers before it.
+    axes = [jax.tree.map(lambda _, s=s: s.k.ndim - 4, s) for s in shapes[0]], *jax.tree.map(lambda _: 0, shapes[1:])
 
     def block(i: Array, out: Any) -> Any:
         first = jnp.minimum(i * size, count - size)  # the last block may begin inside the one before
         some = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, first, size, axis=1), prompts)
         found = run(*jax.tree.map(lambda x: x.reshape(shards * size, *x.shape[2:]), some))
         return jax.tree.map(
-            lambda whole, x: jax.lax.dynamic_update_slice_in_dim(
-                whole, x.reshape(shards, size, *x.shape[1:]), first, axis=1
+            lambda whole, x, axis: jax.lax.dynamic_update_slice_in_dim(
+                whole, x.reshape(*x.shape[:axis], shards, size, *x.shape[axis + 1 :]), first, axis=axis + 1
             ),
             out,
             found,
+            axes,
         )
 
-    shapes = jax.eval_shape(run, tokens, length)
-    out = jax.tree.map(lambda x: jnp.zeros((shards, count, *x.shape[1:]), x.dtype), shapes)
+    out = jax.tree.map(
+        lambda x, axis: jnp.zeros((*x.shape[:axis], shards, count, *x.shape[axis + 1 :]), x.dtype), shapes, axes
+    )
     out = jax.lax.fori_loop(0, blocks, block, out)
-    return jax.tree.map(lambda x: x.reshape(shards * count, *x.shape[2:]), out)
+    return jax.tree.map(lambda x, axis: x.reshape(*x.shape[:axis], shards * count, *x.shape[axis + 2 :]), out, axes)
 
 
 def by_token(routes: Int[Array, "L N Q k"] | None) -> Int[Array, "N Q L k"] | None:
@@ -165,6 +179,13 @@ def first(
     position = jnp.int32(0) if begun is None else begun
     token, logp = draw(repeated, keys, position, temperature, greedy=greedy, cut=cut, shards=shards)
     return token, logp, jnp.isin(token, jnp.asarray(stop_ids))
+
+
+def empty_caches(
+    cfg: ModelConfig, weights: Weights, rows: int, slots: int, mesh: Mesh, dtype: DTypeLike
+) -> list[tuple[Array, Array | None]]:
+    """Returns an empty cache for each layer or stack of layers. The arguments are those of `empty_cache`."""
+    return [empty_cache(cfg, rows, slots, mesh, dtype, depth(layers)) for layers in weights.layers]
 
 
 class Decoding(NamedTuple):
@@ -215,7 +236,7 @@ def decode(
 
     Args:
         segments: the cached prompts of the new rows, as consecutive segments. A segment is a list with one entry for
-            each layer.
+            each layer or stack of layers.
         rows: state of the wave. Its arrays are donated to XLA, so they cannot be used again.
         carried: cached prompts of the rows in `rows.carried`, in the form of `segments`; None if there is no such row.
 
@@ -231,10 +252,10 @@ def decode(
 
     def one(rows: Rows, _: None) -> tuple[Rows, tuple[Array, Array, Array | None]]:
         caches = [rows.cache] if carried is None else [rows.cache, rows.carried]
-        sizes = [cache[0][0].shape[0] for cache in caches]
+        sizes = [cache[0][0].shape[-4] for cache in caches]
         spare = max(how.least * shards - sum(sizes), 0)
         every = [*sizes, spare] if spare else sizes
-        each = list(zip(read, caches, cohorts.split(rows.done, sizes, shards), strict=True))
+        each = list(zip(read, cohorts.split(rows.done, sizes, shards), strict=True))
 
         def filled(x: Array) -> Array:
             return cohorts.append_spare_rows(x, spare, shards) if spare else x
@@ -242,17 +263,18 @@ def decode(
         def ours(x: Array) -> Array:
             return cohorts.split(x, [sum(sizes), spare], shards)[0] if spare else x
 
-        def attend(layer: int) -> Attend:
+        def attend(i: int, caches: tuple, layer: Array | None) -> Attend:
             attends = [
-                attend_decode([s[layer] for s in segments], *cache[layer], rows.clock, done, read_own=how.read_own)
-                for segments, cache, done in each
+                attend_decode([s[i] for s in segments], *cache, rows.clock, done, layer, read_own=how.read_own)
+                for (segments, done), cache in zip(each, caches, strict=False)
             ]
             return cohorts.attend_each([*attends, cohorts.attend_nothing][: len(every)], every, shards)
 
-        attends = [attend(layer) for layer in range(len(weights.layers))]
-        positions = filled(rows.base + rows.clock)[:, None]
+        nothing = [None] * len(rows.cache)  # spare rows have no cache
+        of_layers = list(zip(*[*caches, nothing][: len(every)], strict=True))
+        positions, tokens = filled(rows.base + rows.clock)[:, None], filled(rows.token)[:, None]
         hidden, kept, routes = step(
-            cfg, weights.params, weights.layers, filled(rows.token)[:, None], positions, attends, dtype=how.dtype
+            cfg, weights.params, weights.layers, tokens, positions, attend, of_layers, dtype=how.dtype
         )
         drawn = rows.clock + 1 if rows.begun is None else filled(rows.clock + 1 + rows.begun)
         found = logits(cfg, weights.params, hidden[:, 0]), filled(rows.key), drawn, temperature
@@ -260,7 +282,7 @@ def decode(
         token = jnp.where(rows.done, how.pad_id, token)
         logp = jnp.where(rows.done, 0.0, logp)
         done = rows.done | jnp.isin(token, jnp.asarray(how.stop_ids))
-        cache, *more = map(list, zip(*(of_layer[: len(sizes)] for of_layer in kept), strict=True))
+        cache, *more = map(list, zip(*(found[: len(sizes)] for found in kept), strict=True))
         rows = rows._replace(
             clock=rows.clock + 1, token=token, done=done, cache=cache, carried=more[0] if more else None
         )
@@ -289,57 +311,63 @@ def shrink(rows: Rows, segments: list[list[Segment]], kept: Kept) -> tuple[Rows,
 
     Returns the state and the cached prompts of the remaining rows.
 
-    The arguments cannot be used again: the caches are copied layer by layer, and the old cache of a layer is freed
-    before the next layer is copied. So this function needs memory for the old caches and one new layer.
+    The arguments cannot be used again: the caches are copied layer by layer (or stack by stack), and the old cache of a
+    layer is freed before the next layer is copied. So this function needs memory for the old caches and one new layer.
 
     Args:
         segments: cached prompts of the rows that began in this wave. A segment with a single entry for all rows stays
             as it is.
         kept: the rows to keep.
     """
-    small = shrink_state(rows._replace(cache=[], carried=None), kept.rows, rows.cache[0][0].shape[0])
-    for i, layer in enumerate(rows.cache):
-        rows.cache[i] = pick_rows(layer, kept.rows)
-        del layer
-    for of_layers in segments:
-        for i, s in enumerate(of_layers):
-            if s.k.shape[0] > 1 and kept.sharing is None:
-                of_layers[i] = Segment(*pick_rows(s[:3], kept.entries))
-            elif s.k.shape[0] > 1:
-                of_layers[i] = s._replace(sharing=kept.sharing)
-            del s
+    state = small = rows._replace(cache=[], carried=None)
+    apart = [s for s in segments if s[0].entries > 1]
+    for i in range(len(rows.cache)):
+        copied = [s[i][:3] for s in apart] if kept.sharing is None else []
+        small, rows.cache[i], found = drop_rows(state, rows.cache[i], copied, kept.rows, kept.entries)
+        for j, s in enumerate(apart):
+            s[i] = s[i]._replace(sharing=kept.sharing) if kept.sharing is not None else Segment(*found[j])
+        del copied, found
     return small._replace(cache=rows.cache, carried=rows.carried), segments
 
 
 @jax.jit
-def pick_rows(tree: Any, index: Int[Array, "shards n"]) -> Any:
-    """Returns the tree with only the rows `index` of each array. Rows are numbered from 0 in each shard."""
-    return jax.tree.map(lambda x: pick(x, index), tree)
+def drop_rows(
+    state: Rows,
+    cache: tuple[Array, Array | None],
+    prompts: list[tuple],
+    keep: Int[Array, "shards n"],
+    entries: Int[Array, "shards n"],
+) -> tuple[Rows, tuple[Array, Array | None], list[tuple]]:
+    """Returns (state, cache, prompts) without the new rows that `keep` does not name.
 
-
-@functools.partial(jax.jit, static_argnames=("count",))
-def shrink_state(rows: Rows, keep: Int[Array, "shards n"], count: int) -> Rows:
-    """Returns a state without the new rows that `keep` does not name.
+    Caches are those of one layer or one stack. One program copies them all, so it also returns the state each time,
+    which is small.
 
     Args:
-        rows: the state, without caches.
-        keep: as `Kept.rows`.
-        count: number of new rows in `rows`.
+        state: the state, without caches.
+        cache: cache of the new rows.
+        prompts: (k, v, length) of the segments in which each kept row gets an entry of its own.
+        keep, entries: as in `Kept`.
     """
-    total, shards = rows.token.shape[0], keep.shape[0]
+    total, count, shards = state.token.shape[0], cache[0].shape[-4], keep.shape[0]
 
     def of_both(x: Array) -> Array:
         ours, *others = cohorts.split(x, [count] if total == count else [count, total - count], shards)
         return cohorts.join([pick(ours, keep), *others], shards)
 
-    token, done, base, key, begun = jax.tree.map(of_both, (*rows[1:5], rows.begun))
-    return Rows(rows.clock, token, done, base, key, [], begun)
+    def of_layers(tree: tuple, index: Array) -> tuple:
+        some = functools.partial(pick, index=index)
+        return jax.tree.map(some if tree[0].ndim == 4 else jax.vmap(some), tree)
+
+    token, done, base, key, begun = jax.tree.map(of_both, (*state[1:5], state.begun))
+    small = Rows(state.clock, token, done, base, key, [], begun)
+    return small, of_layers(cache, keep), [of_layers(s, entries) for s in prompts]
 
 
 def grow(rows: Rows, *, slots: int) -> Rows:
     """Returns the state with every row's cache of sampled tokens enlarged to `slots` slots.
 
-    The argument cannot be used again: the old cache of a layer is freed before the next layer is enlarged.
+    The argument cannot be used again: the old cache of a layer (or stack) is freed before the next layer is enlarged.
     """
     for cache in (rows.cache, rows.carried or []):
         for i, layer in enumerate(cache):
@@ -350,5 +378,5 @@ def grow(rows: Rows, *, slots: int) -> Rows:
 
 @functools.partial(jax.jit, static_argnames=("slots",))
 def grow_layer(k: Array, v: Array | None, *, slots: int) -> tuple[Array, Array | None]:
-    """Returns the cache of one layer, enlarged to hold `slots` sampled tokens."""
+    """Returns the cache of one layer or stack of layers, enlarged to hold `slots` sampled tokens."""
     return pad_slots(k, v, slots)

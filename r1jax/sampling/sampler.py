@@ -22,14 +22,13 @@ from r1jax.distributed import beat, gather_numbers, stop_together
 from r1jax.distributed.signals import asked
 from r1jax.model import lora
 from r1jax.model.buckets import half_rung, rung
-from r1jax.model.cache import empty_cache
 from r1jax.model.config import ModelConfig
 from r1jax.model.kernels.backends import attention_backend, own_reader
-from r1jax.model.transformer import unstack
+from r1jax.model.transformer import divide_layers
 from r1jax.sampling import programs
 from r1jax.sampling.cohorts import make_cohorts, rows_of_process
 from r1jax.sampling.collector import Collector, Follower
-from r1jax.sampling.decoder import Chunk, Decoder, Sizes
+from r1jax.sampling.decoder import Chunk, Decoder, Sizes, choose_sizes
 from r1jax.sampling.drawing import Cut
 from r1jax.sampling.programs import Decoding, Rows, Weights
 from r1jax.sampling.rollout import Rollout
@@ -63,7 +62,8 @@ class Sampling(NamedTuple):
         attention: attention backend for decoding; if None, the backend that `attention_backend` chooses.
         dtype: dtype of the network, the same as given to `sync`; if None, the platform's dtype (`compute_dtype`).
         replay: records the experts that each token is routed to, so that the trainer can route it to the same experts.
-        sizes: initial sizes of the compiled programs, such as the tokens of a chunk (see `Sizes`).
+        sizes: initial sizes of the compiled programs, such as the tokens of a chunk; if None, the sizes that
+            `choose_sizes` chooses.
         wave_rows: largest number of rows (completions) sampled at once, over all processes (see `waves`); 0: no limit.
     """
 
@@ -77,7 +77,7 @@ class Sampling(NamedTuple):
     attention: str | None = None
     dtype: DTypeLike | None = None
     replay: bool = False
-    sizes: Sizes = Sizes()
+    sizes: Sizes | None = None
     wave_rows: int = 0
 
 
@@ -104,8 +104,9 @@ WHOLE = Partial()  # continues no row of an earlier wave, and leaves no row to a
 def sync(params: dict, mesh: Mesh, dtype: DTypeLike | None = None) -> Weights:
     """Prepares a policy's parameters for decoding.
 
-    Casts the parameters to `dtype`, and unstacks the layers into a list. Shards the weights over the mesh axes `tensor`
-    and `expert`, and gives every shard of rows a copy. Routers stay float32, because sampler and trainer differ most in
+    Casts the parameters to `dtype`, and divides the layers into a list of layers or of stacks of layers (see
+    `divide_layers`). Shards the weights over the mesh axes `tensor` and `expert`, and gives every shard of rows a copy.
+    Routers stay float32, because sampler and trainer differ most in
     log-probabilities where they choose different experts. If `dtype` is float32, low-rank adapters are added into the
     float32 kernels. In all other cases adapters stay separate, as in the trainer: bfloat16 has 8 significant bits, so a
     kernel would lose the small change that an adapter makes.
@@ -119,7 +120,7 @@ def sync(params: dict, mesh: Mesh, dtype: DTypeLike | None = None) -> Weights:
     params = jax.tree_util.tree_map_with_path(
         lambda path, x: x if "router" in name_of(path) else x.astype(dtype), params
     )
-    weights = Weights({k: v for k, v in params.items() if k not in ("layers", "mtp")}, unstack(params))
+    weights = Weights({k: v for k, v in params.items() if k not in ("layers", "mtp")}, divide_layers(params))
     return jax.lax.with_sharding_constraint(weights, decode_specs(weights, mesh))
 
 
@@ -184,7 +185,8 @@ def sample(
         ValueError: `top_k`, `top_p` or `min_p` out of range, no prompt, no stop id, an empty prompt, or a number of
             keys of `prompts` that is not a multiple of the number of prompts.
     """
-    (before, leave), stop_ids, sizes = partial, sampling.stop_ids, sampling.sizes
+    (before, leave), stop_ids = partial, sampling.stop_ids
+    sizes = sampling.sizes or choose_sizes(weights, sampling.max_tokens)
     count = len(keys) - (0 if before is None else len(before.lengths))
     if not stop_ids or not prompts or not all(prompts) or count % len(prompts):
         raise ValueError(
@@ -249,7 +251,7 @@ def sample(
     last = out.tokens[place, out.lengths[place] - 1]
     on_mesh = shard_held_rows((last, ~out.live()[place], base[order], keys[order], begun[order]), mesh)
     kind, slots = jnp.float64 if exact else dtype, sizes.least_slots
-    caches = [[empty_cache(cfg, part.rows.size, slots, mesh, kind) for _ in weights.layers] for part in parts]
+    caches = [programs.empty_caches(cfg, weights, part.rows.size, slots, mesh, kind) for part in parts]
     rows = Rows(jnp.int32(0), *on_mesh[:3], jax.random.wrap_key_data(on_mesh[3]), caches[0])
     if len(parts) > 1:
         rows = rows._replace(begun=on_mesh[4], carried=caches[1])
