@@ -326,11 +326,11 @@ def over_layers(
 
     def one(carry: tuple[Array, Any], part: tuple[dict, Array | None, Array]) -> tuple[tuple[Array, Any], Any]:
         x, kept, visited = layer(*carry, *part)
-        return (x, None if cache is None else kept), (kept if cache is None else None, visited)
+        return ((x, None), (kept, visited)) if cache is None else ((x, kept), (None, visited))
 
     parts = weights["stack"], jnp.asarray(windows) if any(windows) else None, jnp.arange(depth(weights))
-    (x, updated), (kept, visited) = jax.lax.scan(one, (x, cache), parts)
-    return x, kept if cache is None else updated, visited
+    (x, updated), (found, visited) = jax.lax.scan(one, (x, cache), parts)
+    return x, found if cache is None else updated, visited
 
 
 def final_norm(cfg: ModelConfig, params: dict, x: Array, dtype: DTypeLike) -> Array:
