@@ -8,6 +8,7 @@ from pathlib import Path
 from jax.sharding import Mesh
 
 from r1jax.model.config import ModelConfig
+from r1jax.model.kernels.backends import attention_backend
 from r1jax.recipes import RewardRecipe, RunOptions, require
 from r1jax.reward_models.data import choose_items, describe_items, judgements, micro_batches, select_fitting
 from r1jax.reward_models.measure import measure_model
@@ -108,5 +109,12 @@ def train(recipe: RewardRecipe, options: RunOptions, kind: str, data: str = "", 
 def make_learner(recipe: RewardRecipe, kind: str, cfg: ModelConfig, mesh: Mesh) -> Learner:
     """Makes the network, optimizer and loss of a recipe. `kind`, "helpful" or "safety", chooses the loss."""
     r = recipe
-    network = Network(cfg, dtype=compute_dtype(mesh), remat=r.remat, row_shards=rows_in_turn(mesh), mesh=mesh)
+    network = Network(
+        cfg,
+        dtype=compute_dtype(mesh),
+        remat=r.remat,
+        row_shards=rows_in_turn(mesh),
+        attention=attention_backend(mesh, cfg),
+        mesh=mesh,
+    )
     return Learner(network, optimizer(r.descent), LOSS[kind])

@@ -199,7 +199,7 @@ def test_every_stage_plans_without_weights_or_devices(name, flags, capsys, monke
     said = capsys.readouterr().out
     assert f"recipe {recipe}: qwen2.5-1.5b" in said and "= 64 x h200" in said
     assert "seconds of a step, at the limit" in said
-    assert ("reward models, float32" in said) == name.startswith("r1_4")
+    assert ("reward models, bfloat16" in said) == name.startswith("r1_4")
     by_rl = "_rl" in name or bool({"--by=rl", "--by=on_policy"} & set(flags))
     assert ("completions of" in said) == by_rl  # that updates would follow
     taught, referenced = "--teacher=qwen2.5-7b" in flags, by_rl or "--loss=kto" in flags

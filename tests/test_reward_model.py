@@ -11,6 +11,7 @@ import optax
 import pytest
 
 from r1jax.model.attention import causal
+from r1jax.reward_models import model as reward_model
 from r1jax.reward_models.data import micro_batches
 from r1jax.reward_models.model import (
     Judged,
@@ -122,6 +123,38 @@ def test_a_reward_depends_on_neither_company_nor_mesh_and_each_bucket_is_one_pro
     spread = model._replace(params=place(model.params, eight))
     np.testing.assert_allclose(score(spread, texts, eight), together, rtol=1e-4, atol=1e-4)
     assert score(model, [], one).shape == (0,)
+
+
+@pytest.mark.parametrize("attention", ["pallas", "mosaic", "cudnn"])
+def test_an_accelerator_scores_in_bfloat16_through_its_kernels(model, one, monkeypatch, attention):
+    """A CPU told to do so interprets the kernel. bfloat16 has 8 bits, and rewards lie about 1 apart."""
+    texts = ["x" * n + str(n) for n in (1, 20, 40, 63, 7)]
+    want = score(model, texts, one)
+    monkeypatch.setattr(reward_model, "attention_backend", lambda mesh, cfg: attention)
+    np.testing.assert_allclose(score(model, texts, one), want, rtol=1e-4, atol=1e-5)
+    rewarded.clear_cache()
+    monkeypatch.setattr(reward_model, "compute_dtype", lambda mesh: jnp.bfloat16)
+    near = score(model, texts, one)
+    rewarded.clear_cache()  # later tests compute in float32
+    assert 0 < np.abs(near - want).max() < 0.05 * np.ptp(want)
+
+
+@pytest.mark.parametrize("attention", ["pallas", "mosaic"])
+def test_a_reward_model_learns_through_a_kernel_what_it_learns_through_xla(model, one, tokenizer, attention):
+    batch = micro_batches(toy(tokenizer, 3, 3), [1.0] * 3, [0, 1, 2], 8, one)[0]
+    want, got = (
+        accumulate(
+            Learner(Network(model.cfg, remat="full", attention=name), optax.sgd(0.1), judged_loss(pairwise)),
+            model.params,
+            None,
+            None,
+            batch,
+        )
+        for name in ("xla", attention)
+    )
+    scale = max(float(jnp.abs(x).max()) for x in jax.tree.leaves(want.grads))
+    for a, b in zip(jax.tree.leaves(got.grads), jax.tree.leaves(want.grads), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5 * scale)
 
 
 @pytest.mark.parametrize("length, slots", [(1, 32), (32, 32), (33, 48), (49, 64), (65, 96), (8192, 8192)])

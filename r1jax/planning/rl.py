@@ -126,7 +126,7 @@ def plan(
         held["value network, float32"] = count_placed(valued, abstract) * 4
         held["its moments, float32"] = count_placed(valued, abstract) * 8
     if reward_models:
-        held["reward models, float32"] = reward_models * count_placed(shapes, abstract) * 4
+        held["reward models, bfloat16"] = reward_models * count_placed(shapes, abstract) * 2
     sampled = {k: v for k, v in shapes.items() if k != "mtp"}
     rollout = {
         "sampler's copy, bfloat16": count_placed(sampled, abstract, ("tensor", "expert")) * 2,

@@ -189,7 +189,7 @@ def planned(cfg: ModelConfig, mesh: str, options: PlanOptions, of: Held, work: W
         work: how much the run trains.
     """
     device, abstract = device_of(options), mesh_of(mesh)
-    kernel = not cfg.reward_head and not find_obstacle(cfg) and options.device not in WITHOUT_KERNELS
+    kernel = not find_obstacle(cfg) and options.device not in WITHOUT_KERNELS
     shape = Shape(
         work.rows, work.row_length, work.row_length, work.remat, scores=not kernel, frozen=of.frozen is not None
     )

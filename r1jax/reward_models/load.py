@@ -11,11 +11,11 @@ from r1jax.model import transformer
 from r1jax.reward_models.model import RewardModel
 from r1jax.runs import checkpoint, manifests
 from r1jax.runs.policies import tokenizer_of
-from r1jax.sharding import abstract
+from r1jax.sharding import abstract, compute_dtype
 
 
 def load_reward_model(directory: str | Path, kind: str, mesh: Mesh, flag: str = "") -> RewardModel:
-    """Loads a trained reward model with its calibration.
+    """Loads a trained reward model with its calibration. The parameters are bfloat16 on accelerators.
 
     Args:
         directory: the working directory of the training run.
@@ -35,7 +35,7 @@ def load_reward_model(directory: str | Path, kind: str, mesh: Mesh, flag: str = 
             f"train one with python -m experiments.train_reward_model --kind={kind}"
         )
     cfg = checkpoint.read_model(home, directory, flag)
-    params = checkpoint.restore_params(home, abstract(transformer.shapes(cfg), mesh), flag=flag)
+    params = checkpoint.restore_params(home, abstract(transformer.shapes(cfg), mesh), compute_dtype(mesh), flag)
     pieces = tokenizer_of(home, cfg, str(directory), flag)
     fitted = manifest.results["final"]["calibration"]
     return RewardModel(cfg, params, pieces, fitted["scale"], fitted["offset"])

@@ -22,13 +22,15 @@ from jaxtyping import Array, Float, Int
 
 from r1jax.distributed import gather_arrays
 from r1jax.model import transformer
-from r1jax.model.attention import attend_full, causal
+from r1jax.model.attention import Attend, attend_full, causal
 from r1jax.model.buckets import half_rung
 from r1jax.model.config import ModelConfig
 from r1jax.model.feedforward import within
+from r1jax.model.kernels.backends import attend_packed, attention_backend
+from r1jax.model.packed_rows import PackedRows
 from r1jax.prompts import R1, fill
 from r1jax.rewards.format import THINK, THINK_END
-from r1jax.sharding import ROWS, fetch, place, row_shards, rows_in_turn, shard_rows
+from r1jax.sharding import ROWS, compute_dtype, fetch, place, row_shards, rows_in_turn, shard_rows
 from r1jax.tokenizers.protocol import Tokenizer
 from r1jax.training.logprobs import Network
 from r1jax.training.step import Loss
@@ -134,42 +136,64 @@ def padded(sequences: Sequence[Sequence[int] | np.ndarray], rows: int, slots: in
     return Texts(tokens, last)
 
 
+def attend_texts(
+    texts: Texts, attention: str = "xla", mesh: Mesh | None = None, *, row_shards: int | None = None
+) -> Attend:
+    """Returns an `attend` (see `r1jax.model.attention`) for texts that each have a row of their own.
+
+    Args:
+        attention, mesh, row_shards: see `attend_packed`. XLA uses one causal mask for all texts.
+    """
+    slots = jnp.arange(texts.tokens.shape[1])
+    if attention == "xla":
+        return attend_full(causal(slots.size), row_shards=row_shards)
+    group = (slots[None, :] <= texts.last[:, None]).astype(jnp.int32)  # a text is a prompt without completions
+    nothing = jnp.zeros_like(group)
+    return attend_packed(PackedRows(texts.tokens, nothing, group, nothing, nothing), attention, mesh)
+
+
 def rewards(
     cfg: ModelConfig,
     params: dict,
     texts: Texts,
     *,
     how: transformer.Pass = transformer.PLAIN,
+    attention: str = "xla",
     row_shards: int | None = None,
 ) -> Float[Array, "R"]:
     """Returns the uncalibrated reward at each text's last token, float32. Padding follows that token and has no effect.
 
     Args:
         how: dtype, recomputation and mesh of the forward pass.
+        attention: name of the attention backend; see `attend_packed`.
         row_shards: number of shards over which the rows are divided. Within a shard, attention processes one row after
             another. If None, attention processes all rows at once.
     """
-    slots = texts.tokens.shape[1]
-    positions = jnp.broadcast_to(jnp.arange(slots), texts.tokens.shape)
-    attend = attend_full(causal(slots), row_shards=row_shards)
+    positions = jnp.broadcast_to(jnp.arange(texts.tokens.shape[1]), texts.tokens.shape)
+    attend = attend_texts(texts, attention, how.mesh, row_shards=row_shards)
     hidden, _, _ = transformer.forward(cfg, params, texts.tokens, positions, attend, how=how)
     last = jnp.take_along_axis(hidden, texts.last[:, None, None], axis=1)[:, 0]
     return transformer.rewards(params, last)
 
 
-@functools.partial(jax.jit, static_argnames=("cfg", "row_shards", "where"))
+@functools.partial(jax.jit, static_argnames=("cfg", "attention", "row_shards", "where"))
 def rewarded(
-    cfg: ModelConfig, params: dict, texts: Texts, row_shards: int | None, where: NamedSharding
+    cfg: ModelConfig, params: dict, texts: Texts, attention: str, row_shards: int | None, where: NamedSharding
 ) -> Float[Array, "R"]:
-    """Returns the same as `rewards`, computed under jit. `where` is the sharding of the result."""
-    how = transformer.Pass(mesh=where.mesh)
-    return jax.lax.with_sharding_constraint(rewards(cfg, params, texts, how=how, row_shards=row_shards), where)
+    """Returns the same as `rewards`, computed under jit in the mesh's `compute_dtype`.
+
+    `where` is the sharding of the result.
+    """
+    how = transformer.Pass(compute_dtype(where.mesh), mesh=where.mesh)
+    found = rewards(cfg, params, texts, how=how, attention=attention, row_shards=row_shards)
+    return jax.lax.with_sharding_constraint(found, where)
 
 
 def score(model: RewardModel, texts: Sequence[str], mesh: Mesh, together: int = TOGETHER) -> np.ndarray:
     """Returns the calibrated rewards [n] of n texts of any length, float64 on the host.
 
-    Every process must call this function, each with its own texts; some may have none.
+    The network computes in bfloat16 on accelerators (`compute_dtype`), with their attention kernels. Every process must
+    call this function, each with its own texts; some may have none.
 
     Args:
         together: number of texts that are scored at the same time. A larger number needs more memory.
@@ -181,13 +205,14 @@ def score(model: RewardModel, texts: Sequence[str], mesh: Mesh, together: int = 
     tokens = [ids for part in parts for ids in np.split(part["ids"], np.cumsum(part["sizes"]))[:-1]]
     order = sorted(range(len(tokens)), key=lambda i: -len(tokens[i]))
     rows = -(-together // row_shards(mesh)) * row_shards(mesh)
-    found = np.zeros(len(tokens))
+    found, attention = np.zeros(len(tokens)), attention_backend(mesh, model.cfg)
     with within(model.cfg, mesh):
         for b in range(-(-len(tokens) // rows)):
             some = order[b * rows : (b + 1) * rows]
             slots = bucket(max(len(tokens[i]) for i in some))
             placed = Texts(*shard_rows(padded([tokens[i] for i in some], rows, slots), mesh))
-            values = rewarded(model.cfg, model.params, placed, rows_in_turn(mesh), NamedSharding(mesh, ROWS))
+            where = NamedSharding(mesh, ROWS)
+            values = rewarded(model.cfg, model.params, placed, attention, rows_in_turn(mesh), where)
             found[some] = fetch(values)[: len(some)]
     return model.scale * found[before : before + len(texts)] + model.offset
 
@@ -238,6 +263,7 @@ def judged_loss(judge: Callable[[Array, Judged], tuple[Array, dict[str, Array]]]
             params,
             batch.texts,
             how=transformer.Pass(network.dtype, network.remat, network.mesh),
+            attention=network.attention,
             row_shards=network.row_shards,
         )
         return judge(values, batch)

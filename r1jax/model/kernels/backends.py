@@ -4,11 +4,12 @@
     xla       einsum in blocks of queries: the reference   einsum
     exact     the same, forward pass in float64 (CPU)      einsum in float64
     pallas    kernel for shared prompts (GPU)              kernel that stops at a row's length
+    mosaic    kernel for shared prompts (TPU)              kernel that stops at a row's length
     cudnn     cuDNN's flash attention with a mask (GPU)    einsum
     splash    splash attention with a mask (TPU)           einsum
 
-Prefill always uses XLA. So do layers with a window or a soft cap, and latent attention. CPUs interpret the Pallas
-kernels: slow, with the same results.
+Prefill always uses XLA. So do layers with a window or a soft cap, and decoding with latent attention. cuDNN and splash
+attention have no latent attention at all. CPUs interpret the Pallas kernels: slow, with the same results.
 """
 
 from __future__ import annotations
@@ -31,9 +32,10 @@ from r1jax.model.config import ModelConfig
 from r1jax.model.packed_rows import PackedRows, visible
 from r1jax.sharding import ROWS, compute_dtype
 
-BACKENDS = ("xla", "exact", "pallas", "cudnn", "splash")
-PREFERRED = {"gpu": ("pallas", "cudnn"), "tpu": ("splash",)}
-WIDTHS = (32, 64, 128, 256)  # head widths that the kernels support
+BACKENDS = ("xla", "exact", "pallas", "mosaic", "cudnn", "splash")
+PREFERRED = {"gpu": ("pallas", "cudnn"), "tpu": ("mosaic", "splash")}
+OWN = ("pallas", "mosaic")  # backends with the kernels of this package, where keys and values may differ in width
+WIDTHS = (32, 64, 128, 256)  # head widths that the kernels support; latent attention may have any between these
 EXACT_UP_TO = 16_000_000  # numbers that a token is multiplied by: a larger model computes in float64 only if asked to
 CLOSE = 0.03  # tolerance of `disagreement`, relative to the largest number: bfloat16 rounds twice, to 1/256
 
@@ -63,7 +65,7 @@ def attention_backend(mesh: Mesh, cfg: ModelConfig, *, compared: bool = False, e
         return "exact"
     chosen = "xla"
     for name in PREFERRED.get(platform, ()):
-        if reason := find_obstacle(cfg) or disagreement(name, cfg):
+        if reason := find_obstacle(cfg, name) or disagreement(name, cfg):
             log.warning("attention: %s is skipped: %s", name, reason)
         else:
             chosen = name
@@ -74,20 +76,31 @@ def attention_backend(mesh: Mesh, cfg: ModelConfig, *, compared: bool = False, e
     return chosen
 
 
-def find_obstacle(cfg: ModelConfig) -> str:
-    """Returns the reason why no kernel supports this model; "" if there is no such reason."""
-    if cfg.latent:
-        return "only XLA has latent attention"
+def find_obstacle(cfg: ModelConfig, name: str = OWN[0]) -> str:
+    """Returns the reason why the backend `name` does not support this model; "" if there is no such reason."""
     if cfg.attention_cap or any(cfg.windows or ()):
         return "only XLA has layers with a window or a soft cap"
-    return "" if cfg.head_width in WIDTHS else f"head width {cfg.head_width} is not one of {WIDTHS}"
+    if not cfg.latent:
+        return "" if cfg.head_width in WIDTHS else f"head width {cfg.head_width} is not one of {WIDTHS}"
+    if name not in OWN:
+        return f"{name} has no latent attention"
+    _, *widths = key_shape(cfg)
+    fits = all(WIDTHS[0] <= width <= WIDTHS[-1] for width in widths)
+    return "" if fits else f"the widths {widths} of keys and values are not all between {WIDTHS[0]} and {WIDTHS[-1]}"
+
+
+def key_shape(cfg: ModelConfig) -> tuple[int, int, int]:
+    """Returns the number of key heads, the width of a key and the width of a value, over packed rows."""
+    if m := cfg.latent:
+        return cfg.heads, m.nope_width + m.rope_width, m.value_width
+    return cfg.kv_heads, cfg.head_width, cfg.head_width
 
 
 def disagreement(name: str, cfg: ModelConfig, dtype: jnp.dtype = jnp.bfloat16) -> str:
     """Compares the backend `name` with XLA on random numbers, on this process's first device.
 
-    Compares outputs and gradients for one packed row, and the result of decoding. Returns what differs, or which error
-    occurred. Returns "" if the backend agrees with XLA.
+    Compares outputs and gradients for one packed row, and the result of decoding (not with latent attention, which
+    decodes with XLA). Returns what differs, or which error occurred. Returns "" if the backend agrees with XLA.
     """
     rng = np.random.default_rng(0)
     runs = ((1, 0, 40), (1, 1, 70), (1, 2, 35), (2, 0, 20), (2, 1, 61), (0, 0, 30))  # (group, segment, slots): 256
@@ -98,9 +111,10 @@ def disagreement(name: str, cfg: ModelConfig, dtype: jnp.dtype = jnp.bfloat16) -
         jnp.asarray(segment),
         jnp.zeros(group.shape, jnp.int32),
     )
-    shapes = [(1, 256, heads, cfg.head_width) for heads in (cfg.heads, cfg.kv_heads, cfg.kv_heads, cfg.heads)]
-    q, k, v, pull = (jnp.asarray(rng.standard_normal(shape), dtype) for shape in shapes)
-    how = How(rows.positions, cfg.head_width**-0.5)
+    kv_heads, width, value_width = key_shape(cfg)
+    shapes = (cfg.heads, width), (kv_heads, width), (kv_heads, value_width), (cfg.heads, value_width)
+    q, k, v, pull = (jnp.asarray(rng.standard_normal((1, 256, *shape)), dtype) for shape in shapes)
+    how = How(rows.positions, width**-0.5)
     counts = rows.group[..., None, None] > 0
 
     def both(name: str) -> tuple[Array, ...]:
@@ -108,16 +122,19 @@ def disagreement(name: str, cfg: ModelConfig, dtype: jnp.dtype = jnp.bfloat16) -
             return jnp.where(counts, attend_packed(rows, name)(q, k, v, how)[0], 0).astype(jnp.float32)
 
         value, back = jax.vjp(out, q, k, v)
+        packed = value, *back(pull.astype(jnp.float32))
+        if cfg.latent:
+            return packed
         read_own = own_reader(name, None) or own_einsum
-        asked = by_key_head(q[:, :1], how.scale, cfg.kv_heads)
+        asked = by_key_head(q[:, :1], how.scale, kv_heads)
         decoded, total, _ = read_own(asked, *lay_out(k, v), jnp.full(1, 150, jnp.int32))
-        return value, *back(pull.astype(jnp.float32)), decoded / total
+        return *packed, decoded / total
 
     try:
         got, want = (jax.device_get(jax.jit(both, static_argnums=0)(x)) for x in (name, "xla"))
     except Exception as error:  # a compiler or a driver may raise anything, and XLA can take over
         return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:300]
-    for part, a, b in zip(("values", "dq", "dk", "dv", "decoding"), got, want, strict=True):
+    for part, a, b in zip(("values", "dq", "dk", "dv", "decoding"), got, want, strict=False):  # no latent decoding
         a, b = np.float32(a), np.float32(b)
         if not np.abs(a - b).max() <= CLOSE * np.abs(b).max():
             return f"{part} differ by {np.abs(a - b).max():.3g} from XLA, whose largest number is {np.abs(b).max():.3g}"
@@ -128,7 +145,7 @@ def own_einsum(q: Array, k: Array, v: Array, length: Array) -> tuple[Array, Arra
     """Returns the softmax sums (Σ eˢ⁻ᵗ v, Σ eˢ⁻ᵗ, t) of each query over its row's own cache, computed by XLA.
 
     s is the score of a cache slot, and t is the query's largest score. Arguments and result are the same as for the
-    kernel `gpu_decode.own_sums`.
+    kernels `gpu_decode.own_sums` and `tpu_decode.own_sums`.
     """
     mask = jnp.arange(k.shape[-1])[None, None, :] < length[:, None, None]
     flat = q.reshape(q.shape[0], 1, -1, q.shape[-1])
@@ -155,12 +172,12 @@ def attend_packed(
         raise ValueError(f"attention={attention} must be one of {', '.join(BACKENDS)}")
     mask = visible(rows)
     full = attend_full(mask, row_shards=row_shards, exact=attention == "exact")
-    kernel = {"pallas": by_runs, "cudnn": by_cudnn, "splash": by_splash}.get(attention)
+    kernel = {"pallas": by_runs, "mosaic": by_steps, "cudnn": by_cudnn, "splash": by_splash}.get(attention)
     if kernel is None:
         return full
 
     def attend(q: Array, k: Array, v: Array, how: How) -> tuple[Array, None]:
-        if how.cap or how.window is not None or v.shape[-1] != q.shape[-1]:
+        if how.cap or how.window is not None or (attention not in OWN and v.shape[-1] != q.shape[-1]):
             return full(q, k, v, how)
         return kernel(q, k, v, rows, mask, how.scale, mesh), None
 
@@ -170,19 +187,18 @@ def attend_packed(
 def by_runs(q: Array, k: Array, v: Array, rows: PackedRows, mask: Array, scale: float, mesh: Mesh | None) -> Array:
     """Returns the attention output of `gpu_packed.packed_attention`.
 
-    Pads the rows to whole blocks for the kernel, and cuts the padding off the output. Ignores `mask`, because
-    `rows.group` and `rows.segment` determine what a token reads.
+    Ignores `mask`, because `rows.group` and `rows.segment` determine what a token reads.
     """
-    from r1jax.model.kernels import gpu_packed
+    from r1jax.model.kernels.gpu_packed import packed_attention
 
-    def attend(q: Array, k: Array, v: Array, group: Array, segment: Array) -> Array:
-        more = -q.shape[1] % gpu_packed.FORWARD
-        q, k, v = (jnp.pad(x, ((0, 0), (0, more), (0, 0), (0, 0))) for x in (q, k, v))
-        group, segment = (jnp.pad(x, ((0, 0), (0, more))) for x in (group, segment))
-        out = gpu_packed.packed_attention(q, k, v, group, segment, scale)
-        return out[:, : out.shape[1] - more]
+    return by_device(functools.partial(packed_attention, scale=scale), mesh, q, k, v, rows.group, rows.segment)
 
-    return by_device(attend, mesh, q, k, v, rows.group, rows.segment)
+
+def by_steps(q: Array, k: Array, v: Array, rows: PackedRows, mask: Array, scale: float, mesh: Mesh | None) -> Array:
+    """Returns the attention output of `tpu_packed.packed_attention`. Ignores `mask`, as `by_runs` does."""
+    from r1jax.model.kernels.tpu_packed import packed_attention
+
+    return by_device(functools.partial(packed_attention, scale=scale), mesh, q, k, v, rows.group, rows.segment)
 
 
 def by_splash(q: Array, k: Array, v: Array, rows: PackedRows, mask: Array, scale: float, mesh: Mesh | None) -> Array:
@@ -246,19 +262,20 @@ def by_device(f: Callable, mesh: Mesh | None, q: Array, k: Array, v: Array, *per
 def own_reader(attention: str, mesh: Mesh | None) -> ReadOwn | None:
     """Returns the backend's kernel for reading a row's own cache, for the argument `read_own` of `attend_decode`.
 
-    Returns None, which means XLA, for all backends but "pallas".
+    Returns None, which means XLA, for all backends but "pallas" and "mosaic".
     """
-    if attention != "pallas":
+    if attention not in OWN:
         return None
-    from r1jax.model.kernels import gpu_decode
+    from r1jax.model.kernels import gpu_decode, tpu_decode
 
+    own_sums = {"pallas": gpu_decode.own_sums, "mosaic": tpu_decode.own_sums}[attention]
     if mesh is None:
-        return gpu_decode.own_sums
+        return own_sums
 
     def read_own(q: Array, k: Array, v: Array, length: Array) -> tuple[Array, Array, Array]:
         where = P(*ROWS, "tensor" if k.shape[1] % mesh.shape["tensor"] == 0 else None)
         each = jax.shard_map(
-            gpu_decode.own_sums,
+            own_sums,
             mesh=mesh,
             in_specs=(where, where, where, P(*ROWS)),
             out_specs=(where,) * 3,

@@ -15,6 +15,7 @@ the log-sum-exp of each query (Dao 2023, FlashAttention-2), with one kernel for 
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -23,13 +24,54 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.experimental import pallas as pl
 from jaxtyping import Array, Float, Int
 
-FORWARD, BACKWARD = 64, 32  # slots in a block: the backward kernels hold twice as many tiles
+BLOCKS = (64, 32, 16)  # slots in a block; the largest is used whose tiles fit (`block_of`)
+STAGES = 2  # tiles of each array that a loop reads ahead
+SHARED_MEMORY = 227 * 1024  # bytes for one program on Hopper, for lowering without a GPU
 NOTHING = -1e30  # score of a key that must not be read
 
 
 def dot(a: Array, b: Array) -> Array:
     """Returns the matrix product a·b, accumulated in float32."""
     return jax.lax.dot_general(a, b, (((1,), (0,)), ((), ())), preferred_element_type=jnp.float32)
+
+
+def warps(width: int) -> int:
+    """Returns how many warps of 32 threads share the work of a program, for heads of width `width`."""
+    return 4 if width <= 64 else 8
+
+
+def tile_bytes(block: int, width: int, value_width: int, size: int, *, backward: bool) -> int:
+    """Returns the bytes of shared memory that the tiles of a program take. This is an estimate.
+
+    A loop reads a tile of `width` and a tile of `value_width` numbers per slot, `STAGES` times because it reads ahead.
+    In the forward pass, a program also holds its queries, and the weights as a factor of a product. In the backward
+    pass, these are keys and values, or queries and gradients, and both weights and their gradients.
+
+    Args:
+        block: number of slots in a block.
+        width, value_width: widths of a key and of a value.
+        size: bytes of a number.
+        backward: whether the program belongs to the backward pass.
+    """
+    both = width + value_width
+    held, squares = (both, 2) if backward else (width, 1)
+    return size * (block * (held + STAGES * both) + squares * block * block)
+
+
+def block_of(width: int, value_width: int, size: int, *, backward: bool) -> int:
+    """Returns how many slots a block has: the largest number in `BLOCKS` for which the tiles fit shared memory.
+
+    Without a GPU, the shared memory is that of Hopper. The products of Hopper's matrix units have 64 rows. Blocks of 64
+    fit Hopper in bfloat16 for all widths up to 256, forward and backward. The float32 sums and scores of a block take
+    block · (width + value_width + 2 · block) / (32 · `warps`) registers of a thread in the backward pass, at most 160
+    of 255.
+
+    Args:
+        width, value_width, size, backward: see `tile_bytes`.
+    """
+    most = getattr(jax.local_devices()[0], "shared_memory_per_block_optin", SHARED_MEMORY)
+    fitting = [b for b in BLOCKS if tile_bytes(b, width, value_width, size, backward=backward) <= most]
+    return fitting[0] if fitting else BLOCKS[-1]
 
 
 def run_bounds(group: Int[Array, "R S"], segment: Int[Array, "R S"]) -> tuple[Array, Array, Array, Array]:
@@ -134,11 +176,11 @@ class Pulled(NamedTuple):
 def forward_kernel(inputs: Inputs, out_ref: Any, lse_ref: Any, *, scale: float) -> None:
     """Computes attention for one block of queries of one head. Writes the output and the log-sum-exp of the scores.
 
-    Shapes, for b slots in a block, S slots in a row and head width E: q [b, E]; k, v [S, E]; group, segment [S];
-    range [4], from `key_ranges`.
+    Shapes, for b slots in a block, S slots in a row, head width E and width W of a value: q [b, E]; k [S, E]; v [S, W];
+    group, segment [S]; range [4], from `key_ranges`.
     """
     q_ref, k_ref, v_ref, group_ref, segment_ref, range_ref = inputs
-    block, width = q_ref.shape
+    block = q_ref.shape[0]
     here = pl.program_id(0)
     queries = pl.ds(here * block, block)
     q, offset = q_ref[...], jnp.arange(block)
@@ -154,7 +196,7 @@ def forward_kernel(inputs: Inputs, out_ref: Any, lse_ref: Any, *, scale: float) 
         out = out * shrunk[:, None] + dot(weights.astype(v_ref.dtype), v_ref[keys, :])
         return out, new, total * shrunk + weights.sum(axis=1)
 
-    carry = jnp.zeros((block, width), jnp.float32), jnp.full(block, NOTHING), jnp.zeros(block)
+    carry = jnp.zeros((block, v_ref.shape[1]), jnp.float32), jnp.full(block, NOTHING), jnp.zeros(block)
     carry = jax.lax.fori_loop(range_ref[0], range_ref[1], body, carry)
     out, top, total = jax.lax.fori_loop(range_ref[2], range_ref[3], body, carry)
     total = jnp.maximum(total, 1e-30)
@@ -187,11 +229,12 @@ def dq_kernel(inputs: Inputs, pulled: Pulled, dq_ref: Any, *, scale: float) -> N
 def dkv_kernel(inputs: Inputs, pulled: Pulled, dk_ref: Any, dv_ref: Any, *, scale: float) -> None:
     """Computes one query head's part of the gradient of the loss with respect to one block of keys and values.
 
-    Shapes, for b slots in a block, S slots in a row and head width E: q, dout [S, E]; k, v [b, E]; lse, delta [S].
+    Shapes, for b slots in a block, S slots in a row, head width E and width W of a value: q [S, E]; dout [S, W];
+    k [b, E]; v [b, W]; lse, delta [S].
     """
     q_ref, k_ref, v_ref, group_ref, segment_ref, range_ref = inputs
     dout_ref, lse_ref, delta_ref = pulled
-    block, width = k_ref.shape
+    block = k_ref.shape[0]
     here = pl.program_id(0)
     keys = pl.ds(here * block, block)
     k, v, offset = k_ref[...], v_ref[...], jnp.arange(block)
@@ -206,32 +249,36 @@ def dkv_kernel(inputs: Inputs, pulled: Pulled, dk_ref: Any, dv_ref: Any, *, scal
         dscores = weights * (dot(dout, v.T) - delta_ref[queries][:, None])
         return dk + dot(dscores.astype(q.dtype).T, q), dv
 
-    zero = jnp.zeros((block, width), jnp.float32)
-    dk, dv = jax.lax.fori_loop(range_ref[0], range_ref[1], body, (zero, zero))
+    zeros = tuple(jnp.zeros(x.shape, jnp.float32) for x in (k, v))
+    dk, dv = jax.lax.fori_loop(range_ref[0], range_ref[1], body, zeros)
     dk_ref[...], dv_ref[...] = dk * scale, dv
 
 
-def specs(block: int, length: int, width: int, shared: int, numbers: int) -> dict[str, pl.BlockSpec]:
-    """Returns {kind of array: its `BlockSpec`}.
+def spec(kind: str, shape: Sequence[int], block: int, shared: int) -> pl.BlockSpec:
+    """Returns the `BlockSpec` of an array.
 
     A `BlockSpec` says which part of the array a program instance reads or writes. There is one instance for each block
     i, row r and query head h.
 
     Args:
-        block, length, width: slots in a block, slots in a row, head width.
+        kind: "block" or "row" for an array [R, S, heads, width], of which an instance sees a block or a row of its
+            head, and "block of keys" or "row of keys" of its key head; "ids" for [R, S]; "range" for [R, blocks, ..];
+            "block of numbers" and "row of numbers" for [R, heads, S].
+        shape: shape of the array.
+        block: number of slots in a block.
         shared: number of query heads that share a key head.
-        numbers: how many numbers describe the blocks to visit: 4 from `key_ranges`, 2 from `query_ranges`.
     """
+    last = shape[-1]
     return {
-        "block": pl.BlockSpec((None, block, None, width), lambda i, r, h: (r, i, h, 0)),
-        "row": pl.BlockSpec((None, length, None, width), lambda i, r, h: (r, 0, h, 0)),
-        "block of keys": pl.BlockSpec((None, block, None, width), lambda i, r, h: (r, i, h // shared, 0)),
-        "row of keys": pl.BlockSpec((None, length, None, width), lambda i, r, h: (r, 0, h // shared, 0)),
-        "ids": pl.BlockSpec((None, length), lambda i, r, h: (r, 0)),
-        "range": pl.BlockSpec((None, None, numbers), lambda i, r, h: (r, i, 0)),
+        "block": pl.BlockSpec((None, block, None, last), lambda i, r, h: (r, i, h, 0)),
+        "row": pl.BlockSpec((None, shape[1], None, last), lambda i, r, h: (r, 0, h, 0)),
+        "block of keys": pl.BlockSpec((None, block, None, last), lambda i, r, h: (r, i, h // shared, 0)),
+        "row of keys": pl.BlockSpec((None, shape[1], None, last), lambda i, r, h: (r, 0, h // shared, 0)),
+        "ids": pl.BlockSpec((None, last), lambda i, r, h: (r, 0)),
+        "range": pl.BlockSpec((None, None, last), lambda i, r, h: (r, i, 0)),
         "block of numbers": pl.BlockSpec((None, None, block), lambda i, r, h: (r, h, i)),
-        "row of numbers": pl.BlockSpec((None, None, length), lambda i, r, h: (r, h, 0)),
-    }
+        "row of numbers": pl.BlockSpec((None, None, last), lambda i, r, h: (r, h, 0)),
+    }[kind]
 
 
 def run(
@@ -241,76 +288,74 @@ def run(
 
     Args:
         block: number of slots in a block.
-        ins: `Inputs`, and for a backward kernel also `Pulled`. Each field is (key of `specs`, array).
-        outs: (key of `specs`, shape and dtype) for each output.
+        ins: `Inputs`, and for a backward kernel also `Pulled`. Each field is (kind, array); see `spec`.
+        outs: (kind, shape and dtype) for each output.
         name: name of the kernel in profiles.
     """
     from jax.experimental.pallas import triton
 
-    (_, q), (_, k), *_, (_, ranges) = ins[0]
+    (_, q), (_, k), *_ = ins[0]
     rows, length, heads, width = q.shape
-    see = specs(block, length, width, heads // k.shape[2], ranges.shape[-1])
+    see = functools.partial(spec, block=block, shared=heads // k.shape[2])
     return pl.pallas_call(
         functools.partial(kernel, scale=scale),
         grid=(length // block, rows, heads),
-        in_specs=[part._make(see[x] for x, _ in part) for part in ins],
-        out_specs=[see[x] for x, _ in outs],
+        in_specs=[part._make(see(kind, x.shape) for kind, x in part) for part in ins],
+        out_specs=[see(kind, x.shape) for kind, x in outs],
         out_shape=[shape for _, shape in outs],
-        compiler_params=triton.CompilerParams(num_warps=4 if width <= 64 else 8, num_stages=2),
+        compiler_params=triton.CompilerParams(num_warps=warps(width), num_stages=STAGES),
         interpret=jax.default_backend() == "cpu",
         name=name,
     )(*(part._make(array for _, array in part) for part in ins))
 
 
 def forward(q: Array, k: Array, v: Array, group: Array, segment: Array, scale: float) -> tuple[Array, Array]:
-    """Returns the output [R, S, H, E] of `packed_attention`, and the log-sum-exp of each query's scores [R, H, S]."""
-    rows, length, heads, _ = q.shape
-    ids, ranges = (("ids", group), ("ids", segment)), ("range", key_ranges(group, segment, FORWARD))
+    """Returns the output [R, S, H, W] of `packed_attention`, and the log-sum-exp of each query's scores [R, H, S]."""
+    rows, length, heads, width = q.shape
+    block = block_of(width, v.shape[3], q.dtype.itemsize, backward=False)
+    ids, ranges = (("ids", group), ("ids", segment)), ("range", key_ranges(group, segment, block))
     inputs = Inputs(("block", q), ("row of keys", k), ("row of keys", v), *ids, ranges)
     lse = jax.ShapeDtypeStruct((rows, heads, length), jnp.float32)
-    outs = [("block", jax.ShapeDtypeStruct(q.shape, q.dtype)), ("block of numbers", lse)]
-    out, lse = run(forward_kernel, FORWARD, scale, (inputs,), outs, "packed_attention")
+    outs = [("block", jax.ShapeDtypeStruct((*q.shape[:3], v.shape[3]), q.dtype)), ("block of numbers", lse)]
+    out, lse = run(forward_kernel, block, scale, (inputs,), outs, "packed_attention")
     # Named, so that a remat policy can keep them: flash attention is never worth recomputing.
     return checkpoint_name(out, "attention"), checkpoint_name(lse, "attention")
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
-def packed_attention(
+def whole_blocks(
     q: Float[Array, "R S H E"],
     k: Float[Array, "R S K E"],
-    v: Float[Array, "R S K E"],
+    v: Float[Array, "R S K W"],
     group: Int[Array, "R S"],
     segment: Int[Array, "R S"],
     scale: float,
-) -> Float[Array, "R S H E"]:
-    """Returns the attention output softmax(q·k · scale)·v, over the keys that each slot of packed rows may read.
-
-    `group` and `segment` (see `PackedRows`) determine which keys these are. S must be a multiple of 64 and E a power of
-    2.
-    """
+) -> Float[Array, "R S H W"]:
+    """Returns the result of `packed_attention`, for S a multiple of 64, and E and W powers of 2."""
     return forward(q, k, v, group, segment, scale)[0]
 
 
 def packed_forward(q: Array, k: Array, v: Array, group: Array, segment: Array, scale: float) -> tuple[Array, tuple]:
-    """Forward pass of `packed_attention` for `custom_vjp`. Returns the output, and what the backward pass needs."""
+    """Forward pass of `whole_blocks` for `custom_vjp`. Returns the output, and what the backward pass needs."""
     out, lse = forward(q, k, v, group, segment, scale)
     return out, (q, k, v, group, segment, out, lse)
 
 
 def packed_backward(scale: float, kept: tuple, dout: Array) -> tuple:
-    """Backward pass of `packed_attention` for `custom_vjp`. `dout` is the gradient of the output."""
+    """Backward pass of `whole_blocks` for `custom_vjp`. `dout` is the gradient of the output."""
     q, k, v, group, segment, out, lse = kept
-    delta = jnp.einsum("rshe,rshe->rhs", out.astype(jnp.float32), dout.astype(jnp.float32))
-    ids, ranges = (("ids", group), ("ids", segment)), ("range", key_ranges(group, segment, BACKWARD))
+    block = block_of(q.shape[3], v.shape[3], q.dtype.itemsize, backward=True)
+    delta = jnp.einsum("rshw,rshw->rhs", out.astype(jnp.float32), dout.astype(jnp.float32))
+    ids, ranges = (("ids", group), ("ids", segment)), ("range", key_ranges(group, segment, block))
     inputs = Inputs(("block", q), ("row of keys", k), ("row of keys", v), *ids, ranges)
     pulled = Pulled(("block", dout), ("block of numbers", lse), ("block of numbers", delta))
     outs = [("block", jax.ShapeDtypeStruct(q.shape, q.dtype))]
-    (dq,) = run(dq_kernel, BACKWARD, scale, (inputs, pulled), outs, "packed_attention_dq")
-    ranges = ("range", query_ranges(group, segment, BACKWARD))
+    (dq,) = run(dq_kernel, block, scale, (inputs, pulled), outs, "packed_attention_dq")
+    ranges = ("range", query_ranges(group, segment, block))
     inputs = Inputs(("row", q), ("block of keys", k), ("block of keys", v), *ids, ranges)
     pulled = Pulled(("row", dout), ("row of numbers", lse), ("row of numbers", delta))
-    outs = [("block", jax.ShapeDtypeStruct(q.shape, jnp.float32))] * 2
-    dk, dv = run(dkv_kernel, BACKWARD, scale, (inputs, pulled), outs, "packed_attention_dkv")
+    outs = [("block", jax.ShapeDtypeStruct((*q.shape[:3], x.shape[3]), jnp.float32)) for x in (k, v)]
+    dk, dv = run(dkv_kernel, block, scale, (inputs, pulled), outs, "packed_attention_dkv")
 
     def whole(x: Array, like: Array) -> Array:  # sums over the query heads of a key head
         return x.reshape(*like.shape[:3], -1, like.shape[3]).sum(axis=3).astype(like.dtype)
@@ -318,4 +363,26 @@ def packed_backward(scale: float, kept: tuple, dout: Array) -> tuple:
     return dq, whole(dk, k), whole(dv, v), None, None
 
 
-packed_attention.defvjp(packed_forward, packed_backward)
+whole_blocks.defvjp(packed_forward, packed_backward)
+
+
+def packed_attention(
+    q: Float[Array, "R S H E"],
+    k: Float[Array, "R S K E"],
+    v: Float[Array, "R S K W"],
+    group: Int[Array, "R S"],
+    segment: Int[Array, "R S"],
+    scale: float,
+) -> Float[Array, "R S H W"]:
+    """Returns the attention output softmax(q·k · scale)·v, over the keys that each slot of packed rows may read.
+
+    `group` and `segment` (see `PackedRows`) determine which keys these are. Rows are padded to whole blocks, and widths
+    to powers of 2, because Triton has no other tiles. Zeros in q and k add nothing to a score.
+    """
+    more = -q.shape[1] % BLOCKS[0]
+
+    def padded(x: Array) -> Array:
+        return jnp.pad(x, ((0, 0), (0, more), (0, 0), (0, pl.next_power_of_2(x.shape[3]) - x.shape[3])))
+
+    group, segment = (jnp.pad(x, ((0, 0), (0, more))) for x in (group, segment))
+    return whole_blocks(padded(q), padded(k), padded(v), group, segment, scale)[:, : q.shape[1], :, : v.shape[3]]

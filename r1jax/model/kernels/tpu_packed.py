@@ -359,7 +359,10 @@ def heads_first(
     group: Int[Array, "R S"],
     segment: Int[Array, "R S"],
 ) -> Float[Array, "R H S W"]:
-    """Returns the result of `packed_attention`, for queries that are multiplied by the scale already."""
+    """Returns the result of `packed_attention`, for S a multiple of `block_of(S)`.
+
+    The queries are multiplied by the scale already.
+    """
     return forward(q, k, v, group, segment)[0]
 
 
@@ -401,7 +404,13 @@ def packed_attention(
 ) -> Float[Array, "R S H W"]:
     """Returns the attention output softmax(q·k · scale)·v, over the keys that each slot of packed rows may read.
 
-    `group` and `segment` (see `PackedRows`) determine which keys these are. S must be a multiple of `block_of(S)`.
+    `group` and `segment` (see `PackedRows`) determine which keys these are. Rows are padded to whole blocks.
     """
-    q, k, v = (x.swapaxes(1, 2) for x in ((q * scale).astype(q.dtype), k, v))
-    return heads_first(q, k, v, group, segment).swapaxes(1, 2)
+    more = -q.shape[1] % block_of(q.shape[1])
+
+    def turned(x: Array) -> Array:
+        return jnp.pad(x, ((0, 0), (0, more), (0, 0), (0, 0))).swapaxes(1, 2)
+
+    group, segment = (jnp.pad(x, ((0, 0), (0, more))) for x in (group, segment))
+    out = heads_first(turned((q * scale).astype(q.dtype)), turned(k), turned(v), group, segment)
+    return out.swapaxes(1, 2)[:, : q.shape[1]]
