@@ -3,7 +3,7 @@
 `gpu_packed` says which keys a token reads, and which two ranges of key blocks hold them. The kernels here visit the
 same blocks. A TPU core runs the steps of a kernel one after another, and each step takes one block of queries and one
 block of keys. The list of steps is computed before the kernel starts, so the core can fetch the blocks of the next step
-while it computes. Four blocks with two completions of one prompt, which fills the first block:
+while it computes. The steps of four blocks, one with a prompt and one with each of its three completions:
 
     step      |    0    |    1    |    2    |    3    |    4    |    5    |    6    |
     mine      |    0    |    1    |    1    |    2    |    2    |    3    |    3    |    blocks of queries
