@@ -44,8 +44,9 @@ def tile_bytes(block: int, width: int, value_width: int, size: int, *, backward:
     """Returns the bytes of shared memory that the tiles of a program take. This is an estimate.
 
     A loop reads a tile of `width` and a tile of `value_width` numbers per slot, `STAGES` times because it reads ahead.
-    In the forward pass, a program also holds its queries, and the weights as a factor of a product. In the backward
-    pass, these are keys and values, or queries and gradients, and both weights and their gradients.
+    In the forward pass, a program also holds its queries, and the weights of a block as a factor of a product. In the
+    backward pass, it holds two arrays of its slots (keys and values, or queries and the output's gradients), and as
+    factors the weights and the gradients of the scores.
 
     Args:
         block: number of slots in a block.

@@ -30,7 +30,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.experimental import pallas as pl
 from jaxtyping import Array, Float, Int
 
-from r1jax.model.kernels.gpu_packed import NOTHING, Pulled, key_ranges, query_ranges
+from r1jax.model.kernels.gpu_packed import NOTHING, Pulled, dot, key_ranges, query_ranges
 from r1jax.model.kernels.tpu_decode import LANES, repeat_lanes
 
 BLOCK = 512  # slots in a block; shorter rows are one block
@@ -135,11 +135,6 @@ def readable(q_number: Array, k_number: Array, q_start: Array, k_start: Array) -
     same = (key == whole(q_number)) | (key == whole(q_number & PROMPT))
     q_slot, k_slot = (jax.lax.broadcasted_iota(jnp.int32, same.shape, axis) for axis in (queries, 1 - queries))
     return same & (q_start + q_slot >= k_start + k_slot)
-
-
-def dot(a: Array, b: Array) -> Array:
-    """Returns the matrix product a·b, accumulated in float32."""
-    return jax.lax.dot_general(a, b, (((1,), (0,)), ((), ())), preferred_element_type=jnp.float32)
 
 
 def dot_rows(a: Array, b: Array) -> Array:
