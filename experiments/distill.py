@@ -154,7 +154,7 @@ def on_policy(recipe: RLRecipe, options: RunOptions, teacher: str) -> Path:
     distributed.share_cpu(options.mesh, size)
     distributed.start(options.coordinator, options.processes, options.process_id)
     mesh = make_mesh(options.mesh, size=size)
-    whose = dataclasses.replace(options, weights=teacher, model="nano")  # the directory says what shape the teacher has
+    whose = dataclasses.replace(options, weights=teacher)
     policy, params, source = load_policy(whose, mesh, frozen=True, flag="--teacher")
     return train_rl.train(
         recipe,

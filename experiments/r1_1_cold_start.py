@@ -168,7 +168,7 @@ def collect(options: RunOptions, collecting: Collecting, mesh, home: Path) -> li
         options: the options of the stage's run; its weights are the base.
     """
     base = Author(*load_policy(options, mesh, frozen=True))
-    sampled = dataclasses.replace(options, weights=collecting.zero, model="nano")  # of any shape
+    sampled = dataclasses.replace(options, weights=collecting.zero)
     zero = Author(*load_policy(sampled, mesh, frozen=True, flag="--zero"))
     nano = questions.generator_mix(options.prompts) is not None
     sampling = SamplingOptions(

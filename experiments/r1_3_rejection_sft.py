@@ -172,7 +172,7 @@ def collect(options: RunOptions, collecting: Collecting, mesh, home: Path) -> li
     Args:
         options: the options of the stage's run; the option `weights` names the base.
     """
-    sampled = dataclasses.replace(options, weights=collecting.reasoner, model="nano")  # of any shape
+    sampled = dataclasses.replace(options, weights=collecting.reasoner)
     author = Author(*load_policy(sampled, mesh, frozen=True, flag="--reasoner"))
     examples = questions.distinct_questions(options.prompts, options.seed, OFFSET, collecting.questions)
     rows = collecting.wave_rows
@@ -189,7 +189,7 @@ def collect(options: RunOptions, collecting: Collecting, mesh, home: Path) -> li
             flag, asked = "--weights", options
             if collecting.general_weights:
                 flag = "--general-weights"
-                asked = dataclasses.replace(options, weights=collecting.general_weights, model="nano")
+                asked = dataclasses.replace(options, weights=collecting.general_weights)
             author = Author(*load_policy(asked, mesh, frozen=True, flag=flag))
             asked = (collecting.general_prompts, options.seed, OFFSET, collecting.general_questions)
             examples = questions.distinct_questions(*asked, flag="--general-prompts")

@@ -10,7 +10,7 @@ from r1jax.model.presets import PRESETS
 from r1jax.planning.fit import Choices, fit_rl, fit_tuning, halvings, search, wave_sizes
 from r1jax.planning.lengths import describe_lengths
 from r1jax.planning.rl import plan
-from r1jax.planning.roofline import DEVICES, share_of_memory
+from r1jax.planning.roofline import share_of_memory, usable_memory
 from r1jax.planning.supervised import tune
 from r1jax.recipes import PlanOptions, RunOptions, TunePlanOptions
 
@@ -54,7 +54,7 @@ def test_a_search_takes_the_largest_of_what_a_budget_holds():
 def test_a_search_for_rl_finds_what_plans_say_fits():
     """Qwen2.5-1.5B has 16 bytes a parameter, 24.7 GB: too many for an L4, not for an H100."""
     options = PlanOptions(device="h100", mean_tokens=2048)
-    cfg, usable = PRESETS["qwen2.5-1.5b"], DEVICES["h100"].memory * share_of_memory("h100")
+    cfg, usable = PRESETS["qwen2.5-1.5b"], usable_memory("h100")
     found = settings(fit_rl(RunOptions(model="qwen2.5-1.5b", mesh="1x1"), LONG, options, "RL"))
     flags, needed = found[0]
     assert "lora-rank" not in flags and found[-1][0]["lora-rank"] == 32 and needed < usable / 1e9
@@ -103,7 +103,7 @@ def test_a_plan_says_for_three_mean_lengths_what_fits():
     lines = describe_lengths(run, LONG, options).splitlines()[1:]
     found = [re.fullmatch(r"  ([\d,]+) tokens +([\d.]+) GB  (.*)", line).groups() for line in lines]
     assert [mean for mean, _, _ in found] == ["512", "1,024", "4,096"]
-    cfg, usable = PRESETS["qwen2.5-1.5b"], DEVICES["h100"].memory * share_of_memory("h100")
+    cfg, usable = PRESETS["qwen2.5-1.5b"], usable_memory("h100")
 
     def peak(mean, wave):
         known = dataclasses.replace(options, mean_tokens=mean)
@@ -122,7 +122,7 @@ def test_a_search_for_fine_tuning_divides_the_rows_of_a_step():
     found = settings(fit_tuning("qwen3-0.6b", "", sft.FULL, "1x1", options, "SFT"))
     rows = [flags["micro-rows"] for flags, _ in found if "lora-rank" not in flags]
     assert rows and all(8 % n == 0 for n in rows) and rows == sorted(rows, reverse=True)
-    cfg, usable = PRESETS["qwen3-0.6b"], DEVICES["t4"].memory * share_of_memory("t4")
+    cfg, usable = PRESETS["qwen3-0.6b"], usable_memory("t4")
     for n in (8, 4, 2, 1):
         fits = tune(cfg, dataclasses.replace(sft.FULL, micro_rows=n), "1x1", options).peak < usable
         assert fits == (n in rows)

@@ -172,7 +172,7 @@ def count(cfg: ModelConfig, *, mtp: bool = False) -> int:
     )
 
 
-def check(name: str, cfg: ModelConfig, weights: str, flag: str = "--weights") -> None:
+def check(name: str, cfg: ModelConfig, weights: str) -> None:
     """Checks that a model read from files has the shapes of the preset that the user named.
 
     Does nothing if `name` is not a preset.
@@ -181,7 +181,6 @@ def check(name: str, cfg: ModelConfig, weights: str, flag: str = "--weights") ->
         name: name of the preset, from --model.
         cfg: config of the model that was read.
         weights: where the model was read from, for the error text.
-        flag: the command-line flag that gave `weights`, for the error text.
 
     Raises:
         ValueError: the shapes of the parameters differ.
@@ -193,6 +192,6 @@ def check(name: str, cfg: ModelConfig, weights: str, flag: str = "--weights") ->
         pairs = {key: (there, getattr(ours, key)) for key, there in vars(bare).items() if there != getattr(ours, key)}
         differ = ", ".join(f"{key} {there} instead of {here}" for key, (there, here) in pairs.items())
         raise ValueError(
-            f"{flag}={weights} has other shapes than --model={name}: {differ}. "
-            f"Leave --model out, and the shapes are read from {weights}. Or name weights of {name} with {flag}"
+            f"--weights={weights} has other shapes than --model={name}: {differ}. "
+            f"Leave --model out, and the shapes are read from {weights}. Or name weights of {name} with --weights"
         )

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from r1jax.planning.rl import PROMPT, config_of, mesh_of, plan, teacher_of
-from r1jax.planning.roofline import DEVICES, share_of_memory
+from r1jax.planning.roofline import DEVICES, usable_memory
 from r1jax.planning.supervised import tune
 from r1jax.recipes import PlanOptions, RLRecipe, RunOptions, SFTRecipe, TunePlanOptions
 from r1jax.sharding import row_shards
@@ -113,7 +113,7 @@ def describe(choices: Choices, peak: Peak, mesh: str, options: PlanOptions, titl
             smallest setting would fit.
     """
     device = DEVICES[options.device]
-    usable = device.memory * share_of_memory(options.device)
+    usable = usable_memory(options.device)
     found, devices = search(choices, peak, mesh, usable), mesh_of(mesh).size
     if not found:
         raise ValueError(explain(choices, peak, mesh, options.device, usable))

@@ -9,7 +9,7 @@ import dataclasses
 
 from r1jax.planning.fit import wave_sizes
 from r1jax.planning.rl import config_of, plan, teacher_of
-from r1jax.planning.roofline import DEVICES, share_of_memory
+from r1jax.planning.roofline import usable_memory
 from r1jax.recipes import PlanOptions, RLRecipe, RunOptions
 
 
@@ -30,7 +30,7 @@ def describe_lengths(
     cfg, _ = config_of(run.model, run.weights)
     beside = reward_models, teacher_of(teacher), run.processes or 1
     assumed = min(options.mean_tokens or max(1, recipe.max_tokens // 8), recipe.max_tokens)
-    usable = DEVICES[options.device].memory * share_of_memory(options.device)
+    usable = usable_memory(options.device)
 
     def peak(mean: int, wave: int) -> float:
         known = dataclasses.replace(options, mean_tokens=mean)

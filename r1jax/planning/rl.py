@@ -26,7 +26,7 @@ from r1jax.planning.roofline import (
     forward_flops,
     pair_flops,
     read_params,
-    share_of_memory,
+    usable_memory,
 )
 from r1jax.recipes import PlanOptions, RLRecipe, RunOptions
 from r1jax.runs import checkpoint
@@ -267,7 +267,7 @@ def text(found: Plan, title: str) -> str:
     axes = " ".join(f"{name}:{size}" for name, size in found.mesh.shape.items())
     active = found.cfg.matmul_params + (0 if found.cfg.tie_embeddings else found.cfg.vocab_size * found.cfg.width)
     seconds = found.seconds | {"together": sum(found.seconds.values())}
-    usable = device.memory * share_of_memory(found.device)
+    usable = usable_memory(found.device)
     verdict = "fits" if found.peak < usable else f"does not fit {found.device}: {WAY_OUT}"
     rows = [
         ("parameters", f"{found.parameters:,}"),

@@ -92,6 +92,11 @@ def share_of_memory(name: str) -> float:
     return 1.0 if name.startswith("v") else float(os.environ.get(launch.FRACTION, launch.MEMORY))
 
 
+def usable_memory(name: str) -> float:
+    """Returns how many bytes of a device JAX takes for arrays. `name` is a key of `DEVICES`."""
+    return DEVICES[name].memory * share_of_memory(name)
+
+
 def read_params(cfg: ModelConfig, rows: float) -> float:
     """Returns how many matrix parameters the device reads in a step that processes `rows` tokens.
 

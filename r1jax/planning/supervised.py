@@ -16,7 +16,7 @@ from r1jax.model.config import ModelConfig
 from r1jax.model.kernels.backends import find_obstacle
 from r1jax.planning.memory import Shape, count, count_placed, pass_bytes
 from r1jax.planning.rl import config_of, device_of, mesh_of, teacher_of
-from r1jax.planning.roofline import DEVICES, WITHOUT_KERNELS, forward_flops, share_of_memory
+from r1jax.planning.roofline import DEVICES, WITHOUT_KERNELS, forward_flops, usable_memory
 from r1jax.preferences.objectives import PREFERENCES
 from r1jax.preferences.recipe import PreferenceRecipe
 from r1jax.recipes import PlanOptions, RewardRecipe, SFTRecipe, TunePlanOptions
@@ -219,7 +219,7 @@ def text(found: TrainPlan, title: str) -> str:
     """
     device = DEVICES[found.device]
     axes = " ".join(f"{name}:{size}" for name, size in found.mesh.shape.items())
-    usable = device.memory * share_of_memory(found.device)
+    usable = usable_memory(found.device)
     verdict = "fits" if found.peak < usable else f"does not fit {found.device}: {WAY_OUT}"
     rows = [
         ("parameters", f"{count(transformer.shapes(found.cfg)):,}"),

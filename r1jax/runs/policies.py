@@ -43,7 +43,8 @@ def load_policy(
     Args:
         frozen: whether the parameters stay untrained. Accelerators then hold them in bfloat16.
         rewards: whether the weights may belong to a reward model, to continue its training.
-        flag: the flag that gave `options.weights`, for errors.
+        flag: the flag that gave `options.weights`, for errors. Only weights of --weights must have the shapes of
+            --model: another flag names another model, such as a teacher.
 
     Raises:
         ValueError: `options.weights` does not exist, its checkpoint is damaged or belongs to another kind of model, its
@@ -68,7 +69,8 @@ def load_policy(
         cfg = weights.read_config(path, flag=flag)
         check_head(cfg, shown, rewards, flag)
         pieces = tokenizer_of(path, cfg, shown, flag)
-        presets.check(options.model, cfg, shown, flag)
+        if flag == "--weights":
+            presets.check(options.model, cfg, shown)
         cfg, params = weights.from_hf(path, mesh, dtype, flag=flag)
         return (
             make_policy(cfg, pieces, options),
@@ -82,7 +84,8 @@ def load_policy(
     home = found.parent.parent
     cfg = checkpoint.read_model(home, shown, flag)
     check_head(cfg, shown, rewards, flag)
-    presets.check(options.model, cfg, shown, flag)
+    if flag == "--weights":
+        presets.check(options.model, cfg, shown)
     pieces = tokenizer_of(home, cfg, shown, flag)
     manifest = manifests.read(home)
     params = load_params(found, cfg, manifest, options, mesh, dtype, flag)
@@ -155,7 +158,7 @@ def load_peft(
     named = f"{base}@{revision}" if revision and not Path(base).exists() else base
     try:
         policy, params, parent = load_policy(
-            dataclasses.replace(options, weights=named, model="nano"), mesh, frozen=frozen, flag=flag
+            dataclasses.replace(options, weights=named), mesh, frozen=frozen, flag=flag
         )
     except ValueError as error:
         raise ValueError(
@@ -269,7 +272,7 @@ def load_params(
             f"{flag}={options.weights} holds only adapters. Their base, the weights that they were trained on, is no "
             f"longer at {parent}. Restore the base"
         )
-    _, rest, now = load_policy(dataclasses.replace(options, weights=parent, model="nano"), mesh, flag=flag)
+    _, rest, now = load_policy(dataclasses.replace(options, weights=parent), mesh, flag=flag)
     if not same_weights(began, now, rest):
         both = (began, now | step_of(parent, flag))
         there, here = (p["sha256"][:12] + (f", step {p['step']}" if "step" in p else "") for p in both)

@@ -125,7 +125,7 @@ def find_top_tokens(
             into different tokens, or `folder` was made with other settings.
     """
     check(teaching, student.cfg.vocab_size)
-    whose = dataclasses.replace(options, weights=teaching.teacher, model="nano")  # the teacher may have any shape
+    whose = dataclasses.replace(options, weights=teaching.teacher)
     teacher, params, source = load_policy(whose, mesh, frozen=True, flag="--teacher")
     read = [document(record, student, row_length) for record in records]
     documents, asked = [tokens for tokens, _ in read], [weights.index(1.0) for _, weights in read]

@@ -103,8 +103,7 @@ def make_writer(
         return without_thought(by_endpoint(endpoint))
     loaded = base if who == "base" and base is not None else None
     flag = "--weights" if who == "base" else flag
-    # The directory of another model says what shape the model has.
-    asked = options if who == "base" else dataclasses.replace(options, weights=who, model="nano")
+    asked = options if who == "base" else dataclasses.replace(options, weights=who)
     policy, params, source = loaded or load_policy(asked, mesh, frozen=True, flag=flag)
     sampling = SamplingOptions(samples=1, temperature=0.0, max_tokens=max_tokens, wave_rows=wave_rows)
     asked = WHOLE
