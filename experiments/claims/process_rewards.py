@@ -28,7 +28,6 @@ Departs: 1. labels are true, so only one of the paper's reasons is left: reward 
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -46,7 +45,7 @@ from r1jax.nano import tasks
 from r1jax.report.claim_pictures import Curves
 from r1jax.reward_models.load import load_reward_model
 from r1jax.runs import manifests
-from r1jax.runs.files import write_atomically
+from r1jax.runs.files import write_atomically, write_lines
 from r1jax.sharding import make_mesh
 
 REWARD = '''"""Rewards of RL on a process reward model; written by experiments.claims.process_rewards."""
@@ -100,7 +99,7 @@ def write_labels(samples: Path, target: Path) -> Path:
     if not found:
         raise ValueError(f"{samples}: no completion has a step. Raise --questions")
     rows = [{"problem": problem, "response": text, "safe": label} for (problem, text), label in found.items()]
-    write_atomically(target, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_lines(target, rows)
     return target
 
 

@@ -7,7 +7,6 @@ right.
 
 from __future__ import annotations
 
-import json
 import random
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from experiments.claims.runs import run
 from experiments.claims.steps import STEP_ENDS
 from experiments.r1_zero import NANO
 from r1jax import jsonl
-from r1jax.runs.files import write_atomically
+from r1jax.runs.files import write_lines
 
 FRESH = 1000  # added to the seed: questions of another stream than those that R1-Zero was trained on
 
@@ -40,7 +39,7 @@ def write_labels(samples: Path, target: Path, seed: int) -> Path:
     for line in jsonl.read(samples):
         for text in dict.fromkeys((cut(line["response"], rng), line["response"])):
             lines.append({"problem": line["problem"], "response": text, "safe": line["right"] is True})
-    write_atomically(target, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    write_lines(target, lines)
     return target
 
 

@@ -16,14 +16,13 @@ Departs: the records are the model's own. Records of a better model would pass o
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 
 from experiments.claims.protocol import Bench, Finding, decide, dots, estimate, main
 from experiments.claims.runs import evaluate, read_results, run, train_zero
 from r1jax import jsonl
 from r1jax.rewards import format as format_reward
-from r1jax.runs.files import write_atomically
+from r1jax.runs.files import write_lines
 
 FIGURES = {"skill": "pass@1", "form": "format"}  # name here -> name in results.json
 LIMIT = (
@@ -61,7 +60,7 @@ def write_well_formed(samples: Path, target: Path) -> Path:
     ]
     if not kept:
         raise ValueError(f"{samples}: no completion is well formed. Raise --records")
-    write_atomically(target, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept))
+    write_lines(target, kept)
     return target
 
 

@@ -16,7 +16,6 @@ Source:  Yue et al. 2025 (arXiv 2504.13837), pass@k of bases and of RL; Chen et 
 from __future__ import annotations
 
 import dataclasses
-import json
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,7 +27,7 @@ from experiments.claims.runs import evaluate, read_evaluations, read_results, tr
 from r1jax import jsonl
 from r1jax.evaluation.statistics import pass_at_k
 from r1jax.report.claim_pictures import Curves
-from r1jax.runs.files import write_atomically
+from r1jax.runs.files import write_lines
 
 LACKING = "products"  # name of the file of the task that the corpus lacks
 NEVER = 0.01  # share of right answers up to which a policy counts as never right
@@ -57,7 +56,7 @@ def write_lacking(path: Path, count: int, seed: str) -> Path:
     for i in range(count):
         x, y = rng.randint(100, 999), rng.randint(100, 999)
         rows.append({"id": f"{seed}-{i}", "problem": f"What is {x}*{y}?", "gold": x * y, "kind": "math"})
-    write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))
+    write_lines(path, rows)
     return path
 
 

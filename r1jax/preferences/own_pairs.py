@@ -7,7 +7,6 @@ completions with the highest and the lowest reward of a prompt, and drops the pa
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -27,7 +26,7 @@ from r1jax.reward_models.model import score as score_texts
 from r1jax.rewards import custom
 from r1jax.rewards.isolate import Pool
 from r1jax.runs import checkpoint
-from r1jax.runs.files import hash_files, write_atomically
+from r1jax.runs.files import hash_files, write_lines
 from r1jax.runs.run import Run
 from r1jax.sampling.complete import Wave
 from r1jax.sft_data.batch_sampling import Output, check, sample_in_waves
@@ -132,7 +131,7 @@ def collect_pairs(options: RunOptions, collecting: Collecting) -> Path:
                 f"samples.jsonl in {run.workdir}"
             )
         if is_main():
-            write_atomically(path, "".join(json.dumps(pair, ensure_ascii=False) + "\n" for pair in pairs))
+            write_lines(path, pairs)
             found = {"reward": mean(np.asarray(earned)), "pairs": len(pairs), "questions": len(examples)}
             run.complete({"base": None, "final": found, "records": hash_files(path)})
             print(f"{path}: {len(pairs)} pairs of {len(examples)} questions, mean reward {found['reward']:.3f}")

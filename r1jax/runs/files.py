@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from r1jax import storage
@@ -29,6 +31,11 @@ def write_atomically(path: Path, text: str) -> None:
         os.fsync(folder)  # the rename has to reach the disk, too
     finally:
         os.close(folder)
+
+
+def write_lines(path: Path, records: Iterable[Mapping]) -> None:
+    """Writes a JSON-lines file with one line for each record, atomically (see `write_atomically`)."""
+    write_atomically(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
 
 
 def hash_files(*paths: str | Path) -> list[dict[str, str]]:

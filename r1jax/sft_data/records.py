@@ -18,7 +18,7 @@ from pathlib import Path
 from r1jax import storage
 from r1jax.distributed import is_main, wait_for_all
 from r1jax.runs import checkpoint
-from r1jax.runs.files import hash_files, write_atomically
+from r1jax.runs.files import hash_files, write_lines
 from r1jax.runs.manifests import claim
 from r1jax.weights import hub
 from r1jax.weights.files import is_hugging_face
@@ -32,7 +32,7 @@ def write(path: Path, records: Sequence[Mapping]) -> None:
     All processes return once the file exists.
     """
     if is_main():
-        write_atomically(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+        write_lines(path, records)
     wait_for_all(f"{path.name} written")
 
 
